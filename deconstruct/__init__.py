@@ -1,0 +1,1 @@
+"""Deconstruct takes a language model apart: activations, sparse autoencoders, what latents know."""

@@ -1,0 +1,254 @@
+"""What a run is: one small frozen model per stage, read from TOML, checked before any work.
+
+The configuration *is* the cache key: every field here can change a result, and what cannot
+(device, number of workers, where the data root is) is not here but in the call.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from deconstruct.errors import ConfigError
+from deconstruct.site import Site
+
+
+class Settings(BaseModel):
+    """Base of all configuration: frozen, and it refuses fields that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Settings):
+    """Which language model is taken apart."""
+
+    name: str = Field(
+        "embedded:gemma-3-270m",
+        description="A hub id ('openai-community/gpt2'), a local folder, or the embedded "
+        "'embedded:gemma-3-270m'.",
+    )
+    revision: str | None = Field(None, description="Hub revision: a branch, a tag or a commit.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Arithmetic of the forward pass; auto: bfloat16 where it is fast."
+    )
+
+
+class CorpusConfig(Settings):
+    """Which labelled texts are read, and how they are split and tokenised."""
+
+    source: str = Field(
+        "embedded:bbc-news",
+        description="A Parquet, CSV or JSONL file, a folder with one folder of .txt files a "
+        "class, 'hub:<dataset id>', or the embedded 'embedded:bbc-news'.",
+    )
+    subset: str | None = Field(None, description="Hub only: the data set's configuration name.")
+    revision: str | None = Field(None, description="Hub only: a branch, a tag or a commit.")
+    splits: tuple[str, ...] = Field(
+        ("train",), description="Hub only: which of its splits are read, one after another."
+    )
+    text_column: str = Field("text", description="Column that holds the text.")
+    label_column: str | None = Field(
+        "label", description="Column that holds the label; none: no probe, no label scores."
+    )
+    limit: int | None = Field(
+        None, ge=1, description="Read at most this many documents, drawn evenly over the source."
+    )
+    max_tokens: int = Field(128, ge=2, description="Tokens kept of each document, BOS included.")
+    prepend_bos: Literal["auto", "always", "never"] = Field(
+        "auto", description="Begin documents with the BOS token; auto: as the tokenizer does."
+    )
+    test_share: float = Field(
+        0.2, gt=0, lt=1, description="Share of the documents held out, by a digest of their text."
+    )
+    seed: int = Field(0, ge=0, description="Changes which documents are held out.")
+
+
+class ActivationsConfig(Settings):
+    """Which activations are recorded."""
+
+    sites: tuple[str, ...] = Field(
+        ("9.resid_post",),
+        min_length=1,
+        description="Hook sites '<layer>.<hook>' with hook resid_pre, resid_post, mlp_out or "
+        "attn_out. All are read in one forward pass; each gets its own SAE.",
+    )
+    skip_positions: int = Field(
+        1,
+        ge=0,
+        description="Leading positions of each document that are left out: the first token's "
+        "activations are massive in most models and would rule every mean.",
+    )
+    shard_tokens: int = Field(
+        32_768, ge=256, description="Tokens in one Parquet shard; the unit of resuming."
+    )
+    storage: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="float32: readable by DuckDB and pandas. bfloat16: raw 16-bit blobs, several "
+        "times faster to read; for GPUs that outrun the reader.",
+    )
+    seed: int = Field(0, ge=0, description="Order in which documents are laid out over shards.")
+
+    @field_validator("sites")
+    @classmethod
+    def _sites_parse(cls, sites: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(sites)) < len(sites):
+            raise ValueError("a site is named twice; name each once")
+        return tuple(str(Site.parse(site)) for site in sites)
+
+
+class SaeConfig(Settings):
+    """The sparse autoencoder and its training."""
+
+    architecture: Literal["topk", "relu"] = Field(
+        "topk", description="topk: the k largest pre-activations. relu: ReLU with an L1 penalty."
+    )
+    d_sae: int = Field(8192, ge=2, description="Number of latents.")
+    k: int = Field(32, ge=1, description="topk: latents that fire on a token.")
+    l1_coefficient: float = Field(
+        1e-3, ge=0, description="relu: weight of the L1 penalty, on activations scaled to unit "
+        "mean square."
+    )
+    tokens: int = Field(1_000_000, ge=1, description="Tokens trained on, repeats included.")
+    batch_size: int = Field(4096, ge=1, description="Tokens in one step.")
+    learning_rate: float | None = Field(
+        None, gt=0, description="Adam's peak rate; none: 2e-4 / sqrt(d_sae / 16384) scaled to the "
+        "length of the run (see docs)."
+    )
+    warmup_share: float = Field(0.05, ge=0, le=1, description="Share of the steps of warm-up.")
+    decay_share: float = Field(0.2, ge=0, le=1, description="Share of the steps of linear decay.")
+    aux_k: int | None = Field(
+        None, ge=0, description="Dead latents that explain the residual (AuxK); none: d_in / 2."
+    )
+    aux_coefficient: float = Field(1 / 32, ge=0, description="Weight of the AuxK loss.")
+    dead_after_tokens: int | None = Field(
+        None, ge=1, description="Tokens without firing after which a latent counts as dead; "
+        "none: a tenth of the run, at most 10 million."
+    )
+    clip_norm: float = Field(1.0, gt=0, description="Gradient clipping by global norm.")
+    seed: int = Field(0, ge=0, description="Initial weights and the order of the batches.")
+
+    @model_validator(mode="after")
+    def _k_fits(self) -> SaeConfig:
+        if self.architecture == "topk" and self.k > self.d_sae:
+            raise ValueError(f"k = {self.k} is more than d_sae = {self.d_sae}; lower k")
+        if self.warmup_share + self.decay_share > 1:
+            raise ValueError(
+                f"warmup_share {self.warmup_share} + decay_share {self.decay_share} exceed 1"
+            )
+        return self
+
+
+class LatentsConfig(Settings):
+    """How the trained SAE is applied to the corpus."""
+
+    threshold: float = Field(0.0, ge=0, description="Weaker activations are not recorded.")
+
+
+class EvaluationConfig(Settings):
+    """How the SAE is judged, on held-out documents."""
+
+    max_documents: int | None = Field(
+        200, ge=1, description="Held-out documents run through the whole model; none: all."
+    )
+    bootstrap: int = Field(1000, ge=10, description="Resamples of documents for intervals.")
+    seed: int = Field(0, ge=0, description="Seed of the resampling.")
+
+
+class ProbeConfig(Settings):
+    """Linear probes of labels from pooled latents."""
+
+    pooling: Literal["mean", "max"] = Field("mean", description="Of a document's tokens.")
+    ks: tuple[int, ...] = Field(
+        (1, 2, 5, 20), description="Sizes of the sparse probes, beside the one on all latents."
+    )
+    bootstrap: int = Field(1000, ge=10, description="Resamples of test documents for intervals.")
+    seed: int = Field(0, ge=0, description="Seed of cross-validation and resampling.")
+
+
+class ClusterConfig(Settings):
+    """Clusters of documents by their latents."""
+
+    k: int | None = Field(None, ge=2, description="Number of clusters; none: one a label, or 8.")
+    top: int = Field(10, ge=1, description="Latents, keywords and texts listed for a cluster.")
+    seed: int = Field(0, ge=0, description="Seed of k-means.")
+
+
+class RunConfig(Settings):
+    """A whole run of the pipeline."""
+
+    name: str = Field("default", min_length=1, max_length=100, description="What you call it.")
+    model: ModelConfig = ModelConfig()  # type: ignore[call-arg]
+    corpus: CorpusConfig = CorpusConfig()  # type: ignore[call-arg]
+    activations: ActivationsConfig = ActivationsConfig()  # type: ignore[call-arg]
+    sae: SaeConfig = SaeConfig()  # type: ignore[call-arg]
+    latents: LatentsConfig = LatentsConfig()  # type: ignore[call-arg]
+    evaluation: EvaluationConfig = EvaluationConfig()  # type: ignore[call-arg]
+    probe: ProbeConfig = ProbeConfig()  # type: ignore[call-arg]
+    cluster: ClusterConfig = ClusterConfig()  # type: ignore[call-arg]
+
+
+def load(path: Path | str | None = None, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a TOML file (none: all defaults), then apply overrides such as ``"sae.k=64"``.
+
+    An override's value is read as TOML, and as plain text where it is none. Raises ``ConfigError``
+    with one sentence a fault.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(Path(path).read_text())
+        except OSError as error:
+            raise ConfigError(f"config {str(path)!r} can't be read: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"config {str(path)!r} is not TOML: {error}") from error
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_sentence(fault) for fault in error.errors())) from error
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    field, sign, text = override.partition("=")
+    if not sign or not field:
+        raise ConfigError(f"override {override!r} is not of the form stage.field=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = None if text in ("none", "null") else text
+    *parents, last = field.strip().split(".")
+    inner = values
+    for parent in parents:
+        inner = inner.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"override {override!r}: {parent!r} has no fields")
+    inner[last] = value
+
+
+def _sentence(fault: Any) -> str:
+    """One of pydantic's faults as a sentence that names field, value and remedy."""
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] != "extra_forbidden":
+        message = fault["msg"].removeprefix("Value error, ")
+        value = fault["input"]
+        return f"{where or 'config'}: {message}" + (
+            "" if isinstance(value, dict | BaseModel) else f" (found {value!r})"
+        )
+    *parents, last = fault["loc"]
+    known = list(_fields(parents))
+    close = difflib.get_close_matches(str(last), known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{where}: no such field; {hint}known here: {', '.join(known)}"
+
+
+def _fields(parents: list[Any]) -> Iterable[str]:
+    model: Any = RunConfig
+    for parent in parents:
+        model = model.model_fields[parent].annotation
+    return model.model_fields
