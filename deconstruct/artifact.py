@@ -237,12 +237,13 @@ class ArtifactStore:
 
     def artifacts(self) -> Iterator[Artifact]:
         """Every published artifact whose manifest reads, in no fixed order, files unverified."""
-        for manifest in self.root.glob(f"*/*/{MANIFEST}"):
-            if not manifest.parent.name.startswith("."):
-                try:
-                    yield Artifact(manifest.parent, Manifest.model_validate_json(manifest.read_text()))
-                except (OSError, ValidationError):
-                    log.warning("%s does not read; left out", manifest)
+        for path in self.root.glob(f"*/*/{MANIFEST}"):
+            if path.parent.name.startswith("."):
+                continue
+            try:
+                yield Artifact(path.parent, Manifest.model_validate_json(path.read_text()))
+            except (OSError, ValidationError):
+                log.warning("%s does not read; left out", path)
 
     def _inspect(self, stage: str, key: str) -> tuple[Artifact | None, dict[str, str]]:
         """The artifact if its manifest reads, and what is wrong with which of its files."""

@@ -241,14 +241,14 @@ def _sentence(fault: Any) -> str:
             "" if isinstance(value, dict | BaseModel) else f" (found {value!r})"
         )
     *parents, last = fault["loc"]
-    known = list(_fields(parents))
+    known = _fields(parents)
     close = difflib.get_close_matches(str(last), known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{where}: no such field; {hint}known here: {', '.join(known)}"
 
 
-def _fields(parents: list[Any]) -> Iterable[str]:
+def _fields(parents: list[Any]) -> list[str]:
     model: Any = RunConfig
     for parent in parents:
         model = model.model_fields[parent].annotation
-    return model.model_fields
+    return list(model.model_fields)
