@@ -1,0 +1,91 @@
+"""SQL that makes the relations of `schema`: tables, views over artifacts, comments, macros."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+import duckdb
+
+from deconstruct.store.schema import RELATIONS, Relation
+
+HOME_VARIABLE = "deconstruct_home"
+"""``SET VARIABLE deconstruct_home = '...'`` makes the views read artifacts under another root:
+a folder that was moved, or the same files under ``s3://``."""
+
+
+def literal(text: str) -> str:
+    """A SQL string literal, for statements that take no parameters."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def name(identifier: str) -> str:
+    """A quoted SQL identifier."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def create_table(relation: Relation) -> str:
+    """The table itself. Only small relations get a primary key: it costs six times the load."""
+    lines = [f"{name(c.name)} {c.type}" for c in relation.columns]
+    if relation.key and not relation.in_place:
+        lines.append(f"PRIMARY KEY ({', '.join(map(name, relation.key))})")
+    return f"CREATE TABLE IF NOT EXISTS {name(relation.name)} ({', '.join(lines)})"
+
+
+def create_view(relation: Relation) -> str:
+    """The view that finds the relation's rows in the artifacts.
+
+    The join on ``filename`` is what makes it cheap: DuckDB leaves out files that don't match
+    before it opens them, also where the run is known only while the query runs.
+    """
+    columns = ", ".join(f"file.{name(c.name)}" for c in relation.from_file)
+    stage, file = literal(relation.stage or ""), literal(relation.file or "")
+    return (
+        f"CREATE OR REPLACE VIEW {name(relation.name)} AS SELECT stages.run_id, {columns} "
+        f"FROM read_parquet(artifact_glob({stage}, {file}), filename = true) AS file "
+        f"JOIN stages ON stages.stage = {stage} "
+        f"AND file.filename = artifact_root() || '/' || stages.path || '/' || {file}"
+    )
+
+
+def comments(relation: Relation, kind: str) -> Iterator[str]:
+    """COMMENT statements for the relation (``kind`` is TABLE or VIEW) and its columns."""
+    yield f"COMMENT ON {kind} {name(relation.name)} IS {literal(relation.comment)}"
+    for column in relation.columns:
+        target = f"{name(relation.name)}.{name(column.name)}"
+        yield f"COMMENT ON COLUMN {target} IS {literal(column.comment)}"
+
+
+def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make the tables that hold rows of their own; leave those that exist as they are."""
+    for relation in RELATIONS:
+        if not relation.in_place:
+            connection.execute(create_table(relation))
+            _execute_all(connection, comments(relation, "TABLE"))
+
+
+def create_views(connection: duckdb.DuckDBPyConnection, home: Path) -> None:
+    """Make, or make anew, the views over the artifacts under ``home``; some must exist."""
+    root = f"coalesce(getvariable('{HOME_VARIABLE}'), {literal(str(home))})"
+    connection.execute(f"CREATE OR REPLACE MACRO artifact_root() AS {root}")
+    # A root may hold characters that are wildcards in a glob; a key's first character keeps
+    # the partial folders of running stages out.
+    connection.execute(
+        "CREATE OR REPLACE MACRO artifact_glob(stage, file) AS "
+        r"regexp_replace(artifact_root(), '([\[*?])', '[\1]', 'g')"
+        " || '/' || stage || '/[0-9a-f]*/' || file"
+    )
+    for relation in RELATIONS:
+        if relation.in_place:
+            connection.execute(create_view(relation))
+            _execute_all(connection, comments(relation, "VIEW"))
+
+
+def create_macros(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make, or make anew, the macros of ``macros.sql``."""
+    connection.execute(resources.files("deconstruct.store").joinpath("macros.sql").read_text())
+
+
+def _execute_all(connection: duckdb.DuckDBPyConnection, statements: Iterator[str]) -> None:
+    connection.execute(";\n".join(statements))

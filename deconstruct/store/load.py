@@ -1,0 +1,194 @@
+"""From artifacts to rows: what one run adds to the store's tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from pydantic import BaseModel, ConfigDict
+
+from deconstruct.artifact import Artifact
+from deconstruct.config import RunConfig
+from deconstruct.errors import StorageError
+from deconstruct.site import Site
+from deconstruct.store.ddl import name
+from deconstruct.store.schema import RELATIONS, TRAINING_LOG, Relation
+
+STAGES = ("corpus", "activations", "sae", "latents", "evaluation", "probe", "cluster")
+
+
+class RunRecord(BaseModel):
+    """What a run's artifacts don't say: its configuration, when it ran, and what it found done.
+
+    cached: stages whose artifact the run found instead of making it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    config: RunConfig
+    started: datetime
+    finished: datetime
+    cached: frozenset[str] = frozenset()
+
+
+def load_run(
+    connection: duckdb.DuckDBPyConnection,
+    run_id: str,
+    run: RunRecord,
+    artifacts: Mapping[str, Artifact],
+) -> None:
+    """Put the rows of a run in the place of those it had. The caller holds the transaction."""
+    for relation in RELATIONS:
+        if not relation.in_place and relation.name != "meta":
+            connection.execute(f"DELETE FROM {name(relation.name)} WHERE run_id = ?", [run_id])
+    for relation in RELATIONS:
+        if relation.stage is not None and relation.file is not None:
+            file = artifacts[relation.stage].file(relation.file)
+            if relation.in_place:
+                check_columns(connection, relation, file)
+            else:
+                insert_file(connection, relation, run_id, file)
+    _insert_stages(connection, run_id, run, artifacts)
+    _insert_run(connection, run_id, run, artifacts)
+
+
+def check_columns(connection: duckdb.DuckDBPyConnection, relation: Relation, file: Path) -> None:
+    """Raise ``StorageError`` unless a Parquet file has the relation's columns and types."""
+    described = connection.execute("DESCRIBE SELECT * FROM read_parquet(?)", [str(file)])
+    found = {str(row[0]): str(row[1]) for row in described.fetchall()}
+    for column in relation.from_file:
+        if found.get(column.name) != column.type:
+            raise StorageError(
+                f"{file} has column {column.name} of type {found.get(column.name, '(missing)')}, "
+                f"the store needs {column.type}; raise the version of stage {relation.stage} so "
+                "that it is made anew"
+            )
+
+
+def insert_file(
+    connection: duckdb.DuckDBPyConnection, relation: Relation, run_id: str, file: Path
+) -> None:
+    """Copy a Parquet file's rows into the relation's table, as those of ``run_id``."""
+    if relation is TRAINING_LOG:  # what is reported differs between architectures: long form
+        rows = (
+            "SELECT step, metric, value FROM (UNPIVOT (SELECT step::UBIGINT AS step, "
+            "COLUMNS(* EXCLUDE step)::DOUBLE FROM read_parquet($file)) "
+            "ON COLUMNS(* EXCLUDE step) INTO NAME metric VALUE value)"
+        )
+    else:
+        casts = (f"CAST({name(c.name)} AS {c.type})" for c in relation.from_file)
+        rows = f"SELECT {', '.join(casts)} FROM read_parquet($file)"
+    columns = ", ".join(name(column.name) for column in relation.from_file)
+    try:
+        connection.execute(
+            f"INSERT INTO {name(relation.name)} (run_id, {columns}) "
+            f"SELECT $run_id, rows.* FROM ({rows}) AS rows",
+            {"run_id": run_id, "file": str(file)},
+        )
+    except (
+        duckdb.BinderException,
+        duckdb.ConversionException,
+        duckdb.ConstraintException,
+    ) as error:
+        raise StorageError(
+            f"{file} does not fit table {relation.name}: {str(error).splitlines()[0]}; raise the "
+            f"version of stage {relation.stage} so that it is made anew"
+        ) from error
+
+
+def _insert_stages(
+    connection: duckdb.DuckDBPyConnection,
+    run_id: str,
+    run: RunRecord,
+    artifacts: Mapping[str, Artifact],
+) -> None:
+    for ordinal, stage in enumerate(STAGES):
+        artifact = artifacts[stage]
+        manifest = artifact.manifest
+        counted = [entry.rows for entry in manifest.files.values() if entry.rows is not None]
+        _insert(
+            connection,
+            "stages",
+            run_id=run_id,
+            stage=stage,
+            ordinal=ordinal,
+            key=artifact.key,
+            version=manifest.version,
+            cached=stage in run.cached,
+            seconds=manifest.seconds,
+            rows=sum(counted) if counted else None,
+            bytes=sum(entry.bytes for entry in manifest.files.values()),
+            path=f"{stage}/{artifact.key}",
+            facts=json.dumps(artifact.facts),
+            made=manifest.finished,
+        )
+
+
+def _insert_run(
+    connection: duckdb.DuckDBPyConnection,
+    run_id: str,
+    run: RunRecord,
+    artifacts: Mapping[str, Artifact],
+) -> None:
+    corpus, activations = artifacts["corpus"].facts, artifacts["activations"].facts
+    sae = artifacts["sae"].facts
+    site = Site.parse(str(activations["site"]))
+    _insert(
+        connection,
+        "runs",
+        run_id=run_id,
+        name=run.config.name,
+        site=str(site),
+        layer=site.layer,
+        hook=site.hook,
+        model=run.config.model.name,
+        model_digest=activations.get("model_digest"),
+        source=run.config.corpus.source,
+        architecture=sae.get("architecture", run.config.sae.architecture),
+        d_in=sae["d_in"],
+        d_sae=sae["d_sae"],
+        k=sae.get("k"),
+        documents=corpus["documents"],
+        tokens=corpus["tokens"],
+        training_tokens=sae.get("tokens"),
+        config=run.config.model_dump_json(),
+        software=json.dumps(artifacts["sae"].manifest.software),
+        started=run.started,
+        finished=run.finished,
+        published=datetime.now().astimezone(),
+    )
+    connection.execute(_HEADLINES, {"run_id": run_id})
+
+
+_HEADLINES = """
+UPDATE runs SET
+    fvu = measured.fvu, l0 = measured.l0, dead_share = measured.dead_share,
+    loss_recovered = measured.loss_recovered,
+    probe_accuracy = (
+        SELECT max(value) FROM probes
+        WHERE run_id = $run_id AND representation = 'latents' AND k IS NULL AND label IS NULL
+            AND metric = 'accuracy'
+    ),
+    nmi = (SELECT max(value) FROM cluster_metrics WHERE run_id = $run_id AND metric = 'nmi')
+FROM (
+    SELECT
+        max(value) FILTER (metric = 'fvu') AS fvu,
+        max(value) FILTER (metric = 'l0') AS l0,
+        max(value) FILTER (metric = 'dead_share') AS dead_share,
+        max(value) FILTER (metric = 'loss_recovered') AS loss_recovered
+    FROM sae_metrics WHERE run_id = $run_id
+) AS measured
+WHERE runs.run_id = $run_id
+"""
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, table: str, **values: Any) -> None:
+    columns = ", ".join(name(column) for column in values)
+    places = ", ".join("?" for _ in values)
+    connection.execute(
+        f"INSERT INTO {name(table)} ({columns}) VALUES ({places})", list(values.values())
+    )

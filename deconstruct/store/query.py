@@ -1,0 +1,95 @@
+"""Opening the store for reading, and finding runs in it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import duckdb
+
+from deconstruct.errors import DeconstructError, StorageError
+from deconstruct.store.ddl import HOME_VARIABLE
+from deconstruct.store.migrate import check, migrate, version
+from deconstruct.store.rewrite import FILE, copy_database
+from deconstruct.store.schema import SCHEMA_VERSION
+
+
+class QueryError(DeconstructError):
+    """A question that the store has no answer to; the message says what to ask instead."""
+
+
+def data_root(home: Path | str | None = None) -> Path:
+    """The data root: ``home``, or ``$DECONSTRUCT_HOME``, or ``./data``; made absolute."""
+    return Path(home or os.environ.get("DECONSTRUCT_HOME") or "data").expanduser().absolute()
+
+
+def open_store(home: Path | str | None = None) -> duckdb.DuckDBPyConnection:
+    """A read-only connection to the store: a snapshot that later publishes don't change.
+
+    ``home`` as in `data_root`; a folder that was moved since the last publish works too. If
+    another program has the store open for writing, or it is of an older release, a private copy
+    is opened. Raises ``StorageError`` if there is no store, or it is of a newer release.
+    """
+    root = data_root(home)
+    store = root / FILE
+    if not store.exists():
+        raise StorageError(
+            f"home {str(root)!r} has no store yet; fill it with 'deconstruct run', or name "
+            "another with --home or DECONSTRUCT_HOME"
+        )
+    try:
+        connection = _connect(store)
+        found = version(connection)
+        check(found, str(store))
+        if found < SCHEMA_VERSION:
+            connection.close()
+            connection = _private_copy(store)
+    except duckdb.IOException as error:
+        if "lock" not in str(error):
+            raise StorageError(_unreadable(store, error)) from error
+        connection = _private_copy(store)
+    except duckdb.Error as error:
+        raise StorageError(_unreadable(store, error)) from error
+    connection.execute(f"SET VARIABLE {HOME_VARIABLE} = ?", [str(root)])
+    # More contexts at a time find their documents by skipping row groups.
+    connection.execute("SET dynamic_or_filter_threshold = 500")
+    return connection
+
+
+def resolve_run(connection: duckdb.DuckDBPyConnection, run: str) -> str:
+    """The run_id that ``run`` means: an id, the beginning of one, a name, name@site or latest."""
+    try:
+        row = connection.execute("SELECT resolve_run(?)", [run]).fetchone()
+    except duckdb.InvalidInputException as error:
+        known = connection.execute(
+            "SELECT run_id || ' (' || name || ')' FROM runs ORDER BY published DESC LIMIT 5"
+        ).fetchall()
+        listed = ", ".join(str(row[0]) for row in known) or "none"
+        message = str(error).split("; see SELECT")[0].removeprefix("Invalid Input Error: ")
+        raise QueryError(f"{message}; the newest are {listed}") from error
+    assert row is not None
+    return str(row[0])
+
+
+def _connect(store: Path) -> duckdb.DuckDBPyConnection:
+    # By default DuckDB spills beside the file, where a reader may have no right to write.
+    return duckdb.connect(
+        store, read_only=True, config={"temp_directory": tempfile.gettempdir() + "/deconstruct"}
+    )
+
+
+def _private_copy(store: Path) -> duckdb.DuckDBPyConnection:
+    with tempfile.TemporaryDirectory(prefix="deconstruct-") as folder:
+        copy = Path(folder) / FILE
+        copy_database(store, copy)
+        with duckdb.connect(copy) as connection:
+            migrate(connection, str(store))
+        return _connect(copy)  # the open file outlives its name
+
+
+def _unreadable(store: Path, error: duckdb.Error) -> str:
+    return (
+        f"store {store} can't be read: {str(error).splitlines()[0]}; move it away and run the "
+        "pipeline again: artifacts are kept, so only publishing is repeated"
+    )

@@ -1,0 +1,153 @@
+"""Replacing the store's file: a private copy is changed and takes the old one's name.
+
+Readers keep the file they opened, which is never written to; the next one to open finds the new.
+A writer that dies leaves the old file as it was and a draft that the next writer clears away.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from deconstruct.artifact import fsync
+from deconstruct.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+FILE = "deconstruct.duckdb"
+MEMORY_LIMIT = "2GB"
+COPY_ATTEMPTS = 20
+
+
+@contextmanager
+def rewriting(target: Path, start_from: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection to a draft of ``target``, which takes that name once the block has ended.
+
+    The draft begins as a copy of ``start_from``, or empty. If the block raises, nothing changes.
+    One process does this at a time for a target; others wait. Raises ``StorageError`` if the disk
+    fills up or ``start_from`` is damaged.
+    """
+    draft = target.with_name(f".{target.name}.draft")
+    with _single_writer(target):
+        _clear(draft)  # of a writer that died
+        try:
+            if start_from is not None and start_from.exists():
+                copy_database(start_from, draft)
+            connection = _connect(draft)
+            try:
+                connection.execute("BEGIN")
+                yield connection
+                connection.execute("COMMIT")
+                connection.execute("CHECKPOINT")
+            finally:
+                connection.close()
+            _replace(draft, target)
+        except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException) as error:
+            raise StorageError(_trouble(target, str(error))) from error
+        except OSError as error:
+            raise StorageError(_trouble(target, error.strerror or str(error))) from error
+        finally:
+            _clear(draft)
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Copy a DuckDB file and its write-ahead log, if it has one, as they were at one moment.
+
+    Deconstruct never writes into ``source``, but a shell that opened it for writing may.
+    """
+    for _ in range(COPY_ATTEMPTS):
+        before = _state(source)
+        shutil.copyfile(source, target)
+        try:
+            shutil.copyfile(_wal(source), _wal(target))
+        except FileNotFoundError:
+            _wal(target).unlink(missing_ok=True)
+        if _state(source) == before:
+            return
+        time.sleep(0.1)
+    raise StorageError(
+        f"{source} is being written to by another program all the time; close the shell that has "
+        "it open, or open it there with 'duckdb -readonly'"
+    )
+
+
+def _connect(draft: Path) -> duckdb.DuckDBPyConnection:
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": MEMORY_LIMIT,
+        "temp_directory": str(_spill(draft)),
+        "default_block_size": 16_384,
+    }
+    try:
+        return duckdb.connect(draft, config=settings)
+    except duckdb.Error:
+        # What another program left in its log may not fit the file. The file alone is whole:
+        # nothing but complete drafts ever takes its name.
+        if not _wal(draft).exists():
+            raise
+        log.warning("changes that another program left beside %s do not read; left out", draft)
+        _wal(draft).unlink()
+        return duckdb.connect(draft, config=settings)
+
+
+def _replace(draft: Path, target: Path) -> None:
+    fsync(draft)
+    # The log belongs to the file that goes (the draft took it in); the next one must not meet it.
+    _wal(target).unlink(missing_ok=True)
+    os.replace(draft, target)
+    fsync(target.parent)
+
+
+def _clear(draft: Path) -> None:
+    draft.unlink(missing_ok=True)
+    _wal(draft).unlink(missing_ok=True)
+    shutil.rmtree(_spill(draft), ignore_errors=True)
+
+
+def _wal(database: Path) -> Path:
+    return database.with_name(database.name + ".wal")
+
+
+def _spill(database: Path) -> Path:
+    return database.with_name(database.name + ".spill")
+
+
+def _state(database: Path) -> list[tuple[int, int, int] | None]:
+    states: list[tuple[int, int, int] | None] = []
+    for path in (database, _wal(database)):
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            states.append(None)
+        else:
+            states.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return states
+
+
+def _trouble(target: Path, what: str) -> str:
+    return (
+        f"store {target} can't be written: {what.splitlines()[0].rstrip('.')}; what was published "
+        "before is unchanged. Free some space or repair the file, and run again"
+    )
+
+
+@contextmanager
+def _single_writer(target: Path) -> Iterator[None]:
+    """Hold the right to write. The kernel drops the lock when its holder dies, however it dies."""
+    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)  # leaves no lock file behind
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another run is writing %s; waiting", target)
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
