@@ -1,0 +1,80 @@
+"""What this machine can do: versions, device, hub, disk, and what the data root holds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from deconstruct.artifact import ArtifactStore, software
+from deconstruct.errors import StorageError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination; ``sound`` is False where a run would fail or suffer."""
+
+    subject: str
+    found: str
+    sound: bool = True
+
+
+def examine(home: Path) -> Iterator[Finding]:
+    """Look at one thing after another. Changes nothing but making ``home`` if it is not there."""
+    yield Finding("versions", ", ".join(f"{name} {v}" for name, v in software().items()))
+    yield _device()
+    yield _hub()
+    try:
+        store = ArtifactStore(home)
+    except StorageError as error:
+        yield Finding("home", str(error), sound=False)
+        return
+    free = shutil.disk_usage(home).free
+    yield Finding("home", f"{home}, {_size(free)} free", sound=free > 5e9)
+    yield from _cache(store)
+
+
+def _device() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        card = torch.cuda.get_device_properties(0)
+        return Finding("device", f"cuda: {card.name}, {_size(card.total_memory)}")
+    from deconstruct.model import pick_dtype
+
+    dtype = str(pick_dtype("auto", "cpu")).removeprefix("torch.")
+    return Finding("device", f"cpu, {os.cpu_count()} cores, forward passes in {dtype}; no GPU")
+
+
+def _hub() -> Finding:
+    from deconstruct.hub import reachable
+
+    if reachable():
+        return Finding("hub", "within reach")
+    return Finding(
+        "hub", "out of reach; local folders, its local cache and configs/embedded.toml work"
+    )
+
+
+def _cache(store: ArtifactStore) -> Iterator[Finding]:
+    held: dict[str, list[int]] = defaultdict(list)
+    for artifact in store.artifacts():
+        held[artifact.stage].append(sum(f.bytes for f in artifact.manifest.files.values()))
+    for stage, sizes in sorted(held.items()):
+        yield Finding(f"cache {stage}", f"{len(sizes)} artifacts, {_size(sum(sizes))}")
+    partial = list(store.root.glob("*/.*.partial"))
+    if partial:
+        yield Finding("unfinished", f"{len(partial)} stages, continued when their run is repeated")
+    if not held:
+        yield Finding("cache", "empty")
+
+
+def _size(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"

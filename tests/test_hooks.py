@@ -1,0 +1,96 @@
+"""Hook sites over the families, against what `transformers` itself returns."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import FAMILIES, LAYERS, WIDTH, save_tiny
+from torch import nn
+
+from deconstruct import hooks
+from deconstruct.errors import ConfigError
+from deconstruct.hooks import blocks, capture, replacing
+from deconstruct.model import ResolvedModel, load
+from deconstruct.site import HOOKS, Site
+
+IDS = torch.randint(5, 250, (3, 17), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
+    folder = save_tiny(request.param, tmp_path_factory.mktemp(request.param))
+    return load(ResolvedModel(request.param, folder, "", ""), torch.float32, "cpu")
+
+
+def test_residual_streams_are_the_hidden_states(model: nn.Module) -> None:
+    states = model(IDS, output_hidden_states=True).hidden_states
+    sites = [Site(layer, hook) for layer in range(LAYERS) for hook in ("resid_pre", "resid_post")]
+    found = capture(model, IDS, sites)  # type: ignore[arg-type]
+    assert list(found) == sites
+    for layer in range(LAYERS):
+        torch.testing.assert_close(found[Site(layer, "resid_pre")], states[layer])
+        if layer + 1 < LAYERS:  # the last of hidden_states has the final norm on it
+            torch.testing.assert_close(found[Site(layer, "resid_post")], states[layer + 1])
+
+
+def test_what_is_read_is_what_is_added_to_the_stream(model: nn.Module) -> None:
+    for layer in range(LAYERS):
+        found = capture(model, IDS, [Site(layer, hook) for hook in HOOKS])  # type: ignore[arg-type]
+        pre, post, mlp, attn = (found[Site(layer, hook)] for hook in HOOKS)  # type: ignore[arg-type]
+        assert attn.shape == mlp.shape == (3, 17, WIDTH)
+        assert attn.std() > 1e-3
+        assert mlp.std() > 1e-3
+        torch.testing.assert_close(pre + attn + mlp, post, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_after_the_last_site_is_computed(model: nn.Module) -> None:
+    ran = []
+    handles = [
+        block.register_forward_pre_hook(lambda *_, layer=layer: ran.append(layer))
+        for layer, block in enumerate(blocks(model))
+    ]
+    head = model.get_output_embeddings().register_forward_pre_hook(lambda *_: ran.append("head"))
+    capture(model, IDS, [Site(0, "mlp_out"), Site(2, "resid_pre"), Site(1, "resid_post")])
+    assert ran == [0, 1, 2]
+    ran.clear()
+    capture(model, IDS, [Site(1, "resid_post")])
+    assert ran == [0, 1]
+    for handle in [*handles, head]:
+        handle.remove()
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_replacing(model: nn.Module, hook: str) -> None:
+    site = Site(1, hook)  # type: ignore[arg-type]
+    clean = model(IDS).logits
+    seen = []
+
+    def same(activation: torch.Tensor) -> torch.Tensor:
+        seen.append(activation.shape)
+        return activation.clone()
+
+    with replacing(model, site, same):
+        torch.testing.assert_close(model(IDS).logits, clean)
+    assert seen == [(3, 17, WIDTH)]
+    with replacing(model, site, torch.zeros_like):
+        assert not torch.allclose(model(IDS).logits, clean, atol=1e-3)
+        after = capture(model, IDS, [site])[site]
+    assert after.count_nonzero() in (0, after.numel())
+    torch.testing.assert_close(model(IDS).logits, clean)  # the hook is gone
+
+
+def test_an_unknown_architecture_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no blocks found in a Linear"):
+        capture(nn.Linear(2, 2), IDS, [Site(0, "resid_post")])
+
+
+def test_a_block_without_the_part_is_refused() -> None:
+    model = nn.Module()
+    model.transformer = nn.Module()
+    model.transformer.h = nn.ModuleList([nn.Linear(2, 2)])
+    with (
+        pytest.raises(ConfigError, match=r"'0\.mlp_out' can't be hooked in a Linear"),
+        replacing(model, Site(0, "mlp_out"), torch.zeros_like),
+    ):
+        pass
+    assert hooks.blocks(model) is model.transformer.h
