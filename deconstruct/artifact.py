@@ -172,6 +172,7 @@ class ArtifactStore:
         """Make ``root`` if need be. Raises ``StorageError`` if it can't be written."""
         self.root = Path(root).expanduser().absolute()
         self._verified: dict[Path, tuple[int, ...]] = {}
+        self._warned: set[Path] = set()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root):
@@ -194,7 +195,9 @@ class ArtifactStore:
         artifact, damage = self._inspect(recipe.stage, recipe.key)
         for name, what in damage.items():
             path = self.folder(recipe.stage, recipe.key) / name
-            log.warning("%s is %s; stage %s runs again", path, what, recipe.stage)
+            if path not in self._warned:
+                log.warning("%s is %s; stage %s runs again", path, what, recipe.stage)
+            self._warned.add(path)
         return None if damage else artifact
 
     def open(self, stage: str, key: str) -> Artifact:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -107,14 +108,29 @@ def load(model: ResolvedModel, dtype: torch.dtype, device: str) -> torch.nn.Modu
     """Load the causal language model for inference: evaluation mode, no gradients."""
     from transformers import AutoModelForCausalLM
 
-    loaded: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
-        model.folder,
-        dtype=dtype,
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
+    with quiet_transformers():
+        loaded: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
+            model.folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
     return loaded.to(device).eval().requires_grad_(False)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without the bars that `transformers` draws for moments of loading; ours tell of stages."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def load_tokenizer(model: ResolvedModel) -> Any:

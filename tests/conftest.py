@@ -1,0 +1,85 @@
+"""Fixtures that several test files share: a small real model, labelled texts, their artifacts."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+from pathlib import Path
+
+import pytest
+from tiny_models import save_tiny
+
+# Tests never leave this machine, and nothing in them may try to.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    DO_NOT_TRACK="1",
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    TOKENIZERS_PARALLELISM="false",
+)
+
+from deconstruct import activations, corpus, sources
+from deconstruct.artifact import Artifact, ArtifactStore
+from deconstruct.config import ActivationsConfig, CorpusConfig, ModelConfig
+from deconstruct.model import ResolvedModel, resolve
+
+SUBJECTS = {
+    "business": "bank market shares profit rates growth firm oil deal sales".split(),
+    "sport": "match goal team coach players season win cup league final".split(),
+    "film": "actor film award director star music prize audience band song".split(),
+}
+
+
+def write_texts(path: Path, documents: int = 120, seed: int = 0) -> Path:
+    """A CSV of short texts whose words tell their label."""
+    draw = random.Random(seed)
+    labels = list(SUBJECTS)
+    with path.open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["text", "label"])
+        for number in range(documents):
+            label = labels[number % len(labels)]
+            words = draw.choices([*SUBJECTS[label], "the", "in", "of"], k=draw.randint(8, 30))
+            writer.writerow([" ".join(words), label])
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a 4-layer Llama with random weights."""
+    return save_tiny("llama", tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV of 120 labelled texts."""
+    return write_texts(tmp_path_factory.mktemp("texts") / "news.csv")
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
+    """A data root that the session's tests share; don't damage what is in it."""
+    return ArtifactStore(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session")
+def model(store: ArtifactStore, tiny_model: Path) -> ResolvedModel:
+    """The small model, resolved."""
+    return resolve(store, ModelConfig(name=str(tiny_model)))
+
+
+@pytest.fixture(scope="session")
+def corpus_artifact(store: ArtifactStore, texts: Path, model: ResolvedModel) -> Artifact:
+    """The labelled texts, tokenised for the small model."""
+    config = CorpusConfig(source=str(texts), max_tokens=24)
+    return corpus.tokenise(store, config, sources.resolve(config), model)
+
+
+@pytest.fixture(scope="session")
+def activations_artifact(
+    store: ArtifactStore, corpus_artifact: Artifact, model: ResolvedModel
+) -> Artifact:
+    """Activations of the small model at 1.resid_post, in several shards."""
+    config = ActivationsConfig(sites=("1.resid_post",), shard_tokens=512)
+    made = activations.extract(store, config, model, corpus_artifact, dtype="float32", device="cpu")
+    return next(iter(made.values()))

@@ -1,0 +1,219 @@
+"""The stage activations, on a small real model and real Parquet files."""
+
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch
+from safetensors.torch import save_file as save_torch
+from tiny_models import WIDTH, save_tiny
+
+from deconstruct import activations as stage
+from deconstruct.activations import extract, recipes
+from deconstruct.artifact import Artifact, ArtifactStore
+from deconstruct.config import ActivationsConfig, ModelConfig
+from deconstruct.errors import ConfigError, DataError
+from deconstruct.model import ResolvedModel, load, resolve
+from deconstruct.reader import ActivationReader
+from deconstruct.site import Site
+
+SITE = Site(1, "resid_post")
+
+
+def config(*sites: str, **changes: object) -> ActivationsConfig:
+    settings = {"sites": sites or ("1.resid_post",), "shard_tokens": 512} | changes
+    return ActivationsConfig.model_validate(settings)
+
+
+def run(
+    root: Path, corpus: Artifact, model: ResolvedModel, settings: ActivationsConfig
+) -> dict[Site, Artifact]:
+    return extract(ArtifactStore(root), settings, model, corpus, dtype="float32", device="cpu")
+
+
+def test_rows_are_the_hidden_states_of_each_document(
+    activations_artifact: Artifact, corpus_artifact: Artifact, model: ResolvedModel
+) -> None:
+    loaded = load(model, torch.float32, "cpu")
+    tokens = duckdb.execute(
+        "SELECT doc_id, list(token_id ORDER BY position), list(special ORDER BY position) "
+        "FROM read_parquet(?) GROUP BY doc_id",
+        [str(corpus_artifact.file("tokens.parquet"))],
+    ).fetchall()
+    ids_of = {doc: (ids, special) for doc, ids, special in tokens}
+    split_of = dict(
+        duckdb.execute(
+            "SELECT doc_id, split FROM read_parquet(?)",
+            [str(corpus_artifact.file("documents.parquet"))],
+        ).fetchall()
+    )
+    seen = []
+    for split in ("train", "test"):
+        for block in ActivationReader(activations_artifact, split).rows_in_order():
+            for doc in np.unique(block.doc_id):
+                assert split_of[doc] == split
+                ids, special = ids_of[doc]
+                states = loaded(torch.tensor([ids]), output_hidden_states=True).hidden_states[2][0]
+                mine = block.doc_id == doc
+                positions = block.position[mine]
+                assert positions.min() >= 1
+                assert not any(special[p] for p in positions)
+                assert [ids[p] for p in positions] == block.token_id[mine].tolist()
+                torch.testing.assert_close(
+                    block.activation[torch.from_numpy(mine)],
+                    states[torch.from_numpy(positions.astype(np.int64))],
+                    rtol=1e-4,
+                    atol=1e-5,
+                )
+                seen.extend(block.token_index[mine].tolist())
+    expected = sum(sum(not s for s in special[1:]) for _, special in ids_of.values())
+    assert len(seen) == len(set(seen)) == expected
+    assert len(activations_artifact.files("train-*.parquet")) > 2
+
+
+def test_moments_and_facts(activations_artifact: Artifact) -> None:
+    blocks = ActivationReader(activations_artifact, "train").rows_in_order()
+    whole = torch.cat([block.activation for block in blocks]).double().numpy()
+    moments = load_file(activations_artifact.file("moments.safetensors"))
+    np.testing.assert_allclose(moments["mean"], whole.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(moments["variance"], whole.var(0), rtol=1e-9)
+    facts = activations_artifact.facts
+    assert facts["train_rows"] == len(whole)
+    assert facts["d_in"] == WIDTH
+    assert facts["mean_squared_norm"] == pytest.approx(whole.var(0).sum())
+
+
+def test_several_sites_in_one_pass_equal_one_at_a_time(
+    tmp_path: Path, corpus_artifact: Artifact, model: ResolvedModel
+) -> None:
+    sites = ("0.resid_pre", "2.attn_out", "1.mlp_out")
+    together = run(tmp_path / "a", corpus_artifact, model, config(*sites))
+    assert [str(site) for site in together] == list(sites)
+    for site in sites:
+        alone = run(tmp_path / "b", corpus_artifact, model, config(site))
+        assert alone[Site.parse(site)].digest() == together[Site.parse(site)].digest()
+
+
+def test_stored_as_bfloat16_they_read_back_the_same(
+    tmp_path: Path, corpus_artifact: Artifact, model: ResolvedModel
+) -> None:
+    read = []
+    for storage in ("float32", "bfloat16"):
+        settings = config(storage=storage)
+        made = extract(
+            ArtifactStore(tmp_path),
+            settings,
+            model,
+            corpus_artifact,
+            dtype="bfloat16",
+            device="cpu",
+        )
+        blocks = ActivationReader(made[SITE]).rows_in_order()
+        read.append(torch.cat([block.activation for block in blocks]))
+    assert torch.equal(read[0], read[1])
+    assert read[0].abs().max() > 0
+
+
+def test_duckdb_reads_the_activations(activations_artifact: Artifact) -> None:
+    rows, width = duckdb.execute(
+        "SELECT count(*), max(len(activation)) FROM read_parquet(?)",
+        [str(activations_artifact.path / "train-*.parquet")],
+    ).fetchone() or (0, 0)
+    assert rows == activations_artifact.facts["train_rows"]
+    assert width == WIDTH
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("written", [0, 1, 3])
+def test_a_stopped_extraction_goes_on_and_ends_with_the_same_bytes(
+    tmp_path: Path,
+    corpus_artifact: Artifact,
+    activations_artifact: Artifact,
+    model: ResolvedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    written: int,
+) -> None:
+    write = stage.shards.write
+    calls: list[str] = []
+
+    def stopping(path: Path, *rest: object) -> None:
+        if len(calls) == written:
+            raise _Stop
+        calls.append(path.name)
+        write(path, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stage.shards, "write", stopping)
+    with pytest.raises(_Stop):
+        run(tmp_path, corpus_artifact, model, config())
+    monkeypatch.setattr(stage.shards, "write", lambda *a: (calls.append(a[0].name), write(*a)))
+    made = run(tmp_path, corpus_artifact, model, config())[SITE]
+    assert made.digest() == activations_artifact.digest()
+    shards = [*made.files("train-*.parquet"), *made.files("test-*.parquet")]
+    assert len(calls) == len(set(calls)) == len(shards)  # none was computed twice
+
+
+def test_a_damaged_shard_alone_is_computed_again(
+    tmp_path: Path,
+    corpus_artifact: Artifact,
+    model: ResolvedModel,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    before = run(tmp_path, corpus_artifact, model, config())[SITE]
+    broken = before.file("train-00001.parquet")
+    times = {path: path.stat().st_mtime_ns for path in before.files("*.parquet")}
+    broken.write_bytes(b"PAR1")
+    after = run(tmp_path, corpus_artifact, model, config())[SITE]
+    assert "train-00001.parquet is damaged; stage activations runs again" in caplog.text
+    assert after.digest() == before.digest()
+    assert {path for path, time in times.items() if path.stat().st_mtime_ns != time} == {broken}
+
+
+def test_a_layer_out_of_range_is_said_before_anything_is_loaded(
+    tmp_path: Path, corpus_artifact: Artifact, model: ResolvedModel
+) -> None:
+    with pytest.raises(ConfigError, match=r"'4\.mlp_out' is out of range, tiny-llama has 4 layers"):
+        run(tmp_path, corpus_artifact, model, config("4.mlp_out"))
+
+
+def test_activations_that_are_not_finite_stop_the_stage(
+    tmp_path: Path, corpus_artifact: Artifact
+) -> None:
+    folder = save_tiny("llama", tmp_path / "broken")
+    weights = load_torch(folder / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"].fill_(float("inf"))
+    save_torch(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    store = ArtifactStore(tmp_path / "home")
+    broken = resolve(store, ModelConfig(name=str(folder)))
+    with pytest.raises(
+        DataError, match=r"site '1\.resid_post' are not finite in document \d+, pos"
+    ):
+        run(tmp_path / "home", corpus_artifact, broken, config())
+    assert store.find(recipes(config(), broken, corpus_artifact, "float32")[0]) is None
+
+
+def test_keys_follow_what_changes_the_result(
+    corpus_artifact: Artifact, model: ResolvedModel, tmp_path: Path
+) -> None:
+    def key(settings: ActivationsConfig, dtype: str = "auto", of: ResolvedModel = model) -> str:
+        return recipes(settings, of, corpus_artifact, dtype)[0].key
+
+    other = resolve(
+        ArtifactStore(tmp_path), ModelConfig(name=str(save_tiny("llama", tmp_path / "m", seed=1)))
+    )
+    keys = [
+        key(config()),
+        key(config("2.resid_post")),
+        key(config(seed=1)),
+        key(config(skip_positions=2)),
+        key(config(), "float32"),
+        key(config(), of=other),
+    ]
+    assert len(set(keys)) == len(keys)
+    # Which other sites are asked for does not matter to a site.
+    assert recipes(config("2.mlp_out", "1.resid_post"), model, corpus_artifact)[1].key == keys[0]
