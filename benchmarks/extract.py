@@ -1,0 +1,110 @@
+"""How much of the bare forward pass's rate extraction to published Parquet reaches.
+
+    .venv/bin/python -m benchmarks.extract [--home data] [--site 9.resid_post] [--repeats 3]
+
+Bare: the model runs over the same batches, stopped at the same layer, and throws its activations
+away. Extraction: the whole stage as the pipeline runs it (loading excluded from both), up to the
+published, hashed artifact. The two alternate; medians are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from deconstruct import activations, corpus, sources
+from deconstruct.activations import _equal_lengths, _Tokens
+from deconstruct.artifact import Artifact, ArtifactStore, Draft
+from deconstruct.config import ActivationsConfig, RunConfig
+from deconstruct.hooks import capture
+from deconstruct.model import ResolvedModel, load, pick_device, pick_dtype, resolve
+from deconstruct.site import Site
+
+
+def bare(model: torch.nn.Module, texts: Artifact, site: Site, device: str) -> float:
+    """Tokens per second of forward passes alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokens = _Tokens.read(texts, 1, Draft(Path(folder)))
+        documents = np.arange(len(tokens.lengths))
+        started = time.perf_counter()
+        for batch in _equal_lengths(documents, tokens.lengths):
+            ids = np.stack([tokens.of(document) for document in batch])
+            capture(model, torch.from_numpy(ids).to(device), [site])
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return float(tokens.lengths.sum()) / (time.perf_counter() - started)
+
+
+def extraction(
+    store: ArtifactStore, resolved: ResolvedModel, texts: Artifact, site: Site, load_seconds: float
+) -> float:
+    """Tokens per second of the whole stage, published; the time to load the model left out."""
+    config = ActivationsConfig(sites=(str(site),))
+    (recipe,) = activations.recipes(config, resolved, texts)
+    shutil.rmtree(store.folder(recipe.stage, recipe.key), ignore_errors=True)
+    started = time.perf_counter()
+    activations.extract(store, config, resolved, texts)
+    return int(texts.facts["tokens"]) / (time.perf_counter() - started - load_seconds)
+
+
+def main() -> None:
+    """Measure and print; leaves ``benchmarks/results/extract.json``."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--home", default="data")
+    parser.add_argument("--site", default="9.resid_post")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--limit", type=int, default=None, help="documents")
+    options = parser.parse_args()
+
+    store = ArtifactStore(options.home)
+    run = RunConfig()
+    resolved = resolve(store, run.model)
+    settings = run.corpus.model_copy(update={"limit": options.limit})
+    texts = corpus.tokenise(store, settings, sources.resolve(settings), resolved)
+    site, device = Site.parse(options.site), pick_device()
+    dtype = pick_dtype("auto", device)
+    load(resolved, dtype, device)
+    started = time.perf_counter()
+    model = load(resolved, dtype, device)
+    load_seconds = time.perf_counter() - started
+    capture(model, torch.ones(8, 128, dtype=torch.long, device=device), [site])
+
+    rates: dict[str, list[float]] = {"bare": [], "extraction": []}
+    with tempfile.TemporaryDirectory(dir=store.root) as scratch:
+        for _ in range(options.repeats):
+            rates["bare"].append(bare(model, texts, site, device))
+            rates["extraction"].append(
+                extraction(ArtifactStore(scratch), resolved, texts, site, load_seconds)
+            )
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    result = {
+        "model": resolved.name,
+        "site": str(site),
+        "tokens": texts.facts["tokens"],
+        "dtype": str(dtype),
+        "device": device,
+        "machine": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "tokens_per_second": medians,
+        "raw": rates,
+        "extraction_over_bare": medians["extraction"] / medians["bare"],
+    }
+    path = Path(__file__).parent / "results" / "extract.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"bare forward pass  {medians['bare']:8.0f} tokens/s")
+    print(f"published Parquet  {medians['extraction']:8.0f} tokens/s")
+    print(f"ratio              {result['extraction_over_bare']:8.2f}")
+
+
+if __name__ == "__main__":
+    main()
