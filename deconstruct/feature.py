@@ -1,0 +1,146 @@
+"""What is known of each latent as a feature: how often, how strongly, on what it fires."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+FEATURES = pa.schema(
+    {
+        "latent": pa.uint32(),
+        "n_fires": pa.uint64(),
+        "density": pa.float64(),
+        "n_documents": pa.uint32(),
+        "mean_activation": pa.float32(),
+        "max_activation": pa.float32(),
+        "top_token": pa.string(),
+        "top_token_share": pa.float32(),
+        "dead": pa.bool_(),
+        "decoder_norm": pa.float32(),
+        "encoder_decoder_cosine": pa.float32(),
+        "nearest_latent": pa.uint32(),
+        "nearest_cosine": pa.float32(),
+    }
+)
+
+BLOCK_COSINES = 1 << 24
+"""Cosines that are in memory at a time: 64 MiB of them."""
+
+
+class FeatureCounts:
+    """Counts of every latent's firings, gathered from runs of latents; memory [d_sae]."""
+
+    def __init__(self, d_sae: int) -> None:
+        self.n_fires = np.zeros(d_sae, np.uint64)
+        self.n_documents = np.zeros(d_sae, np.uint32)
+        self.total = np.zeros(d_sae, np.float64)
+        self.max = np.zeros(d_sae, np.float32)
+        self.top_token = np.full(d_sae, -1, np.int64)
+        self.top_token_fires = np.zeros(d_sae, np.uint64)
+
+    def add(self, firings: NDArray[np.void]) -> None:
+        """firings: `spill.FIRING` [n] ordered by (latent, token_index), with all of a latent's.
+
+        Documents' tokens are consecutive, so a latent's documents are the changes of ``doc_id``.
+        """
+        if len(firings) == 0:
+            return
+        latent = np.ascontiguousarray(firings["latent"])
+        starts = _run_starts(latent)
+        own = latent[starts]
+        self.n_fires[own] = np.diff(starts, append=len(latent))
+        new_document = np.empty(len(latent), np.uint32)
+        new_document[0] = 1
+        new_document[1:] = np.diff(firings["doc_id"].astype(np.int64)) != 0
+        new_document[starts] = 1
+        self.n_documents[own] = np.add.reduceat(new_document, starts)
+        self.total[own] = np.add.reduceat(firings["activation"].astype(np.float64), starts)
+        self.max[own] = np.maximum.reduceat(firings["activation"], starts)
+        pair = latent.astype(np.uint64) << np.uint64(32) | firings["token_id"]
+        pairs, fires = np.unique(pair, return_counts=True)
+        of = (pairs >> np.uint64(32)).astype(np.int64)
+        # Most frequent token first, of equally frequent ones the smallest id.
+        order = np.lexsort((pairs, -fires, of))
+        first = order[_run_starts(of[order])]
+        self.top_token[of[first]] = (pairs[first] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+        self.top_token_fires[of[first]] = fires[first]
+
+    def table(self, geometry: Geometry, tokens: int, strings: Mapping[int, str]) -> pa.Table:
+        """``features.parquet``: a row a latent. tokens: all recorded. strings: by token id.
+
+        Of a latent that never fires, means and shares are null, and so is its token.
+        """
+        fires = self.n_fires.astype(np.float64)
+        alive = fires > 0
+        some = np.where(alive, fires, 1)
+        columns: list[Any] = [
+            np.arange(len(fires), dtype=np.uint32),
+            self.n_fires,
+            fires / max(tokens, 1),
+            self.n_documents,
+            pa.array((self.total / some).astype(np.float32), mask=~alive),
+            pa.array(self.max, mask=~alive),
+            [strings.get(int(i)) if i >= 0 else None for i in self.top_token],
+            pa.array((self.top_token_fires / some).astype(np.float32), mask=~alive),
+            ~alive,
+            geometry.decoder_norm,
+            geometry.encoder_decoder_cosine,
+            geometry.nearest_latent,
+            geometry.nearest_cosine,
+        ]
+        arrays = [pa.array(c, f.type) for c, f in zip(columns, FEATURES, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=FEATURES)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the latents' directions lie; every array is [d_sae].
+
+    decoder_norm, encoder_decoder_cosine: float32. nearest_latent: uint32, the other latent whose
+    decoder row has the largest cosine with this one's; nearest_cosine: float32.
+    """
+
+    decoder_norm: NDArray[np.float32]
+    encoder_decoder_cosine: NDArray[np.float32]
+    nearest_latent: NDArray[np.uint32]
+    nearest_cosine: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, W_enc: Tensor, W_dec: Tensor) -> Geometry:
+        """W_enc: [d_in, d_sae]. W_dec: [d_sae, d_in]. Cosines come block by block.
+
+        A row of zeros has the cosine 0 with every other.
+        """
+        decoder = W_dec.detach().float()
+        encoder = W_enc.detach().float().T
+        norm = decoder.norm(dim=1)
+        unit = torch.nn.functional.normalize(decoder, dim=1)
+        aligned = (torch.nn.functional.normalize(encoder, dim=1) * unit).sum(1)
+        d_sae = len(unit)
+        step = max(1, BLOCK_COSINES // d_sae)
+        nearest = torch.empty(d_sae, dtype=torch.int64, device=unit.device)
+        cosine = torch.empty(d_sae, device=unit.device)
+        for start in range(0, d_sae, step):
+            block = unit[start : start + step] @ unit.T
+            rows = torch.arange(len(block), device=unit.device)
+            block[rows, rows + start] = -torch.inf
+            cosine[start : start + step], nearest[start : start + step] = block.max(1)
+        return cls(
+            norm.cpu().numpy(),
+            aligned.cpu().numpy(),
+            nearest.cpu().numpy().astype(np.uint32),
+            cosine.clamp(-1, 1).cpu().numpy(),
+        )
+
+
+def _run_starts(values: NDArray[Any]) -> NDArray[np.int64]:
+    """Places at which a run of equal values begins; values: [n > 0], equal ones together."""
+    changes: NDArray[np.int64] = np.flatnonzero(values[1:] != values[:-1]) + 1
+    return np.concatenate([np.zeros(1, np.int64), changes])

@@ -1,0 +1,270 @@
+"""The latents stage: the trained SAE applied to every recorded token, sparse, in three orders.
+
+Three passes, none of which holds more than a bucket of the firings in memory:
+
+1. encode the shards as they lie and deal firings into buckets of consecutive documents;
+2. bucket by bucket order them by token: ``latents_by_token``, ``document_latents``; deal them
+   into buckets of consecutive latents;
+3. bucket by bucket order them by (latent, strength): ``latents``, and the counts of features.
+
+The buckets take 24 bytes a firing in the draft's scratch folder, 48 for a moment in pass 2. The
+stage is short next to training and keeps no checkpoint: after a kill it starts over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe
+from deconstruct.config import LatentsConfig
+from deconstruct.errors import DataError
+from deconstruct.feature import FEATURES, FeatureCounts, Geometry
+from deconstruct.parquet import GroupedWriter
+from deconstruct.progress import Advance, track
+from deconstruct.spill import FIRING, Buckets
+
+if TYPE_CHECKING:
+    from deconstruct.reader import Block
+
+VERSION = 1
+BUCKET_TOKENS = 32_768
+"""Tokens whose firings share a bucket, unless that makes too many: 25 MiB at 32 a token."""
+ENCODE_ROWS = 4096
+"""Tokens encoded at a time: pre-activations of all latents are in memory for so many."""
+GROUP_ROWS = 65_536
+"""One latent's firings lie in one or two of these row groups, whose statistics name them."""
+
+LATENTS = pa.schema({"latent": pa.uint32(), "token_index": pa.uint64(), "activation": pa.float32()})
+DOCUMENT_LATENTS = pa.schema(
+    {
+        "doc_id": pa.uint32(),
+        "latent": pa.uint32(),
+        "n_fires": pa.uint32(),
+        "mean": pa.float32(),
+        "max": pa.float32(),
+    }
+)
+
+
+def recipe(config: LatentsConfig, sae: Artifact, activations: Artifact, corpus: Artifact) -> Recipe:
+    """All that decides the firings."""
+    inputs = {"sae": sae.key, "activations": activations.key, "corpus": corpus.key}
+    return Recipe("latents", VERSION, config.model_dump(mode="json"), inputs)
+
+
+def encode(
+    store: ArtifactStore,
+    config: LatentsConfig,
+    sae: Artifact,
+    activations: Artifact,
+    corpus: Artifact,
+    *,
+    device: str = "auto",
+) -> Artifact:
+    """Encode every recorded token, of both splits: the latents artifact.
+
+    A firing is an activation above ``config.threshold``. ``docs/architecture.md`` has the files
+    and their columns; facts are ``rows`` (firings), ``tokens`` (recorded), ``l0`` (their ratio),
+    ``dead_share`` (of latents that fire on no token of the corpus).
+
+    Raises ``DataError`` if the SAE's width is not that of the activations, or if it gives values
+    that are not finite; ``StorageError`` if a shard is damaged.
+    """
+
+    def write(draft: Draft) -> None:
+        from deconstruct.model import pick_device
+        from deconstruct.sae.formats import load
+
+        weights = load(sae.path).to(pick_device(device))
+        _Encoding(draft, config, weights, corpus).run(activations)
+
+    return store.make(recipe(config, sae, activations, corpus), write)
+
+
+@dataclass
+class _Encoding:
+    """One encoding of a corpus, with the little that is kept beside the buckets.
+
+    recorded: how many tokens of each document are recorded, [documents].
+    """
+
+    draft: Draft
+    config: LatentsConfig
+    sae: Any
+    corpus: Artifact
+    recorded: NDArray[np.int64] = field(init=False)
+    rows: int = 0
+
+    def run(self, activations: Artifact) -> None:
+        from deconstruct.reader import ActivationReader
+
+        readers = [ActivationReader(activations, split) for split in ("train", "test")]
+        d_sae, d_in = self.sae.W_dec.shape
+        if readers[0].d_in != d_in:
+            raise DataError(
+                f"the SAE takes activations of width {d_in} and {activations.path} holds width "
+                f"{readers[0].d_in}; give the SAE that was trained on this site"
+            )
+        documents = int(self.corpus.facts["documents"])
+        self.recorded = np.zeros(documents, np.int64)
+        tokens = sum(reader.rows for reader in readers)
+        count = -(-tokens // BUCKET_TOKENS)
+        counts = FeatureCounts(d_sae)
+        scratch = self.draft.scratch
+        with ExitStack() as stack:
+            by_document = stack.enter_context(Buckets(scratch / "by-document", documents, count))
+            by_latent = stack.enter_context(Buckets(scratch / "by-latent", d_sae, count))
+            with track("latents", tokens, "tokens") as advance:
+                for reader in readers:
+                    self._encode(reader.rows_in_order(), by_document, advance)
+            with track("by token", self.rows, "firings") as advance:
+                self._by_token(by_document, by_latent, d_sae, advance)
+            with track("by latent", self.rows, "firings") as advance:
+                self._by_latent(by_latent, counts, advance)
+        table = counts.table(Geometry.of(self.sae.W_enc, self.sae.W_dec), tokens, self._strings())
+        with (
+            self.draft.writing("features.parquet") as path,
+            GroupedWriter(path, FEATURES, GROUP_ROWS) as features,
+        ):
+            features.write(table)
+        self.draft.rows["features.parquet"] = d_sae
+        self.draft.facts |= {
+            "rows": self.rows,
+            "tokens": tokens,
+            "l0": self.rows / tokens,
+            "dead_share": float((counts.n_fires == 0).mean()),
+        }
+
+    def _encode(self, blocks: Iterator[Block], buckets: Buckets, advance: Advance) -> None:
+        """Pass 1: firings of each block into the buckets of their documents."""
+        for block in blocks:
+            self.recorded += np.bincount(block.doc_id, minlength=len(self.recorded))
+            for start in range(0, len(block), ENCODE_ROWS):
+                firings = self._firings(block, slice(start, start + ENCODE_ROWS))
+                buckets.add(firings["doc_id"], firings)
+                self.rows += len(firings)
+            advance(len(block))
+
+    def _firings(self, block: Block, part: slice) -> NDArray[np.void]:
+        """What fires on some rows of a block: `FIRING` [n]."""
+        with torch.no_grad():
+            sparse = self.sae.encode_sparse(block.activation[part].to(self.sae.W_dec.device))
+        offsets = sparse.offsets.cpu().numpy()
+        activation = sparse.activations.float().cpu().numpy()
+        if not np.isfinite(activation).all():
+            raise DataError(
+                "the SAE gives activations that are not finite; its weights are damaged or its "
+                "training diverged: train it anew with a lower sae.learning_rate"
+            )
+        keep = activation > self.config.threshold
+        token = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))[keep]
+        firings = np.empty(len(token), FIRING)
+        for name in ("token_index", "doc_id", "token_id"):
+            firings[name] = getattr(block, name)[part][token]
+        firings["latent"] = sparse.latents.cpu().numpy()[keep]
+        firings["activation"] = activation[keep]
+        return firings
+
+    def _by_token(
+        self, by_document: Buckets, by_latent: Buckets, d_sae: int, advance: Advance
+    ) -> None:
+        """Pass 2: firings ordered by (token_index, latent), pooled by document, dealt by latent."""
+        with (
+            self.draft.writing("latents_by_token.parquet") as path,
+            self.draft.writing("document_latents.parquet") as pooled_path,
+            GroupedWriter(
+                path,
+                LATENTS,
+                GROUP_ROWS,
+                {"token_index": "DELTA_BINARY_PACKED", "activation": "BYTE_STREAM_SPLIT"},
+            ) as writer,
+            GroupedWriter(
+                pooled_path,
+                DOCUMENT_LATENTS,
+                GROUP_ROWS,
+                {"mean": "BYTE_STREAM_SPLIT", "max": "BYTE_STREAM_SPLIT"},
+            ) as pooled,
+        ):
+            for number in range(by_document.count):
+                firings = by_document.take(number)
+                if len(firings) == 0:
+                    continue
+                # A pair of token and latent occurs once, so that any sort gives one order.
+                place = firings["token_index"] - firings["token_index"].min()
+                firings = firings[np.argsort(place * np.uint64(d_sae) + firings["latent"])]
+                writer.write(_firings_table(firings))
+                pooled.write(self._pool(firings, d_sae))
+                by_latent.add(firings["latent"], firings)
+                advance(len(firings))
+            self.draft.rows["document_latents.parquet"] = pooled.rows
+        self.draft.rows["latents_by_token.parquet"] = writer.rows
+
+    def _pool(self, firings: NDArray[np.void], d_sae: int) -> pa.Table:
+        """Firings of some documents pooled, ordered by (doc_id, latent)."""
+        key = firings["doc_id"].astype(np.uint64) * np.uint64(d_sae) + firings["latent"]
+        order = np.argsort(key, kind="stable")
+        key, activation = key[order], firings["activation"][order]
+        starts = np.concatenate([[0], np.flatnonzero(key[1:] != key[:-1]) + 1])
+        doc_id, latent = np.divmod(key[starts], np.uint64(d_sae))
+        total = np.add.reduceat(activation.astype(np.float64), starts)
+        columns = [
+            doc_id.astype(np.uint32),
+            latent.astype(np.uint32),
+            np.diff(starts, append=len(key)).astype(np.uint32),
+            (total / self.recorded[doc_id]).astype(np.float32),
+            np.maximum.reduceat(activation, starts),
+        ]
+        return pa.Table.from_arrays([pa.array(c) for c in columns], schema=DOCUMENT_LATENTS)
+
+    def _by_latent(self, by_latent: Buckets, counts: FeatureCounts, advance: Advance) -> None:
+        """Pass 3: firings ordered by (latent, activation descending, token_index)."""
+        with (
+            self.draft.writing("latents.parquet") as path,
+            GroupedWriter(
+                path,
+                LATENTS,
+                GROUP_ROWS,
+                {"token_index": "PLAIN", "activation": "BYTE_STREAM_SPLIT"},
+            ) as writer,
+        ):
+            for number in range(by_latent.count):
+                firings = by_latent.take(number)
+                # They come by token, and both sorts are stable: equal strengths stay by token.
+                firings = firings[np.argsort(firings["latent"], kind="stable")]
+                counts.add(firings)
+                # Positive floats are ordered as their bits are.
+                weakness = ~np.ascontiguousarray(firings["activation"]).view(np.uint32)
+                key = firings["latent"].astype(np.uint64) << np.uint64(32) | weakness
+                firings = firings[np.argsort(key, kind="stable")]
+                writer.write(_firings_table(firings))
+                advance(len(firings))
+        self.draft.rows["latents.parquet"] = writer.rows
+
+    def _strings(self) -> dict[int, str]:
+        """Texts of the token ids that occur in the corpus."""
+        strings: dict[int, str] = {}
+        file = pq.ParquetFile(self.corpus.file("tokens.parquet"), page_checksum_verification=True)
+        for batch in file.iter_batches(batch_size=GROUP_ROWS, columns=["token_id", "token"]):
+            ids, first = np.unique(batch.column("token_id").to_numpy(), return_index=True)
+            strings.update(
+                zip(
+                    ids.tolist(),
+                    batch.column("token").take(pa.array(first)).to_pylist(),
+                    strict=True,
+                )
+            )
+        return strings
+
+
+def _firings_table(firings: NDArray[np.void]) -> pa.Table:
+    arrays = [pa.array(np.ascontiguousarray(firings[name])) for name in LATENTS.names]
+    return pa.Table.from_arrays(arrays, schema=LATENTS)
