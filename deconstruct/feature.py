@@ -45,32 +45,34 @@ class FeatureCounts:
         self.top_token = np.full(d_sae, -1, np.int64)
         self.top_token_fires = np.zeros(d_sae, np.uint64)
 
-    def add(self, firings: NDArray[np.void]) -> None:
-        """firings: `spill.FIRING` [n] ordered by (latent, token_index), with all of a latent's.
-
-        Documents' tokens are consecutive, so a latent's documents are the changes of ``doc_id``.
-        """
-        if len(firings) == 0:
+    def add(
+        self,
+        latent: NDArray[np.uint32],
+        token_id: NDArray[np.uint32],
+        activation: NDArray[np.float32],
+    ) -> None:
+        """All firings of some latents, in any order; every array is [n]."""
+        if len(latent) == 0:
             return
-        latent = np.ascontiguousarray(firings["latent"])
-        starts = _run_starts(latent)
-        own = latent[starts]
-        self.n_fires[own] = np.diff(starts, append=len(latent))
-        new_document = np.empty(len(latent), np.uint32)
-        new_document[0] = 1
-        new_document[1:] = np.diff(firings["doc_id"].astype(np.int64)) != 0
-        new_document[starts] = 1
-        self.n_documents[own] = np.add.reduceat(new_document, starts)
-        self.total[own] = np.add.reduceat(firings["activation"].astype(np.float64), starts)
-        self.max[own] = np.maximum.reduceat(firings["activation"], starts)
-        pair = latent.astype(np.uint64) << np.uint64(32) | firings["token_id"]
-        pairs, fires = np.unique(pair, return_counts=True)
+        first, end = int(latent.min()), int(latent.max()) + 1
+        own = slice(first, end)
+        place = latent - np.uint32(first)
+        self.n_fires[own] += np.bincount(place, minlength=end - first).astype(np.uint64)
+        self.total[own] += np.bincount(place, activation, minlength=end - first)
+        np.maximum.at(self.max, latent, activation)
+        pairs, fires = np.unique(
+            latent.astype(np.uint64) << np.uint64(32) | token_id, return_counts=True
+        )
         of = (pairs >> np.uint64(32)).astype(np.int64)
         # Most frequent token first, of equally frequent ones the smallest id.
         order = np.lexsort((pairs, -fires, of))
-        first = order[_run_starts(of[order])]
-        self.top_token[of[first]] = (pairs[first] & np.uint64(0xFFFFFFFF)).astype(np.int64)
-        self.top_token_fires[of[first]] = fires[first]
+        top = order[np.unique(of[order], return_index=True)[1]]
+        self.top_token[of[top]] = (pairs[top] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+        self.top_token_fires[of[top]] = fires[top]
+
+    def add_documents(self, latent: NDArray[np.uint32]) -> None:
+        """Latents that fire in some documents: [n], each as often as it has documents."""
+        self.n_documents += np.bincount(latent, minlength=len(self.n_documents)).astype(np.uint32)
 
     def table(self, geometry: Geometry, tokens: int, strings: Mapping[int, str]) -> pa.Table:
         """``features.parquet``: a row a latent. tokens: all recorded. strings: by token id.
@@ -138,9 +140,3 @@ class Geometry:
             nearest.cpu().numpy().astype(np.uint32),
             cosine.clamp(-1, 1).cpu().numpy(),
         )
-
-
-def _run_starts(values: NDArray[Any]) -> NDArray[np.int64]:
-    """Places at which a run of equal values begins; values: [n > 0], equal ones together."""
-    changes: NDArray[np.int64] = np.flatnonzero(values[1:] != values[:-1]) + 1
-    return np.concatenate([np.zeros(1, np.int64), changes])

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from deconstruct.reader import Block
 
 VERSION = 1
-BUCKET_TOKENS = 32_768
-"""Tokens whose firings share a bucket, unless that makes too many: 25 MiB at 32 a token."""
+BUCKET_TOKENS = 8192
+"""Tokens whose firings share a bucket, unless that makes too many. 6 MiB at 32 a token: sorting
+larger ones is slower, as caches don't hold them."""
 ENCODE_ROWS = 4096
 """Tokens encoded at a time: pre-activations of all latents are in memory for so many."""
 GROUP_ROWS = 65_536
@@ -127,7 +128,7 @@ class _Encoding:
                 for reader in readers:
                     self._encode(reader.rows_in_order(), by_document, advance)
             with track("by token", self.rows, "firings") as advance:
-                self._by_token(by_document, by_latent, d_sae, advance)
+                self._by_token(by_document, by_latent, counts, advance)
             with track("by latent", self.rows, "firings") as advance:
                 self._by_latent(by_latent, counts, advance)
         table = counts.table(Geometry.of(self.sae.W_enc, self.sae.W_dec), tokens, self._strings())
@@ -175,9 +176,14 @@ class _Encoding:
         return firings
 
     def _by_token(
-        self, by_document: Buckets, by_latent: Buckets, d_sae: int, advance: Advance
+        self,
+        by_document: Buckets,
+        by_latent: Buckets,
+        counts: FeatureCounts,
+        advance: Advance,
     ) -> None:
         """Pass 2: firings ordered by (token_index, latent), pooled by document, dealt by latent."""
+        d_sae = by_latent.keys
         with (
             self.draft.writing("latents_by_token.parquet") as path,
             self.draft.writing("document_latents.parquet") as pooled_path,
@@ -201,8 +207,11 @@ class _Encoding:
                 # A pair of token and latent occurs once, so that any sort gives one order.
                 place = firings["token_index"] - firings["token_index"].min()
                 firings = firings[np.argsort(place * np.uint64(d_sae) + firings["latent"])]
-                writer.write(_firings_table(firings))
-                pooled.write(self._pool(firings, d_sae))
+                columns = (np.ascontiguousarray(firings[name]) for name in LATENTS.names)
+                writer.write(_table(LATENTS, *columns))
+                summary = self._pool(firings, d_sae)
+                counts.add_documents(summary["latent"].to_numpy())
+                pooled.write(summary)
                 by_latent.add(firings["latent"], firings)
                 advance(len(firings))
             self.draft.rows["document_latents.parquet"] = pooled.rows
@@ -216,14 +225,14 @@ class _Encoding:
         starts = np.concatenate([[0], np.flatnonzero(key[1:] != key[:-1]) + 1])
         doc_id, latent = np.divmod(key[starts], np.uint64(d_sae))
         total = np.add.reduceat(activation.astype(np.float64), starts)
-        columns = [
+        return _table(
+            DOCUMENT_LATENTS,
             doc_id.astype(np.uint32),
             latent.astype(np.uint32),
             np.diff(starts, append=len(key)).astype(np.uint32),
             (total / self.recorded[doc_id]).astype(np.float32),
             np.maximum.reduceat(activation, starts),
-        ]
-        return pa.Table.from_arrays([pa.array(c) for c in columns], schema=DOCUMENT_LATENTS)
+        )
 
     def _by_latent(self, by_latent: Buckets, counts: FeatureCounts, advance: Advance) -> None:
         """Pass 3: firings ordered by (latent, activation descending, token_index)."""
@@ -238,14 +247,16 @@ class _Encoding:
         ):
             for number in range(by_latent.count):
                 firings = by_latent.take(number)
-                # They come by token, and both sorts are stable: equal strengths stay by token.
-                firings = firings[np.argsort(firings["latent"], kind="stable")]
-                counts.add(firings)
-                # Positive floats are ordered as their bits are.
-                weakness = ~np.ascontiguousarray(firings["activation"]).view(np.uint32)
-                key = firings["latent"].astype(np.uint64) << np.uint64(32) | weakness
-                firings = firings[np.argsort(key, kind="stable")]
-                writer.write(_firings_table(firings))
+                latent, token_index, token_id, activation = (
+                    np.ascontiguousarray(firings[name])
+                    for name in ("latent", "token_index", "token_id", "activation")
+                )
+                counts.add(latent, token_id, activation)
+                # Positive floats are ordered as their bits are. Firings come by token, and the
+                # sort is stable: equal strengths stay by token.
+                key = latent.astype(np.uint64) << np.uint64(32) | ~activation.view(np.uint32)
+                order = np.argsort(key, kind="stable")
+                writer.write(_table(LATENTS, latent[order], token_index[order], activation[order]))
                 advance(len(firings))
         self.draft.rows["latents.parquet"] = writer.rows
 
@@ -265,6 +276,5 @@ class _Encoding:
         return strings
 
 
-def _firings_table(firings: NDArray[np.void]) -> pa.Table:
-    arrays = [pa.array(np.ascontiguousarray(firings[name])) for name in LATENTS.names]
-    return pa.Table.from_arrays(arrays, schema=LATENTS)
+def _table(schema: pa.Schema, *columns: NDArray[Any]) -> pa.Table:
+    return pa.Table.from_arrays([pa.array(column) for column in columns], schema=schema)
