@@ -1,0 +1,1 @@
+"""Sparse autoencoders: the trained model, how it is trained, and its files."""
