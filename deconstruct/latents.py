@@ -34,6 +34,7 @@ from deconstruct.spill import FIRING, Buckets
 
 if TYPE_CHECKING:
     from deconstruct.reader import Block
+    from deconstruct.sae.model import SparseAutoencoder
 
 VERSION = 1
 BUCKET_TOKENS = 8192
@@ -77,8 +78,8 @@ def encode(
     and their columns; facts are ``rows`` (firings), ``tokens`` (recorded), ``l0`` (their ratio),
     ``dead_share`` (of latents that fire on no token of the corpus).
 
-    Raises ``DataError`` if the SAE's width is not that of the activations, or if it gives values
-    that are not finite; ``StorageError`` if a shard is damaged.
+    Raises ``DataError`` if the SAE's width is not that of the activations, or if its weights
+    are not finite; ``StorageError`` if a shard is damaged.
     """
 
     def write(draft: Draft) -> None:
@@ -100,7 +101,7 @@ class _Encoding:
 
     draft: Draft
     config: LatentsConfig
-    sae: Any
+    sae: SparseAutoencoder
     corpus: Artifact
     recorded: NDArray[np.int64] = field(init=False)
     rows: int = 0
@@ -114,6 +115,11 @@ class _Encoding:
             raise DataError(
                 f"the SAE takes activations of width {d_in} and {activations.path} holds width "
                 f"{readers[0].d_in}; give the SAE that was trained on this site"
+            )
+        if not all(torch.isfinite(w).all() for w in self.sae.weights().values()):
+            raise DataError(
+                "the SAE's weights are not all finite numbers: its training diverged; train it "
+                "anew with a lower sae.learning_rate"
             )
         documents = int(self.corpus.facts["documents"])
         self.recorded = np.zeros(documents, np.int64)
@@ -161,11 +167,6 @@ class _Encoding:
             sparse = self.sae.encode_sparse(block.activation[part].to(self.sae.W_dec.device))
         offsets = sparse.offsets.cpu().numpy()
         activation = sparse.activations.float().cpu().numpy()
-        if not np.isfinite(activation).all():
-            raise DataError(
-                "the SAE gives activations that are not finite; its weights are damaged or its "
-                "training diverged: train it anew with a lower sae.learning_rate"
-            )
         keep = activation > self.config.threshold
         token = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))[keep]
         firings = np.empty(len(token), FIRING)
