@@ -42,8 +42,10 @@ BUCKET_TOKENS = 8192
 larger ones is slower, as caches don't hold them."""
 ENCODE_ROWS = 4096
 """Tokens encoded at a time: pre-activations of all latents are in memory for so many."""
-GROUP_ROWS = 65_536
-"""One latent's firings lie in one or two of these row groups, whose statistics name them."""
+GROUP_ROWS = 262_144
+"""One latent's firings lie in one or two of these row groups, whose statistics name them. Looking
+one latent up in 100 million firings takes DuckDB 13 ms, with groups of 65,536 rows 37 ms (more of
+them to read about), in 10 million 5 and 7 ms."""
 
 LATENTS = pa.schema({"latent": pa.uint32(), "token_index": pa.uint64(), "activation": pa.float32()})
 DOCUMENT_LATENTS = pa.schema(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import socket
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -115,8 +117,6 @@ def test_embedded_articles() -> None:
 def test_embedded_package_is_not_imported_and_its_absence_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import sys
-
     sources.resolve(config("embedded:bbc-news"))
     assert sources.EMBEDDED_PACKAGE not in sys.modules
     assert capsys.readouterr().out == ""
@@ -319,3 +319,16 @@ def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -
         assert 0.4 < time.monotonic() - started < 2
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert not hub.reachable()
+
+
+def test_a_hub_data_set_is_read_online_and_then_offline(tmp_path: Path) -> None:
+    hub_of_our_own = [sys.executable, str(Path(__file__).parent / "fake_hub.py"), str(tmp_path)]
+    done = subprocess.run(hub_of_our_own, capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(done.stdout)
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    rows = [["c", "Sports"], ["a", "Sports"], ["b", "World"]]
+    assert found["online"] == found["offline"] == [commit, *rows]
+    assert found["tag"] == [commit, ["b", "World"]]
+    assert "SourceUnreachable" in found["unknown"]
+    assert "does not hand out data set 'someone/else'" in found["unknown"]
+    assert "'a/b/c' is no hub id; write 'hub:<owner>/<name>'" in found["malformed"]
