@@ -110,14 +110,18 @@ class SaeConfig(Settings):
     d_sae: int = Field(8192, ge=2, description="Number of latents.")
     k: int = Field(32, ge=1, description="topk: latents that fire on a token.")
     l1_coefficient: float = Field(
-        1e-3, ge=0, description="relu: weight of the L1 penalty, on activations scaled to unit "
-        "mean square."
+        0.1,
+        ge=0,
+        description="relu: weight of the L1 penalty, against an error that is 1 for "
+        "the mean alone.",
     )
     tokens: int = Field(1_000_000, ge=1, description="Tokens trained on, repeats included.")
     batch_size: int = Field(4096, ge=1, description="Tokens in one step.")
     learning_rate: float | None = Field(
-        None, gt=0, description="Adam's peak rate; none: 2e-4 / sqrt(d_sae / 16384) scaled to the "
-        "length of the run (see docs)."
+        None,
+        gt=0,
+        description="Adam's peak rate; none: 2e-4 * sqrt(16384 / d_sae), raised for "
+        "runs shorter than 20,000 steps.",
     )
     warmup_share: float = Field(0.05, ge=0, le=1, description="Share of the steps of warm-up.")
     decay_share: float = Field(0.2, ge=0, le=1, description="Share of the steps of linear decay.")
@@ -126,8 +130,10 @@ class SaeConfig(Settings):
     )
     aux_coefficient: float = Field(1 / 32, ge=0, description="Weight of the AuxK loss.")
     dead_after_tokens: int | None = Field(
-        None, ge=1, description="Tokens without firing after which a latent counts as dead; "
-        "none: a tenth of the run, at most 10 million."
+        None,
+        ge=1,
+        description="Tokens without firing after which a latent counts as dead; "
+        "none: a tenth of the run, at most 10 million.",
     )
     clip_norm: float = Field(1.0, gt=0, description="Gradient clipping by global norm.")
     seed: int = Field(0, ge=0, description="Initial weights and the order of the batches.")
@@ -153,7 +159,10 @@ class EvaluationConfig(Settings):
     """How the SAE is judged, on held-out documents."""
 
     max_documents: int | None = Field(
-        200, ge=1, description="Held-out documents run through the whole model; none: all."
+        48,
+        ge=2,
+        description="Held-out documents run through the whole model, four times each, "
+        "for the losses; none: all. Reconstruction is judged on all of them in any case.",
     )
     bootstrap: int = Field(1000, ge=10, description="Resamples of documents for intervals.")
     seed: int = Field(0, ge=0, description="Seed of the resampling.")
@@ -182,14 +191,14 @@ class RunConfig(Settings):
     """A whole run of the pipeline."""
 
     name: str = Field("default", min_length=1, max_length=100, description="What you call it.")
-    model: ModelConfig = ModelConfig()  # type: ignore[call-arg]
-    corpus: CorpusConfig = CorpusConfig()  # type: ignore[call-arg]
-    activations: ActivationsConfig = ActivationsConfig()  # type: ignore[call-arg]
-    sae: SaeConfig = SaeConfig()  # type: ignore[call-arg]
-    latents: LatentsConfig = LatentsConfig()  # type: ignore[call-arg]
-    evaluation: EvaluationConfig = EvaluationConfig()  # type: ignore[call-arg]
-    probe: ProbeConfig = ProbeConfig()  # type: ignore[call-arg]
-    cluster: ClusterConfig = ClusterConfig()  # type: ignore[call-arg]
+    model: ModelConfig = ModelConfig()
+    corpus: CorpusConfig = CorpusConfig()
+    activations: ActivationsConfig = ActivationsConfig()
+    sae: SaeConfig = SaeConfig()
+    latents: LatentsConfig = LatentsConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    probe: ProbeConfig = ProbeConfig()
+    cluster: ClusterConfig = ClusterConfig()
 
 
 def load(path: Path | str | None = None, overrides: Iterable[str] = ()) -> RunConfig:

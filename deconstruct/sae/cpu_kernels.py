@@ -36,7 +36,7 @@ def _kth_largest(values: Bits, count: int, k: int, floor: int) -> int:
             low = np.int32(middle)
         else:
             high = np.int32(middle - 1)
-    return low
+    return int(low)
 
 
 @njit(cache=True, nogil=True, parallel=True, error_model="numpy")

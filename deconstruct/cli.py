@@ -1,0 +1,178 @@
+"""The reading commands of ``deconstruct``: runs, show, latent, sql, export.
+
+They import neither torch nor Prefect, and answer in a fraction of a second. The commands that run
+things are registered on the same ``app`` elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, ParamSpec, TypeVar
+
+import duckdb
+import typer
+from rich.console import Console
+
+from deconstruct.errors import DeconstructError
+from deconstruct.store import QueryError, export_run, open_store, pages, render, resolve_run
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Takes a language model apart: activations, sparse autoencoders, and SQL over the result.",
+)
+
+Home = Annotated[
+    str | None,
+    typer.Option(help="Data root [default: $DECONSTRUCT_HOME or ./data].", show_default=False),
+]
+Run = Annotated[
+    str, typer.Argument(help="A run_id, its beginning, a name, NAME@SITE, or 'latest'.")
+]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Format(StrEnum):
+    """How ``sql`` writes its result."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+
+
+def report_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """End with exit code 1 and one sentence on stderr where a `DeconstructError` is raised."""
+
+    @functools.wraps(command)
+    def reporting(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except DeconstructError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
+        except duckdb.Error as error:
+            typer.echo(f"error: {pages.sentence(error)}", err=True)
+            raise typer.Exit(1) from error
+        except BrokenPipeError:  # the reader of our output (head, less) has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+
+    return reporting
+
+
+def terminal() -> Console:
+    """A console for results: as wide as the terminal, or as wide as the rows need if piped."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=100_000)
+
+
+@app.command()
+@report_errors
+def runs(
+    home: Home = None,
+    rows: Annotated[int, typer.Option(min=1, help="Show at most this many.")] = 50,
+) -> None:
+    """List the runs in the store, newest first, with their headline metrics."""
+    with open_store(home) as connection:
+        terminal().print(*pages.runs(connection, rows), sep="\n")
+
+
+@app.command()
+@report_errors
+def show(run: Run = "latest", home: Home = None) -> None:
+    """Show one run: its stages, metrics, probes with their baselines, and clusters."""
+    with open_store(home) as connection:
+        terminal().print(*pages.show(connection, resolve_run(connection, run)), sep="\n")
+
+
+@app.command()
+@report_errors
+def latent(
+    run: Run,
+    number: Annotated[int, typer.Argument(metavar="N", help="Number of the latent.")],
+    home: Home = None,
+    contexts: Annotated[int, typer.Option(min=1, help="How many contexts.")] = 10,
+    width: Annotated[int, typer.Option(min=0, help="Tokens on each side.")] = 12,
+) -> None:
+    """Show one latent: how often it fires, on which tokens, and its strongest contexts."""
+    console = terminal()
+    with open_store(home) as connection:
+        run_id = resolve_run(connection, run)
+        page = pages.latent(connection, run_id, number, contexts, width, console.is_terminal)
+        console.print(*page, sep="\n")
+
+
+@app.command()
+@report_errors
+def sql(
+    query: Annotated[
+        str | None, typer.Argument(help="The query; '-' or nothing reads standard input.")
+    ] = None,
+    home: Home = None,
+    file: Annotated[Path | None, typer.Option(help="Read the query from this file.")] = None,
+    format_: Annotated[
+        Format, typer.Option("--format", help="How the result is written.")
+    ] = Format.table,
+    output: Annotated[
+        Path | None, typer.Option(help="Write here instead of standard output.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Table: show at most this many rows.")] = 100,
+    full: Annotated[bool, typer.Option("--full", help="Table: don't cut long texts.")] = False,
+) -> None:
+    """Ask the store in SQL, read-only. Tables and columns: "FROM duckdb_columns()"."""
+    text = _query_text(query, file)
+    if format_ is Format.parquet and output is None:
+        raise QueryError("--format parquet writes bytes; name a file with --output")
+    with open_store(home) as connection:
+        result = connection.execute(text)
+        if result.description is None:
+            return
+        if format_ is Format.parquet and output is not None:
+            count = render.write_parquet(result, output)
+            typer.echo(f"{count:,} rows in {output}", err=True)
+            return
+        with open(output, "w") if output else contextlib.nullcontext(sys.stdout) as stream:
+            if format_ is Format.csv:
+                render.write_csv(result, stream)
+            elif format_ is Format.json:
+                render.write_json(result, stream)
+            else:
+                console = terminal() if output is None else Console(file=stream, width=100_000)
+                render.write_table(result, console, rows, full)
+
+
+@app.command()
+@report_errors
+def export(
+    run: Run,
+    file: Annotated[Path, typer.Argument(help="The DuckDB file to make.")],
+    home: Home = None,
+) -> None:
+    """Copy one run into a DuckDB file that needs nothing beside it, to hand to a colleague."""
+    run_id = export_run(home, run, file)
+    typer.echo(f"run {run_id} is in {file} ({file.stat().st_size / 1e6:,.1f} MB)")
+
+
+def _query_text(query: str | None, file: Path | None) -> str:
+    if query not in (None, "-") and file is not None:
+        raise QueryError("the query is given twice, as argument and with --file; leave one out")
+    if file is not None:
+        try:
+            text = file.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise QueryError(f"--file {str(file)!r} can't be read: {error}") from error
+    elif query in (None, "-"):
+        text = sys.stdin.read()
+    else:
+        text = str(query)
+    if not text.strip():
+        raise QueryError('the query is empty; write one, for example "SELECT * FROM runs"')
+    return text

@@ -1,0 +1,64 @@
+"""Exporting a run: one DuckDB file that holds all of it, to hand to a colleague."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+
+from deconstruct.errors import StorageError
+from deconstruct.store.ddl import comments, create_macros, create_table, execute_all, name
+from deconstruct.store.load import insert_file
+from deconstruct.store.migrate import migrate
+from deconstruct.store.query import data_root, open_store, resolve_run
+from deconstruct.store.rewrite import LARGE_BLOCKS, rewriting
+from deconstruct.store.schema import LATENTS, LATENTS_BY_TOKEN, META, RELATIONS, Relation
+
+
+def export_run(home: Path | str | None, run: str, target: Path) -> str:
+    """Write a run into a new file with the store's tables and macros; return its run_id.
+
+    What the store reads from artifacts is copied in, so the file needs nothing beside it. Raises
+    ``StorageError`` if ``target`` exists or its disk fills up, `QueryError` for an unknown run.
+    """
+    target = Path(target).expanduser().absolute()
+    if target.exists():
+        raise StorageError(f"{target} exists already; remove it or name another file")
+    if not target.parent.is_dir():
+        raise StorageError(f"folder {target.parent} does not exist; make it or name another file")
+    with open_store(home) as source, rewriting(target, block_size=LARGE_BLOCKS) as connection:
+        run_id = resolve_run(source, run)
+        migrate(connection, str(target))
+        for relation in RELATIONS:
+            if relation is LATENTS_BY_TOKEN:  # half the file, for what a scan answers as well
+                connection.execute(
+                    f"CREATE VIEW {name(relation.name)} AS SELECT * FROM {name(LATENTS.name)}"
+                )
+                execute_all(connection, comments(relation, "VIEW"))
+            elif relation.in_place:
+                connection.execute(create_table(relation))
+                execute_all(connection, comments(relation, "TABLE"))
+                insert_file(connection, relation, run_id, _file(source, home, relation, run_id))
+            elif relation is not META:
+                rows = source.execute(
+                    f"SELECT * FROM {name(relation.name)} WHERE run_id = ?", [run_id]
+                ).to_arrow_table()
+                connection.register("rows_to_copy", rows)
+                connection.execute(
+                    f"INSERT INTO {name(relation.name)} BY NAME SELECT * FROM rows_to_copy"
+                )
+                connection.unregister("rows_to_copy")
+        create_macros(connection)
+    return run_id
+
+
+def _file(
+    source: duckdb.DuckDBPyConnection, home: Path | str | None, relation: Relation, run_id: str
+) -> Path:
+    row = source.execute(
+        "SELECT path FROM stages WHERE run_id = ? AND stage = ?", [run_id, relation.stage]
+    ).fetchone()
+    file = data_root(home) / str(row[0] if row else "") / str(relation.file)
+    if not file.exists():
+        raise StorageError(f"{file} is missing; run the pipeline again to remake it")
+    return file

@@ -1,0 +1,133 @@
+"""What ``runs``, ``show`` and ``latent`` print, as rich tables and lines."""
+
+from __future__ import annotations
+
+import re
+from itertools import groupby
+
+import duckdb
+from rich.console import RenderableType
+from rich.text import Text
+
+from deconstruct.store.query import QueryError
+from deconstruct.store.render import names_of, printable, table
+
+FIRING = "bold black on yellow"
+PEAK = "bold black on bright_green"
+
+_RUNS = """
+SELECT run_id, name, site, architecture || ' ' || d_sae || coalesce(' k=' || k, '') AS sae,
+    fvu, l0, dead_share AS dead, loss_recovered AS recovered, probe_accuracy AS probe, nmi,
+    strftime(published, '%Y-%m-%d %H:%M') AS published
+FROM runs ORDER BY runs.published DESC LIMIT ?
+"""
+
+_RUN = """
+SELECT run_id, name, model, site, source, documents, tokens,
+    architecture || ', ' || d_in || ' -> ' || d_sae || coalesce(', k = ' || k, '') AS sae,
+    training_tokens, started, date_diff('millisecond', started, finished) / 1000 AS seconds
+FROM runs WHERE run_id = ?
+"""
+
+_SECTIONS = {
+    "Stages": """
+SELECT stage, key, CASE WHEN cached THEN 'cached' ELSE 'made' END AS "was", seconds, rows,
+    round(bytes / 1e6, 2) AS mb
+FROM stages WHERE run_id = ? ORDER BY ordinal""",
+    "Metrics of the SAE, on held-out documents": """
+SELECT metric, value, ci_low, ci_high, n, unit FROM sae_metrics WHERE run_id = ?
+ORDER BY list_indexof(['loss_recovered', 'dead_share', 'l0', 'fvu'], metric) DESC, metric""",
+    "Probes, on held-out documents": """
+SELECT representation, coalesce(k::VARCHAR, 'all') AS k, metric, value, ci_low, ci_high, n_test
+FROM probes WHERE run_id = ? AND label IS NULL
+ORDER BY metric, list_indexof(['majority', 'tfidf', 'activations', 'latents'], representation) DESC,
+    probes.k DESC NULLS FIRST""",
+    "Clustering": "SELECT metric, value FROM cluster_metrics WHERE run_id = ? ORDER BY metric",
+    "Clusters": """
+SELECT cluster, size, top_label, top_label_share AS share,
+    array_to_string(keywords[:6], ', ') AS keywords, array_to_string(latents[:6], ', ') AS latents
+FROM cluster_summary WHERE run_id = ? ORDER BY cluster""",
+}
+
+_LATENT = """
+SELECT n_fires, density, n_documents, mean_activation, max_activation, encoder_decoder_cosine,
+    nearest_latent, nearest_cosine
+FROM features WHERE run_id = ? AND latent = ?
+"""
+
+
+def runs(connection: duckdb.DuckDBPyConnection, limit: int) -> list[RenderableType]:
+    """The newest runs and their headline metrics."""
+    result = connection.execute(_RUNS, [limit])
+    return [table(names_of(result), result.fetchall())]
+
+
+def show(connection: duckdb.DuckDBPyConnection, run_id: str) -> list[RenderableType]:
+    """All tables of one run that fit on a page."""
+    result = connection.execute(_RUN, [run_id])
+    facts = zip(names_of(result), result.fetchall()[0], strict=True)
+    page: list[RenderableType] = [table(["", ""], facts)]
+    for title, query in _SECTIONS.items():
+        result = connection.execute(query, [run_id])
+        names, rows = names_of(result), result.fetchall()
+        page += ["", table(names, rows, title) if rows else f"{title}: none"]
+    return page
+
+
+def latent(
+    connection: duckdb.DuckDBPyConnection,
+    run_id: str,
+    number: int,
+    contexts: int,
+    width: int,
+    colour: bool,
+) -> list[RenderableType]:
+    """One latent; firing tokens are coloured, or between « and » if ``colour`` is False."""
+    row = connection.execute("SELECT d_sae FROM runs WHERE run_id = ?", [run_id]).fetchone()
+    d_sae = int(row[0]) if row else 0
+    if not 0 <= number < d_sae:
+        raise QueryError(
+            f"latent {number} is out of range: run {run_id} has {d_sae} latents, 0 to {d_sae - 1}"
+        )
+    result = connection.execute(_LATENT, [run_id, number])
+    facts = zip(names_of(result), result.fetchone() or (), strict=False)
+    page: list[RenderableType] = [table(["", ""], facts, f"Latent {number} of run {run_id}")]
+    result = connection.execute("FROM top_tokens(?, ?)", [run_id, number])
+    names, rows = names_of(result), result.fetchall()
+    if not rows:
+        return [*page, "", "It never fires in this corpus: a dead latent."]
+    page += ["", table(names, [(repr(r[0]), *r[1:]) for r in rows], "Tokens it fires on")]
+    found = connection.execute(
+        "SELECT c.rank, c.token, c.activation, c.peak, d.label "
+        "FROM context_tokens($run, $latent, n := $n, width := $width) AS c "
+        "LEFT JOIN documents AS d ON d.run_id = $run AND d.doc_id = c.doc_id "
+        "WHERE NOT c.special ORDER BY c.rank, c.token_index",
+        {"run": run_id, "latent": number, "n": contexts, "width": width},
+    ).fetchall()
+    shown = []
+    for _, group in groupby(found, key=lambda token: token[0]):
+        tokens = list(group)
+        text = Text()
+        for _, token, activation, peak, _ in tokens:
+            _append(text, printable(str(token)), activation is not None, bool(peak), colour)
+        strength = next(activation for _, _, activation, peak, _ in tokens if peak)
+        shown.append((strength, tokens[0][4], text))
+    page += ["", table(["activation", "label", "context"], shown, "Strongest contexts")]
+    return page
+
+
+def sentence(error: duckdb.Error) -> str:
+    """DuckDB's message on one line, without the copy of the query that follows it."""
+    message = re.split(r"\n\s*\n?LINE \d+:", str(error))[0]
+    if "read-only mode" in message:
+        message += " The store is written by runs alone; write elsewhere with COPY (...) TO 'file'."
+    return " ".join(message.split())
+
+
+def _append(text: Text, token: str, fires: bool, peak: bool, colour: bool) -> None:
+    bare = token.lstrip(" ")
+    text.append(token[: len(token) - len(bare)])
+    if colour:
+        text.append(bare, style=PEAK if peak else FIRING if fires else "")
+    else:
+        text.append(f"«{bare}»" if fires else bare)

@@ -1,0 +1,63 @@
+"""Prefect's settings for runs on this machine; to be applied before Prefect is imported.
+
+Whatever the environment already says wins. Prefect's own state (its embedded database, the
+results of tasks) lives under the data root unless ``PREFECT_HOME`` or ``PREFECT_API_URL`` name
+another place, so that a data root is whole, and two of them are strangers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.request
+from pathlib import Path
+
+DEFAULTS = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "deconstruct",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR"}
+"""On a terminal the stages speak for themselves; Prefect's own lines still reach its server."""
+
+
+def data_root(home: str | None = None) -> Path:
+    """``home``, else ``DECONSTRUCT_HOME``, else ``./data``, as an absolute path."""
+    return Path(home or os.environ.get("DECONSTRUCT_HOME") or "data").expanduser().absolute()
+
+
+def apply(home: Path, quiet: bool = False) -> None:
+    """Set the environment of this process and of those it starts."""
+    for name, value in (DEFAULTS | (QUIET if quiet else {})).items():
+        os.environ.setdefault(name, value)
+    os.environ["DECONSTRUCT_HOME"] = str(home)
+    os.environ.setdefault("PREFECT_HOME", str(prefect_home(home)))
+    prefect_home(home).mkdir(parents=True, exist_ok=True)  # Prefect makes no parents
+    if "PREFECT_API_URL" not in os.environ:
+        url = served_url(home)
+        if url is not None:
+            os.environ["PREFECT_API_URL"] = url
+
+
+def prefect_home(home: Path) -> Path:
+    """Where Prefect keeps its state for this data root."""
+    return home / ".prefect"
+
+
+def server_note(home: Path) -> Path:
+    """The file in which ``deconstruct serve`` notes the address of its server."""
+    return prefect_home(home) / "server.json"
+
+
+def served_url(home: Path) -> str | None:
+    """API address of the server that ``deconstruct serve`` runs for this data root, if it lives."""
+    try:
+        url = str(json.loads(server_note(home).read_text())["api_url"])
+        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+            return url if answer.status == 200 else None
+    except (OSError, ValueError, KeyError):
+        return None

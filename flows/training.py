@@ -1,0 +1,15 @@
+"""The training of one SAE as a flow of its own, for workers of the GPU pool."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from deconstruct.config import SaeConfig
+from tasks.sae import train_here
+from tasks.stage import Ref
+
+
+@flow(name="train", persist_result=True, result_serializer="json")
+def train(home: str, config: SaeConfig, activations: Ref, device: str = "auto") -> Ref:
+    """Train an SAE on activations in the shared data root ``home``; returns its artifact's name."""
+    return train_here(home, config, activations, device)

@@ -1,0 +1,1 @@
+"""Thin Prefect tasks over the library: caching, retries, tags. No maths, no SQL."""

@@ -1,0 +1,26 @@
+"""Task of the stage activations: one forward pass for every site that is missing."""
+
+from __future__ import annotations
+
+from deconstruct import activations as library
+from deconstruct.artifact import ArtifactStore, Recipe
+from deconstruct.config import ActivationsConfig
+from deconstruct.model import ResolvedModel
+from deconstruct.site import Site
+from tasks.stage import Ref, stage_task
+
+
+@stage_task("activations")
+def activations(
+    recipes: list[Recipe],
+    home: str,
+    config: ActivationsConfig,
+    model: ResolvedModel,
+    corpus: Ref,
+    dtype: str,
+    device: str,
+) -> list[Ref]:
+    """Extract the sites of ``config``, one artifact each, in their order."""
+    store = ArtifactStore(home)
+    made = library.extract(store, config, model, corpus.open(store), dtype=dtype, device=device)
+    return [Ref.of(made[Site.parse(site)]) for site in config.sites]

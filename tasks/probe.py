@@ -1,0 +1,23 @@
+"""Task of the stage probe: what the latents know of the labels, beside baselines."""
+
+from __future__ import annotations
+
+from deconstruct import probe as library
+from deconstruct.artifact import ArtifactStore, Recipe
+from deconstruct.config import ProbeConfig
+from tasks.stage import Ref, stage_task
+
+
+@stage_task("probe")
+def probe(
+    recipes: list[Recipe],
+    home: str,
+    config: ProbeConfig,
+    corpus: Ref,
+    latents: Ref,
+    activations: Ref,
+) -> list[Ref]:
+    """Fit and score the probes of ``recipes[0]``."""
+    store = ArtifactStore(home)
+    upstream = (ref.open(store) for ref in (corpus, latents, activations))
+    return [Ref.of(library.probe(store, config, *upstream))]

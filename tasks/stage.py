@@ -1,0 +1,107 @@
+"""What the tasks of all stages share: Prefect's cache on the stage key, JSON results, retries.
+
+Prefect's record of a finished task is a hint and no more: it outlives files that were deleted or
+damaged. So a stage is looked for in the data root first, and its task is told to refresh its cache
+where that finds nothing sound.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect import Task, task
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from pydantic import BaseModel, ConfigDict
+
+from deconstruct.artifact import Artifact, ArtifactStore, Recipe
+from deconstruct.errors import DeconstructError
+
+log = logging.getLogger("deconstruct.stages")
+
+
+class Ref(BaseModel):
+    """An artifact by name: all that a task returns, and all that Prefect keeps of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    key: str
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> Ref:
+        return cls(stage=artifact.stage, key=artifact.key)
+
+    def open(self, store: ArtifactStore) -> Artifact:
+        return store.open(self.stage, self.key)
+
+
+class Outcome(BaseModel):
+    """How one stage of one run went."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    key: str
+    cached: bool
+    seconds: float
+
+
+def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+    recipes: Sequence[Recipe] = parameters["recipes"]
+    return "-".join([recipes[0].stage, *(recipe.key for recipe in recipes)])
+
+
+def _worth_retrying(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+    """A fault that a person must put right stays the same at every try."""
+    error: Any = state.result(raise_on_failure=False)
+    return not isinstance(error, DeconstructError | MemoryError)
+
+
+def stage_task(name: str, retries: int = 1, tags: Sequence[str] = ()) -> Callable[..., Any]:
+    """Decorate ``f(recipes, home, ...) -> list[Ref]`` as the task of stage ``name``."""
+    return task(
+        name=name,
+        tags=[name, *tags],
+        cache_key_fn=_cache_key,
+        persist_result=True,
+        result_serializer="json",
+        retries=retries,
+        retry_delay_seconds=5,
+        retry_condition_fn=_worth_retrying,
+    )
+
+
+@dataclass
+class Stages:
+    """Runs stages over one data root and keeps what came of each."""
+
+    store: ArtifactStore
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def run(self, stage: Task[..., list[Ref]], recipe: Recipe, *inputs: Any) -> Artifact:
+        """Run the task of ``recipe``, or take its artifact from the data root."""
+        return self.run_all(stage, [recipe], *inputs)[0]
+
+    def run_all(
+        self, stage: Task[..., list[Ref]], recipes: Sequence[Recipe], *inputs: Any
+    ) -> list[Artifact]:
+        """Run one task that answers several recipes: several sites, one forward pass."""
+        started = time.perf_counter()
+        cached = [self.store.find(recipe) is not None for recipe in recipes]
+        refs = stage.with_options(refresh_cache=not all(cached))(
+            list(recipes), str(self.store.root), *inputs
+        )
+        artifacts = [ref.open(self.store) for ref in refs]
+        seconds = time.perf_counter() - started
+        for recipe, was_there in zip(recipes, cached, strict=True):
+            self.outcomes.append(
+                Outcome(stage=recipe.stage, key=recipe.key, cached=was_there, seconds=seconds)
+            )
+            how = "from cache" if was_there else f"done in {seconds:.1f} s"
+            log.info("%-12s %s  (%s)", recipe.stage, how, recipe.key[:12])
+        return artifacts

@@ -1,0 +1,18 @@
+"""Task of the stage store: one site's results published into the DuckDB file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+
+from deconstruct.artifact import ArtifactStore
+from deconstruct.store import RunRecord, publish
+from tasks.stage import Ref
+
+
+@task(name="store", tags=["store"], persist_result=True, result_serializer="json")
+def store(home: str, run: RunRecord, artifacts: list[Ref]) -> str:
+    """Publish ``run`` and return its run_id. Publishing again what is there changes nothing."""
+    root = ArtifactStore(home)
+    return publish(Path(home), run, {ref.stage: ref.open(root) for ref in artifacts})

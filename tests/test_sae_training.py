@@ -1,0 +1,200 @@
+"""Training: it learns, it honours its seed, and it resumes to the same bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deconstruct.artifact import Artifact, ArtifactStore
+from deconstruct.config import SaeConfig
+from deconstruct.errors import DataError
+from deconstruct.reader import ActivationReader
+from deconstruct.sae import stage
+from deconstruct.sae import train as training
+from deconstruct.sae.formats import load
+from deconstruct.sae.train import learning_rates, train
+from deconstruct.shards import Moments
+
+D_IN, TRUE_LATENTS = 32, 64
+
+
+class Planted:
+    """Data with a known dictionary: each token is a sum of 3 of 64 unit directions, off centre."""
+
+    def __init__(self, batch: int, seed: int = 0) -> None:
+        self.batch = batch
+        generator = torch.Generator().manual_seed(seed)
+        directions = torch.randn(TRUE_LATENTS, D_IN, generator=generator)
+        self.directions = directions / directions.norm(dim=1, keepdim=True)
+        self.centre = 5 * torch.randn(D_IN, generator=generator)
+        self.calls: list[int] = []
+
+    def at(self, step: int) -> torch.Tensor:
+        self.calls.append(step)
+        generator = torch.Generator().manual_seed(1000 + step)
+        which = torch.rand(self.batch, TRUE_LATENTS, generator=generator).topk(3, dim=1).indices
+        strength = 1 + torch.rand(self.batch, 3, generator=generator)
+        return (self.directions[which] * strength[..., None]).sum(1) + self.centre
+
+    @property
+    def moments(self) -> Moments:
+        rows = torch.cat([Planted(self.batch).at(-step) for step in range(1, 5)]).double().numpy()
+        return Moments(len(rows), rows.mean(0), rows.var(0))
+
+
+def settings(**changes: object) -> SaeConfig:
+    base = {"d_sae": 128, "k": 3, "batch_size": 512, "tokens": 512 * 400, "learning_rate": 3e-3}
+    return SaeConfig.model_validate(base | changes)
+
+
+def matched(sae_directions: torch.Tensor, planted: Planted) -> torch.Tensor:
+    """For each planted direction, the cosine of its best match in the dictionary."""
+    unit = sae_directions / sae_directions.norm(dim=1, keepdim=True)
+    return (planted.directions @ unit.T).max(1).values
+
+
+@pytest.mark.parametrize("device_engine", ["sparse", "dense"])
+def test_topk_recovers_a_planted_dictionary(
+    tmp_path: Path, device_engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Planted(512)
+    if device_engine == "dense":
+        from deconstruct.sae.dense import DenseEngine
+
+        monkeypatch.setattr(
+            training,
+            "build_engine",
+            lambda spec, w, r, device, dtype: DenseEngine(spec, w, r, "cpu", torch.float32),
+        )
+    sae, rows = train(data, data.moments, settings(), tmp_path)
+    held_out = data.at(10_000)
+    residual = (sae(held_out) - held_out).square().sum() / (
+        (held_out - held_out.mean(0)).square().sum()
+    )
+    assert float(residual) < 0.05
+    assert float((matched(sae.W_dec, data) > 0.95).float().mean()) > 0.9
+    assert rows[-1].fvu == pytest.approx(float(residual), abs=0.02)
+    assert rows[-1].l0 <= 3
+    assert rows[-1].fvu < rows[0].fvu / 5
+
+
+def test_relu_recovers_a_planted_dictionary(tmp_path: Path) -> None:
+    data = Planted(512)
+    ends = []
+    for coefficient in (0.1, 0.4):
+        config = settings(architecture="relu", l1_coefficient=coefficient)
+        sae, rows = train(data, data.moments, config, _folder(tmp_path / str(coefficient)))
+        assert float((matched(sae.W_dec, data) > 0.9).float().mean()) > 0.9
+        ends.append(rows[-1])
+    assert ends[0].fvu < 0.1 < ends[1].fvu  # a stronger penalty buys sparsity with error
+    assert ends[1].l0 < 6 < ends[0].l0 < 15
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("architecture", ["topk", "relu"])
+@pytest.mark.parametrize("kill_at", [1, 37, 79])
+def test_a_resumed_training_ends_with_the_same_bytes(
+    tmp_path: Path, architecture: str, kill_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(tokens=512 * 80, architecture=architecture, dead_after_tokens=2048)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)  # after every step
+    straight, log = train(Planted(512), Planted(512).moments, config, _folder(tmp_path / "a"))
+
+    class Killing(Planted):
+        def at(self, step: int) -> torch.Tensor:
+            if step == kill_at:
+                raise _Killed
+            return super().at(step)
+
+    folder = _folder(tmp_path / "b")
+    with pytest.raises(_Killed):
+        train(Killing(512), Planted(512).moments, config, folder)
+    torch.manual_seed(kill_at)  # the ambient seed is nothing to it
+    data = Planted(512)
+    resumed, again = train(data, data.moments, config, folder)
+    assert min(data.calls) == kill_at
+    for name, weight in straight.weights().items():
+        assert torch.equal(weight, resumed.weights()[name]), name
+    assert again == log
+
+
+def test_the_seed_decides_and_the_ambient_seed_does_not(tmp_path: Path) -> None:
+    found = []
+    for number, (seed, ambient) in enumerate([(0, 1), (0, 2), (1, 1)]):
+        torch.manual_seed(ambient)
+        np.random.seed(ambient)
+        data = Planted(512)
+        config = settings(tokens=512 * 20, seed=seed)
+        found.append(train(data, data.moments, config, _folder(tmp_path / str(number)))[0])
+    assert torch.equal(found[0].W_dec, found[1].W_dec)
+    assert not torch.equal(found[0].W_dec, found[2].W_dec)
+
+
+def test_a_checkpoint_that_does_not_read_is_left_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / training.CHECKPOINT).write_bytes(b"not safetensors")
+    data = Planted(512)
+    train(data, data.moments, settings(tokens=512 * 3), tmp_path)
+    assert "does not load" in caplog.text
+
+
+def test_dead_latents_are_revived(tmp_path: Path) -> None:
+    """Without AuxK a dictionary much larger than the data's stays mostly dead; with it less."""
+    shares = {}
+    for coefficient in (0.0, 1 / 32):
+        data = Planted(512)
+        config = settings(
+            d_sae=1024, tokens=512 * 200, dead_after_tokens=512 * 10, aux_coefficient=coefficient
+        )
+        _, rows = train(data, data.moments, config, _folder(tmp_path / str(coefficient)))
+        shares[coefficient] = rows[-1].dead_share
+    assert shares[1 / 32] < 0.8 * shares[0.0]
+
+
+def test_learning_rates_warm_up_and_decay() -> None:
+    rates = learning_rates(settings(warmup_share=0.1, decay_share=0.5), 100)
+    assert rates[0] == pytest.approx(3e-4)
+    assert rates[9:50].min() == rates[9:50].max() == pytest.approx(3e-3)
+    assert rates[-1] == pytest.approx(3e-3 / 50)
+    assert (rates.diff()[50:] < 0).all()
+
+
+def test_the_stage_writes_its_artifact(
+    store: ArtifactStore, activations_artifact: Artifact
+) -> None:
+    config = SaeConfig(d_sae=64, k=4, tokens=40_000, batch_size=256)
+    made = stage.train(store, config, activations_artifact, device="cpu")
+    assert set(made.manifest.files) == {
+        "sae_weights.safetensors",
+        "cfg.json",
+        "training_log.parquet",
+    }
+    sae = load(made.path)
+    x = torch.cat(
+        [b.activation for b in ActivationReader(activations_artifact, "test").rows_in_order()]
+    )
+    fvu = (sae(x) - x).square().sum() / (x - x.mean(0)).square().sum()
+    assert 0 < float(fvu) < 0.6
+    assert made.facts["train_fvu"] == pytest.approx(float(fvu), abs=0.15)
+    assert made.facts["d_sae"] == 64
+    other = SaeConfig(d_sae=64, k=4, tokens=40_000, batch_size=256, l1_coefficient=0.5)
+    assert stage.recipe(other, activations_artifact).key == made.key  # topk has no L1
+
+
+def test_a_batch_larger_than_the_data_is_refused(
+    store: ArtifactStore, activations_artifact: Artifact
+) -> None:
+    with pytest.raises(DataError, match=r"sae\.batch_size = 4096 is more than the \d+ recorded"):
+        stage.train(store, SaeConfig(), activations_artifact, device="cpu")
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
