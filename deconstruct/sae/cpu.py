@@ -204,6 +204,62 @@ class CpuTopK:
             )
 
 
+class TopKEncoder:
+    """Encodes with a trained TopK SAE: candidates in bfloat16, their values exact in float32.
+
+    Twice k candidates (at least 32 more than k) are taken in bfloat16 and their pre-activations
+    computed again in float32, so that the k chosen are those of a float32 product unless
+    bfloat16 misplaces a latent by as many ranks. Inputs are centred first: what models add to
+    every token would cost bfloat16 its few digits.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], k: int) -> None:
+        """weights: W_enc [d_in, d_sae], b_enc [d_sae], b_dec [d_in], for raw activations."""
+        self.k = k
+        self.b_dec = weights["b_dec"]
+        self.W_enc = weights["W_enc"].T.contiguous()
+        shift = weights["b_dec"].double() @ weights["W_enc"].double()
+        self.bias = (weights["b_enc"].double() + shift).float()
+        self._low, self._low_bias = self.W_enc.bfloat16(), self.bias.bfloat16()
+        d_sae = len(self.bias)
+        self._candidates = min(d_sae, max(2 * k, k + 32))
+        self._columns = fold_columns(d_sae, self._candidates)
+        self._pre = torch.empty(BLOCK_TOKENS, d_sae, dtype=torch.bfloat16)
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x float32 [n, d_in] -> latents int32 and values float32 [n, k], ascending by latent.
+
+        Slots that do not fire are at the end of a row: latent 0, value 0.
+        """
+        centred = x - self.b_dec
+        latents = torch.empty(len(x), self.k, dtype=torch.int32)
+        values = torch.empty(len(x), self.k)
+        for first in range(0, len(x), BLOCK_TOKENS):
+            block = slice(first, min(first + BLOCK_TOKENS, len(x)))
+            n = block.stop - first
+            pre = self._pre[:n]
+            torch.addmm(self._low_bias, centred[block].bfloat16(), self._low.T, out=pre)
+            candidates = np.empty((n, self._candidates), np.int32)
+            unused = np.empty((n, self._candidates), np.int16)
+            kernels.select_topk(
+                pre.view(torch.int16).numpy(),
+                self._candidates,
+                self._columns,
+                candidates,
+                unused,
+            )
+            kernels.refine_topk(
+                _np(centred[block]),
+                _np(self.W_enc),
+                _np(self.bias),
+                candidates,
+                self.k,
+                latents[block].numpy(),
+                _np(values[block]),
+            )
+        return latents, values
+
+
 def fold_columns(d_sae: int, k: int) -> int:
     """How many maxima a row is folded into: near sqrt(d_sae * k), both levels cost the same."""
     wanted = max(256, 2 * k, math.isqrt(d_sae * k))

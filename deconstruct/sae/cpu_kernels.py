@@ -273,3 +273,50 @@ def adam_rows(
             row = weight[f].view(np.uint32)
             for j in range(d_in):
                 shadow[f, j] = (row[j] + 0x7FFF + ((row[j] >> 16) & 1)) >> 16
+
+
+@njit(cache=True, nogil=True, parallel=True, fastmath=True, error_model="numpy")
+def refine_topk(
+    centred: Float, W_enc: Float, bias: Float, candidates: Int, k: int, latents: Int, values: Float
+) -> None:
+    """Of each token's candidates, the k largest positive in float32, by ascending latent.
+
+    centred: [B, D]; W_enc: [F, D], transposed; candidates: int32 [B, C], distinct but for slots
+    that are not used, which repeat latent 0 after the first. latents int32 [B, K] and values
+    float32 [B, K] are filled; slots that stay empty hold latent 0 and value 0, at the end.
+    """
+    n_tokens, d_in = centred.shape
+    n_candidates = candidates.shape[1]
+    for b in prange(n_tokens):
+        exact = np.empty(n_candidates, np.float32)
+        for c in range(n_candidates):
+            row = W_enc[candidates[b, c]]
+            dot = bias[candidates[b, c]]
+            for j in range(d_in):
+                dot += centred[b, j] * row[j]
+            exact[c] = dot
+        filled = 0
+        for _ in range(k):
+            best = -1
+            top = np.float32(0)
+            for c in range(n_candidates):
+                if exact[c] > top:
+                    best = c
+                    top = exact[c]
+            if best < 0:
+                break
+            latent = candidates[b, best]
+            for c in range(n_candidates):  # an unused slot may name it again
+                if candidates[b, c] == latent:
+                    exact[c] = 0
+            place = filled
+            while place > 0 and latents[b, place - 1] > latent:
+                latents[b, place] = latents[b, place - 1]
+                values[b, place] = values[b, place - 1]
+                place -= 1
+            latents[b, place] = latent
+            values[b, place] = top
+            filled += 1
+        for i in range(filled, k):
+            latents[b, i] = 0
+            values[b, i] = 0
