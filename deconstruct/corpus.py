@@ -12,12 +12,10 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from deconstruct import sources
 from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe
@@ -26,6 +24,7 @@ from deconstruct.errors import ConfigError, DataError
 from deconstruct.parquet import GroupedWriter
 from deconstruct.progress import track
 from deconstruct.sources import ResolvedSource
+from deconstruct.splits import Splits
 from deconstruct.textfiles import Row
 from deconstruct.vocabulary import Vocabulary
 
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 BATCH_DOCUMENTS = 512
 BATCH_CHARACTERS = 4_000_000
 MAX_LABELS = 1000
@@ -84,6 +83,8 @@ def tokenise(
     first ``config.max_tokens`` tokens; it begins with BOS if ``config.prepend_bos`` says so, and
     ends without EOS, as it is a cut.
 
+    `Splits` says which documents are held out.
+
     Raises ``ConfigError`` if a BOS token is asked for that the tokenizer has not, ``DataError``
     for a source that does not read, has no text, or no two different texts to split.
     """
@@ -116,12 +117,11 @@ class _Writing:
     without_label: int = 0
     documents: int = 0
     tokens: int = 0
-    splits: dict[str, int] = field(default_factory=lambda: {"train": 0, "test": 0})
     labels: set[str] = field(default_factory=set)
-    lowest: tuple[float, str] | None = None
-    highest: tuple[float, str] | None = None
+    splits: Splits = field(init=False)
 
     def run(self, model_name: str) -> None:
+        self.splits = Splits(self.config.test_share, self.config.seed)
         total, rows = sources.read(self.source, self.config)
         if total == 0:
             raise DataError(f"corpus.source {self.source.name!r} is empty: it has no documents")
@@ -138,13 +138,13 @@ class _Writing:
                     self._write_batch(batch, documents, tokens)
                     advance(len(batch))
             self._check()
-            self._fill_empty_split(documents_path)
-        self._warn()
+            test_documents, twins = self.splits.settle(documents_path)
+        self._warn(twins)
         self.draft.rows |= {"documents.parquet": self.documents, "tokens.parquet": self.tokens}
         self.draft.facts |= {
             "documents": self.documents,
-            "train_documents": self.splits["train"],
-            "test_documents": self.splits["test"],
+            "train_documents": self.documents - test_documents,
+            "test_documents": test_documents,
             "tokens": self.tokens,
             "labels": sorted(self.labels),
             "tokenizer": model_name,
@@ -179,11 +179,10 @@ class _Writing:
         doc_ids = np.arange(self.documents, self.documents + len(whole), dtype=np.uint32)
         keys = [_doc_key(row.text or "") for row, _ in whole]
         self._note_labels(row.label for row, _ in whole)
-        splits = [self._split(key) for key in keys]
         columns = [
             doc_ids,
             keys,
-            splits,
+            self.splits.draw(keys, [ids for _, ids in whole]),
             [row.label for row, _ in whole],
             [row.text for row, _ in whole],
             lengths,
@@ -224,49 +223,24 @@ class _Writing:
                 "column, or go without: corpus.label_column=none"
             )
 
-    def _split(self, key: str) -> str:
-        drawn = split_draw(key, self.config.seed)
-        self.lowest = min(self.lowest or (drawn, key), (drawn, key))
-        self.highest = max(self.highest or (drawn, key), (drawn, key))
-        split = "test" if drawn < self.config.test_share else "train"
-        self.splits[split] += 1
-        return split
-
     def _check(self) -> None:
         if self.documents == 0:
             raise DataError(
                 f"corpus.source {self.source.name!r}: none of its {self.read} documents has any "
                 f"text in column {self.config.text_column!r}"
             )
-        if self.lowest == self.highest:
+        if self.splits.distinct() == 1:
             raise DataError(
                 f"corpus.source {self.source.name!r} has one text only "
                 f"({self.documents} document{'s' if self.documents > 1 else ''}); at least two "
-                "different ones are needed, one to learn from and one held out"
+                f"that differ in their first {self.config.max_tokens} tokens are needed, one to "
+                "learn from and one held out"
             )
 
-    def _fill_empty_split(self, path: Path) -> None:
-        """Where chance left a small corpus without one split, move the nearest text over."""
-        if self.splits["test"] and self.splits["train"]:
-            return
-        assert self.lowest is not None
-        assert self.highest is not None
-        empty, key = ("train", self.highest[1]) if self.splits["test"] else ("test", self.lowest[1])
-        moved = 0
-        rewritten = path.with_name(f"{path.name}.split")
-        with GroupedWriter(rewritten, DOCUMENTS, group_rows=8192) as documents:
-            for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
-                columns = batch.to_pydict()
-                for row, doc_key in enumerate(columns["doc_key"]):
-                    if doc_key == key:
-                        columns["split"][row] = empty
-                        moved += 1
-                documents.write(pa.Table.from_pydict(columns, DOCUMENTS))
-        rewritten.replace(path)
-        self.splits = dict.fromkeys(self.splits, self.documents - moved) | {empty: moved}
-
-    def _warn(self) -> None:
+    def _warn(self, twins: int) -> None:
         name = self.source.name
+        if twins:
+            log.info("%s: %d texts begin as train texts do; not held out", name, twins)
         if self.without_text:
             log.warning(
                 "%s: %d of %d documents have no text and are left out",
@@ -281,12 +255,6 @@ class _Writing:
             log.warning(
                 "%s: %d of %d documents have no label", name, self.without_label, self.documents
             )
-
-
-def split_draw(doc_key: str, seed: int) -> float:
-    """Where in [0, 1) a text falls; below ``test_share`` it is held out. Equal texts fall alike."""
-    digest = hashlib.sha256(f"{seed}:{doc_key}".encode()).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def _doc_key(text: str) -> str:

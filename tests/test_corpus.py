@@ -20,6 +20,7 @@ from deconstruct.artifact import Artifact, ArtifactStore
 from deconstruct.config import CorpusConfig
 from deconstruct.errors import ConfigError, DataError
 from deconstruct.model import ResolvedModel
+from deconstruct.splits import split_draw
 from deconstruct.vocabulary import Vocabulary
 
 
@@ -215,6 +216,29 @@ def test_split_is_a_function_of_text_and_seed_alone(tmp_path: Path, plain: Resol
     assert 0.15 < share < 0.25  # 0.2 within three standard errors
 
 
+def test_nothing_held_out_begins_as_a_train_text_does(
+    tmp_path: Path, plain: ResolvedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Texts that differ only after the tokens that are kept are one text to all that follows."""
+    texts = [{"text": f"{i % 40} and so on {'.' * i}", "label": "x"} for i in range(160)]
+    with caplog.at_level(logging.INFO):
+        artifact = tokenise(tmp_path, texts, plain, max_tokens=4, test_share=0.5)
+    kept: dict[int, list[int]] = defaultdict(list)
+    for token in rows(artifact, "tokens.parquet"):
+        kept[token["doc_id"]].append(token["token_id"])
+    sides = defaultdict(set)
+    drawn_test = 0
+    for document in rows(artifact, "documents.parquet"):
+        sides[tuple(kept[document["doc_id"]])].add(document["split"])
+        drawn_test += split_draw(document["doc_key"], 0) < 0.5
+    assert len(sides) == 40
+    assert all(len(own) == 1 for own in sides.values())
+    test_documents = artifact.facts["test_documents"]
+    assert 0 < test_documents < drawn_test
+    assert f"{drawn_test - test_documents} texts begin as train texts do" in caplog.text
+    assert artifact.facts["train_documents"] == 160 - test_documents
+
+
 @pytest.mark.parametrize("share", [0.001, 0.999])
 def test_both_splits_have_a_document(tmp_path: Path, plain: ResolvedModel, share: float) -> None:
     texts = [{"text": t, "label": "x"} for t in ("one", "two", "two", "three", "three")]
@@ -256,6 +280,10 @@ def test_hostile_texts_pass_through(tmp_path: Path, plain: ResolvedModel) -> Non
         ([{"text": "", "label": "x"}, {"text": None}], r"none of its 2 documents has any text"),
         ([{"text": "once", "label": "x"}], r"has one text only \(1 document\); at least two"),
         ([{"text": "twice", "label": "x"}] * 2, r"has one text only \(2 documents\)"),
+        (
+            [{"text": "so " * 200 + end, "label": "x"} for end in "ab"],
+            r"has one text only \(2 documents\).*differ in their first 128 tokens",
+        ),
         ([{"text": str(i), "label": "x"} for i in range(9)], r"holds numbers \(the first is '0'\)"),
         (
             [{"text": f"t {i}", "label": f"id-{i}"} for i in range(1200)],
