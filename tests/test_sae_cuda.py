@@ -4,7 +4,9 @@ On a CUDA device the kernels run there; without one, in Triton's interpreter, on
 without Triton, nothing here runs and the reason is printed.
 """
 
+import math
 import os
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
@@ -15,7 +17,8 @@ ON_GPU = torch.cuda.is_available()
 if not ON_GPU and find_spec("triton"):
     os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are first imported
 
-from deconstruct.sae.cuda import FusedTopK, TopKStep, Tiling, unavailable
+from deconstruct.sae.cuda import FusedTopK, GpuOptions, Tiling, unavailable  # noqa: E402
+from deconstruct.sae.engine import StepSpec  # noqa: E402
 
 REASON = unavailable()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=REASON or "")
@@ -23,7 +26,25 @@ DEVICE = "cuda" if ON_GPU else "cpu"
 STEPS = 8
 
 
-def weights(spec: TopKStep, seed: int = 0) -> dict[str, Tensor]:
+RAW = GpuOptions(unit_norm=False)  # so that W_dec's gradient can be seen whole
+
+
+def step_spec(
+    batch: int,
+    d_in: int,
+    d_sae: int,
+    k: int,
+    clip_norm: float = math.inf,
+    k_aux: int = 0,
+    aux_coefficient: float = 1 / 32,
+    dead_after: int = 10_000_000,
+) -> StepSpec:
+    return StepSpec(
+        "topk", batch, d_in, d_sae, k, 0.0, clip_norm, k_aux, aux_coefficient, dead_after
+    )
+
+
+def weights(spec: StepSpec, seed: int = 0) -> dict[str, Tensor]:
     rng = torch.Generator().manual_seed(seed)
     decoder = torch.randn(spec.d_sae, spec.d_in, generator=rng)
     decoder /= decoder.norm(dim=1, keepdim=True)
@@ -35,13 +56,15 @@ def weights(spec: TopKStep, seed: int = 0) -> dict[str, Tensor]:
     }
 
 
-def batch(spec: TopKStep, seed: int = 1) -> Tensor:
+def batch(spec: StepSpec, seed: int = 1) -> Tensor:
     return torch.randn(spec.batch, spec.d_in, generator=torch.Generator().manual_seed(seed))
 
 
-def engine(spec: TopKStep, changed: dict[str, Tensor] | None = None) -> FusedTopK:
+def engine(
+    spec: StepSpec, changed: dict[str, Tensor] | None = None, options: GpuOptions | None = None
+) -> FusedTopK:
     rates = torch.linspace(1e-3, 5e-4, STEPS)
-    return FusedTopK(spec, {**weights(spec), **(changed or {})}, rates, DEVICE)
+    return FusedTopK(spec, {**weights(spec), **(changed or {})}, rates, DEVICE, options)
 
 
 def chosen(pre: Tensor, k: int) -> Tensor:
@@ -55,16 +78,16 @@ def selection(found: FusedTopK) -> Tensor:
     """The kernels' (index, value) as a dense [B, d_sae] tensor."""
     spec = found.spec
     dense = torch.zeros(spec.batch, spec.d_sae + 1, device=found.device)
-    index = found._index.long()
+    index = found._kernels.index.long()
     rows = torch.arange(spec.batch, device=found.device)[:, None].expand_as(index)
     real = index < spec.d_sae
     assert len(set(zip(rows[real].tolist(), index[real].tolist(), strict=True))) == real.sum()
-    assert found._value[~real].abs().sum() == 0
-    return dense.scatter(1, index, found._value)[:, :-1]
+    assert found._kernels.value[~real].abs().sum() == 0
+    return dense.scatter(1, index, found._kernels.value)[:, :-1]
 
 
 def reference(
-    spec: TopKStep, start: dict[str, Tensor], x: Tensor, mask: Tensor, dead: Tensor | None = None
+    spec: StepSpec, start: dict[str, Tensor], x: Tensor, mask: Tensor, dead: Tensor | None = None
 ) -> dict[str, Tensor]:
     """Gradients by autograd through dense float64 products, for a given choice of latents."""
     p = {n: t.detach().to("cpu", torch.float64).requires_grad_() for n, t in start.items()}
@@ -80,7 +103,7 @@ def reference(
         )
         z_dead = torch.where(chosen(rounded, spec.k_aux), pre[:, dead], 0.0)
         missing = z_dead @ p["W_dec"][dead] + error.detach()
-        weight = spec.aux_coef * min(1.0, len(dead) / spec.k_aux)
+        weight = spec.aux_coefficient * min(1.0, len(dead) / spec.k_aux)
         loss = loss + weight * missing.square().sum(1).mean()
     loss.backward()
     return {n: t.grad for n, t in p.items() if t.grad is not None}
@@ -106,20 +129,21 @@ if ON_GPU:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_one_step_matches_the_dense_reference(shape: tuple[int, int, int, int]) -> None:
-    spec = TopKStep(*shape, unit_norm=False)
-    found, x = engine(spec), batch(spec)
+    spec = step_spec(*shape)
+    found, x = engine(spec, options=RAW), batch(spec)
     found.step(x)
     start = weights(spec)
     centered = (x - start["b_dec"]).double()
     pre = centered @ start["W_enc"].double() + start["b_enc"].double()
-    check_close(found._pre, pre, 1e-2, "pre")
-    mask = chosen(found._pre, spec.k)
-    assert torch.equal(selection(found), torch.where(mask, found._pre.float(), 0.0))
+    check_close(found._kernels.pre, pre, 1e-2, "pre")
+    mask = chosen(found._kernels.pre, spec.k)
+    assert torch.equal(selection(found), torch.where(mask, found._kernels.pre.float(), 0.0))
     wanted = reference(spec, start, x, mask)
     for name, grad in gradients(found).items():
         check_close(grad, wanted[name], 1.5e-2, name)
     assert torch.equal(found.fired, mask.sum(0))
-    assert torch.equal(found.since_fired.long(), torch.where(mask.any(0), 0, spec.batch))
+    since_fired = found.state_dict()["since_fired"].long()
+    assert torch.equal(since_fired, torch.where(mask.any(0), 0, spec.batch))
     z = torch.where(mask.cpu(), pre, 0.0)
     error = z @ start["W_dec"].double() + start["b_dec"].double() - x.double()
     assert found.losses[0].item() == pytest.approx(error.square().sum(1).mean().item(), rel=1e-2)
@@ -128,33 +152,33 @@ def test_one_step_matches_the_dense_reference(shape: tuple[int, int, int, int]) 
 @pytest.mark.skipif(not ON_GPU, reason="the fused product needs Hopper's TMA")
 @pytest.mark.parametrize("shape", [(512, 768, 4096, 32), (200, 96, 1000, 16)], ids=str)
 def test_fused_product_makes_the_same_choice(shape: tuple[int, int, int, int]) -> None:
-    spec = TopKStep(*shape, encoder="fused")
-    found = engine(spec)
+    spec = step_spec(*shape)
+    found = engine(spec, options=GpuOptions(encoder="fused"))
     found.step(batch(spec))
-    plain = engine(TopKStep(*shape))
+    plain = engine(spec, options=GpuOptions(encoder="cublas"))
     plain.step(batch(spec))
-    check_close(found._pre, plain._pre, 5e-3, "pre")
-    mask = chosen(found._pre, spec.k)
-    assert torch.equal(selection(found), torch.where(mask, found._pre.float(), 0.0))
+    check_close(found._kernels.pre, plain._kernels.pre, 5e-3, "pre")
+    mask = chosen(found._kernels.pre, spec.k)
+    assert torch.equal(selection(found), torch.where(mask, found._kernels.pre.float(), 0.0))
 
 
 def test_ties_go_to_the_lower_index() -> None:
-    spec = TopKStep(4, 16, 200, 6)
+    spec = step_spec(4, 16, 200, 6)
     same = torch.ones(16, 200) * torch.tensor([0.5, 1.0]).repeat(100)  # two values only
     found = engine(spec, {"W_enc": same, "b_enc": torch.zeros(200), "b_dec": torch.zeros(16)})
     found.step(torch.ones(4, 16))
-    assert torch.equal(found._index.long().cpu(), torch.arange(1, 12, 2).expand(4, 6))
+    assert torch.equal(found._kernels.index.long().cpu(), torch.arange(1, 12, 2).expand(4, 6))
 
 
 def test_rows_where_nothing_fires() -> None:
-    spec = TopKStep(8, 16, 64, 4)
+    spec = step_spec(8, 16, 64, 4)
     found = engine(spec, {"b_enc": torch.full((64,), -100.0)})
     before = found.weights()
     found.step(batch(spec))
     after = found.weights()
-    assert torch.equal(found._index.long(), torch.full_like(found._index, 64).long())
+    assert (found._kernels.index == 64).all()
     assert found.fired.sum() == 0
-    assert (found.since_fired == 8).all()
+    assert (found.state_dict()["since_fired"] == 8).all()
     for name in ("W_enc", "b_enc"):
         assert torch.equal(after[name], before[name])
     check_close(after["W_dec"], before["W_dec"], 1e-6, "W_dec")
@@ -163,27 +187,28 @@ def test_rows_where_nothing_fires() -> None:
 
 def test_one_latent_on_every_token() -> None:
     # 100 pairs of one latent: its run is head, blocks of CHUNK and tail.
-    spec = TopKStep(100, 16, 32, 2, unit_norm=False, tiling=Tiling(chunk=16))
+    spec = step_spec(100, 16, 32, 2)
+    options = GpuOptions(unit_norm=False, tiling=Tiling(chunk=16))
     bias = torch.zeros(32)
     bias[7] = 20.0
-    found, x = engine(spec, {"b_enc": bias}), batch(spec)
+    found, x = engine(spec, {"b_enc": bias}, options), batch(spec)
     found.step(x)
     assert found.fired[7] == 100
-    wanted = reference(spec, {**weights(spec), "b_enc": bias}, x, chosen(found._pre, 2))
+    wanted = reference(spec, {**weights(spec), "b_enc": bias}, x, chosen(found._kernels.pre, 2))
     for name, grad in gradients(found).items():
         check_close(grad, wanted[name], 1.5e-2, name)
 
 
 @pytest.mark.parametrize("k_aux", [4, 40])
 def test_auxk_reaches_encoder_and_decoder(k_aux: int) -> None:
-    spec = TopKStep(16, 24, 96, 4, unit_norm=False, k_aux=k_aux, aux_coef=2.0, dead_after=100)
-    found, x = engine(spec), batch(spec)
+    spec = step_spec(16, 24, 96, 4, k_aux=k_aux, aux_coefficient=2.0, dead_after=100)
+    found, x = engine(spec, options=RAW), batch(spec)
     dead = torch.arange(3, 90, 7)
     state = found.state_dict()
     state["dead"][dead] = True
     found.load_state_dict(state)
     found.step(x)
-    mask = chosen(found._pre, spec.k)
+    mask = chosen(found._kernels.pre, spec.k)
     wanted = reference(spec, weights(spec), x, mask, dead)
     without = reference(spec, weights(spec), x, mask)
     for name, grad in gradients(found).items():
@@ -193,31 +218,35 @@ def test_auxk_reaches_encoder_and_decoder(k_aux: int) -> None:
 
 
 def test_dead_latents_are_found_at_the_refresh() -> None:
-    spec = TopKStep(4, 16, 96, 2, k_aux=8, dead_after=7, refresh_every=3)
-    found = engine(spec)
+    spec = step_spec(4, 16, 96, 2, k_aux=8, dead_after=8)
+    found = engine(spec, options=GpuOptions(refresh_every=3))
     for seed in range(4):
         found.step(batch(spec, seed))
-        assert (found._capacity > 0) == (seed == 3)
+        assert (found._kernels.dead_capacity > 0) == (seed == 3)
         if seed == 2:
-            expected = found.since_fired > 7
+            expected = found.state_dict()["since_fired"] >= 8
     assert torch.equal(found.state_dict()["dead"], expected)
 
 
-def test_clipping_by_the_exact_global_norm() -> None:
-    free, tight = TopKStep(8, 16, 64, 4, unit_norm=False), 0.5
-    found = engine(free)
-    found.step(batch(free))
+@pytest.mark.parametrize("limit", [0.5, 60.0, 1e4])
+def test_clipping_by_the_exact_global_norm(limit: float) -> None:
+    spec = step_spec(8, 16, 64, 4)
+    found = engine(spec)
+    found.step(batch(spec))
     norm = sum(g.square().sum() for g in gradients(found).values()) ** 0.5
-    assert norm > tight
-    spec = TopKStep(8, 16, 64, 4, unit_norm=False, clip_norm=tight)
+    spec = step_spec(8, 16, 64, 4, clip_norm=limit)
     clipped = engine(spec)
     clipped.step(batch(spec))
+    bound = clipped._kernels._norm_bound[0].item() ** 0.5
+    assert norm < bound < 20 * norm
+    factor = min(1.0, limit / norm.item())
+    assert clipped._kernels.clip.item() == pytest.approx(factor, rel=1e-3)
     for name, grad in gradients(clipped).items():
-        check_close(grad, gradients(found)[name] * tight / norm, 1e-4, name)
+        check_close(grad, gradients(found)[name] * factor, 1e-3, name)
 
 
 def test_adam_projection_and_unit_rows_over_steps() -> None:
-    spec = TopKStep(8, 16, 64, 4)
+    spec = step_spec(8, 16, 64, 4)
     found = engine(spec)
     twins = {n: t.clone().requires_grad_() for n, t in weights(spec).items()}
     adam = torch.optim.Adam(twins.values(), lr=1.0)
@@ -240,10 +269,11 @@ def test_adam_projection_and_unit_rows_over_steps() -> None:
 
 
 def test_same_bytes_again_and_after_a_resume() -> None:
-    spec = TopKStep(4, 16, 40, 3, clip_norm=1.0, k_aux=8, dead_after=7, refresh_every=2)
+    spec = step_spec(4, 16, 40, 3, clip_norm=1.0, k_aux=8, dead_after=8)
+    options = GpuOptions(refresh_every=2)
     steps = 20 if ON_GPU else 3
     if ON_GPU:
-        spec = TopKStep(2048, 768, 8192, 32, clip_norm=1.0, k_aux=64, dead_after=4096)
+        spec = step_spec(2048, 768, 8192, 32, clip_norm=1.0, k_aux=64, dead_after=4096)
     data = [batch(spec, seed) for seed in range(4)]
 
     def run(found: FusedTopK) -> dict[str, Tensor]:
@@ -252,27 +282,45 @@ def test_same_bytes_again_and_after_a_resume() -> None:
         return found.state_dict()
 
     rates = torch.full((steps,), 1e-3)
-    fresh = [FusedTopK(spec, weights(spec), rates, DEVICE) for _ in range(3)]
+    fresh = [FusedTopK(spec, weights(spec), rates, DEVICE, options) for _ in range(3)]
     runs = [run(fresh[0]), run(fresh[1])]
     for step in range(steps - 1):
         fresh[2].step(data[step % 4])
-    resumed = FusedTopK(spec, weights(spec, seed=9), rates, DEVICE)
+    resumed = FusedTopK(spec, weights(spec, seed=9), rates, DEVICE, options)
     resumed.load_state_dict(fresh[2].state_dict())
     if not ON_GPU:  # Triton's interpreter truncates to bf16 where torch and a GPU round
-        for name in ("_enc", "_dec", "_bias"):
-            getattr(resumed, name).copy_(getattr(fresh[2], name))
+        for name in ("enc", "dec", "_bias_half"):
+            getattr(resumed._kernels, name).copy_(getattr(fresh[2]._kernels, name))
     runs.append(run(resumed))
     for name, tensor in runs[0].items():
         assert torch.equal(tensor, runs[1][name]), name
         assert torch.equal(tensor, runs[2][name]), name
 
 
+def test_bf16_moments_keep_the_mean() -> None:
+    spec = step_spec(16, 24, 96, 4)
+    found = engine(spec, options=GpuOptions(moments="bfloat16"))
+    exact = engine(spec)
+    for seed in range(2):
+        found.step(batch(spec, seed))
+        exact.step(batch(spec, seed))
+    for name in ("W_enc.m", "W_enc.v", "W_dec.m", "W_dec.v"):
+        wanted = exact.state_dict()[name].double()
+        gap = found.state_dict()[name].double() - wanted
+        assert gap.norm() < 1e-2 * wanted.norm()
+        assert abs(gap.sum()) < 4 * gap.norm()  # a random walk, no drift
+    check_close(found.weights()["W_enc"], exact.weights()["W_enc"], 1e-3, "W_enc")
+
+
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="k=0"):
-        TopKStep(8, 16, 64, 0)
-    with pytest.raises(ValueError, match="k_aux=65"):
-        TopKStep(8, 16, 64, 4, k_aux=65)
-    spec = TopKStep(8, 16, 64, 4)
+    spec = step_spec(8, 16, 64, 4)
+    for changed, message in (
+        ({"architecture": "relu"}, "topk, not relu"),
+        ({"k": 0}, "k=0"),
+        ({"k_aux": 65}, "k_aux=65"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            engine(replace(spec, **changed))
     found = engine(spec)
     with pytest.raises(ValueError, match="x is"):
         found.step(torch.zeros(7, 16))

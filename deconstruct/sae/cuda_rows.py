@@ -1,8 +1,8 @@
 """Triton kernels, second half of a TopK step: gradients by latent, and Adam in the same pass.
 
-The step's B*K chosen (token, latent) pairs are sorted by latent once, stably. A latent's pairs are
-then a run ``row_ptr[i] : row_ptr[i + 1]`` of ``order``, in token order, and every sum below walks
-its run in that order: deterministic, and no gradient is ever written to memory.
+The step's firing (token, latent) pairs are sorted by latent once (`cuda_order`). A latent's pairs
+are then a run ``row_ptr[i] : row_ptr[i + 1]`` of ``order``, in token order, and every sum below
+walks its run in that order: deterministic, and no gradient is ever written to memory.
 
 A latent that fires on most tokens would keep one program busy for thousands of rows. So blocks of
 CHUNK sorted pairs that belong to one latent are summed beforehand, a program each
@@ -33,15 +33,28 @@ def _gather_sum(acc, rows, coef, order, lo, hi, cols, D, K, BLOCK_D: tl.constexp
 
 
 @triton.jit
+def _pair_scalars(pair, inside, value, slope, loss, size, K: tl.constexpr):
+    """Of each pair: slope, value^2, slope^2, |e|^2 and |centered|^2 of its token; 0 outside."""
+    z = tl.load(value + pair, mask=inside, other=0.0)
+    g = tl.load(slope + pair, mask=inside, other=0.0)
+    e = tl.load(loss + pair // K, mask=inside, other=0.0)
+    x = tl.load(size + pair // K, mask=inside, other=0.0)
+    return g, z * z, g * g, e, x
+
+
+@triton.jit
 def chunk_kernel(
     error,
     centered,
     value,
     slope,
+    loss,
+    size,
     latents,
     order,
     partial_dec,
     partial_enc,
+    partial_scalars,
     F,
     D,
     K: tl.constexpr,
@@ -51,12 +64,13 @@ def chunk_kernel(
 ):
     """Sums over the blocks of CHUNK sorted pairs that belong to one latent; one program a block.
 
-    latents: sorted [B*K]; partials: float32 [B*K // CHUNK, D], written for such blocks only.
+    latents: sorted, int32 [B*K]; partials: float32 [B*K // CHUNK, D] of ``value * error`` and of
+    ``slope * centered``, [B*K // CHUNK, 5] of `_pair_scalars`; written for such blocks only.
     """
     block = tl.program_id(0)
     lo = block * CHUNK
-    first = tl.load(latents + lo).to(tl.int32)
-    last = tl.load(latents + lo + CHUNK - 1).to(tl.int32)
+    first = tl.load(latents + lo)
+    last = tl.load(latents + lo + CHUNK - 1)
     if (first == last) & (first < F):
         cols = tl.arange(0, BLOCK_D)
         zero = tl.zeros((BLOCK_D,), dtype=tl.float32)
@@ -65,84 +79,305 @@ def chunk_kernel(
         tl.store(partial_dec + out, dec, mask=cols < D)
         enc = _gather_sum(zero, centered, slope, order, lo, lo + CHUNK, cols, D, K, BLOCK_D, U)
         tl.store(partial_enc + out, enc, mask=cols < D)
+        at = lo + tl.arange(0, CHUNK)
+        pair = tl.load(order + at)
+        g, zz, gg, ee, xx = _pair_scalars(pair, at >= 0, value, slope, loss, size, K)
+        tl.store(partial_scalars + 5 * block, tl.sum(g, axis=0))
+        tl.store(partial_scalars + 5 * block + 1, tl.sum(zz, axis=0))
+        tl.store(partial_scalars + 5 * block + 2, tl.sum(gg, axis=0))
+        tl.store(partial_scalars + 5 * block + 3, tl.sum(ee, axis=0))
+        tl.store(partial_scalars + 5 * block + 4, tl.sum(xx, axis=0))
 
 
 @triton.jit
-def bias_gradient_kernel(
-    slope, order, row_ptr, aux_slot, aux_grad, grad, AUX: tl.constexpr, BLOCK: tl.constexpr
-):
-    """``grad[i]``: sum of the slopes of latent i's run [+ aux_grad[aux_slot[i]]]."""
-    i = tl.program_id(0)
-    lo = tl.load(row_ptr + i)
-    hi = tl.load(row_ptr + i + 1)
-    acc = tl.zeros((BLOCK,), dtype=tl.float32)
-    start = lo
-    while start < hi:
-        at = start + tl.arange(0, BLOCK)
-        pair = tl.load(order + at, mask=at < hi, other=0)
-        acc += tl.load(slope + pair, mask=at < hi, other=0.0)
-        start += BLOCK
-    total = tl.sum(acc, axis=0)
-    if AUX:
-        slot = tl.load(aux_slot + i)
-        total += tl.load(aux_grad + slot, mask=slot >= 0, other=0.0)
-    tl.store(grad + i, total)
-
-
-@triton.jit
-def column_sum_kernel(
-    rows,
-    coef,
-    out,
-    R,
-    D,
-    WEIGHTED: tl.constexpr,
-    SPAN: tl.constexpr,
+def run_scalars_kernel(
+    value,
+    slope,
+    loss,
+    size,
+    order,
+    row_ptr,
+    partial,
+    aux_slot,
+    aux_grad,
+    grad,
+    bound,
+    F,
+    K: tl.constexpr,
+    CHUNK: tl.constexpr,
+    AUX: tl.constexpr,
+    BLOCK: tl.constexpr,
     U: tl.constexpr,
-    BLOCK_D: tl.constexpr,
 ):
-    """``out[p] = sum of coef[r] * rows[r]`` over the p-th SPAN rows. rows bf16 [R, D]."""
-    cols = tl.arange(0, BLOCK_D)
+    """The encoder's bias gradient, and a bound on the norm of all gradient rows.
+
+    grad: float32 [F], the sum of the run's slopes [+ aux_grad[aux_slot[i]]]. By Cauchy and Schwarz
+    |sum of z_b e_b|^2 <= (sum of z_b^2) (sum of |e_b|^2), so the squared norms of a latent's two
+    rows are at most ``sum z^2 * sum |e|^2 + sum g^2 * sum |x|^2``. bound: float32 [programs, 2],
+    of each program's latents the sum of that and of ``grad^2``.
+    """
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    lo = tl.load(row_ptr + i, mask=i < F, other=0)
+    hi = tl.load(row_ptr + i + 1, mask=i < F, other=0)
+    first = (lo + CHUNK - 1) // CHUNK
+    last = hi // CHUNK
+    blocks = last > first
+    sum_g = tl.zeros((BLOCK,), dtype=tl.float32)
+    sum_zz = tl.zeros((BLOCK,), dtype=tl.float32)
+    sum_gg = tl.zeros((BLOCK,), dtype=tl.float32)
+    sum_ee = tl.zeros((BLOCK,), dtype=tl.float32)
+    sum_xx = tl.zeros((BLOCK,), dtype=tl.float32)
+    u = tl.arange(0, U)[None, :]
+    # Walk the head, or the whole of a run without blocks, then the tail; add the blocks.
+    end = tl.where(blocks, first * CHUNK, hi)
+    tail = tl.where(blocks, last * CHUNK, hi)
+    head_length = end - lo
+    length = head_length + hi - tail
+    longest = tl.max(length, axis=0)
+    done = 0
+    while done < longest:
+        step = done + u
+        in_head = step < head_length[:, None]
+        at = tl.where(in_head, lo[:, None] + step, (tail - head_length)[:, None] + step)
+        inside = step < length[:, None]
+        pair = tl.load(order + at, mask=inside, other=0)
+        g, zz, gg, ee, xx = _pair_scalars(pair, inside, value, slope, loss, size, K)
+        sum_g += tl.sum(g, axis=1)
+        sum_zz += tl.sum(zz, axis=1)
+        sum_gg += tl.sum(gg, axis=1)
+        sum_ee += tl.sum(ee, axis=1)
+        sum_xx += tl.sum(xx, axis=1)
+        done += U
+    longest = tl.max(last - first, axis=0)
+    done = 0
+    while done < longest:
+        at = 5 * (first[:, None] + done + u)
+        inside = first[:, None] + done + u < last[:, None]
+        sum_g += tl.sum(tl.load(partial + at, mask=inside, other=0.0), axis=1)
+        sum_zz += tl.sum(tl.load(partial + at + 1, mask=inside, other=0.0), axis=1)
+        sum_gg += tl.sum(tl.load(partial + at + 2, mask=inside, other=0.0), axis=1)
+        sum_ee += tl.sum(tl.load(partial + at + 3, mask=inside, other=0.0), axis=1)
+        sum_xx += tl.sum(tl.load(partial + at + 4, mask=inside, other=0.0), axis=1)
+        done += U
+    tl.store(bound + 2 * tl.program_id(0), tl.sum(sum_zz * sum_ee + sum_gg * sum_xx, axis=0))
+    if AUX:
+        more = tl.load(aux_slot + i, mask=i < F, other=-1)
+        sum_g += tl.load(aux_grad + more, mask=more >= 0, other=0.0)
+    tl.store(grad + i, sum_g, mask=i < F)
+    tl.store(bound + 2 * tl.program_id(0) + 1, tl.sum(sum_g * sum_g, axis=0))
+
+
+@triton.jit
+def _column_sum(rows, coef, first, R, cols, D, WEIGHTED: tl.constexpr, SPAN, U, BLOCK_D):
+    """Sum of ``-coef[r] * rows[r]``, or not WEIGHTED of ``rows[r]``, over SPAN rows from first."""
     acc = tl.zeros((BLOCK_D,), dtype=tl.float32)
-    first = tl.program_id(0) * SPAN
     start = first
     while start < first + SPAN:
         r = start + tl.arange(0, U)
-        mask = (r < R)[:, None] & (cols < D)[None, :]
+        used = r < R
+        if WEIGHTED:  # latents that did not fire are not read
+            c = tl.load(coef + r, mask=used, other=0.0)
+            used = used & (c != 0)
+        mask = used[:, None] & (cols < D)[None, :]
         tile = tl.load(rows + r.to(tl.int64)[:, None] * D + cols[None, :], mask=mask, other=0.0)
         tile = tile.to(tl.float32)
         if WEIGHTED:
-            tile *= tl.load(coef + r, mask=r < R, other=0.0)[:, None]
+            tile *= -c[:, None]
         acc += tl.sum(tile, axis=0)
         start += U
-    tl.store(out + tl.program_id(0).to(tl.int64) * D + cols, acc, mask=cols < D)
+    return acc
 
 
 @triton.jit
-def decoder_bias_gradient_kernel(
-    error_sums, weight_sums, grad, N_ERROR, N_WEIGHT, D, U: tl.constexpr, BLOCK: tl.constexpr
+def decoder_bias_partial_kernel(
+    error,
+    enc_copy,
+    grad_b_enc,
+    out,
+    B,
+    F,
+    D,
+    ERROR_PROGRAMS: tl.constexpr,
+    SPAN_ERROR: tl.constexpr,
+    SPAN_WEIGHT: tl.constexpr,
+    U: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):
-    """``grad = sum(error_sums) - sum(weight_sums)`` over rows; [*, D] partial sums each.
+    """Partial sums of b_dec's gradient, ``sum of e - W_enc @ (gradient of b_enc)``.
 
-    b_dec enters twice: added to the output, subtracted from the input of every latent.
+    b_dec enters twice: added to the output, subtracted from the input of every latent. Reduced over
+    tokens first, the second part is a product with one vector. error: bf16 [B, D]; enc_copy: bf16
+    [F, D], still the step's; out: float32 [programs, D].
     """
+    p = tl.program_id(0)
+    cols = tl.arange(0, BLOCK_D)
+    to = out + p.to(tl.int64) * D + cols
+    if p < ERROR_PROGRAMS:
+        part = _column_sum(
+            error, grad_b_enc, p * SPAN_ERROR, B, cols, D, False, SPAN_ERROR, U, BLOCK_D
+        )
+        tl.store(to, part, mask=cols < D)
+    else:
+        first = (p - ERROR_PROGRAMS) * SPAN_WEIGHT
+        part = _column_sum(enc_copy, grad_b_enc, first, F, cols, D, True, SPAN_WEIGHT, U, BLOCK_D)
+        tl.store(to, part, mask=cols < D)
+
+
+@triton.jit
+def decoder_bias_gradient_kernel(partial, grad, N, D, U: tl.constexpr, BLOCK: tl.constexpr):
+    """``grad`` [D]: the sum of N rows of partial sums."""
     cols = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    wide = (cols < D)[None, :]
     acc = tl.zeros((BLOCK,), dtype=tl.float32)
     start = 0
-    while start < N_ERROR:
+    while start < N:
         r = start + tl.arange(0, U)
-        mask = (r < N_ERROR)[:, None] & wide
-        acc += tl.sum(tl.load(error_sums + r[:, None] * D + cols[None, :], mask=mask, other=0.0), 0)
-        start += U
-    start = 0
-    while start < N_WEIGHT:
-        r = start + tl.arange(0, U)
-        mask = (r < N_WEIGHT)[:, None] & wide
-        tile = tl.load(weight_sums + r[:, None] * D + cols[None, :], mask=mask, other=0.0)
-        acc -= tl.sum(tile, 0)
+        mask = (r < N)[:, None] & (cols < D)[None, :]
+        acc += tl.sum(tl.load(partial + r[:, None] * D + cols[None, :], mask=mask, other=0.0), 0)
         start += U
     tl.store(grad + cols, acc, mask=cols < D)
+
+
+@triton.jit
+def _gradient_row(
+    i,
+    rows,
+    coef,
+    order,
+    row_ptr,
+    partial,
+    aux_slot,
+    aux_grad,
+    cols,
+    D,
+    K: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    U: tl.constexpr,
+    AUX: tl.constexpr,
+):
+    """Latent i's row: its run's sum of coef * rows [+ aux_grad[aux_slot[i]]]."""
+    wide = cols < D
+    lo = tl.load(row_ptr + i)
+    hi = tl.load(row_ptr + i + 1)
+    acc = tl.zeros((BLOCK_D,), dtype=tl.float32)
+    first = (lo + CHUNK - 1) // CHUNK
+    last = hi // CHUNK
+    blocks = last > first
+    head = tl.where(blocks, first * CHUNK, hi)
+    acc = _gather_sum(acc, rows, coef, order, lo, head, cols, D, K, BLOCK_D, U)
+    if blocks:
+        b = first
+        while b < last:
+            acc += tl.load(partial + b.to(tl.int64) * D + cols, mask=wide, other=0.0)
+            b += 1
+        acc = _gather_sum(acc, rows, coef, order, last * CHUNK, hi, cols, D, K, BLOCK_D, U)
+    if AUX:
+        slot = tl.load(aux_slot + i).to(tl.int64)
+        more = tl.load(aux_grad + slot * D + cols, mask=wide & (slot >= 0), other=0.0)
+        acc += more.to(tl.float32)
+    return acc
+
+
+@triton.jit
+def norm_bound_kernel(
+    bound, grad_b_dec, aux_squares, out, scale, N, D, AUX: tl.constexpr, BLOCK: tl.constexpr
+):
+    """``out[0]``: a bound on the squared norm of the whole gradient; ``out[1]``: the biases' part.
+
+    bound: [N, 2] as `run_scalars_kernel` left it; aux_squares: [1], squared norm of AuxK's rows.
+    The bound is raised by 2 % for what rounding rows to bf16 can add.
+    """
+    rows = tl.zeros((BLOCK,), dtype=tl.float32)
+    biases = tl.zeros((BLOCK,), dtype=tl.float32)
+    start = 0
+    while start < N:
+        at = start + tl.arange(0, BLOCK)
+        rows += tl.load(bound + 2 * at, mask=at < N, other=0.0)
+        biases += tl.load(bound + 2 * at + 1, mask=at < N, other=0.0)
+        start += BLOCK
+    start = 0
+    while start < D:
+        at = start + tl.arange(0, BLOCK)
+        g = tl.load(grad_b_dec + at, mask=at < D, other=0.0)
+        biases += g * g
+        start += BLOCK
+    total = tl.sum(rows, axis=0)
+    if AUX:
+        root = tl.sqrt(total) + tl.sqrt(tl.load(aux_squares))
+        total = root * root
+    part = tl.sum(biases, axis=0) * scale * scale
+    tl.store(out, 1.02 * total * scale * scale + part)
+    tl.store(out + 1, part)
+
+
+@triton.jit
+def row_squares_kernel(
+    dec_copy,
+    error,
+    centered,
+    value,
+    slope,
+    order,
+    row_ptr,
+    partial_dec,
+    partial_enc,
+    aux_slot,
+    aux_dec,
+    aux_enc,
+    norm_bound,
+    squares,
+    limit,
+    scale,
+    F,
+    D,
+    K: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    U: tl.constexpr,
+    UNIT: tl.constexpr,
+    AUX: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+):
+    """``squares[p]``: squared norm of the gradient rows of latents p, p + PROGRAMS, ...
+
+    Where the bound shows that nothing will be clipped, no row is formed. UNIT: a decoder row's
+    gradient is projected off the row, read as bf16.
+    """
+    total = tl.zeros((BLOCK_D,), dtype=tl.float32)
+    cols = tl.arange(0, BLOCK_D)
+    i = tl.program_id(0)
+    if tl.load(norm_bound) > limit * limit:
+        while i < F:
+            g = _gradient_row(
+                i, error, value, order, row_ptr, partial_dec, aux_slot, aux_dec, cols, D,
+                K, CHUNK, BLOCK_D, U, AUX,
+            )  # fmt: skip
+            if UNIT:
+                at = i.to(tl.int64) * D + cols
+                w = tl.load(dec_copy + at, mask=cols < D, other=0.0).to(tl.float32)
+                g -= w * tl.sum(g * w, axis=0)
+            total += g * g
+            g = _gradient_row(
+                i, centered, slope, order, row_ptr, partial_enc, aux_slot, aux_enc, cols, D,
+                K, CHUNK, BLOCK_D, U, AUX,
+            )  # fmt: skip
+            total += g * g
+            i += PROGRAMS
+    tl.store(squares + tl.program_id(0), tl.sum(total, axis=0) * scale * scale)
+
+
+@triton.jit
+def clip_kernel(norm_bound, squares, clip, limit, N, BLOCK: tl.constexpr):
+    """``clip = min(1, limit / (norm + 1e-6))``, torch's clip_grad_norm_; squares: [N]."""
+    at = tl.arange(0, BLOCK)
+    acc = tl.zeros((BLOCK,), dtype=tl.float32)
+    start = 0
+    while start < N:
+        acc += tl.load(squares + start + at, mask=start + at < N, other=0.0)
+        start += BLOCK
+    norm = tl.sqrt(tl.sum(acc, axis=0) + tl.load(norm_bound + 1))
+    factor = tl.minimum(limit / (norm + 1e-6), 1.0)
+    tl.store(clip, tl.where(tl.load(norm_bound) > limit * limit, factor, 1.0))
 
 
 @triton.jit
@@ -151,6 +386,34 @@ def _adam(w, m, v, g, rate, correction, beta1, beta2, eps):
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g * g
     return w - rate * m / (tl.sqrt(v) * correction + eps), m, v
+
+
+@triton.jit
+def _load_moment(at, mask, HALF: tl.constexpr):
+    m = tl.load(at, mask=mask, other=0, eviction_policy="evict_first")
+    if HALF:
+        m = (m.to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    return m
+
+
+@triton.jit
+def _store_moment(at, m, mask, noise, HALF: tl.constexpr):
+    if HALF:
+        # Up or down with the probability that keeps the mean: a step of v, a thousandth of it, is
+        # below bf16's resolution and rounding to nearest would freeze it.
+        bits = m.to(tl.int32, bitcast=True) + noise
+        tl.store(at, (bits >> 16).to(tl.int16), mask=mask, eviction_policy="evict_first")
+    else:
+        tl.store(at, m, mask=mask, eviction_policy="evict_first")
+
+
+@triton.jit
+def _noise(at, step):
+    """32 bits for each entry and step; Wellons' integer hash (lowbias32)."""
+    h = (at.to(tl.int32) ^ (step * -1640531527)).to(tl.uint32, bitcast=True)
+    h = (h ^ (h >> 16)) * 0x7FEB352D
+    h = (h ^ (h >> 15)) * 0x846CA68B
+    return h ^ (h >> 16)
 
 
 @triton.jit
@@ -169,7 +432,6 @@ def update_rows_kernel(
     schedule,
     step,
     clip,
-    squares,
     scale,
     beta1,
     beta2,
@@ -181,60 +443,43 @@ def update_rows_kernel(
     U: tl.constexpr,
     UNIT: tl.constexpr,
     AUX: tl.constexpr,
-    NORM_ONLY: tl.constexpr,
+    HALF: tl.constexpr,
 ):
     """One latent's gradient row and its Adam update, in registers; one program a latent.
 
-    weight, moment1, moment2: float32 [F, D]; shadow: bf16 copy of weight, written. The gradient is
+    weight, moment1, moment2: float32 [F, D], HALF: the moments are the int16 bits of bf16 ones,
+    rounded stochastically; shadow: bf16 copy of weight, written. The gradient is
     ``scale * clip * (sum over the run of coef * rows [+ aux_grad[aux_slot[i]]])``. UNIT: the
     gradient's part along the row is taken out, and the new row has norm 1. schedule: float32
     [steps, 2] with (rate, correction) of `_adam`; step: int32 [1], 1 in the first step.
-    NORM_ONLY: write the gradient's squared norm before clipping to ``squares[i]``, nothing else.
     """
     i = tl.program_id(0)
     cols = tl.arange(0, BLOCK_D)
     wide = cols < D
     at = i.to(tl.int64) * D + cols
-    lo = tl.load(row_ptr + i)
-    hi = tl.load(row_ptr + i + 1)
-    if not NORM_ONLY:  # in flight while the gradient is gathered
-        w = tl.load(weight + at, mask=wide, other=0.0, eviction_policy="evict_first")
-        m = tl.load(moment1 + at, mask=wide, other=0.0, eviction_policy="evict_first")
-        v = tl.load(moment2 + at, mask=wide, other=0.0, eviction_policy="evict_first")
-    acc = tl.zeros((BLOCK_D,), dtype=tl.float32)
-    first = (lo + CHUNK - 1) // CHUNK
-    last = hi // CHUNK
-    blocks = last > first
-    head = tl.where(blocks, first * CHUNK, hi)
-    acc = _gather_sum(acc, rows, coef, order, lo, head, cols, D, K, BLOCK_D, U)
-    if blocks:
-        b = first
-        while b < last:
-            acc += tl.load(partial + b.to(tl.int64) * D + cols, mask=wide, other=0.0)
-            b += 1
-        acc = _gather_sum(acc, rows, coef, order, last * CHUNK, hi, cols, D, K, BLOCK_D, U)
-    if AUX:
-        slot = tl.load(aux_slot + i).to(tl.int64)
-        more = tl.load(aux_grad + slot * D + cols, mask=wide & (slot >= 0), other=0.0)
-        acc += more.to(tl.float32)
-    g = acc * scale
-    if NORM_ONLY:
-        tl.store(squares + i, tl.sum(g * g, axis=0))
-    else:
-        g *= tl.load(clip)
-        t = tl.load(step) - 1
-        if UNIT:
-            g -= w * tl.sum(g * w, axis=0)
-        w, m, v = _adam(
-            w, m, v, g, tl.load(schedule + 2 * t), tl.load(schedule + 2 * t + 1), beta1, beta2, eps
-        )
-        if UNIT:
-            # A row of zeros stays one: no direction to keep.
-            w /= tl.maximum(tl.sqrt(tl.sum(w * w, axis=0)), 1e-30)
-        tl.store(weight + at, w, mask=wide, eviction_policy="evict_first")
-        tl.store(moment1 + at, m, mask=wide, eviction_policy="evict_first")
-        tl.store(moment2 + at, v, mask=wide, eviction_policy="evict_first")
-        tl.store(shadow + at, w.to(tl.bfloat16), mask=wide)
+    # In flight while the gradient is gathered, and first to leave the cache: nothing else of this
+    # step wants them, while the rows that the gradient is made of are read again and again.
+    w = tl.load(weight + at, mask=wide, other=0.0, eviction_policy="evict_first")
+    m = _load_moment(moment1 + at, wide, HALF)
+    v = _load_moment(moment2 + at, wide, HALF)
+    g = _gradient_row(
+        i, rows, coef, order, row_ptr, partial, aux_slot, aux_grad, cols, D,
+        K, CHUNK, BLOCK_D, U, AUX,
+    )  # fmt: skip
+    g *= scale * tl.load(clip)
+    if UNIT:
+        g -= w * tl.sum(g * w, axis=0)
+    t = tl.load(step) - 1
+    rate = tl.load(schedule + 2 * t)
+    w, m, v = _adam(w, m, v, g, rate, tl.load(schedule + 2 * t + 1), beta1, beta2, eps)
+    if UNIT:
+        # A row of zeros stays one: it has no direction to keep.
+        w /= tl.maximum(tl.sqrt(tl.sum(w * w, axis=0)), 1e-30)
+    tl.store(weight + at, w, mask=wide, eviction_policy="evict_first")
+    noise = _noise(at, t)
+    _store_moment(moment1 + at, m, wide, (noise & 0xFFFF).to(tl.int32), HALF)
+    _store_moment(moment2 + at, v, wide, (noise >> 16).to(tl.int32), HALF)
+    tl.store(shadow + at, w.to(tl.bfloat16), mask=wide)
 
 
 @triton.jit
@@ -282,7 +527,9 @@ def update_bias_kernel(
         count = tl.load(row_ptr + at + 1, mask=inside, other=0)
         count -= tl.load(row_ptr + at, mask=inside, other=0)
         age = tl.load(since_fired + at, mask=inside, other=0)
-        tl.store(since_fired + at, tl.where(count > 0, 0, tl.minimum(age + B, 1 << 30)), mask=inside)
+        tl.store(
+            since_fired + at, tl.where(count > 0, 0, tl.minimum(age + B, 1 << 30)), mask=inside
+        )
         tl.store(fired + at, tl.load(fired + at, mask=inside, other=0) + count, mask=inside)
 
 

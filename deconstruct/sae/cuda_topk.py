@@ -20,8 +20,11 @@ import triton.language as tl
 
 
 @triton.jit
-def center_kernel(x, b_dec, out, step, total, D, BLOCK: tl.constexpr):
-    """``out = bf16(x - b_dec)`` over a [B, D] batch of ``total`` entries; counts the step."""
+def center_kernel(x, b_dec, out, step, count, total, F, D, BLOCK: tl.constexpr):
+    """``out = bf16(x - b_dec)`` over a [B, D] batch of ``total`` entries; begins a step.
+
+    Beginning: ``step`` is raised by one, ``count`` (int32 [F]) is set to zero.
+    """
     if tl.program_id(0) == 0:
         tl.store(step, tl.load(step) + 1)
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -29,6 +32,7 @@ def center_kernel(x, b_dec, out, step, total, D, BLOCK: tl.constexpr):
     value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     bias = tl.load(b_dec + at % D, mask=inside, other=0.0)
     tl.store(out + at, (value - bias).to(tl.bfloat16), mask=inside)
+    tl.store(count + at, tl.zeros((BLOCK,), tl.int32), mask=at < F)
 
 
 @triton.jit
@@ -112,66 +116,89 @@ def group_max_kernel(pre, maxima, F, G, GROUP: tl.constexpr, BLOCK_G: tl.constex
 
 
 @triton.jit
-def _take_top(key, K):
-    """(mask of the K largest positive keys, ties to the lower index; rank by index of each)."""
-    level = 0
-    for bit in tl.static_range(14, -1, -1):
-        trial = level + (1 << bit)
-        level = tl.where(tl.sum((key >= trial).to(tl.int32), axis=0) >= K, trial, level)
-    above = key > level
-    tied = (key == level) & (level > 0)
+def _take_top(key, K, low, high):
+    """(mask of the K largest positive keys, ties to the lower index; rank by index of each).
+
+    low <= high bracket the K-th largest key; low is 0 where fewer than K keys may be positive.
+    """
+    while low < high:
+        trial = (low + high + 1) // 2
+        enough = tl.sum((key >= trial).to(tl.int32), axis=0) >= K
+        low = tl.where(enough, trial, low)
+        high = tl.where(enough, high, trial - 1)
+    above = key > low
+    tied = (key == low) & (low > 0)
     room = K - tl.sum(above.to(tl.int32), axis=0)
     # Both counts in one scan: above in the low half, tied in the high half.
     scan = tl.cumsum(above.to(tl.int32) + (tied.to(tl.int32) << 16), axis=0)
     tied_before = scan >> 16
     take = above | (tied & (tied_before <= room))
-    return take, (scan & 0xFFFF) + tl.minimum(tied_before, room) - 1
+    return take, (scan & 0xFFFF) + tl.minimum(tied_before, room) - 1, low
+
+
+@triton.jit
+def choose_groups_kernel(maxima, groups, G, K: tl.constexpr, GROUPS_P2: tl.constexpr):
+    """First level: the K groups of each row with the largest maxima; one program a row.
+
+    maxima: int16 [B, G]; groups: int32 [B, K + 2], in ascending order, then their number and the
+    smallest chosen maximum, below which no entry of the row need be looked at.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, GROUPS_P2)
+    key = tl.load(maxima + row * G + at, mask=at < G, other=0).to(tl.int32)
+    high = tl.max(key, axis=0)
+    take, rank, low = _take_top(key, K, high - high, high)
+    out = groups + row * (K + 2)
+    tl.store(out + rank, at, mask=take)
+    tl.store(out + K, tl.sum(take.to(tl.int32), axis=0))
+    tl.store(out + K + 1, low)
 
 
 @triton.jit
 def select_kernel(
     pre,
-    maxima,
+    groups,
     index,
     value,
+    slot,
+    count,
     F,
-    G,
     K: tl.constexpr,
     GROUP: tl.constexpr,
-    GROUPS_P2: tl.constexpr,
     SLOTS_P2: tl.constexpr,
     K_P2: tl.constexpr,
 ):
-    """Each row's K largest positive entries, in column order; one program a row.
+    """Second level: each row's K largest positive entries, in column order; one program a row.
 
-    pre: int16 bits [B, F]; maxima: int16 [B, G]; index: int16 or int32 [B, K], F where fewer than
-    K entries are positive; value: float32 [B, K], 0 there. ``index`` holds the chosen groups
-    between the two levels.
+    pre: int16 bits [B, F]; groups: as `choose_groups_kernel` left them; index: int32 [B, K], F
+    where fewer than K entries are positive; value: float32 [B, K], 0 there. ``count[i]`` (int32
+    [F]) is raised by one for each row that chose latent i; slot: int32 [B, K], what it was before:
+    some numbering of a latent's pairs, another one on each run.
     """
     row = tl.program_id(0).to(tl.int64)
-    groups = tl.arange(0, GROUPS_P2)
-    key = tl.load(maxima + row * G + groups, mask=groups < G, other=0).to(tl.int32)
-    take, rank = _take_top(key, K)
-    chosen = tl.sum(take.to(tl.int32), axis=0)
-    kind = index.dtype.element_ty
-    tl.store(index + row * K + rank, groups.to(kind), mask=take)
-    tl.debug_barrier()
+    own = groups + row * (K + 2)
+    chosen = tl.load(own + K)
+    low = tl.load(own + K + 1)
     at = tl.arange(0, SLOTS_P2 * GROUP)
-    slot = at // GROUP
-    real = slot < chosen
-    group = tl.load(index + row * K + slot, mask=real, other=0).to(tl.int32)
+    place = at // GROUP
+    real = place < chosen
+    group = tl.load(own + place, mask=real, other=0)
     cols = group * GROUP + at % GROUP
     bits = tl.load(pre + row * F + cols, mask=real & (cols < F), other=0)
     key = tl.maximum(bits.to(tl.int32), 0)
-    take, rank = _take_top(key, K)
-    chosen = tl.sum(take.to(tl.int32), axis=0)
+    # K groups reach the smallest chosen maximum, so at least K entries do.
+    take, rank, low = _take_top(key, K, low, tl.max(key, axis=0))
+    tl.store(index + row * K + rank, cols, mask=take)
     tl.debug_barrier()
-    tl.store(index + row * K + rank, cols.to(kind), mask=take)
-    tl.store(value + row * K + rank, (key << 16).to(tl.float32, bitcast=True), mask=take)
+    # Only K of the candidates' lanes hold something now: go on with K lanes.
     slots = tl.arange(0, K_P2)
-    rest = (slots >= chosen) & (slots < K)
-    tl.store(index + row * K + slots, tl.zeros((K_P2,), kind) + F.to(kind), mask=rest)
-    tl.store(value + row * K + slots, tl.zeros((K_P2,), tl.float32), mask=rest)
+    real = slots < tl.sum(take.to(tl.int32), axis=0)
+    col = tl.load(index + row * K + slots, mask=real, other=F)
+    bits = tl.load(pre + row * F + col, mask=real, other=0).to(tl.int32)
+    tl.store(value + row * K + slots, (bits << 16).to(tl.float32, bitcast=True), mask=slots < K)
+    before = tl.atomic_add(count + col, 1, mask=real, sem="relaxed")
+    tl.store(slot + row * K + slots, before, mask=real)
+    tl.store(index + row * K + slots, col, mask=(slots < K) & (col == F))
 
 
 @triton.jit
@@ -213,32 +240,33 @@ def keep_top_kernel(pre, F, K, BLOCK: tl.constexpr):
 
 @triton.jit
 def decode_kernel(
-    x,
-    b_dec,
+    centered,
     weight,
     index,
     value,
     error,
     slope,
     loss,
+    size,
     F,
-    D,
+    D: tl.constexpr,
     K: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
     """Decode, error and the chosen activations' gradients; one program a token.
 
-    x [B, D]; b_dec float32 [D]; weight bf16 [F, D]; index, value [B, K] as the selection left
-    them; error: bf16 [B, D], ``e = value @ weight + b_dec - x``; slope: float32 [B, K],
-    ``e . weight[index]``, 0 where nothing fires; loss: float32 [B], ``|e|^2``.
+    centered: bf16 [B, D], ``x - b_dec``; weight: bf16 [F, D]; index, value [B, K] as the selection
+    left them; error: bf16 [B, D], ``e = value @ weight - centered``; slope: float32 [B, K],
+    ``e . weight[index]``, 0 where nothing fires; loss, size: float32 [B], ``|e|^2``,
+    ``|centered|^2``. Every row is gathered twice. Gathering once, with slopes out of the rows'
+    Gram matrix, was tried: its small tensor-core products took four times as long.
     """
     row = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, BLOCK_D)
     wide = cols < D
-    target = tl.load(x + row * D + cols, mask=wide, other=0.0).to(tl.float32)
-    target -= tl.load(b_dec + cols, mask=wide, other=0.0)
-    e = -target
+    e = -tl.load(centered + row * D + cols, mask=wide, other=0.0).to(tl.float32)
+    tl.store(size + row, tl.sum(e * e, axis=0))
     for start in range(0, K, BLOCK_K):
         slots = start + tl.arange(0, BLOCK_K)
         latent = tl.load(index + row * K + slots, mask=slots < K, other=F).to(tl.int64)
