@@ -56,10 +56,11 @@ class Tiling:
     encode_block: tuple[int, int, int] = (128, 256, 64)  # tokens, latents, d_in
     encode_stages: int = 4
     encode_warps: int = 8
-    encode_band: int = 32
+    encode_band: int = 32  # tile rows walked down before the next tile column
+    encode_programs: int = 1  # a multiprocessor
     select_keys: int = 1024  # a warp
-    decode_rows: int = 8
-    decode_warps: int = 4
+    decode_rows: int = 4
+    decode_warps: int = 1
     row_warps: int = 4
     row_unroll: int = 2
     chunk: int = 64

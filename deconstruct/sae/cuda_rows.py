@@ -48,13 +48,10 @@ def chunk_kernel(
     centered,
     value,
     slope,
-    loss,
-    size,
     latents,
     order,
     partial_dec,
     partial_enc,
-    partial_scalars,
     F,
     D,
     K: tl.constexpr,
@@ -65,7 +62,7 @@ def chunk_kernel(
     """Sums over the blocks of CHUNK sorted pairs that belong to one latent; one program a block.
 
     latents: sorted, int32 [B*K]; partials: float32 [B*K // CHUNK, D] of ``value * error`` and of
-    ``slope * centered``, [B*K // CHUNK, 5] of `_pair_scalars`; written for such blocks only.
+    ``slope * centered``, written for such blocks only.
     """
     block = tl.program_id(0)
     lo = block * CHUNK
@@ -79,14 +76,34 @@ def chunk_kernel(
         tl.store(partial_dec + out, dec, mask=cols < D)
         enc = _gather_sum(zero, centered, slope, order, lo, lo + CHUNK, cols, D, K, BLOCK_D, U)
         tl.store(partial_enc + out, enc, mask=cols < D)
-        at = lo + tl.arange(0, CHUNK)
+
+
+@triton.jit
+def chunk_scalars_kernel(
+    value,
+    slope,
+    loss,
+    size,
+    latents,
+    order,
+    partial,
+    F,
+    K: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """`chunk_kernel`'s counterpart for `_pair_scalars`; partial: float32 [B*K // CHUNK, 5]."""
+    block = tl.program_id(0)
+    at = block * CHUNK + tl.arange(0, CHUNK)
+    first = tl.load(latents + block * CHUNK)
+    last = tl.load(latents + block * CHUNK + CHUNK - 1)
+    if (first == last) & (first < F):
         pair = tl.load(order + at)
         g, zz, gg, ee, xx = _pair_scalars(pair, at >= 0, value, slope, loss, size, K)
-        tl.store(partial_scalars + 5 * block, tl.sum(g, axis=0))
-        tl.store(partial_scalars + 5 * block + 1, tl.sum(zz, axis=0))
-        tl.store(partial_scalars + 5 * block + 2, tl.sum(gg, axis=0))
-        tl.store(partial_scalars + 5 * block + 3, tl.sum(ee, axis=0))
-        tl.store(partial_scalars + 5 * block + 4, tl.sum(xx, axis=0))
+        tl.store(partial + 5 * block, tl.sum(g, axis=0))
+        tl.store(partial + 5 * block + 1, tl.sum(zz, axis=0))
+        tl.store(partial + 5 * block + 2, tl.sum(gg, axis=0))
+        tl.store(partial + 5 * block + 3, tl.sum(ee, axis=0))
+        tl.store(partial + 5 * block + 4, tl.sum(xx, axis=0))
 
 
 @triton.jit

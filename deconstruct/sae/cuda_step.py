@@ -143,22 +143,19 @@ class StepKernels:
         self._decode()
         aux = self._auxk(capacity) if capacity else None
         self._join()
-        self._chunk_sums()
-        clips = math.isfinite(self.spec.clip_norm)
         with self._aside():
             self._bias_gradients(aux)
-            if not clips:
+            if math.isinf(self.spec.clip_norm):
                 self._update_biases()
-        if clips:
+        self._chunk_sums()
+        if not math.isinf(self.spec.clip_norm):
             self._join()
             self._clip(aux)
             with self._aside():
                 self._update_biases()
         self._update_rows("W_dec", aux)
-        if not clips:
-            self._join()  # the bias gradients read the copy of W_enc that is written next
+        self._join()  # the bias gradients read the copy of W_enc that is written next
         self._update_rows("W_enc", aux)
-        self._join()
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
@@ -190,7 +187,8 @@ class StepKernels:
             )
             return
         bm, bn, bk = t.encode_block
-        cuda_topk.encode_kernel[(self._sms,)](
+        programs = self._sms * t.encode_programs
+        cuda_topk.encode_kernel[(programs,)](
             TensorDescriptor.from_tensor(self.centered, [bm, bk]),
             TensorDescriptor.from_tensor(self.enc, [bn, bk]),
             TensorDescriptor.from_tensor(self.pre, [bm, bn // 2]),
@@ -205,7 +203,7 @@ class StepKernels:
             BK=bk,
             GROUP=self._group,
             BAND=t.encode_band,
-            SMS=self._sms,
+            PROGRAMS=programs,
             num_warps=t.encode_warps,
             num_stages=t.encode_stages,
         )
@@ -311,13 +309,10 @@ class StepKernels:
                 self.centered,
                 self.value,
                 self.slope,
-                self._loss,
-                self._size,
                 self._latents,
                 self._order,
                 self._partial["W_dec"],
                 self._partial["W_enc"],
-                self._partial["scalars"],
                 s.d_sae,
                 s.d_in,
                 K=s.k,
@@ -330,6 +325,20 @@ class StepKernels:
     def _bias_gradients(self, aux: dict[str, Tensor] | None) -> None:
         """Gradients of both biases, up to the loss's scale; the step's loss into the log."""
         s = self.spec
+        if blocks := s.batch * s.k // self.options.tiling.chunk:
+            cuda_rows.chunk_scalars_kernel[(blocks,)](
+                self.value,
+                self.slope,
+                self._loss,
+                self._size,
+                self._latents,
+                self._order,
+                self._partial["scalars"],
+                s.d_sae,
+                K=s.k,
+                CHUNK=self.options.tiling.chunk,
+                num_warps=1,
+            )
         cuda_rows.run_scalars_kernel[(len(self._bound),)](
             self.value,
             self.slope,

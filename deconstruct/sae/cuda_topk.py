@@ -79,16 +79,16 @@ def encode_kernel(
     BK: tl.constexpr,
     GROUP: tl.constexpr,
     BAND: tl.constexpr,
-    SMS: tl.constexpr,
+    PROGRAMS: tl.constexpr,
 ):
     """``pre = x @ W.T + bias`` in bf16 [B, F], and the ReLU'd maximum of each GROUP columns.
 
-    x [B, D] and W [F, D] come as TMA descriptors. One program a multiprocessor walks over tiles,
-    BAND tile rows at a time, so that W's tiles are read once per band. ``maxima``: int16 [B, G].
+    x [B, D] and W [F, D] come as TMA descriptors. One or two programs a multiprocessor walk over
+    tiles, BAND tile rows at a time, so that W's tiles are read once per band. maxima: int16 [B, G].
     """
     tiles_m = tl.cdiv(B, BM)
     tiles_n = tl.cdiv(F, BN)
-    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, SMS, flatten=True):
+    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, PROGRAMS, flatten=True):
         band = tile // (BAND * tiles_n)
         rows_here = tl.minimum(tiles_m - band * BAND, BAND)
         within = tile % (BAND * tiles_n)
