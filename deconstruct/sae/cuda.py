@@ -7,8 +7,9 @@
 
 Gradients are sums over the B*k firing (token, latent) pairs, sorted by latent once a step; they are
 formed a row at a time in registers and meet Adam there, so the optimiser moves 24 bytes a parameter
-plus 2 for the bf16 copy that the next step multiplies by. Launches: `cuda_step`; kernels:
-`cuda_topk`, `cuda_order`, `cuda_rows`; their dense references: ``tests/test_sae_cuda.py``.
+plus 2 for the bf16 copy that the next step multiplies by. The order of launches: `cuda_step`; the
+launches: `cuda_forward`, `cuda_backward`; kernels: `cuda_topk`, `cuda_order`, `cuda_gradients`,
+`cuda_update`; their dense references: ``tests/test_sae_cuda.py``.
 
 Numbers: master weights and moments float32, products bf16 with float32 sums. W_enc is kept
 transposed, [d_sae, d_in], so that a latent is a row everywhere.
@@ -63,7 +64,7 @@ class Tiling:
     decode_warps: int = 1
     row_warps: int = 4
     row_unroll: int = 2
-    chunk: int = 64
+    chunk: int = 32
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ class FusedTopK:
     ) -> None:
         if reason := unavailable():
             raise RuntimeError(reason)
-        from deconstruct.sae.cuda_step import StepKernels  # imports Triton
+        from deconstruct.sae.cuda_buffers import Buffers
+        from deconstruct.sae.cuda_step import Launcher  # imports Triton
 
         d, f = spec.d_in, spec.d_sae
         if spec.architecture != "topk":
@@ -134,9 +136,12 @@ class FusedTopK:
             for moment in ("m", "v"):
                 dtype = half if len(shape) == 2 else torch.float32
                 self._state[f"{name}.{moment}"] = new(*shape, dtype=dtype)
+        # [steps]: each step's mean |e|^2, 0 for those to come; reading it waits for the device
+        self.losses = self._state["losses"]
         self.steps_done = 0  # the host's count of `step`
         schedule = _adam_schedule(learning_rates, spec.betas).to(self.device)
-        self._kernels = StepKernels(spec, self.options, self._state, schedule, self.device)
+        self._buffers = Buffers(spec, self.options, self._state, schedule, self.device)
+        self._launcher = Launcher(self._buffers)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
         self.load_weights(weights)
@@ -146,18 +151,13 @@ class FusedTopK:
         for name in NAMES:
             source = weights[name].detach()
             self._state[name].copy_(source.mT if name == "W_enc" else source)
-        self._kernels.refresh_copies()
+        self._buffers.refresh_copies()
 
     def weights(self) -> dict[str, Tensor]:
-        """Copies of the float32 weights, names and shapes as in the class."""
-        found = {name: self._state[name].clone() for name in NAMES}
+        """Float32 copies on the CPU, names and shapes as in the class."""
+        found = {name: self._state[name].to("cpu", copy=True) for name in NAMES}
         found["W_enc"] = found["W_enc"].mT.contiguous()
         return found
-
-    @property
-    def losses(self) -> Tensor:
-        """float32 [steps]: each step's mean ``|e|^2``, 0 for those to come. Reading it waits."""
-        return self._state["losses"]
 
     @property
     def fired(self) -> Tensor:
@@ -167,59 +167,63 @@ class FusedTopK:
     def firing(self) -> tuple[float, float]:
         """Mean L0 of the last step's tokens, and the share of latents that are dead. Waits."""
         dead = self._state["since_fired"] >= self.spec.dead_after
-        return float(self._kernels.row_ptr[-1]) / self.spec.batch, float(dead.float().mean())
+        return float(self._buffers.row_ptr[-1]) / self.spec.batch, float(dead.float().mean())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of all that a resumed run needs to go on with the same bytes; W_enc transposed."""
-        return {name: tensor.clone() for name, tensor in self._state.items()}
+        """The live tensors of a checkpoint, all that the same bytes need; W_enc transposed."""
+        return dict(self._state)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over a `state_dict`; raises KeyError where a tensor is missing."""
         for name, tensor in self._state.items():
             tensor.copy_(state[name])
         self.steps_done = int(self._state["step"].item())
-        self._kernels.refresh_copies()
-        self._kernels.take_dead()
+        self._buffers.refresh_copies()
+        self._buffers.take_dead()
 
     def step(self, x: Tensor) -> None:
         """Train on x, [batch, d_in], any float dtype and device; returns before it is done.
 
         Raises ValueError for another shape, IndexError after the schedule's last step.
         """
-        spec, kernels = self.spec, self._kernels
+        from deconstruct.sae import cuda_forward as forward
+
+        spec, buffers = self.spec, self._buffers
         if tuple(x.shape) != (spec.batch, spec.d_in):
             raise ValueError(f"x is {tuple(x.shape)}, not {(spec.batch, spec.d_in)}")
         if self.steps_done >= len(self.losses):
             raise IndexError(f"the schedule has {len(self.losses)} steps, all of them done")
         if spec.k_aux and self.steps_done and self.steps_done % self.options.refresh_every == 0:
             self._state["dead"].copy_(self._state["since_fired"] >= spec.dead_after)
-            kernels.take_dead()
-        capacity = kernels.dead_capacity
+            buffers.take_dead()
+        capacity = buffers.dead_capacity
         if self.device.type == "cuda" and capacity not in self._graphs:
             self._graphs[capacity] = self._capture(capacity)
-        kernels.begin(x.to(self.device, non_blocking=True).contiguous())
+        forward.begin(buffers, x.to(self.device, non_blocking=True).contiguous())
         if capacity in self._graphs:
             self._graphs[capacity].replay()
         else:
-            kernels.launch(capacity)
+            self._launcher.launch(capacity)
         self.steps_done += 1
 
     def _capture(self, capacity: int) -> "torch.cuda.CUDAGraph":
         """The step's launches as one graph; the state is left as it was."""
-        saved = self.state_dict()
+        from deconstruct.sae import cuda_forward as forward
+
+        saved = {name: tensor.clone() for name, tensor in self._state.items()}
         blank = torch.zeros(self.spec.batch, self.spec.d_in, device=self.device)
-        self._kernels.begin(blank)
+        forward.begin(self._buffers, blank)
         stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # compile, and let the libraries set up, outside the graph
-            self._kernels.launch(capacity)
+            self._launcher.launch(capacity)
         torch.cuda.current_stream().wait_stream(stream)
         for name, tensor in self._state.items():
             tensor.copy_(saved[name])
-        self._kernels.refresh_copies()
+        self._buffers.refresh_copies()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            self._kernels.launch(capacity)
+            self._launcher.launch(capacity)
         return graph
 
 

@@ -1,0 +1,111 @@
+"""The tensors of one fused TopK step: allocated once, at addresses that a CUDA graph can keep."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from deconstruct.sae.cuda import GpuOptions, power_of_two
+from deconstruct.sae.engine import StepSpec
+
+LATENTS_A_PROGRAM = 32  # of `cuda_gradients.run_scalars_kernel`
+
+
+class Buffers:
+    """What a step reads and writes, beside its batch.
+
+    state: the trained tensors by name, which belong to `deconstruct.sae.cuda.FusedTopK`; schedule:
+    float32 [steps, 2] as `cuda_update` reads it. The rest is derived from the state or lives
+    within a step; shapes and dtypes are explained where kernels take them.
+
+    Raises ValueError where ``encoder="fused"`` can't be had.
+    """
+
+    def __init__(
+        self,
+        spec: StepSpec,
+        options: GpuOptions,
+        state: dict[str, Tensor],
+        schedule: Tensor,
+        device: torch.device,
+    ) -> None:
+        b, d, f, k = spec.batch, spec.d_in, spec.d_sae, spec.k
+        self.spec, self.options, self.state, self.schedule = spec, options, state, schedule
+        self.device = device
+        self.sms = 1
+        hopper = False
+        if device.type == "cuda":
+            self.sms = torch.cuda.get_device_properties(device).multi_processor_count
+            hopper = torch.cuda.get_device_capability(device) >= (9, 0)
+        # Near sqrt(d_sae / k) columns a group, both levels of the selection read as much.
+        self.group = min(128, max(16, power_of_two(math.sqrt(f / k))))
+        # TMA wants rows that begin on 16 bytes.
+        able = hopper and d % 8 == 0 and f % 8 == 0
+        self.fused = options.encoder == "fused" or (options.encoder == "auto" and able)
+        if self.fused and not able:
+            raise ValueError("encoder='fused' needs compute capability 9.0, d_in and d_sae % 8 = 0")
+
+        def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        bf16, int32 = torch.bfloat16, torch.int32
+        # bf16 copies of the weights, written by the update, read by the next step
+        self.enc, self.dec = new(f, d, dtype=bf16), new(f, d, dtype=bf16)
+        self.bias_half = new(f, dtype=bf16)
+        self.clip = torch.ones(1, device=device)
+        # activations
+        self.centered, self.error = new(b, d, dtype=bf16), new(b, d, dtype=bf16)
+        self.pre = new(b, f, dtype=bf16)
+        self.maxima = new(b, -(-f // self.group), dtype=torch.int16)
+        self.index, self.value, self.slope = new(b, k, dtype=int32), new(b, k), new(b, k)
+        self.groups = new(b, k + 2, dtype=int32)
+        self.loss, self.size = new(b), new(b)
+        # the firing pairs by latent
+        pairs = b * k
+        self.slot, self.count = new(b, k, dtype=int32), new(f, dtype=int32)
+        self.unordered, self.order = new(pairs, dtype=int32), new(pairs, dtype=int32)
+        self.latents, self.row_ptr = new(pairs, dtype=int32), new(f + 1, dtype=int32)
+        blocks = max(1, pairs // options.tiling.chunk)
+        self.partial = {
+            "W_dec": new(blocks, d),
+            "W_enc": new(blocks, d),
+            "scalars": new(blocks, 5),
+        }
+        # gradients that are small enough to be written
+        self.grad = {"b_enc": new(f), "b_dec": new(d)}
+        self.span_error, self.span_weight = (
+            max(8, power_of_two(b / 64)),
+            max(16, power_of_two(f / 512)),
+        )
+        self.error_programs = -(-b // self.span_error)
+        self.b_dec_partial = new(self.error_programs + -(-f // self.span_weight), d)
+        # the norm: parts of a bound; [bound, biases' part]; a sum for each program
+        self.bound = new(-(-f // LATENTS_A_PROGRAM), 2)
+        self.norm_bound, self.squares = new(2), new(8 * self.sms)
+        # AuxK: the dead latents, padded to a power of two
+        self.dead_capacity = 0
+        self.dead_list, self.aux_slot = new(f, dtype=torch.int64), new(f, dtype=int32)
+        self.aux_bias, self.aux_weight = new(f), new(1)
+
+    def refresh_copies(self) -> None:
+        """Renew the bf16 copies after the float32 weights were set from outside."""
+        self.enc.copy_(self.state["W_enc"])
+        self.dec.copy_(self.state["W_dec"])
+        self.bias_half.copy_(self.state["b_enc"])
+
+    def take_dead(self) -> None:
+        """Fix the dead latents until the next call, from ``state["dead"]``. Waits."""
+        s = self.spec
+        if not s.k_aux:
+            return
+        found = self.state["dead"].nonzero().squeeze(1)
+        n = len(found)
+        # Powers of two: few graphs, at most twice the work.
+        self.dead_capacity = min(s.d_sae, power_of_two(max(n, 64))) if n else 0
+        self.dead_list.zero_()
+        self.dead_list[:n] = found
+        self.aux_slot.fill_(-1)
+        self.aux_slot[found] = torch.arange(n, dtype=torch.int32, device=self.device)
+        self.aux_bias.zero_()
+        self.aux_bias[n:] = -torch.inf  # padding never fires
+        self.aux_weight.fill_(s.aux_coefficient * min(1.0, n / s.k_aux))

@@ -1,0 +1,164 @@
+"""Launches of a fused TopK step, first half: from a batch to errors and AuxK's gradients."""
+
+import torch
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from deconstruct.sae import cuda_order, cuda_topk
+from deconstruct.sae.cuda import power_of_two
+from deconstruct.sae.cuda_buffers import Buffers
+
+
+def begin(b: Buffers, x: Tensor) -> None:
+    """Count a step and centre its batch [B, d_in]: all that reads x, so it is never copied."""
+    s = b.spec
+    cuda_topk.center_kernel[(-(-max(x.numel(), s.d_sae) // 4096),)](
+        x,
+        b.state["b_dec"],
+        b.centered,
+        b.state["step"],
+        b.count,
+        x.numel(),
+        s.d_sae,
+        s.d_in,
+        BLOCK=4096,
+        num_warps=8,
+    )
+
+
+def encode(b: Buffers) -> None:
+    s, t = b.spec, b.options.tiling
+    groups = b.maxima.shape[1]
+    if not b.fused:
+        torch.addmm(b.bias_half, b.centered, b.enc.mT, out=b.pre)
+        block = 4096 // b.group
+        cuda_topk.group_max_kernel[(-(-groups // block), s.batch)](
+            b.pre.view(torch.int16),
+            b.maxima,
+            s.d_sae,
+            groups,
+            GROUP=b.group,
+            BLOCK_G=block,
+        )
+        return
+    bm, bn, bk = t.encode_block
+    programs = b.sms * t.encode_programs
+    cuda_topk.encode_kernel[(programs,)](
+        TensorDescriptor.from_tensor(b.centered, [bm, bk]),
+        TensorDescriptor.from_tensor(b.enc, [bn, bk]),
+        TensorDescriptor.from_tensor(b.pre, [bm, bn // 2]),
+        b.state["b_enc"],
+        b.maxima,
+        s.batch,
+        s.d_sae,
+        s.d_in,
+        groups,
+        BM=bm,
+        BN=bn,
+        BK=bk,
+        GROUP=b.group,
+        BAND=t.encode_band,
+        PROGRAMS=programs,
+        num_warps=t.encode_warps,
+        num_stages=t.encode_stages,
+    )
+
+
+def select(b: Buffers) -> None:
+    s = b.spec
+    groups = b.maxima.shape[1]
+    cuda_topk.choose_groups_kernel[(s.batch,)](
+        b.maxima,
+        b.groups,
+        groups,
+        K=s.k,
+        GROUPS_P2=power_of_two(groups),
+        num_warps=_warps(power_of_two(groups), b.options.tiling.select_keys),
+    )
+    candidates = power_of_two(min(s.k, groups)) * b.group
+    cuda_topk.select_kernel[(s.batch,)](
+        b.pre.view(torch.int16),
+        b.groups,
+        b.index,
+        b.value,
+        b.slot,
+        b.count,
+        s.d_sae,
+        K=s.k,
+        GROUP=b.group,
+        SLOTS_P2=candidates // b.group,
+        K_P2=power_of_two(s.k),
+        num_warps=_warps(candidates, b.options.tiling.select_keys),
+    )
+
+
+def sort(b: Buffers) -> None:
+    s = b.spec
+    pairs = s.batch * s.k
+    cuda_order.run_bounds_kernel[(-(-s.d_sae // 4096),)](
+        b.count, b.row_ptr, s.d_sae, BLOCK=4096, WIDE=16384, num_warps=16
+    )
+    cuda_order.place_kernel[(-(-pairs // 512),)](
+        b.index,
+        b.slot,
+        b.row_ptr,
+        b.unordered,
+        b.latents,
+        pairs,
+        s.d_sae,
+        BLOCK=512,
+    )
+    cuda_order.rank_kernel[(-(-pairs // 32),)](
+        b.unordered, b.latents, b.row_ptr, b.order, s.d_sae, BLOCK=32, SPAN=64
+    )
+
+
+def decode(b: Buffers) -> None:
+    s, t = b.spec, b.options.tiling
+    cuda_topk.decode_kernel[(s.batch,)](
+        b.centered,
+        b.dec,
+        b.index,
+        b.value,
+        b.error,
+        b.slope,
+        b.loss,
+        b.size,
+        s.d_sae,
+        D=s.d_in,
+        K=s.k,
+        BLOCK_D=power_of_two(s.d_in),
+        BLOCK_K=t.decode_rows,
+        num_warps=t.decode_warps,
+    )
+
+
+def auxk(b: Buffers, capacity: int) -> dict[str, Tensor]:
+    """AuxK's gradients of the dead latents, [capacity, ...]: dense, over these latents only."""
+    s = b.spec
+    listed = b.dead_list[:capacity]
+    enc, dec = b.enc.index_select(0, listed), b.dec.index_select(0, listed)
+    bias = b.bias_half.index_select(0, listed) + b.aux_bias[:capacity].bfloat16()
+    z = torch.addmm(bias, b.centered, enc.mT)
+    if s.k_aux < capacity:
+        block = min(4096, power_of_two(capacity))
+        cuda_topk.keep_top_kernel[(s.batch,)](
+            z.view(torch.int16), capacity, s.k_aux, BLOCK=block, num_warps=4
+        )
+    else:
+        z.relu_()
+    e = torch.addmm(b.error, z, dec) * b.aux_weight.bfloat16()
+    dz = torch.where(z > 0, e @ dec.mT, 0)
+    rows_dec, rows_enc = z.mT @ e, dz.mT @ b.centered
+    squares = sum(torch.linalg.vector_norm(r, dtype=torch.float32) for r in (rows_dec, rows_enc))
+    return {
+        "W_dec": rows_dec,
+        "W_enc": rows_enc,
+        "b_enc": dz.sum(0, dtype=torch.float32),
+        "squares": torch.as_tensor(squares).square(),  # (a + b)^2, at least a^2 + b^2
+    }
+
+
+def _warps(keys: int, a_warp: int) -> int:
+    """Warps for a program that holds so many keys."""
+    return min(16, max(1, keys // a_warp))
