@@ -1,44 +1,76 @@
 """Bootstrap intervals over documents.
 
 Tokens of one document are not independent, so whole documents are resampled (Efron and Tibshirani
-1993), and a ratio is recomputed from resampled sums. The intervals speak of the choice of
-documents alone, not of the seed of a training.
+1993), and a ratio is recomputed from resampled sums. All statistics of one call see the same
+resamples, so that differences are paired. The intervals speak of the choice of documents alone,
+not of the seed of a training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 0.95
+BLOCK_COUNTS = 1 << 22
+"""Draws that are in memory at a time: 32 MiB of them."""
 
 Sums = Mapping[str, NDArray[np.float64]]
+Statistic = Callable[[Sums], NDArray[np.float64]]
+"""From totals, name -> [n], to [n] values."""
 
 
-def resample_counts(documents: int, resamples: int, seed: int) -> NDArray[np.float64]:
-    """How often each document is drawn in each resample: [resamples, documents]."""
-    draw = np.random.default_rng(seed)
-    return draw.multinomial(documents, np.full(documents, 1 / documents), resamples).astype(float)
+class Estimate(NamedTuple):
+    """A value and the ends of its 95% interval; NaN or None where there are none."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
 
 
-def interval(
-    sums: Sums,
-    statistic: Callable[[Sums], NDArray[np.float64]],
-    counts: NDArray[np.float64],
-) -> tuple[float, float, float]:
-    """Value of a statistic and the ends of its 95% percentile interval.
+@dataclass(frozen=True)
+class Bootstrap:
+    """``resamples`` draws of ``documents`` documents with replacement, the same for a seed."""
 
-    sums: name -> [documents]. statistic: from totals, given as name -> [n], to [n] values.
-    counts: from `resample_counts`. NaN resamples are left out; none left gives NaN ends.
-    """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        value = statistic({name: own.sum(keepdims=True) for name, own in sums.items()})[0]
-        drawn = statistic({name: counts @ own for name, own in sums.items()})
+    documents: int
+    resamples: int
+    seed: int
+
+    def counts(self) -> Iterator[NDArray[np.float64]]:
+        """How often each document is drawn: blocks [some resamples, documents]."""
+        draw = np.random.default_rng(self.seed)
+        chance = np.full(self.documents, 1 / self.documents)
+        step = max(1, BLOCK_COUNTS // self.documents)
+        for first in range(0, self.resamples, step):
+            size = min(step, self.resamples - first)
+            yield draw.multinomial(self.documents, chance, size).astype(np.float64)
+
+    def estimates(self, sums: Sums, statistics: Mapping[str, Statistic]) -> dict[str, Estimate]:
+        """Each statistic with its percentile interval.
+
+        sums: name -> [documents]. Resamples in which a statistic is not finite are left out; if
+        none is left its ends are NaN.
+        """
+        stacked = np.stack(list(sums.values()), 1)
+        drawn = np.concatenate([counts @ stacked for counts in self.counts()])
+        whole = dict(zip(sums, stacked.sum(0)[:, None], strict=True))
+        totals = dict(zip(sums, drawn.T, strict=True))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return {
+                name: Estimate(float(statistic(whole)[0]), *percentiles(statistic(totals)))
+                for name, statistic in statistics.items()
+            }
+
+
+def percentiles(drawn: NDArray[np.float64]) -> tuple[float, float]:
+    """Ends of the interval that holds 95% of the finite values; NaN if there are none."""
     drawn = drawn[np.isfinite(drawn)]
     if len(drawn) == 0:
-        return float(value), float("nan"), float("nan")
+        return float("nan"), float("nan")
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return float(value), float(low), float(high)
+    return float(low), float(high)

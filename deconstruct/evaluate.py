@@ -10,7 +10,8 @@ it. Intervals resample documents; they say nothing of other seeds, sites or kind
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,20 +19,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe
-from deconstruct.bootstrap import Sums, interval, resample_counts
+from deconstruct.bootstrap import Bootstrap, Estimate, Statistic, Sums
 from deconstruct.config import EvaluationConfig
+from deconstruct.fidelity import fidelity
 from deconstruct.model import ResolvedModel, load, pick_device, pick_dtype
 from deconstruct.progress import track
 from deconstruct.reader import ActivationReader
 from deconstruct.sae import formats
 from deconstruct.sae.model import SparseAutoencoder
 from deconstruct.site import Site
-from deconstruct.splice import Losses, Text, spliced_losses
+from deconstruct.splice import Text, spliced_losses
 
-VERSION = 1
+log = logging.getLogger(__name__)
+
+VERSION = 2
 HISTOGRAM_BINS = np.arange(-7, 0.01, 0.25)
 
 METRICS = pa.schema(
@@ -46,15 +49,22 @@ METRICS = pa.schema(
     }
 )
 
-Statistic = Callable[[Sums], NDArray[np.float64]]
 
+def _fvu(sums: Sums) -> NDArray[np.float64]:
+    return sums["error"] / sums["variance"]
+
+
+_WITH_FIRST = (
+    "fvu with the leading positions and special tokens that training left out, of the documents "
+    "whose losses are judged"
+)
 _RECONSTRUCTION: dict[str, tuple[Statistic, str, str]] = {
     "fvu": (
-        lambda s: s["error"] / s["variance"],
+        _fvu,
         "share",
         "squared error over squares about the mean, held-out recorded tokens",
     ),
-    "explained_variance": (lambda s: 1 - s["error"] / s["variance"], "share", "1 - fvu"),
+    "explained_variance": (lambda s: 1 - _fvu(s), "share", "1 - fvu"),
     "mse": (lambda s: s["error"] / s["elements"], "squared activation", "mean over elements"),
     "cosine": (lambda s: s["cosine"] / s["tokens"], "cosine", "of activation and reconstruction"),
     "relative_reconstruction_bias": (
@@ -70,7 +80,7 @@ _LOSS: dict[str, tuple[Statistic, str, str]] = {
     "loss_spliced": (
         lambda s: s["spliced"] / s["predictions"],
         "nats",
-        "with the reconstruction in place",
+        "with the reconstruction in place; leading positions that training left out stay clean",
     ),
     "loss_zero": (lambda s: s["zero"] / s["predictions"], "nats", "with zeros in place"),
     "loss_mean": (lambda s: s["mean"] / s["predictions"], "nats", "with the train mean in place"),
@@ -129,7 +139,7 @@ def evaluate(
         where = pick_device(device)
         dictionary = formats.load(sae.path).to(where)
         rows: list[dict[str, Any]] = []
-        rows += _reconstruction(dictionary, activations, config, draft, where)
+        rows += _reconstruction(dictionary, corpus, activations, config, draft, where)
         rows += _losses(dictionary, model, corpus, activations, config, dtype, where)
         rows += _density(latents, draft)
         with draft.writing("metrics.parquet") as path:
@@ -141,6 +151,7 @@ def evaluate(
 
 def _reconstruction(
     sae: SparseAutoencoder,
+    corpus: Artifact,
     activations: Artifact,
     config: EvaluationConfig,
     draft: Draft,
@@ -148,61 +159,11 @@ def _reconstruction(
 ) -> list[dict[str, Any]]:
     """Metrics of x' against x over the test rows; writes ``token_errors.parquet``."""
     reader = ActivationReader(activations, "test")
-    parts: list[dict[str, NDArray[Any]]] = []
-    sums = np.zeros(reader.d_in)
-    with track("evaluation", reader.rows, "tokens") as advance:
-        for block in reader.rows_in_order():
-            x = block.activation.to(device)
-            sparse = sae.encode_sparse(x)
-            out = sae.decode(sparse)
-            own = _per_token(x, out)
-            own["fires"] = sparse.offsets.diff().cpu().numpy()
-            own["sum"] = x.double().sum(0, keepdim=True).cpu().numpy()
-            sums += own.pop("sum")[0]
-            parts.append(own | {"doc_id": block.doc_id, "token_index": block.token_index})
-            advance(len(block))
-    mean = sums / reader.rows
-    inner_mean = []
-    for block in reader.rows_in_order():  # about the mean of these very tokens
-        x64 = block.activation.double().numpy() - mean
-        inner_mean.append(np.einsum("nd,nd->n", x64, x64))
-    tokens = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    tokens["variance"] = np.concatenate(inner_mean)
-    order = np.argsort(tokens["token_index"])
-    errors = pa.table(
-        {
-            "token_index": tokens["token_index"][order],
-            "squared_error": tokens["error"][order].astype(np.float32),
-            "squared_norm": tokens["squares_in"][order].astype(np.float32),
-        }
-    )
+    found = fidelity(reader, sae, int(corpus.facts["documents"]), device)
     with draft.writing("token_errors.parquet") as path:
-        _write(errors, path)
-    draft.rows["token_errors.parquet"] = len(errors)
-    documents, index = np.unique(tokens.pop("doc_id"), return_inverse=True)
-    del tokens["token_index"]
-    by_document = {
-        name: np.bincount(index, weights=own, minlength=len(documents)).astype(np.float64)
-        for name, own in tokens.items()
-    }
-    by_document["tokens"] = np.bincount(index).astype(float)
-    by_document["elements"] = by_document["tokens"] * reader.d_in
-    return _rows(_RECONSTRUCTION, by_document, config, reader.rows)
-
-
-def _per_token(x: Tensor, out: Tensor) -> dict[str, NDArray[Any]]:
-    """Sums over d_in of each token, float64 [n]."""
-    a, b = x.double(), out.double()
-    inner = (a * b).sum(1)
-    squares_in, squares_out = a.square().sum(1), b.square().sum(1)
-    values = {
-        "error": (a - b).square().sum(1),
-        "inner": inner,
-        "squares_in": squares_in,
-        "squares_out": squares_out,
-        "cosine": inner / (squares_in * squares_out).sqrt().clamp(min=1e-30),
-    }
-    return {name: value.cpu().numpy() for name, value in values.items()}
+        _write(found.tokens, path)
+    draft.rows["token_errors.parquet"] = len(found.tokens)
+    return _rows(_RECONSTRUCTION, found.documents, config, reader.rows)
 
 
 def _losses(
@@ -217,30 +178,18 @@ def _losses(
     """The language model's losses, and the FVU with the skipped leading positions in it."""
     skip = int(activations.manifest.config["skip_positions"])
     texts = held_out_texts(corpus, config.max_documents, skip)
+    if not texts:
+        log.warning("no held-out document is long enough to predict a token in; no losses")
+        return []
     site = Site.parse(str(activations.facts["site"]))
     mean = torch.from_numpy(ActivationReader(activations).moments.mean).float().to(device)
     total = sum(len(text.ids) for text in texts)
-    with track("evaluation", total, "tokens spliced") as advance:
+    with track("splicing", total, "tokens") as advance:
         lm = load(model, pick_dtype(dtype, device), device)
-        losses, streams = spliced_losses(lm, site, texts, sae, mean, advance)
-    sums = {name: getattr(losses, name) for name in _names(losses)}
-    rows = _rows(_LOSS, sums, config, int(losses.predictions.sum()))
-    x = torch.cat(streams).to(device)
-    squares = (x.double() - x.double().mean(0)).square().sum(1).cpu().numpy()
-    lengths = [len(stream) for stream in streams]
-    document = np.repeat(np.arange(len(lengths)), lengths)
-    error = _per_token(x, sae(x))["error"]
-    whole = {
-        "error": np.bincount(document, weights=error).astype(np.float64),
-        "variance": np.bincount(document, weights=squares).astype(np.float64),
-    }
-    note = "fvu with the leading positions and special tokens that training left out"
-    statistic = {"fvu_with_first": (_RECONSTRUCTION["fvu"][0], "share", note)}
-    return rows + _rows(statistic, whole, config, len(x))
-
-
-def _names(losses: Losses) -> list[str]:
-    return [name for name in vars(losses) if name != "doc_id"]
+        sums = vars(spliced_losses(lm, site, texts, sae, mean, advance))
+    whole = {"fvu_with_first": (_fvu, "share", _WITH_FIRST)}
+    predictions, positions = int(sums["predictions"].sum()), int(sums["positions"].sum())
+    return _rows(_LOSS, sums, config, predictions) + _rows(whole, sums, config, positions)
 
 
 def held_out_texts(corpus: Artifact, limit: int | None, skip_positions: int) -> list[Text]:
@@ -259,12 +208,13 @@ def held_out_texts(corpus: Artifact, limit: int | None, skip_positions: int) -> 
         page_checksum_verification=True,
     )
     doc, position, token, special = (table[name].to_numpy(zero_copy_only=False) for name in columns)
+    recorded = (position >= skip_positions) & ~special
+    ends = np.searchsorted(doc, test, side="right")  # a document's tokens are consecutive
     texts = []
-    for doc_id in test:
-        mine = doc == doc_id
-        recorded = (position[mine] >= skip_positions) & ~special[mine]
-        if recorded[:-1].any():
-            texts.append(Text(int(doc_id), token[mine].astype(np.int64), recorded))
+    for doc_id, start, end in zip(test, [0, *ends[:-1]], ends, strict=True):
+        own = slice(start, end)
+        if recorded[own][:-1].any():
+            texts.append(Text(int(doc_id), token[own].astype(np.int64), recorded[own]))
     return texts
 
 
@@ -280,30 +230,27 @@ def _density(latents: Artifact, draft: Draft) -> list[dict[str, Any]]:
     dead, n = len(values) - len(alive), len(values)
     note = "fire on no recorded token of the corpus, train and test"
     return [
-        _row("dead_share", dead / n, n, "share", note),
-        _row("dead_latents", float(dead), n, "latents", note),
+        _row("dead_share", Estimate(dead / n), n, "share", note),
+        _row("dead_latents", Estimate(float(dead)), n, "latents", note),
     ]
 
 
 def _rows(
-    statistics: dict[str, tuple[Statistic, str, str]],
+    metrics: Mapping[str, tuple[Statistic, str, str]],
     sums: Sums,
     config: EvaluationConfig,
     n: int,
 ) -> list[dict[str, Any]]:
     documents = len(next(iter(sums.values())))
-    counts = resample_counts(documents, config.bootstrap, config.seed)
-    rows = []
-    for metric, (statistic, unit, note) in statistics.items():
-        value, low, high = interval(sums, statistic, counts)
-        rows.append(_row(metric, value, n, unit, note) | {"ci_low": low, "ci_high": high})
-    return rows
+    bootstrap = Bootstrap(documents, config.bootstrap, config.seed)
+    found = bootstrap.estimates(sums, {name: own[0] for name, own in metrics.items()})
+    return [_row(name, found[name], n, *own[1:]) for name, own in metrics.items()]
 
 
-def _row(metric: str, value: float, n: int, unit: str, note: str) -> dict[str, Any]:
+def _row(metric: str, found: Estimate, n: int, unit: str, note: str) -> dict[str, Any]:
     return {
-        "metric": metric, "value": value, "ci_low": None, "ci_high": None, "n": n, "unit": unit,
-        "note": note,
+        "metric": metric, "value": found.value, "ci_low": found.low, "ci_high": found.high,
+        "n": n, "unit": unit, "note": note,
     }  # fmt: skip
 
 

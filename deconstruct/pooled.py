@@ -12,6 +12,9 @@ from scipy import sparse
 
 from deconstruct.artifact import Artifact
 from deconstruct.reader import ActivationReader
+from deconstruct.vocabulary import whole_characters
+
+SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -25,17 +28,27 @@ class Documents:
     @classmethod
     def read(cls, corpus: Artifact) -> Documents:
         """Texts are what the model saw: the kept tokens, without special ones."""
-        table = pq.read_table(corpus.file("documents.parquet"), columns=["split", "label"])
-        texts: list[list[str]] = [[] for _ in range(len(table))]
+        table = pq.read_table(
+            corpus.file("documents.parquet"),
+            columns=["split", "label"],
+            page_checksum_verification=True,
+        )
+        texts = [""] * len(table)
         file = pq.ParquetFile(corpus.file("tokens.parquet"), page_checksum_verification=True)
-        for block in file.iter_batches(1 << 18, columns=["doc_id", "token", "special"]):
-            for doc, token, special in zip(*(c.to_pylist() for c in block.columns), strict=True):
-                if not special:
-                    texts[doc].append(token)
+        for block in file.iter_batches(1 << 16, columns=["doc_id", "token", "special"]):
+            doc_id = block.column("doc_id").to_numpy()
+            special = block.column("special").to_pylist()
+            tokens = [
+                "" if marker else token
+                for token, marker in zip(block.column("token").to_pylist(), special, strict=True)
+            ]
+            starts = _starts(doc_id)
+            for start, end in zip(starts, [*starts[1:], len(doc_id)], strict=True):
+                texts[doc_id[start]] += "".join(tokens[start:end])
         return cls(
             table["split"].to_numpy(zero_copy_only=False),
             np.array(table["label"].to_pylist(), dtype=object),
-            ["".join(tokens) for tokens in texts],
+            [whole_characters(text) for text in texts],
         )
 
 
@@ -46,30 +59,32 @@ def pooled_latents(latents: Artifact, documents: int, pooling: str) -> sparse.cs
         columns=["doc_id", "latent", pooling],
         page_checksum_verification=True,
     )
-    d_sae = latents.manifest.files["features.parquet"].rows
-    shape = (documents, d_sae or pq.read_metadata(latents.file("features.parquet")).num_rows)
+    d_sae = pq.read_metadata(latents.file("features.parquet")).num_rows
     doc, latent, value = (column.to_numpy() for column in table.columns)
-    return sparse.csr_matrix((value.astype(np.float32), (doc, latent)), shape=shape)
+    return sparse.csr_matrix((value, (doc, latent)), shape=(documents, d_sae), dtype=np.float32)
 
 
 def pooled_activations(activations: Artifact, documents: int, pooling: str) -> NDArray[np.float32]:
     """Float32 [documents, d_in] of the recorded tokens; zeros for a document without any."""
     d_in = int(activations.facts["d_in"])
-    start = 0.0 if pooling == "mean" else -np.inf
-    pooled = np.full((documents, d_in), start)
+    pooled = np.full((documents, d_in), 0.0 if pooling == "mean" else -np.inf)
     tokens = np.zeros(documents)
-    for split in ("train", "test"):
+    for split in SPLITS:
         for block in ActivationReader(activations, split).rows_in_order():
             x = block.activation.double().numpy()
-            # A document's rows are consecutive in a shard.
-            starts = np.flatnonzero(np.diff(block.doc_id, prepend=block.doc_id[0] + 1))
-            doc = block.doc_id[starts]
+            starts = _starts(block.doc_id)
+            doc_id = block.doc_id[starts]
             if pooling == "mean":
-                np.add.at(pooled, doc, np.add.reduceat(x, starts))
+                np.add.at(pooled, doc_id, np.add.reduceat(x, starts))
             else:
-                np.maximum.at(pooled, doc, np.maximum.reduceat(x, starts))
-            np.add.at(tokens, doc, np.diff(starts, append=len(x)))
+                np.maximum.at(pooled, doc_id, np.maximum.reduceat(x, starts))
+            np.add.at(tokens, doc_id, np.diff(starts, append=len(x)))
     if pooling == "mean":
         pooled /= np.maximum(tokens, 1)[:, None]
     pooled[tokens == 0] = 0
     return pooled.astype(np.float32)
+
+
+def _starts(doc_id: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """Where runs of one document begin: a document's rows are consecutive, a block may cut one."""
+    return np.concatenate([[0], np.flatnonzero(doc_id[1:] != doc_id[:-1]) + 1])

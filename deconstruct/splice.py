@@ -16,12 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deconstruct.fidelity import per_token
 from deconstruct.hooks import replacing
 from deconstruct.progress import Advance
 from deconstruct.site import Site
 
 BATCH_TOKENS = 512
-"""Tokens in one pass: their logits over a vocabulary of 262,144 take 0.5 GB in float32."""
+"""Tokens in one pass: their logits over a vocabulary of 262,144 take 0.25 GB in bfloat16."""
+CPU_BYTES, GPU_BYTES = 1 << 23, 1 << 29
+"""Float32 logits that are worked on at a time: what caches hold, what a GPU is busy with."""
 
 VARIANTS = ("clean", "spliced", "zero", "mean")
 
@@ -39,17 +42,25 @@ class Text:
 
 @dataclass(frozen=True)
 class Losses:
-    """Sums over the predictions of each document; float64 [documents]."""
+    """Sums over each document, in the order of their ids; float64 [documents].
 
-    doc_id: NDArray[np.int64]
+    Over its predictions from recorded positions: ``clean``, ``spliced``, ``zero``, ``mean`` and
+    ``kl`` in nats, and their number. Over all its positions: ``error`` of |x - x'|^2, and
+    ``variance`` of |x - mean|^2 about the mean of all positions of all these documents.
+    """
+
     predictions: NDArray[np.float64]
     clean: NDArray[np.float64]
     spliced: NDArray[np.float64]
     zero: NDArray[np.float64]
     mean: NDArray[np.float64]
     kl: NDArray[np.float64]
+    positions: NDArray[np.float64]
+    error: NDArray[np.float64]
+    variance: NDArray[np.float64]
 
 
+@torch.inference_mode()
 def spliced_losses(
     model: nn.Module,
     site: Site,
@@ -57,14 +68,14 @@ def spliced_losses(
     reconstruct: Reconstruct,
     mean: Tensor,
     advance: Advance,
-) -> tuple[Losses, list[Tensor]]:
-    """Losses of each document, and its clean activations at ``site``.
+) -> Losses:
+    """Run the model four times over each document.
 
-    reconstruct: float32 [n, d_in] -> [n, d_in]. mean: [d_in]. Returns the losses, in the order of
-    the documents' ids, and for each of them float32 [length, d_in] on the CPU.
+    reconstruct: float32 [n, d_in] -> [n, d_in]. mean: [d_in]. Memory: one batch's logits a
+    variant, and [documents, d_in] in float64.
     """
     sums: dict[int, list[float]] = {}
-    streams: dict[int, Tensor] = {}
+    shifted: dict[int, NDArray[np.float64]] = {}
     device = next(model.parameters()).device
     for batch in _equal_lengths(texts):
         ids = torch.from_numpy(np.stack([text.ids for text in batch])).to(device)
@@ -75,15 +86,23 @@ def spliced_losses(
             chosen = predicted[row]
             own = [float(chosen.sum())]
             own += [float(losses[v][row][chosen].double().sum()) for v in VARIANTS]
-            sums[text.doc_id] = [*own, float(kl[row][chosen].double().sum())]
-            streams[text.doc_id] = stream[row].float().cpu()
+            own.append(float(kl[row][chosen].double().sum()))
+            x = stream[row].float()
+            error = float(per_token(x, reconstruct(x))["error"].sum())
+            # About the train mean first; the mean of these documents is known at the end.
+            centred = x.double() - mean.double()
+            sums[text.doc_id] = [*own, len(x), error, float(centred.square().sum())]
+            shifted[text.doc_id] = centred.sum(0).cpu().numpy()
             advance(len(text.ids))
     order = sorted(sums)
-    table = np.array([sums[doc] for doc in order])
-    return Losses(np.array(order), *table.T), [streams[doc] for doc in order]
+    columns = np.array([sums[doc] for doc in order]).T
+    shifts = np.stack([shifted[doc] for doc in order])
+    positions, squares = columns[-3], columns[-1]
+    centre = shifts.sum(0) / positions.sum()
+    columns[-1] = squares - 2 * shifts @ centre + positions * (centre @ centre)
+    return Losses(*columns)
 
 
-@torch.inference_mode()
 def _variants(
     model: nn.Module,
     site: Site,
@@ -110,28 +129,45 @@ def _variants(
     def with_(replace: Callable[[Tensor], Tensor]) -> Tensor:
         with replacing(model, site, replace):
             logits: Tensor = model(input_ids=ids, use_cache=False).logits
-        return logits[:, :-1].float()
+        return logits[:, :-1]
 
     targets = ids[:, 1:]
     clean = with_(keep)
-    normaliser = clean.logsumexp(-1)
-    losses = {"clean": normaliser - clean.gather(-1, targets[..., None])[..., 0]}
-    for variant, what in (
-        ("spliced", lambda x: reconstruct(x.float())),
-        ("zero", torch.zeros_like),
-        ("mean", lambda x: mean.to(x).expand_as(x)),
-    ):
-        logits = with_(put(what))
-        own = logits.logsumexp(-1)
-        losses[variant] = own - logits.gather(-1, targets[..., None])[..., 0]
-        if variant == "spliced":
-            # KL(clean || spliced) = sum p (log p - log q), in place: the vocabulary is large.
-            probability = (clean - normaliser[..., None]).exp_()
-            gap = logits.sub_(own[..., None]).neg_().add_(clean).sub_(normaliser[..., None])
-            kl = torch.linalg.vecdot(probability, gap)
-            del probability, gap, clean
-        del logits
-    return losses, kl.clamp_(min=0), kept[0]
+    losses = {"clean": _loss(clean, targets)}
+    spliced = with_(put(lambda x: reconstruct(x.float())))
+    losses["spliced"] = _loss(spliced, targets)
+    divergence = _divergence(clean, spliced)
+    del clean, spliced
+    losses["zero"] = _loss(with_(put(torch.zeros_like)), targets)
+    losses["mean"] = _loss(with_(put(lambda x: mean.to(x).expand_as(x))), targets)
+    return losses, divergence, kept[0]
+
+
+def _loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of each prediction in nats: [batch, length, vocabulary] -> [batch, length]."""
+    rows = zip(_pieces(logits), _pieces(targets[..., None], logits), strict=True)
+    parts = [
+        own.float().logsumexp(-1) - own.gather(-1, target)[:, 0].float() for own, target in rows
+    ]
+    return torch.cat(parts).view_as(targets)
+
+
+def _divergence(clean: Tensor, other: Tensor) -> Tensor:
+    """KL(clean || other) of each prediction in nats, [batch, length]."""
+    parts = []
+    for own, theirs in zip(_pieces(clean), _pieces(other), strict=True):
+        log_p = own.float().log_softmax(-1)
+        log_q = theirs.float().log_softmax(-1)
+        parts.append(torch.linalg.vecdot(log_p.exp(), log_p - log_q))
+    return torch.cat(parts).view(clean.shape[:2]).clamp_(min=0)
+
+
+def _pieces(rows: Tensor, like: Tensor | None = None) -> Iterator[Tensor]:
+    """[batch, length, n] as [some, n], so few that the vocabulary of ``like`` stays in caches."""
+    like = rows if like is None else like
+    some = max(1, (CPU_BYTES if like.device.type == "cpu" else GPU_BYTES) // (4 * like.shape[-1]))
+    for document in rows:
+        yield from document.split(some)
 
 
 def _equal_lengths(texts: list[Text]) -> Iterator[list[Text]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from deconstruct.errors import ConfigError
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_BYTE_PIECES = re.compile(r"(?:<0x[0-9A-Fa-f]{2}>)+")
 
 
 class Vocabulary:
@@ -94,6 +95,19 @@ class Vocabulary:
         special = np.zeros(len(self.strings), bool)
         special[sorted(ids)] = True
         return special
+
+
+def whole_characters(text: str) -> str:
+    """Token texts put together, with the bytes of characters that tokens cut through made whole.
+
+    Bytes that make no character, as at the end of a cut text, are left out.
+    """
+    return _BYTE_PIECES.sub(
+        lambda run: bytes.fromhex(run[0].replace("<0x", "").replace(">", "")).decode(
+            "utf-8", "ignore"
+        ),
+        text,
+    )
 
 
 def _byte_of() -> dict[str, int]:
