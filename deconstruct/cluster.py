@@ -3,11 +3,15 @@
 Spherical k-means on tf-idf weighted latents: latents that fire on more than a tenth of all tokens
 are left out, the others weighted down by how many documents they fire in, and rows scaled to unit
 length, as for words in texts. Labels play no part in it but to choose k where none is given; the
-scores against labels say how far the groups are the labels' groups, not how good they are.
+scores against labels say how far the groups are the labels' groups, not how good they are. All
+documents are grouped, train and test: nothing is held out, and the scores describe this corpus.
+One start of k-means with another seed gives other groups: there is no measure of stability here.
 """
 
 from __future__ import annotations
 
+import logging
+import warnings
 from typing import Any
 
 import numpy as np
@@ -16,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics import (
     adjusted_mutual_info_score,
@@ -24,6 +29,7 @@ from sklearn.metrics import (
     silhouette_score,
 )
 from sklearn.preprocessing import normalize
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe
 from deconstruct.config import ClusterConfig
@@ -31,7 +37,9 @@ from deconstruct.errors import ConfigError
 from deconstruct.pooled import Documents, pooled_latents
 from deconstruct.progress import track
 
-VERSION = 1
+log = logging.getLogger(__name__)
+
+VERSION = 2
 DENSE = 0.1
 """Latents denser than this fire on everything; they would rule every distance."""
 DEFAULT_K = 8
@@ -51,6 +59,7 @@ SUMMARY = pa.schema(
     }
 )
 METRICS = pa.schema({"metric": pa.string(), "value": pa.float64()})
+FILES = ("clusters.parquet", "cluster_summary.parquet", "cluster_metrics.parquet")
 
 
 def recipe(config: ClusterConfig, corpus: Artifact, latents: Artifact) -> Recipe:
@@ -64,8 +73,9 @@ def cluster(
 ) -> Artifact:
     """Group documents: ``clusters``, ``cluster_summary`` and ``cluster_metrics``.
 
-    Documents in which no latent fires belong to no cluster. Raises ``ConfigError`` if there are
-    more clusters than documents.
+    Documents in which no latent fires (of those that are not left out) belong to no cluster. With
+    fewer than two documents left the files are empty and the fact ``skipped`` gives the reason.
+    Raises ``ConfigError`` if ``config.k`` is more than there are documents to group.
     """
 
     def write(draft: Draft) -> None:
@@ -75,41 +85,65 @@ def cluster(
             pooled_latents(latents, len(documents.text), "mean"), density.to_numpy() <= DENSE
         )
         members = np.flatnonzero(np.diff(weighted.indptr) > 0)
-        names = {str(label) for label in documents.label if label is not None}
-        k = config.k or (len(names) if len(names) >= 2 else DEFAULT_K)
-        if config.k is None:
-            k = max(1, min(k, len(members) // 2))
-        if k > len(members):
-            raise ConfigError(
-                f"cluster.k = {k} is more than the {len(members)} documents in which a latent "
-                "fires; lower it"
+        tables = [CLUSTERS.empty_table(), SUMMARY.empty_table(), METRICS.empty_table()]
+        if len(members) < 2:
+            draft.facts["skipped"] = (
+                f"in {len(members)} of {len(documents.text)} documents fires a latent that is not "
+                f"on more than {DENSE:.0%} of all tokens; clusters need two"
             )
-        rows = weighted[members]
-        with track("cluster", STARTS + 1, "starts") as advance:
-            assigned, centres = spherical_kmeans(rows, k, config.seed)
-            advance(STARTS)
-            distance = 1 - np.asarray(rows.multiply(centres[assigned]).sum(1)).ravel()
-            metrics = _metrics(rows, assigned, documents.label[members], config.seed)
-            advance()
-        summary = _summary(config, documents, members, assigned, distance, weighted)
-        tables = {
-            "clusters.parquet": pa.table(
-                [members.astype(np.uint32), assigned.astype(np.uint32), distance], schema=CLUSTERS
-            ),
-            "cluster_summary.parquet": pa.Table.from_pylist(summary, SUMMARY),
-            "cluster_metrics.parquet": pa.table(
-                [list(metrics), list(metrics.values())], schema=METRICS
-            ),
-        }
-        for name, table in tables.items():
+            log.warning("no clusters: %s", draft.facts["skipped"])
+        else:
+            k = _number(config, documents, len(members))
+            tables, metrics = _grouped(config, documents, weighted, members, k)
+            draft.facts |= metrics
+        for name, table in zip(FILES, tables, strict=True):
             with draft.writing(name) as path:
                 pq.write_table(
                     table, path, compression="zstd", compression_level=1, write_page_checksum=True
                 )
             draft.rows[name] = len(table)
-        draft.facts.update(metrics)
 
     return store.make(recipe(config, corpus, latents), write)
+
+
+def _number(config: ClusterConfig, documents: Documents, members: int) -> int:
+    """How many clusters: as told, or one a label, at most one for two documents."""
+    if config.k is None:
+        names = {label for label in documents.label if label is not None}
+        return max(2, min(len(names) if len(names) > 1 else DEFAULT_K, members // 2))
+    if config.k > members:
+        raise ConfigError(
+            f"cluster.k = {config.k} is more than the {members} documents in which a latent "
+            f"fires; take {members} or fewer"
+        )
+    return config.k
+
+
+def _grouped(
+    config: ClusterConfig,
+    documents: Documents,
+    weighted: sparse.csr_matrix,
+    members: NDArray[np.int64],
+    k: int,
+) -> tuple[list[pa.Table], dict[str, float]]:
+    """The three tables, and the metrics. members: the documents that are grouped."""
+    rows = weighted[members]
+    with track("cluster", STARTS + 1, "starts") as advance:
+        assigned, centres = spherical_kmeans(rows, k, config.seed)
+        advance(STARTS)
+        similarity = np.asarray(rows @ centres.T)
+        distance = 1 - similarity[np.arange(len(members)), assigned]
+        metrics = _metrics(rows, assigned, documents.label[members], config.seed)
+        advance()
+    summary = _summary(config, documents, members, assigned, distance, rows)
+    tables = [
+        pa.table(
+            [members.astype(np.uint32), assigned.astype(np.uint32), distance], schema=CLUSTERS
+        ),
+        pa.Table.from_pylist(summary, SUMMARY),
+        pa.table([list(metrics), list(metrics.values())], schema=METRICS),
+    ]
+    return tables, metrics
 
 
 def weigh(pooled: sparse.csr_matrix, keep: NDArray[np.bool_]) -> sparse.csr_matrix:
@@ -134,14 +168,18 @@ def spherical_kmeans(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """k-means by cosine (Dhillon and Modha 2001): assignment [n] and unit centres [k, features].
 
-    On rows of unit length, squared Euclidean distance is 2 - 2 cosine; clusters are numbered from
-    the largest to the smallest.
+    On rows of unit length, squared Euclidean distance is 2 - 2 cosine. The best of `STARTS`
+    starts; clusters are numbered from the largest to the smallest. Fewer than k come out if rows
+    are equal. On one thread: others would add up in another order each time.
     """
-    found = KMeans(k, n_init=STARTS, random_state=seed, algorithm="lloyd").fit(rows)
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = KMeans(k, n_init=STARTS, random_state=seed, algorithm="lloyd").fit(rows)
     sizes = np.bincount(found.labels_, minlength=k)
     order = np.argsort(-sizes, kind="stable")
+    order = order[sizes[order] > 0]
     number = np.empty(k, np.int64)
-    number[order] = np.arange(k)
+    number[order] = np.arange(len(order))
     return number[found.labels_], normalize(found.cluster_centers_[order])
 
 
@@ -175,22 +213,22 @@ def _summary(
     members: NDArray[np.int64],
     assigned: NDArray[np.int64],
     distance: NDArray[np.float64],
-    weighted: sparse.csr_matrix,
+    rows: sparse.csr_matrix,
 ) -> list[dict[str, Any]]:
-    """One row a cluster."""
+    """One row a cluster. Its latents are those whose mean weight in it most exceeds that in all."""
     k = int(assigned.max()) + 1
     keywords = class_keywords([documents.text[d] for d in members], assigned, k, config.top)
-    overall = np.asarray(weighted[members].mean(0)).ravel()
-    rows = []
+    overall = np.asarray(rows.mean(0)).ravel()
+    summary = []
     for number in range(k):
         own = np.flatnonzero(assigned == number)
-        lift = np.asarray(weighted[members[own]].mean(0)).ravel() - overall
+        lift = np.asarray(rows[own].mean(0)).ravel() - overall
         best = np.argsort(-lift, kind="stable")[: config.top]
         labels = [str(x) for x in documents.label[members[own]] if x is not None]
         names, counts = np.unique(labels, return_counts=True) if labels else ([None], [0])
         top = int(np.argmax(counts))
         nearest = own[np.argsort(distance[own], kind="stable")][: config.top]
-        rows.append(
+        summary.append(
             {
                 "cluster": number,
                 "size": len(own),
@@ -201,7 +239,7 @@ def _summary(
                 "exemplars": members[nearest].tolist(),
             }
         )
-    return rows
+    return summary
 
 
 def class_keywords(
