@@ -167,6 +167,33 @@ def test_held_out_documents_teach_nothing(
         assert value(blind, "latents", k=k)["ci_low"] < 0.5
 
 
+def test_latents_of_a_sparse_probe_are_chosen_on_train_documents(
+    tmp_path: Path, corpus_artifact: Artifact, activations_artifact: Artifact
+) -> None:
+    """A latent that tells much, but in held-out documents only, is not chosen."""
+    store = ArtifactStore(tmp_path)
+    labels, train = labels_of(corpus_artifact), is_train(corpus_artifact)
+    mean = np.zeros((len(labels), D_SAE))
+    mean[:, 9] = np.random.default_rng(0).gamma(1, 1, len(labels)) + 0.5 * (labels == "business")
+    alone = mean.copy()
+    mean[:, 0] = np.where(train, 0.01, 10 * (labels != "business"))
+    mean[0, 0] = 0.02
+    truth = np.unique(labels.astype(str), return_inverse=True)[1]
+    assert sparse_dimensions(mean, truth, 1) == [0]  # so would it be, if it were looked at
+    made = [
+        probe.probe(
+            store,
+            ProbeConfig(ks=(1,)),
+            corpus_artifact,
+            plant(store, planted_mean),
+            activations_artifact,
+        )
+        for planted_mean in (mean, alone)
+    ]
+    told = [[r for r in rows(m, "probe_predictions") if r["k"] == 1] for m in made]
+    assert told[0] == told[1]
+
+
 def test_noise_scores_as_chance_does(
     tmp_path: Path, corpus_artifact: Artifact, activations_artifact: Artifact
 ) -> None:
