@@ -21,9 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deconstruct import activations, corpus, sources
-from deconstruct.activations import _equal_lengths, _Tokens
-from deconstruct.artifact import Artifact, ArtifactStore, Draft
+from deconstruct import activations, corpus, layout, sources
+from deconstruct.artifact import Artifact, ArtifactStore
 from deconstruct.config import ActivationsConfig, RunConfig
 from deconstruct.hooks import capture
 from deconstruct.model import ResolvedModel, load, pick_device, pick_dtype, resolve
@@ -33,12 +32,11 @@ from deconstruct.site import Site
 def bare(model: torch.nn.Module, texts: Artifact, site: Site, device: str) -> float:
     """Tokens per second of forward passes alone."""
     with tempfile.TemporaryDirectory() as folder:
-        tokens = _Tokens.read(texts, 1, Draft(Path(folder)))
+        tokens = layout.Tokens.read(texts, 1, Path(folder))
         documents = np.arange(len(tokens.lengths))
         started = time.perf_counter()
-        for batch in _equal_lengths(documents, tokens.lengths):
-            ids = np.stack([tokens.of(document) for document in batch])
-            capture(model, torch.from_numpy(ids).to(device), [site])
+        for batch in layout.batches(documents, tokens.lengths):
+            capture(model, torch.from_numpy(tokens.of(batch)).to(device), [site])
         if device != "cpu":
             torch.cuda.synchronize()
         return float(tokens.lengths.sum()) / (time.perf_counter() - started)

@@ -2,12 +2,13 @@
 
 A block computes ``resid_post = resid_pre + attn_out + mlp_out`` (GPT-NeoX with parallel residuals
 too; OPT-350M, which normalises after adding, is the exception). Families differ in names alone:
-the table below says where each one's blocks are and which module's output is added to the stream.
+the tables below say where each one's blocks are and which module's output is added to the stream.
+`check_parts` makes sure of it for a model at hand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -15,12 +16,25 @@ import torch
 from torch import Tensor, nn
 
 from deconstruct.errors import ConfigError
-from deconstruct.site import Site
+from deconstruct.site import HOOKS, Site
 
-BLOCKS = ("transformer.h", "gpt_neox.layers", "model.layers", "model.decoder.layers")
-# In this order: Gemma 2 and 3 normalise what attention and MLP give before they add it.
-ATTN_OUT = ("attn", "attention", "self_attn")
-MLP_OUT = ("mlp", "fc2")
+BLOCKS = (
+    "transformer.h",
+    "gpt_neox.layers",
+    "model.layers",
+    "model.decoder.layers",
+    "model.language_model.layers",
+)
+PARTS = (
+    # Gemma 2 and 3, OLMo 2 and GLM 4 normalise what attention and MLP give before they add it.
+    ("post_attention_layernorm", "post_feedforward_layernorm"),
+    ("post_self_attn_layernorm", "post_mlp_layernorm"),
+    ("self_attn", "mlp"),
+    ("attn", "mlp"),
+    ("attention", "mlp"),
+    ("self_attn", "fc2"),
+)
+"""Modules of a block whose outputs are added to the stream: the first pair that it has."""
 
 Replace = Callable[[Tensor], Tensor]
 
@@ -98,19 +112,41 @@ def blocks(model: nn.Module) -> nn.ModuleList:
     )
 
 
+def check_parts(model: nn.Module, sites: Iterable[Site]) -> None:
+    """Raise ``ConfigError`` for ``attn_out`` or ``mlp_out`` where blocks do not add just that.
+
+    Some architectures scale it first (Granite), or add inside the module (Bloom): the check runs
+    sixteen tokens up to the layer and compares ``resid_post`` with the sum.
+    """
+    for site in sites:
+        block = blocks(model)[site.layer]
+        adds_last = getattr(block, "do_layer_norm_before", True)  # OPT-350M normalises the sum
+        if site.hook not in ("attn_out", "mlp_out") or not adds_last:
+            continue
+        ids = torch.arange(1, 17, device=next(model.parameters()).device)[None]
+        found = capture(model, ids, [Site.parse(f"{site.layer}.{hook}") for hook in HOOKS])
+        pre, post, mlp, attn = (activation.float() for activation in found.values())
+        scale = pre.abs() + post.abs() + mlp.abs() + attn.abs()
+        rounding = 4 * torch.finfo(next(iter(found.values())).dtype).eps * scale
+        # The other way round, weights that are NaN would be told of as another architecture.
+        if ((pre + attn + mlp - post).abs() > rounding).any():
+            raise ConfigError(
+                f"activations.sites: {str(site)!r} can't be read in a {type(block).__name__}: "
+                "what its attention and MLP put out is not what it adds to the residual stream; "
+                "resid_pre and resid_post work in every family"
+            )
+
+
 def _part(block: nn.Module, site: Site) -> nn.Module:
     """The module of a block whose output is what attention or MLP adds to the stream."""
-    attention = site.hook == "attn_out"
-    names: tuple[str, ...] = ATTN_OUT if attention else MLP_OUT
-    if hasattr(block, "pre_feedforward_layernorm"):
-        names = ("post_attention_layernorm",) if attention else ("post_feedforward_layernorm",)
-    for name in names:
-        part = getattr(block, name, None)
-        if isinstance(part, nn.Module):
-            return part
+    for names in PARTS:
+        parts = [getattr(block, name, None) for name in names]
+        if all(isinstance(part, nn.Module) for part in parts):
+            return parts[site.hook == "mlp_out"]  # type: ignore[return-value]
     raise ConfigError(
         f"activations.sites: {str(site)!r} can't be hooked in a {type(block).__name__}, which has "
-        f"none of {', '.join(names)}; resid_pre and resid_post work in every family"
+        f"none of {', '.join('+'.join(names) for names in PARTS)}; resid_pre and resid_post work "
+        "in every family"
     )
 
 

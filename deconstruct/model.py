@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +32,7 @@ _TOKENIZER_FILES = (
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 """What is fetched of a hub model: weights as safetensors alone, never pickled ones."""
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
+_WIDTHS = ("hidden_size", "n_embd", "d_model")
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,22 @@ class ResolvedModel:
     @cached_property
     def layers(self) -> int:
         """Number of transformer blocks, read from config.json alone."""
+        return self._setting(_LAYERS, "number of layers")
+
+    @cached_property
+    def d_model(self) -> int:
+        """Width of the residual stream, read from config.json alone."""
+        return self._setting(_WIDTHS, "width")
+
+    def _setting(self, names: Sequence[str], what: str) -> int:
         config = json.loads((self.folder / "config.json").read_text())
         config = config.get("text_config", config)
-        for name in _LAYERS:
+        for name in names:
             if name in config:
                 return int(config[name])
         raise ConfigError(
-            f"model.name = {self.name!r}: its config.json gives no number of layers "
-            f"({', '.join(_LAYERS)}); it is no decoder-only transformer that we know"
+            f"model.name = {self.name!r}: its config.json gives no {what} ({', '.join(names)}); "
+            "it is no decoder-only transformer that we know"
         )
 
     def check_sites(self, sites: Iterable[Site]) -> None:
@@ -105,18 +114,38 @@ def resolve(store: ArtifactStore, config: ModelConfig) -> ResolvedModel:
 
 
 def load(model: ResolvedModel, dtype: torch.dtype, device: str) -> torch.nn.Module:
-    """Load the causal language model for inference: evaluation mode, no gradients."""
+    """Load the causal language model for inference: evaluation mode, no gradients.
+
+    Attention runs in `torch`'s fused kernel where the architecture allows it. Raises
+    ``ConfigError`` if the folder is no such model, or lacks some of its weights.
+    """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    with quiet_transformers():
-        loaded: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
-            model.folder,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
+    try:
+        with quiet_transformers():
+            loaded, report = AutoModelForCausalLM.from_pretrained(
+                model.folder,
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (ValueError, RuntimeError, SafetensorError) as error:
+        raise ConfigError(
+            f"model.name = {model.name!r} does not load as a causal language model: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:  # `transformers` would go on with random ones
+        raise ConfigError(
+            f"model.name = {model.name!r}: its safetensors lack {len(missing)} of the weights that "
+            f"its config.json asks for, {missing[0]} among them; take a folder that "
+            "save_pretrained wrote"
         )
-    return loaded.to(device).eval().requires_grad_(False)
+    language_model: torch.nn.Module = loaded
+    return language_model.to(device).eval().requires_grad_(False)
 
 
 @contextmanager
@@ -174,19 +203,19 @@ def _hub_snapshot(name: str, revision: str | None) -> tuple[Path, str]:
     Offline, whatever the hub's local cache holds of it serves. Raises ``SourceUnreachable`` with
     the remedy if it is not there, does not exist, or asks for a licence to be accepted.
     """
+    from httpx import TransportError
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
+    online = reachable()
     try:
-        folder = snapshot_download(
-            name, revision=revision, allow_patterns=HUB_FILES, local_files_only=not reachable()
+        folder = Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=HUB_FILES, local_files_only=not online
+            )
         )
-    except LocalEntryNotFoundError as error:
-        raise SourceUnreachable(
-            f"model.name = {name!r}: the Hugging Face hub is out of reach and its local cache does "
-            "not hold this model; name a local folder, or run configs/embedded.toml, which needs "
-            "no hub"
-        ) from error
+    except (LocalEntryNotFoundError, TransportError) as error:
+        raise SourceUnreachable(_out_of_reach(name, "does not hold this model")) from error
     except GatedRepoError as error:
         raise SourceUnreachable(
             f"model.name = {name!r} is gated; accept its licence on the hub and run `hf auth login`"
@@ -196,22 +225,44 @@ def _hub_snapshot(name: str, revision: str | None) -> tuple[Path, str]:
             f"model.name = {name!r}, revision {revision or 'main'!r}: the hub does not serve it "
             f"({str(error).splitlines()[0]}); check the id, or name a local folder"
         ) from error
-    return Path(folder), Path(folder).name
+    if not online and _lacking(folder):
+        raise SourceUnreachable(_out_of_reach(name, f"lacks the {_lacking(folder)} of this model"))
+    return folder, folder.name
+
+
+def _out_of_reach(name: str, what: str) -> str:
+    return (
+        f"model.name = {name!r}: the Hugging Face hub is out of reach and its local cache {what}; "
+        "name a local folder, or run configs/embedded.toml, which needs no hub"
+    )
 
 
 def _check_folder(folder: Path, name: str) -> None:
+    lacking = _lacking(folder)
+    if lacking is None:
+        return
+    pickled = lacking == "safetensors weights" and any(folder.glob("*.bin"))
+    raise ConfigError(
+        f"model.name = {name!r}: the folder holds no {lacking}"
+        + (", only pickled ones, which can run code when loaded" if pickled else "")
+        + "; name a folder that save_pretrained of model and tokenizer wrote"
+    )
+
+
+def _lacking(folder: Path) -> str | None:
+    """What a folder lacks of a model, if anything."""
+    index = folder / "model.safetensors.index.json"
+    shards = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else set()
+    absent = sorted(shards - set(_weights(folder)))
     if not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"model.name = {name!r}: the folder holds no config.json; name the folder that "
-            "save_pretrained wrote"
-        )
+        return "config.json"
     if not _weights(folder):
-        pickled = any(folder.glob("*.bin"))
-        raise ConfigError(
-            f"model.name = {name!r}: the folder holds no safetensors weights"
-            + (", only pickled ones, which can run code when loaded" if pickled else "")
-            + "; save them with save_pretrained(..., safe_serialization=True)"
-        )
+        return "safetensors weights"
+    if absent:
+        return f"{absent[0]}, which {index.name} lists"
+    if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+        return "tokenizer"
+    return None
 
 
 def _weights(folder: Path) -> list[str]:

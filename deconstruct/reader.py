@@ -42,7 +42,8 @@ class ActivationReader:
     """One split (``train`` or ``test``) of an activations artifact."""
 
     def __init__(self, artifact: Artifact, split: str = "train") -> None:
-        """Open the shards; raises ``StorageError`` if one can't be read."""
+        """Read the shards' footers. Raises ``StorageError`` if one can't be read, ``DataError``
+        if the split has none."""
         self.artifact = artifact
         self.split = split
         self.shards = [ShardFile(path) for path in artifact.files(f"{split}-*.parquet")]

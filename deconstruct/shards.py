@@ -8,8 +8,10 @@ residual streams). ``bfloat16``: raw 16-bit blobs, for readers that must outrun 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +24,7 @@ from torch import Tensor
 from deconstruct.errors import StorageError
 
 ROW_GROUP_ROWS = 16_384
+_MOMENTS_ROWS = 512  # so few that they stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -69,19 +72,23 @@ def write(path: Path, rows: Rows, activation: Tensor, storage: str) -> None:
 
 
 class ShardFile:
-    """A shard opened for reading. Raises ``StorageError`` that names the file if it is damaged."""
+    """A shard to read from; the file is open only while it is read, as a store has thousands.
+
+    Raises ``StorageError`` that names the file if it is damaged.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._file = pq.ParquetFile(path, page_checksum_verification=True)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise self._damaged(error) from error
-        kind = self._file.schema_arrow.field("activation").type
+        with self._open() as file:
+            kind = file.schema_arrow.field("activation").type
+            metadata = file.metadata
         self.raw = pa.types.is_fixed_size_binary(kind)
         self.d_in: int = kind.byte_width // 2 if self.raw else kind.list_size
-        metadata = self._file.metadata
         self.group_rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+
+    def activations(self) -> Iterator[Tensor]:
+        """Activations of one row group after another."""
+        return (self.activation(group) for group in range(len(self.group_rows)))
 
     def activation(self, group: int) -> Tensor:
         """Activations of one row group: float32 [rows, d_in]."""
@@ -92,11 +99,17 @@ class ShardFile:
         table = self._read(group, [*SOURCE_COLUMNS, "activation"])
         return Rows(*(table[name].to_numpy() for name in SOURCE_COLUMNS)), self._decode(table)
 
-    def _read(self, group: int, columns: list[str]) -> pa.Table:
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
         try:
-            return self._file.read_row_group(group, columns=columns, use_threads=False)
-        except (OSError, pa.ArrowInvalid) as error:
+            with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
+                yield file
+        except (OSError, pa.ArrowInvalid, KeyError) as error:
             raise self._damaged(error) from error
+
+    def _read(self, group: int, columns: list[str]) -> pa.Table:
+        with self._open() as file:
+            return file.read_row_group(group, columns=columns, use_threads=False)
 
     def _decode(self, table: pa.Table) -> Tensor:
         column = table["activation"].combine_chunks()
@@ -134,26 +147,33 @@ class Moments:
         tensors = load_file(path)
         return cls(rows, tensors["mean"], tensors["variance"])
 
+    @classmethod
+    def merge(cls, parts: Iterable[Moments]) -> Moments:
+        """Moments of all the parts' rows, merged one after another.
 
-def moments(paths: Iterable[Path]) -> Moments:
-    """Moments over all rows of some shards, merged row group by row group in float64.
-
-    Chan, Golub and LeVeque's pairwise update: no cancellation where the mean is large.
-    """
-    rows, mean, squares = 0, np.zeros(1), np.zeros(1)
-    for block in _groups(paths):
-        own = block.double()
-        count, own_mean = len(own), own.mean(0)
-        own_squares = (own - own_mean).square_().sum(0).numpy()
-        shift = own_mean.numpy() - mean
-        total = rows + count
-        mean = mean + shift * (count / total)
-        squares = squares + own_squares + shift**2 * (rows * count / total)
-        rows = total
-    return Moments(rows, mean, squares / max(rows, 1))
+        Chan, Golub and LeVeque's update: no cancellation where the mean is large.
+        """
+        rows, mean, squares = 0, np.zeros(1), np.zeros(1)
+        for part in parts:
+            shift = part.mean - mean
+            total = rows + part.rows
+            mean = mean + shift * (part.rows / total)
+            squares = squares + part.variance * part.rows
+            squares += shift**2 * (rows * part.rows / total)
+            rows = total
+        return cls(rows, mean, squares / max(rows, 1))
 
 
-def _groups(paths: Iterable[Path]) -> Iterator[Tensor]:
-    for path in paths:
-        shard = ShardFile(path)
-        yield from (shard.activation(group) for group in range(len(shard.group_rows)))
+def moments(blocks: Iterable[Tensor]) -> Moments:
+    """Moments over the rows of all ``blocks`` (float32 [rows, d_in]), taken in float64."""
+    pieces = (piece.numpy() for block in blocks for piece in torch.split(block, _MOMENTS_ROWS))
+    return Moments.merge(
+        Moments(len(piece), mean, np.square(piece - mean).mean(0))
+        for piece, mean in ((piece, piece.mean(0, np.float64)) for piece in pieces)
+    )
+
+
+def stored(activation: Tensor, storage: str) -> Iterator[Tensor]:
+    """What a reader of a shard of ``activation`` gets of one row group after another, float32."""
+    for group in torch.split(activation, ROW_GROUP_ROWS):
+        yield (group.to(torch.bfloat16) if storage == "bfloat16" else group).float()
