@@ -4,7 +4,9 @@ They are real `transformers` models with a real fast tokenizer, made in code: no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -50,6 +52,8 @@ FAMILIES = (
     "gemma",
     "gemma2",
     "gemma3_text",
+    "olmo2",
+    "glm4",
     "opt",
 )
 
@@ -83,11 +87,21 @@ def tiny_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
     )
 
 
-def save_tiny(family: str, folder: Path, seed: int = 0, layers: int = LAYERS) -> Path:
-    """Save a 4-layer, 32-wide model of ``family`` and its tokenizer; returns ``folder``."""
+def save_tiny(
+    family: str,
+    folder: Path,
+    seed: int = 0,
+    layers: int = LAYERS,
+    changes: Mapping[str, object] = MappingProxyType({}),
+) -> Path:
+    """Save a 4-layer, 32-wide model of ``family`` and its tokenizer; returns ``folder``.
+
+    changes: to the model's configuration, such as ``{"use_parallel_residual": False}``.
+    """
     torch.manual_seed(seed)
-    sizes = dict(_SIZES.get(family, _LLAMA_LIKE))
+    sizes: dict[str, object] = dict(_SIZES.get(family, _LLAMA_LIKE))
     sizes["n_layer" if family == "gpt2" else "num_hidden_layers"] = layers
+    sizes |= changes
     tokenizer = tiny_tokenizer(bos=family.startswith(("gemma", "llama", "opt")))
     config = AutoConfig.for_model(
         family, vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=0, **sizes
