@@ -27,6 +27,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe
 from deconstruct.bootstrap import Bootstrap
@@ -37,7 +38,7 @@ from deconstruct.scores import PREDICTIONS, PROBES, Probe, Scores
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 """Values of sklearn's C that cross-validation chooses from."""
 FOLDS = 3
@@ -92,7 +93,7 @@ def probe(
             draft.facts["skipped"] = task.reason
             log.warning("no probes: %s", task.reason)
         else:
-            probing = _Probing(config, task)
+            probing = Probing(config, task)
             probing.run(documents, latents, activations)
             bootstrap = Bootstrap(len(task.test), config.bootstrap, config.seed)
             tables = {
@@ -154,7 +155,7 @@ class Task:
         return cls(classes, label, train, test, left_out, reason)
 
 
-class _Probing:
+class Probing:
     """Fits one probe after another. weights: of the one on all latents, `WEIGHTS`."""
 
     def __init__(self, config: ProbeConfig, task: Task) -> None:
@@ -173,18 +174,18 @@ class _Probing:
             prior = np.bincount(self.truth) / len(self.truth)
             self.scores.add(Probe("majority", None), np.tile(prior, (len(self.task.test), 1)))
             advance()
-            self._fit(Probe("tfidf", None), *self._words(documents))
+            self.fit(Probe("tfidf", None), *self._words(documents))
             advance()
             for representation, matrix in pooled.items():
                 train, test = matrix[self.task.train], matrix[self.task.test]
-                model = self._fit(Probe(representation, None), train, test)
+                model = self.fit(Probe(representation, None), train, test)
                 if representation == "latents":
                     self.weights = self._weigh(model)
                 advance()
                 for k in self.config.ks:
                     if k < matrix.shape[1]:
                         chosen = sparse_dimensions(train, self.truth, k)
-                        self._fit(Probe(representation, k), train[:, chosen], test[:, chosen])
+                        self.fit(Probe(representation, k), train[:, chosen], test[:, chosen])
                     advance()
 
     def _words(self, documents: Documents) -> tuple[Matrix, Matrix]:
@@ -198,11 +199,11 @@ class _Probing:
         except ValueError:  # there is no such word: all texts look alike
             return np.zeros((len(train), 1)), np.zeros((len(test), 1))
 
-    def _fit(self, probe: Probe, train: Matrix, test: Matrix) -> Any:
+    def fit(self, probe: Probe, train: Matrix, test: Matrix) -> Any:
         """Choose C by cross-validation on train documents, fit, and judge the test documents."""
         rarest = int(np.bincount(self.truth).min())
         folds = StratifiedKFold(min(FOLDS, rarest), shuffle=True, random_state=self.config.seed)
-        with _quiet():
+        with _one_quiet_thread():
             accuracy = [
                 cross_val_score(
                     _pipeline(probe, train, penalty), train, self.truth, cv=folds
@@ -211,7 +212,7 @@ class _Probing:
             ]
             model = _pipeline(probe, train, PENALTIES[int(np.argmax(accuracy))])
             model.fit(train, self.truth)
-        self.scores.add(probe, model.predict_proba(test))
+            self.scores.add(probe, model.predict_proba(test))
         return model
 
     def _weigh(self, model: Any) -> pa.Table:
@@ -275,8 +276,12 @@ def _pipeline(probe: Probe, train: Matrix, penalty: float) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """L-BFGS that stops at its limit is as good a probe; sklearn's warning helps nobody here."""
-    with warnings.catch_warnings():
+def _one_quiet_thread() -> Iterator[None]:
+    """Several threads sum in another order than one: bytes would depend on the number of cores.
+
+    Products this narrow are no faster on two. L-BFGS that stops at its limit is as good a probe;
+    sklearn's warning helps nobody here.
+    """
+    with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         yield

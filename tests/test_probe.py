@@ -12,6 +12,7 @@ import pytest
 from planted_latents import is_train, labels_of, plant
 from scipy.stats import norm
 from sklearn.metrics import f1_score, roc_auc_score
+from threadpoolctl import threadpool_limits
 
 from deconstruct import activations, corpus, probe, sources
 from deconstruct.artifact import Artifact, ArtifactStore
@@ -19,7 +20,7 @@ from deconstruct.bootstrap import Bootstrap
 from deconstruct.config import ActivationsConfig, CorpusConfig, ProbeConfig
 from deconstruct.model import ResolvedModel
 from deconstruct.pooled import Documents, pooled_activations, pooled_latents
-from deconstruct.probe import sparse_dimensions
+from deconstruct.probe import Probing, Task, sparse_dimensions
 from deconstruct.reader import ActivationReader
 from deconstruct.scores import PREDICTIONS, PROBES, Probe, Scores, auroc
 
@@ -289,6 +290,20 @@ def test_bytes_are_the_same_again(
         store, ProbeConfig(ks=(1, 3, 100)), corpus_artifact, firings, activations_artifact
     )
     assert (again.key, again.digest()) == (probed.key, probed.digest())
+
+
+def test_fits_do_not_depend_on_the_number_of_threads() -> None:
+    """At this size two threads sum in another order than one."""
+    label = np.arange(450) % 3
+    task = Task(list("abc"), label, np.arange(400), np.arange(400, 450), [], None)
+    matrix = np.random.default_rng(0).gamma(1, 1, (450, 2000)).astype(np.float32)
+    probability = []
+    for threads in (1, 2):
+        probing = Probing(ProbeConfig(), task)
+        with threadpool_limits(threads):
+            probing.fit(Probe("latents", None), matrix[task.train], matrix[task.test])
+        probability.append(probing.scores.probability[Probe("latents", None)])
+    np.testing.assert_array_equal(*probability)
 
 
 def test_sparse_dimensions_go_to_each_class_in_turn() -> None:
