@@ -3,7 +3,7 @@
 Tokens of one document are not independent, so whole documents are resampled (Efron and Tibshirani
 1993), and a ratio is recomputed from resampled sums. All statistics of one call see the same
 resamples, so that differences are paired. The intervals speak of the choice of documents alone,
-not of the seed of a training.
+not of the seed of a training. One document alone has no interval: its resamples are all equal.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Statistic = Callable[[Sums], NDArray[np.float64]]
 
 
 class Estimate(NamedTuple):
-    """A value and the ends of its 95% interval; NaN or None where there are none."""
+    """A value and the ends of its 95% interval; None where there is none."""
 
     value: float
     low: float | None = None
@@ -52,8 +52,7 @@ class Bootstrap:
     def estimates(self, sums: Sums, statistics: Mapping[str, Statistic]) -> dict[str, Estimate]:
         """Each statistic with its percentile interval.
 
-        sums: name -> [documents]. Resamples in which a statistic is not finite are left out; if
-        none is left its ends are NaN.
+        sums: name -> [documents].
         """
         stacked = np.stack(list(sums.values()), 1)
         drawn = np.concatenate([counts @ stacked for counts in self.counts()])
@@ -61,16 +60,19 @@ class Bootstrap:
         totals = dict(zip(sums, drawn.T, strict=True))
         with np.errstate(invalid="ignore", divide="ignore"):
             return {
-                name: Estimate(float(statistic(whole)[0]), *percentiles(statistic(totals)))
+                name: self.estimate(statistic(whole)[0], statistic(totals))
                 for name, statistic in statistics.items()
             }
 
+    def estimate(self, value: float, drawn: NDArray[np.float64]) -> Estimate:
+        """A value with the ends of the interval that holds 95% of its resampled ones.
 
-def percentiles(drawn: NDArray[np.float64]) -> tuple[float, float]:
-    """Ends of the interval that holds 95% of the finite values; NaN if there are none."""
-    drawn = drawn[np.isfinite(drawn)]
-    if len(drawn) == 0:
-        return float("nan"), float("nan")
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return float(low), float(high)
+        drawn: [resamples]; those that are not finite are left out. If none is left, or there is
+        but one document, there is no interval.
+        """
+        drawn = drawn[np.isfinite(drawn)]
+        if self.documents < 2 or len(drawn) == 0:
+            return Estimate(float(value))
+        tail = (1 - LEVEL) / 2
+        low, high = np.quantile(drawn, [tail, 1 - tail])
+        return Estimate(float(value), float(low), float(high))

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe
 from deconstruct.bootstrap import Bootstrap, Estimate, Statistic, Sums
 from deconstruct.config import EvaluationConfig
+from deconstruct.errors import ConfigError
 from deconstruct.fidelity import fidelity
 from deconstruct.model import ResolvedModel, load, pick_device, pick_dtype
 from deconstruct.progress import track
@@ -34,7 +35,7 @@ from deconstruct.splice import Text, spliced_losses
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 HISTOGRAM_BINS = np.arange(-7, 0.01, 0.25)
 
 METRICS = pa.schema(
@@ -56,7 +57,8 @@ def _fvu(sums: Sums) -> NDArray[np.float64]:
 
 _WITH_FIRST = (
     "fvu with the leading positions and special tokens that training left out, of the documents "
-    "whose losses are judged"
+    "whose losses are judged; where the first token's activations are massive they hold most of "
+    "the variance, and this tells of little else"
 )
 _RECONSTRUCTION: dict[str, tuple[Statistic, str, str]] = {
     "fvu": (
@@ -133,14 +135,18 @@ def evaluate(
 
     Reconstruction is judged on every recorded token of the test split, the language model's
     losses on ``config.max_documents`` of its documents, drawn evenly.
+
+    dtype: ``auto`` runs the model as it ran when the activations were recorded. Any other but
+    that raises ``ConfigError``: the SAE would be spliced into another stream than it was made for.
     """
 
     def write(draft: Draft) -> None:
+        arithmetic = _dtype_of(activations, dtype)
         where = pick_device(device)
         dictionary = formats.load(sae.path).to(where)
         rows: list[dict[str, Any]] = []
         rows += _reconstruction(dictionary, corpus, activations, config, draft, where)
-        rows += _losses(dictionary, model, corpus, activations, config, dtype, where)
+        rows += _losses(dictionary, model, corpus, activations, config, arithmetic, where)
         rows += _density(latents, draft)
         with draft.writing("metrics.parquet") as path:
             _write(pa.Table.from_pylist(rows, METRICS), path)
@@ -172,7 +178,7 @@ def _losses(
     corpus: Artifact,
     activations: Artifact,
     config: EvaluationConfig,
-    dtype: str,
+    dtype: torch.dtype,
     device: str,
 ) -> list[dict[str, Any]]:
     """The language model's losses, and the FVU with the skipped leading positions in it."""
@@ -185,11 +191,22 @@ def _losses(
     mean = torch.from_numpy(ActivationReader(activations).moments.mean).float().to(device)
     total = sum(len(text.ids) for text in texts)
     with track("splicing", total, "tokens") as advance:
-        lm = load(model, pick_dtype(dtype, device), device)
+        lm = load(model, dtype, device)
         sums = vars(spliced_losses(lm, site, texts, sae, mean, advance))
     whole = {"fvu_with_first": (_fvu, "share", _WITH_FIRST)}
     predictions, positions = int(sums["predictions"].sum()), int(sums["positions"].sum())
     return _rows(_LOSS, sums, config, predictions) + _rows(whole, sums, config, positions)
+
+
+def _dtype_of(activations: Artifact, dtype: str) -> torch.dtype:
+    """What the activations were recorded in, so that equal keys stand for equal results."""
+    recorded = str(activations.facts["dtype"])
+    if dtype not in ("auto", recorded):
+        raise ConfigError(
+            f"dtype = {dtype!r} is not what the activations were recorded in ({recorded}); leave "
+            f"it at 'auto', or extract them with model.dtype = {dtype!r}"
+        )
+    return pick_dtype(recorded)
 
 
 def held_out_texts(corpus: Artifact, limit: int | None, skip_positions: int) -> list[Text]:

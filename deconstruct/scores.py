@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.stats import norm, rankdata
 
-from deconstruct.bootstrap import LEVEL, Bootstrap, Estimate, percentiles
+from deconstruct.bootstrap import LEVEL, Bootstrap, Estimate
 
 PROBES = pa.schema(
     {
@@ -105,16 +105,15 @@ class Scores:
         for p in probes:
             for column, (label, metric) in enumerate(zip(labels, metrics, strict=True)):
                 if np.isfinite(whole[p][column]):
-                    ends = percentiles(totals[p][:, column])
-                    yield Score(p, label, metric, Estimate(float(whole[p][column]), *ends))
+                    found = bootstrap.estimate(whole[p][column], totals[p][:, column])
+                    yield Score(p, label, metric, found)
         yield from self._areas
         for p in probes:
             for other in probes:
                 pair = p.representation == "latents" != other.representation and p.k == other.k
                 if pair:
-                    gap = Estimate(
-                        float(whole[p][0] - whole[other][0]),
-                        *percentiles(totals[p][:, 0] - totals[other][:, 0]),
+                    gap = bootstrap.estimate(
+                        whole[p][0] - whole[other][0], totals[p][:, 0] - totals[other][:, 0]
                     )
                     yield Score(p, None, f"accuracy_minus_{other.representation}", gap)
 

@@ -16,6 +16,7 @@ from deconstruct import activations, evaluate, latents, splice
 from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe
 from deconstruct.bootstrap import Bootstrap
 from deconstruct.config import ActivationsConfig, EvaluationConfig, LatentsConfig
+from deconstruct.errors import ConfigError
 from deconstruct.fidelity import fidelity
 from deconstruct.hooks import replacing
 from deconstruct.model import ResolvedModel, load
@@ -241,6 +242,23 @@ def test_losses_equal_one_document_at_a_time(
     assert found["kl"]["value"] > 0.001
 
 
+def test_the_model_runs_as_it_was_recorded(
+    bench: Bench, judged: Artifact, activations_artifact: Artifact
+) -> None:
+    inputs = [artifact_of(bench, judged, name) for name in ("sae", "latents")]
+    whole = (bench.model, bench.corpus, bench.recorded, *inputs)
+    fresh = EvaluationConfig(max_documents=12, seed=7)
+    with pytest.raises(ConfigError, match=r"dtype = .bfloat16. is not what .* in \(float32\)"):
+        evaluate.evaluate(bench.store, fresh, *whole, dtype="bfloat16", device="cpu")
+    made = evaluate.evaluate(bench.store, fresh, *whole, device="cpu")
+    assert values(made)["loss_clean"] == values(judged)["loss_clean"]
+
+
+def artifact_of(bench: Bench, judged: Artifact, stage: str) -> Artifact:
+    key = judged.manifest.inputs[stage]
+    return next(artifact for artifact in bench.store.artifacts() if artifact.key == key)
+
+
 def test_only_held_out_documents(
     corpus_artifact: Artifact, judged: Artifact, activations_artifact: Artifact
 ) -> None:
@@ -320,11 +338,7 @@ def test_a_constant_shift_changes_no_error(
 def test_density_histogram_holds_every_latent_that_fires(judged: Artifact, bench: Bench) -> None:
     table = pq.read_table(judged.file("density_histogram.parquet")).to_pydict()
     found = values(judged)
-    features = next(
-        artifact
-        for artifact in bench.store.artifacts()
-        if artifact.key == judged.manifest.inputs["latents"]
-    ).file("features.parquet")
+    features = artifact_of(bench, judged, "latents").file("features.parquet")
     density = pq.read_table(features)["density"].to_numpy()
     assert sum(table["latents"]) + found["dead_latents"] == len(density)
     assert found["dead_share"] == pytest.approx((density == 0).mean())
@@ -372,4 +386,12 @@ def test_resamples_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> N
     nothing = Bootstrap(7, 50, 3).estimates(
         {"zero": np.zeros(7)}, {"ratio": lambda s: s["zero"] / s["zero"]}
     )["ratio"]
-    assert np.isnan([*nothing]).all()
+    assert np.isnan(nothing.value)
+    assert nothing[1:] == (None, None)
+
+
+def test_one_document_has_no_interval() -> None:
+    found = Bootstrap(1, 50, 0).estimates({"x": np.array([3.0])}, {"x": lambda s: s["x"]})["x"]
+    assert found == (3, None, None)
+    two = Bootstrap(2, 50, 0).estimates({"x": np.array([3.0, 4])}, {"x": lambda s: s["x"]})["x"]
+    assert two == (7, 6, 8)
