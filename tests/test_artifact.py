@@ -123,7 +123,7 @@ def test_disk_full_is_one_sentence(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     store = ArtifactStore(tmp_path)
-    with pytest.raises(StorageError, match="disk under .* is full while stage corpus writes"):
+    with pytest.raises(StorageError, match=r"disk under .* is full while stage corpus writes"):
         store.make(RECIPE, write)
     assert store.find(RECIPE) is None
 

@@ -107,9 +107,10 @@ def write_json(result: duckdb.DuckDBPyConnection, stream: TextIO) -> None:
 
 def write_parquet(result: duckdb.DuckDBPyConnection, target: Path) -> int:
     """Every row into a new Parquet file; returns how many."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    reader = result.to_arrow_reader(100_000)
+    reader: pa.RecordBatchReader = result.to_arrow_reader(100_000)
     rows = 0
     with pq.ParquetWriter(target, reader.schema, compression="zstd") as writer:
         for batch in reader:

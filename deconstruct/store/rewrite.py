@@ -39,9 +39,9 @@ def rewriting(
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection to a draft of ``target``, which takes that name once the block has ended.
 
-    The draft begins as a copy of ``start_from``, or empty with this ``block_size``. If the block raises, nothing changes.
-    One process does this at a time for a target; others wait. Raises ``StorageError`` if the disk
-    fills up or ``start_from`` is damaged.
+    The draft begins as a copy of ``start_from``, or empty with this ``block_size``. If the block
+    raises, nothing changes. One process does this at a time for a target; others wait. Raises
+    ``StorageError`` if the disk fills up or ``start_from`` is damaged.
     """
     draft = target.with_name(f".{target.name}.draft")
     with _single_writer(target):
