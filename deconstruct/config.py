@@ -126,7 +126,10 @@ class SaeConfig(Settings):
     warmup_share: float = Field(0.05, ge=0, le=1, description="Share of the steps of warm-up.")
     decay_share: float = Field(0.2, ge=0, le=1, description="Share of the steps of linear decay.")
     aux_k: int | None = Field(
-        None, ge=0, description="Dead latents that explain the residual (AuxK); none: d_in / 2."
+        None,
+        ge=0,
+        description="Dead latents that explain the residual of a token (AuxK); none: k. "
+        "Gao et al.'s d_in / 2 left more latents dead on residual streams, and a higher error.",
     )
     aux_coefficient: float = Field(1 / 32, ge=0, description="Weight of the AuxK loss.")
     dead_after_tokens: int | None = Field(

@@ -14,6 +14,7 @@ from deconstruct.errors import DataError
 from deconstruct.reader import ActivationReader
 from deconstruct.sae import stage
 from deconstruct.sae import train as training
+from deconstruct.sae.engine import StepSpec, initial_weights
 from deconstruct.sae.formats import load
 from deconstruct.sae.train import learning_rates, train
 from deconstruct.shards import Moments
@@ -145,17 +146,28 @@ def test_a_checkpoint_that_does_not_read_is_left_aside(
     assert "does not load" in caplog.text
 
 
-def test_dead_latents_are_revived(tmp_path: Path) -> None:
-    """Without AuxK a dictionary much larger than the data's stays mostly dead; with it less."""
-    shares = {}
+def test_dead_latents_that_the_data_need_are_revived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too few latents are alive for the data. The rest fire too weakly to be chosen: AuxK must
+    bring them back, and the error down. (Latents beyond what the data hold may well stay dead.)
+    """
+
+    def mostly_dead(spec: StepSpec, seed: int) -> dict[str, torch.Tensor]:
+        weights = initial_weights(spec, seed)
+        weights["W_enc"][:, 24:] *= 0.01
+        return weights
+
+    monkeypatch.setattr(training, "initial_weights", mostly_dead)
+    ends = {}
     for coefficient in (0.0, 1 / 32):
         data = Planted(512)
-        config = settings(
-            d_sae=1024, tokens=512 * 200, dead_after_tokens=512 * 10, aux_coefficient=coefficient
-        )
+        config = settings(tokens=512 * 200, dead_after_tokens=512 * 10, aux_coefficient=coefficient)
         _, rows = train(data, data.moments, config, _folder(tmp_path / str(coefficient)))
-        shares[coefficient] = rows[-1].dead_share
-    assert shares[1 / 32] < 0.8 * shares[0.0]
+        ends[coefficient] = rows[-1]
+    assert ends[0.0].dead_share > 0.7
+    assert ends[1 / 32].dead_share < 0.5 * ends[0.0].dead_share
+    assert ends[1 / 32].fvu < 0.5 * ends[0.0].fvu
 
 
 def test_learning_rates_warm_up_and_decay() -> None:

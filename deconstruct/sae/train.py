@@ -113,7 +113,7 @@ def step_spec(config: SaeConfig, d_in: int) -> StepSpec:
         k=config.k,
         l1_coefficient=config.l1_coefficient,
         clip_norm=config.clip_norm,
-        k_aux=min(config.d_sae, d_in // 2 if config.aux_k is None else config.aux_k),
+        k_aux=min(config.d_sae, config.k if config.aux_k is None else config.aux_k),
         aux_coefficient=config.aux_coefficient,
         dead_after=dead_after,
     )
