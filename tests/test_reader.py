@@ -1,6 +1,7 @@
 """Shuffled batches: a pure function of (seed, epoch, step) over the whole split."""
 
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,20 @@ def test_a_flipped_byte_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(StorageError, match=r"train-00001\.parquet can't be read .*delete it"):
         list(ActivationReader(artifact).rows_in_order())
+
+
+def test_shards_are_open_only_while_they_are_read(artifact: Artifact) -> None:
+    """A store of a hundred million tokens has three thousand of them."""
+    shard_files = {str(path) for path in artifact.files("*.parquet")}
+    reader = ActivationReader(artifact)
+    source = reader.batches(1000, seed=0)
+    source.at(0)
+    rows = reader.rows_in_order()
+    next(rows)
+    held = {os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()}
+    assert len(shard_files) == len(SIZES)
+    assert not shard_files & held
+    source.close()
 
 
 def test_a_batch_larger_than_the_split_is_refused(artifact: Artifact) -> None:
