@@ -30,7 +30,7 @@ app = typer.Typer(
 
 Home = Annotated[
     str | None,
-    typer.Option(help="Data root [default: $DECONSTRUCT_HOME or ./data].", show_default=False),
+    typer.Option(help="Data root.", show_default="$DECONSTRUCT_HOME or ./data"),
 ]
 Run = Annotated[
     str, typer.Argument(help="A run_id, its beginning, a name, NAME@SITE, or 'latest'.")

@@ -38,7 +38,7 @@ from deconstruct.scores import PREDICTIONS, PROBES, Probe, Scores
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 """Values of sklearn's C that cross-validation chooses from."""
 FOLDS = 3
@@ -49,7 +49,13 @@ MIN_TRAIN = 2
 """Train documents that a class needs: fewer can't be cross-validated."""
 
 WEIGHTS = pa.schema(
-    {"label": pa.string(), "latent": pa.uint32(), "weight": pa.float64(), "rank": pa.uint32()}
+    {
+        "label": pa.string(),
+        "latent": pa.uint32(),
+        "weight": pa.float64(),
+        "effect": pa.float64(),
+        "rank": pa.uint32(),
+    }
 )
 ON_LATENTS = Probe("latents", None)
 
@@ -216,21 +222,24 @@ class Probing:
         return model
 
     def _weigh(self, model: Any) -> pa.Table:
-        """Weights per unit of a latent's pooled activation, the strongest of each class first.
+        """Weights of each class, those of the largest effect first.
 
-        The scaling is undone. Latents that fire in no train document have none.
+        weight: per unit of a latent's pooled activation. effect: per standard deviation of it over
+        the train documents; a latent that fires in two of them may have a huge weight and next to
+        no effect. Latents that fire in no train document have neither.
         """
         scaler, classifier = model.steps[0][1], model.steps[-1][1]
-        weights = classifier.coef_ / scaler.scale_
-        if len(weights) == 1:  # two classes: one row that speaks for the second
-            weights = np.concatenate([-weights, weights])
+        effects = classifier.coef_
+        if len(effects) == 1:  # two classes: one row that speaks for the second
+            effects = np.concatenate([-effects, effects])
         tables = []
-        for name, row in zip(self.task.classes, weights, strict=True):
+        for name, row in zip(self.task.classes, effects, strict=True):
             order = np.argsort(-np.abs(row), kind="stable")
             order = order[row[order] != 0]
             columns = [
                 pa.repeat(name, len(order)),
                 pa.array(order, pa.uint32()),
+                pa.array(row[order] / scaler.scale_[order]),
                 pa.array(row[order]),
                 pa.array(np.arange(1, len(order) + 1), pa.uint32()),
             ]

@@ -22,7 +22,7 @@ from flows import environment
 
 Home = Annotated[
     str | None,
-    typer.Option(help="Data root [default: $DECONSTRUCT_HOME or ./data].", show_default=False),
+    typer.Option(help="Data root.", show_default="$DECONSTRUCT_HOME or ./data"),
 ]
 
 console = Console(stderr=True, highlight=False)
@@ -32,7 +32,8 @@ console = Console(stderr=True, highlight=False)
 @report_errors
 def run(
     config: Annotated[
-        Path | None, typer.Argument(help="A TOML file [default: the embedded configuration].")
+        Path | None,
+        typer.Argument(help="A TOML file.", show_default="the embedded configuration"),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -65,7 +66,9 @@ def serve(
     gpu: Annotated[
         bool | None,
         typer.Option(
-            "--gpu/--no-gpu", help="Start a worker of pool gpu [default: if there is a GPU]."
+            "--gpu/--no-gpu",
+            help="Start a worker of pool gpu.",
+            show_default="if there is a GPU",
         ),
     ] = None,
 ) -> None:

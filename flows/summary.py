@@ -55,7 +55,7 @@ def print_summary(home: Path, run_id: str) -> None:
             if found is not None:
                 table.add_row(f"clusters: {metric}", f"{found[0]:.3f}")
         latent = store.execute(
-            "SELECT latent FROM probe_weights WHERE run_id = ? AND weight > 0 "
+            "SELECT latent FROM probe_weights WHERE run_id = ? AND effect > 0 "
             "ORDER BY rank, label LIMIT 1",
             [run_id],
         ).fetchone()
@@ -66,7 +66,7 @@ def print_summary(home: Path, run_id: str) -> None:
     console.print("\n[dim]next[/]")
     console.print(f"  deconstruct show {run_id}{beyond}")
     console.print(f"  deconstruct latent {run_id} {number}{beyond}")
-    question = "SELECT label, latent, weight FROM probe_weights WHERE rank <= 3"
+    question = "SELECT label, latent, effect FROM probe_weights WHERE rank <= 3"
     console.print(f'  deconstruct sql "{question}"{beyond}', soft_wrap=True)
 
 

@@ -282,6 +282,7 @@ def _probe(weights: np.ndarray, predictions: list[tuple[int, str, str]]) -> dict
                 "label": [LABELS[i] for i in labels],
                 "latent": pa.array(latents, pa.uint32()),
                 "weight": weights.reshape(-1),
+                "effect": weights.reshape(-1) / 2,
                 "rank": pa.array(
                     (np.argsort(np.argsort(-np.abs(weights), 1), 1) + 1).reshape(-1), pa.uint32()
                 ),

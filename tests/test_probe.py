@@ -95,7 +95,7 @@ def test_what_is_planted_is_found(probed: Artifact, corpus_artifact: Artifact) -
     for label, latent in OWN.items():
         assert weights[label, 1]["latent"] == latent
         assert weights[label, 1]["weight"] > 0
-        ranked = [abs(weights[label, rank]["weight"]) for rank in range(1, D_SAE)]
+        ranked = [abs(weights[label, rank]["effect"]) for rank in range(1, D_SAE)]
         assert ranked[:1] == sorted(ranked[:1])
         assert ranked == sorted(ranked, reverse=True)
 

@@ -311,8 +311,9 @@ PROBE_WEIGHTS = Relation(
     _columns(
         ("label", "VARCHAR", "Class whose score the weight adds to."),
         ("latent", "UINTEGER", LATENT),
-        ("weight", "DOUBLE", "Its weight."),
-        ("rank", "UINTEGER", "Its place among the label's weights."),
+        ("weight", "DOUBLE", "Its weight, per unit of pooled activation."),
+        ("effect", "DOUBLE", "Weight per standard deviation of the latent's pooled activation."),
+        ("rank", "UINTEGER", "Its place among the label's effects, whatever their sign."),
     ),
     "probe",
     "probe_weights.parquet",
