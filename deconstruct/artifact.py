@@ -169,8 +169,14 @@ class ArtifactStore:
     """The artifacts under one data root. Any number of processes and threads may share it."""
 
     def __init__(self, root: Path | str) -> None:
-        """Make ``root`` if need be. Raises ``StorageError`` if it can't be written."""
+        """Make ``root`` if need be. Raises ``StorageError`` if it can't be written, or if the
+        store that will lie in it could not be opened."""
         self.root = Path(root).expanduser().absolute()
+        if "?" in str(self.root):
+            raise StorageError(
+                f"home {str(self.root)!r} has a '?' in it, where DuckDB ends a file's name; "
+                "name another folder with --home or DECONSTRUCT_HOME"
+            )
         self._verified: dict[Path, tuple[int, ...]] = {}
         self._warned: set[Path] = set()
         try:

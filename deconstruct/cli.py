@@ -132,12 +132,12 @@ def sql(
     if format_ is Format.parquet and output is None:
         raise QueryError("--format parquet writes bytes; name a file with --output")
     with open_store(home) as connection:
+        if format_ is Format.parquet and output is not None:
+            count = render.write_parquet(connection, text, output)
+            typer.echo(f"{count:,} rows in {output}", err=True)
+            return
         result = connection.execute(text)
         if result.description is None:
-            return
-        if format_ is Format.parquet and output is not None:
-            count = render.write_parquet(result, output)
-            typer.echo(f"{count:,} rows in {output}", err=True)
             return
         with open(output, "w") if output else contextlib.nullcontext(sys.stdout) as stream:
             if format_ is Format.csv:

@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 
 import pytest
+from store_artifacts import Planted, plant
 from tiny_models import save_tiny
 
 # Tests never leave this machine, and nothing in them may try to.
@@ -22,6 +23,7 @@ from deconstruct import activations, corpus, sources
 from deconstruct.artifact import Artifact, ArtifactStore
 from deconstruct.config import ActivationsConfig, CorpusConfig, ModelConfig
 from deconstruct.model import ResolvedModel, resolve
+from deconstruct.store import publish
 
 SUBJECTS = {
     "business": "bank market shares profit rates growth firm oil deal sales".split(),
@@ -83,3 +85,13 @@ def activations_artifact(
     config = ActivationsConfig(sites=("1.resid_post",), shard_tokens=512)
     made = activations.extract(store, config, model, corpus_artifact, dtype="float32", device="cpu")
     return next(iter(made.values()))
+
+
+@pytest.fixture(scope="session")
+def two_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Planted, Planted]:
+    """A data root with two published runs of one corpus, ``demo`` and ``other``; read it only."""
+    home = tmp_path_factory.mktemp("two-runs")
+    planted = plant(home), plant(home, "other", seed=1)
+    for run in planted:
+        publish(home, run.record, run.artifacts)
+    return home, *planted

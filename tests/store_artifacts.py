@@ -23,6 +23,7 @@ DEAD = 23
 SPORT_LATENT = 7  # fires on " goal", which only the second label's documents hold
 TWINS = (4, 5)  # 5 fires wherever 4 does, half as strongly
 WORDS = ("the", " market", " goal", " chip", ' "quoted"', "\n", " naïve", " 100%", " of", " a")
+TOKEN_IDS = {word: number for number, word in enumerate(("<bos>", *WORDS))}
 
 
 @dataclass
@@ -100,7 +101,7 @@ def plant(
                     "token_index": pa.array(range(n), pa.uint64()),
                     "doc_id": pa.array(doc_of, pa.uint32()),
                     "position": pa.array(positions, pa.uint32()),
-                    "token_id": pa.array([hash(t) % 1000 for t in tokens], pa.uint32()),
+                    "token_id": pa.array([TOKEN_IDS[t] for t in tokens], pa.uint32()),
                     "token": tokens,
                     "special": special,
                 }

@@ -22,6 +22,8 @@ def export_run(home: Path | str | None, run: str, target: Path) -> str:
     ``StorageError`` if ``target`` exists or its disk fills up, `QueryError` for an unknown run.
     """
     target = Path(target).expanduser().absolute()
+    if "?" in str(target):
+        raise StorageError(f"{target} has a '?' in it, where DuckDB ends a file's name; rename it")
     if target.exists():
         raise StorageError(f"{target} exists already; remove it or name another file")
     if not target.parent.is_dir():
@@ -40,9 +42,10 @@ def export_run(home: Path | str | None, run: str, target: Path) -> str:
                 execute_all(connection, comments(relation, "TABLE"))
                 insert_file(connection, relation, run_id, _file(source, home, relation, run_id))
             elif relation is not META:
-                rows = source.execute(
-                    f"SELECT * FROM {name(relation.name)} WHERE run_id = ?", [run_id]
-                ).to_arrow_table()
+                rows = source.sql(
+                    f"SELECT * FROM {name(relation.name)} WHERE run_id = $run",
+                    params={"run": run_id},
+                ).to_arrow_reader(100_000)
                 connection.register("rows_to_copy", rows)
                 connection.execute(
                     f"INSERT INTO {name(relation.name)} BY NAME SELECT * FROM rows_to_copy"
@@ -55,10 +58,10 @@ def export_run(home: Path | str | None, run: str, target: Path) -> str:
 def _file(
     source: duckdb.DuckDBPyConnection, home: Path | str | None, relation: Relation, run_id: str
 ) -> Path:
-    row = source.execute(
+    rows = source.execute(
         "SELECT path FROM stages WHERE run_id = ? AND stage = ?", [run_id, relation.stage]
-    ).fetchone()
-    file = data_root(home) / str(row[0] if row else "") / str(relation.file)
+    ).fetchall()
+    file = data_root(home) / str(rows[0][0]) / str(relation.file)
     if not file.exists():
         raise StorageError(f"{file} is missing; run the pipeline again to remake it")
     return file

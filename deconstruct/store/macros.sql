@@ -20,9 +20,11 @@ CREATE OR REPLACE MACRO resolve_run(run) AS (
     FROM runs AS r
 );
 
--- A token with its neighbours as text, the ones on which a latent fires between « and ».
+-- A token between « and » if a latent fires on it, with leading spaces outside them.
 CREATE OR REPLACE MACRO marked(token, fires) AS
-    CASE WHEN fires THEN regexp_replace(token, '^(\s*)(.*)$', '\1«\2»', 's') ELSE token END;
+    CASE WHEN NOT fires THEN token
+        WHEN ltrim(token, ' ') = '' THEN '«' || token || '»'
+        ELSE regexp_replace(token, '^( *)(.*)$', '\1«\2»', 's') END;
 
 -- The tokens around each of `places` (a list of token_index), `width` on each side, within the
 -- document. Documents are found first: some dozens of them become a filter on row groups.

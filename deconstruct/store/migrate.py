@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import metadata
+from uuid import uuid4
 
 import duckdb
 
@@ -18,13 +19,24 @@ Only tables need an entry: views, comments and macros are made anew by every pub
 
 def version(connection: duckdb.DuckDBPyConnection) -> int:
     """Schema version of an open store; 0 for a file without tables of ours."""
-    row = connection.execute(
-        "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'meta' AND NOT internal"
-    ).fetchone()
-    if row is None or not row[0]:
-        return 0
-    row = connection.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()
-    return int(row[0]) if row else 0
+    return int(_meta(connection, "schema_version") or 0)
+
+
+def publication(connection: duckdb.DuckDBPyConnection) -> str | None:
+    """Which state of the store this is: equal for equal states; None in one without tables."""
+    return _meta(connection, "publication")
+
+
+def _meta(connection: duckdb.DuckDBPyConnection, name: str) -> str | None:
+    # All rows are fetched: a result that is not at its end would stop the caller's connection.
+    tables = connection.execute(
+        "SELECT 1 FROM duckdb_tables() "
+        "WHERE table_name = 'meta' AND database_name = current_database()"
+    ).fetchall()
+    if not tables:
+        return None
+    rows = connection.execute("SELECT value FROM meta WHERE name = ?", [name]).fetchall()
+    return str(rows[0][0]) if rows else None
 
 
 def check(found: int, where: str) -> None:
@@ -44,5 +56,9 @@ def migrate(connection: duckdb.DuckDBPyConnection, where: str) -> None:
         if found and step in MIGRATIONS:
             connection.execute(MIGRATIONS[step])
     create_tables(connection)
-    facts = {"schema_version": str(SCHEMA_VERSION), "deconstruct": metadata.version("deconstruct")}
+    facts = {
+        "schema_version": str(SCHEMA_VERSION),
+        "deconstruct": metadata.version("deconstruct"),
+        "publication": uuid4().hex,
+    }
     connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(facts.items()))

@@ -125,7 +125,7 @@ def sentence(error: duckdb.Error) -> str:
 
 
 def _append(text: Text, token: str, fires: bool, peak: bool, colour: bool) -> None:
-    bare = token.lstrip(" ")
+    bare = token.lstrip(" ") or token
     text.append(token[: len(token) - len(bare)])
     if colour:
         text.append(bare, style=PEAK if peak else FIRING if fires else "")

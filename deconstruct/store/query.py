@@ -9,8 +9,8 @@ from pathlib import Path
 import duckdb
 
 from deconstruct.errors import DeconstructError, StorageError
-from deconstruct.store.ddl import HOME_VARIABLE
-from deconstruct.store.migrate import check, migrate, version
+from deconstruct.store.ddl import HOME_VARIABLE, literal
+from deconstruct.store.migrate import check, migrate, publication, version
 from deconstruct.store.rewrite import FILE, copy_database
 from deconstruct.store.schema import SCHEMA_VERSION
 
@@ -29,7 +29,10 @@ def open_store(home: Path | str | None = None) -> duckdb.DuckDBPyConnection:
 
     ``home`` as in `data_root`; a folder that was moved since the last publish works too. If
     another program has the store open for writing, or it is of an older release, a private copy
-    is opened. Raises ``StorageError`` if there is no store, or it is of a newer release.
+    is opened. Where this process still holds an earlier snapshot, the store is attached to a
+    connection of its own, and cursors of that need ``USE deconstruct`` first.
+
+    Raises ``StorageError`` if there is no store, or it is of a newer release.
     """
     root = data_root(home)
     store = root / FILE
@@ -60,7 +63,7 @@ def open_store(home: Path | str | None = None) -> duckdb.DuckDBPyConnection:
 def resolve_run(connection: duckdb.DuckDBPyConnection, run: str) -> str:
     """The run_id that ``run`` means: an id, the beginning of one, a name, name@site or latest."""
     try:
-        row = connection.execute("SELECT resolve_run(?)", [run]).fetchone()
+        rows = connection.execute("SELECT resolve_run(?)", [run]).fetchall()
     except duckdb.InvalidInputException as error:
         known = connection.execute(
             "SELECT run_id || ' (' || name || ')' FROM runs ORDER BY published DESC LIMIT 5"
@@ -68,15 +71,23 @@ def resolve_run(connection: duckdb.DuckDBPyConnection, run: str) -> str:
         listed = ", ".join(str(row[0]) for row in known) or "none"
         message = str(error).split("; see SELECT")[0].removeprefix("Invalid Input Error: ")
         raise QueryError(f"{message}; the newest are {listed}") from error
-    assert row is not None
-    return str(row[0])
+    return str(rows[0][0])
 
 
 def _connect(store: Path) -> duckdb.DuckDBPyConnection:
     # By default DuckDB spills beside the file, where a reader may have no right to write.
-    return duckdb.connect(
-        store, read_only=True, config={"temp_directory": tempfile.gettempdir() + "/deconstruct"}
-    )
+    spill = {"temp_directory": tempfile.gettempdir() + "/deconstruct"}
+    connection = duckdb.connect(store, read_only=True, config=dict(spill))
+    # DuckDB gives a process that has a path open the same database again, although the file of
+    # that name is another by now.
+    attached = duckdb.connect(config=dict(spill))
+    attached.execute(f"ATTACH {literal(str(store))} AS deconstruct (READ_ONLY)")
+    attached.execute("USE deconstruct")
+    if publication(connection) == publication(attached):
+        attached.close()
+        return connection
+    connection.close()
+    return attached
 
 
 def _private_copy(store: Path) -> duckdb.DuckDBPyConnection:

@@ -105,12 +105,15 @@ def write_json(result: duckdb.DuckDBPyConnection, stream: TextIO) -> None:
     stream.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
-def write_parquet(result: duckdb.DuckDBPyConnection, target: Path) -> int:
-    """Every row into a new Parquet file; returns how many."""
+def write_parquet(connection: duckdb.DuckDBPyConnection, query: str, target: Path) -> int:
+    """Every row of a query's result into a new Parquet file; returns how many."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    reader: pa.RecordBatchReader = result.to_arrow_reader(100_000)
+    relation = connection.sql(query)
+    if relation is None:
+        return 0
+    reader: pa.RecordBatchReader = relation.to_arrow_reader(100_000)
     rows = 0
     with pq.ParquetWriter(target, reader.schema, compression="zstd") as writer:
         for batch in reader:

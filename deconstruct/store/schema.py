@@ -55,10 +55,12 @@ def _columns(*lines: tuple[str, str, str]) -> tuple[Column, ...]:
 
 META = Relation(
     "meta",
-    "What this file is: schema version, and the release that wrote it last.",
+    "What this file is: schema version, the release that wrote it last, and when it changed.",
     ("name",),
     (
-        Column("name", "VARCHAR", "schema_version, deconstruct or home."),
+        Column(
+            "name", "VARCHAR", "schema_version, deconstruct, or publication: new by each change."
+        ),
         Column("value", "VARCHAR", "Its value as text."),
     ),
 )
