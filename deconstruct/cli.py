@@ -176,3 +176,11 @@ def _query_text(query: str | None, file: Path | None) -> str:
     if not text.strip():
         raise QueryError('the query is empty; write one, for example "SELECT * FROM runs"')
     return text
+
+
+@app.command()
+def config() -> None:
+    """Print every field of the configuration with its default and meaning, as Markdown."""
+    from deconstruct.reference import page
+
+    typer.echo(page(), nl=False)

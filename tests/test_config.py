@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from deconstruct import reference
 from deconstruct.config import RunConfig, load
 from deconstruct.errors import ConfigError
 from deconstruct.site import Site
@@ -67,3 +68,8 @@ def test_sites_read_and_write() -> None:
     for text in ("resid_post", "-1.mlp_out", "3.mlp", "3.4.mlp_out", ""):
         with pytest.raises(ValueError, match="is no hook site"):
             Site.parse(text)
+
+
+def test_the_page_of_fields_is_up_to_date() -> None:
+    page = (CONFIGS.parent / "docs" / "config.md").read_text()
+    assert page == reference.page(), "make it anew: deconstruct config > docs/config.md"
