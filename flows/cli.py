@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 from rich.table import Table
 
@@ -108,7 +109,13 @@ def doctor(home: Home = None) -> None:
 
 def _speak() -> None:
     """Show what the library and the stages log, one plain line each."""
-    handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False)
+    handler = RichHandler(
+        console=console,
+        show_time=False,
+        show_level=False,
+        show_path=False,
+        highlighter=NullHighlighter(),
+    )
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("deconstruct")
     logger.addHandler(handler)

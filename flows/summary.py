@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import duckdb
@@ -63,11 +66,20 @@ def print_summary(home: Path, run_id: str) -> None:
     console.print(table)
     number = latent[0] if latent else 0
     beyond = "" if home == Path("data").absolute() else f" --home {home}"
+    command = _command()
     console.print("\n[dim]next[/]")
-    console.print(f"  deconstruct show {run_id}{beyond}")
-    console.print(f"  deconstruct latent {run_id} {number}{beyond}")
+    console.print(f"  {command} show {run_id}{beyond}")
+    console.print(f"  {command} latent {run_id} {number}{beyond}")
     question = "SELECT label, latent, effect FROM probe_weights WHERE rank <= 3"
-    console.print(f'  deconstruct sql "{question}"{beyond}', soft_wrap=True)
+    console.print(f'  {command} sql "{question}"{beyond}', soft_wrap=True)
+
+
+def _command() -> str:
+    """How the reader's shell finds this command: by its name, or by the path that started it."""
+    if shutil.which("deconstruct"):
+        return "deconstruct"
+    started = Path(sys.argv[0])
+    return os.path.relpath(started) if started.name == "deconstruct" else "deconstruct"
 
 
 def _one(store: duckdb.DuckDBPyConnection, query: str, run_id: str) -> tuple[object, ...]:
