@@ -177,7 +177,6 @@ class ArtifactStore:
                 f"home {str(self.root)!r} has a '?' in it, where DuckDB ends a file's name; "
                 "name another folder with --home or DECONSTRUCT_HOME"
             )
-        self._verified: dict[Path, tuple[int, ...]] = {}
         self._warned: set[Path] = set()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -272,19 +271,14 @@ class ArtifactStore:
                 damage[name] = what
         return Artifact(folder, manifest), damage
 
-    def _fault(self, path: Path, entry: FileEntry) -> str | None:
-        """What is wrong with a file. Its digest is taken once a process, until the file changes."""
+    @staticmethod
+    def _fault(path: Path, entry: FileEntry) -> str | None:
+        """What is wrong with a file."""
         try:
-            stat = path.stat()
+            sound = path.stat().st_size == entry.bytes and sha256_of(path) == entry.sha256
         except FileNotFoundError:
             return "missing"
-        mark = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        if self._verified.get(path) == mark:
-            return None
-        if stat.st_size != entry.bytes or sha256_of(path) != entry.sha256:
-            return "damaged"
-        self._verified[path] = mark
-        return None
+        return None if sound else "damaged"
 
     def _salvage(self, recipe: Recipe, partial: Path) -> None:
         """Turn a damaged artifact back into a partial one that keeps its sound files."""
@@ -352,10 +346,17 @@ def fsync(path: Path) -> None:
         os.close(handle)
 
 
+_digests: dict[tuple[int, ...], str] = {}
+
+
 def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's contents."""
+    """Hexadecimal SHA-256 of a file's contents: read once a process, until the file changes."""
     with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+        stat = os.fstat(handle.fileno())
+        state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        if state not in _digests:
+            _digests[state] = hashlib.file_digest(handle, "sha256").hexdigest()
+        return _digests[state]
 
 
 def software() -> dict[str, str]:

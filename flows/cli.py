@@ -47,13 +47,18 @@ def run(
     started = time.monotonic()
     settings = load(config, set_ or [])
     root = environment.data_root(home)
-    ArtifactStore(root)  # an unwritable home is said at once, before Prefect starts in it
+    store = ArtifactStore(root)  # an unwritable home is said at once, before Prefect starts in it
     environment.apply(root, quiet=True)
     _speak()
-    from flows.pipeline import pipeline
+    server = environment.start_server(root)
+    from flows.local import run_here  # Prefect and torch, imported while the server starts
+    from flows.pipeline import pipeline, preflight
     from flows.summary import print_summary
 
-    results = pipeline(settings, home=str(root), device=device)
+    preflight(store, settings)  # a server in a new home takes its time; a fault is said before
+    if server is not None:
+        server.wait()
+    results = run_here(pipeline, config=settings, home=str(root), device=device)
     console.print(f"finished in {time.monotonic() - started:.0f} s")
     for result in results:
         print_summary(root, result.run_id)

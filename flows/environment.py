@@ -7,10 +7,13 @@ another place, so that a data root is whole, and two of them are strangers.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import urllib.request
 from pathlib import Path
+
+from flows.embedded_server import EmbeddedServer
 
 DEFAULTS = {
     "DO_NOT_TRACK": "1",
@@ -21,7 +24,7 @@ DEFAULTS = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
-QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR"}
+QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
 """On a terminal the stages speak for themselves; Prefect's own lines still reach its server."""
 
 
@@ -41,6 +44,19 @@ def apply(home: Path, quiet: bool = False) -> None:
         url = served_url(home)
         if url is not None:
             os.environ["PREFECT_API_URL"] = url
+
+
+def start_server(home: Path) -> EmbeddedServer | None:
+    """Start a server for this command alone, unless the environment names one; after `apply`.
+
+    It ends with the command, once Prefect has sent it the last events.
+    """
+    if "PREFECT_API_URL" in os.environ:
+        return None
+    server = EmbeddedServer.start(prefect_home(home) / "server.log", os.environ)
+    atexit.register(server.stop)  # before Prefect is imported, whose own come first then
+    os.environ["PREFECT_API_URL"] = server.url
+    return server
 
 
 def prefect_home(home: Path) -> Path:

@@ -24,6 +24,7 @@ from deconstruct.config import RunConfig
 from deconstruct.model import ResolvedModel, resolve
 from deconstruct.sae import stage as sae_stage
 from deconstruct.site import Site
+from deconstruct.sources import ResolvedSource
 from deconstruct.store import RunRecord
 from flows.environment import data_root
 from tasks.activations import activations
@@ -72,9 +73,7 @@ def pipeline(
     """
     started = datetime.now(UTC)
     root = ArtifactStore(data_root(home))
-    model = resolve(root, config.model)
-    model.check_sites(Site.parse(site) for site in config.activations.sites)
-    source = sources.resolve(config.corpus)
+    model, source = preflight(root, config)
     shared = Stages(root)
     texts = shared.run(
         corpus, corpus_stage.recipe(config.corpus, source, model), config.corpus, source, model
@@ -94,6 +93,16 @@ def pipeline(
         )
         for activity in recorded
     ]
+
+
+def preflight(root: ArtifactStore, config: RunConfig) -> tuple[ResolvedModel, ResolvedSource]:
+    """Find model and source, and check what can be checked before any long work.
+
+    Raises ``DeconstructError`` for what can't be run.
+    """
+    model = resolve(root, config.model)
+    model.check_sites(Site.parse(site) for site in config.activations.sites)
+    return model, sources.resolve(config.corpus)
 
 
 def _take_apart(

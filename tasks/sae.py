@@ -8,7 +8,7 @@ from typing import cast
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, WorkerStatus
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 
 from deconstruct.artifact import ArtifactStore, Recipe
@@ -52,8 +52,10 @@ def gpu_worker_online() -> bool:
                 path_params={"work_pool_name": GPU_POOL},
                 json={},
             )
-        except ObjectNotFound:
-            return False
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code != 404:
+                raise
+            return False  # there is no such pool
     return any(worker["status"] == WorkerStatus.ONLINE.value for worker in workers.json())
 
 
