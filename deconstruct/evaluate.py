@@ -32,10 +32,12 @@ from deconstruct.sae import formats
 from deconstruct.sae.model import SparseAutoencoder
 from deconstruct.site import Site
 from deconstruct.splice import Text, spliced_losses
+from deconstruct.unembed import feature_logits
+from deconstruct.vocabulary import token_strings
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 HISTOGRAM_BINS = np.arange(-7, 0.01, 0.25)
 
 METRICS = pa.schema(
@@ -131,7 +133,7 @@ def evaluate(
     dtype: str = "auto",
     device: str = "auto",
 ) -> Artifact:
-    """Judge an SAE: ``metrics``, ``density_histogram`` and ``token_errors``.
+    """Judge an SAE: ``metrics``, ``density_histogram``, ``token_errors``, ``feature_logits``.
 
     Reconstruction is judged on every recorded token of the test split, the language model's
     losses on ``config.max_documents`` of its documents, drawn evenly.
@@ -146,8 +148,10 @@ def evaluate(
         dictionary = formats.load(sae.path).to(where)
         rows: list[dict[str, Any]] = []
         rows += _reconstruction(dictionary, corpus, activations, config, draft, where)
-        rows += _losses(dictionary, model, corpus, activations, config, arithmetic, where)
+        lm = load(model, arithmetic, where)
+        rows += _losses(dictionary, lm, corpus, activations, config, where)
         rows += _density(latents, draft)
+        _logits(dictionary, lm, corpus, draft)
         with draft.writing("metrics.parquet") as path:
             _write(pa.Table.from_pylist(rows, METRICS), path)
         draft.facts.update({str(row["metric"]): row["value"] for row in rows})
@@ -174,11 +178,10 @@ def _reconstruction(
 
 def _losses(
     sae: SparseAutoencoder,
-    model: ResolvedModel,
+    lm: torch.nn.Module,
     corpus: Artifact,
     activations: Artifact,
     config: EvaluationConfig,
-    dtype: torch.dtype,
     device: str,
 ) -> list[dict[str, Any]]:
     """The language model's losses, and the FVU with the skipped leading positions in it."""
@@ -191,11 +194,20 @@ def _losses(
     mean = torch.from_numpy(ActivationReader(activations).moments.mean).float().to(device)
     total = sum(len(text.ids) for text in texts)
     with track("splicing", total, "tokens") as advance:
-        lm = load(model, dtype, device)
         sums = vars(spliced_losses(lm, site, texts, sae, mean, advance))
     whole = {"fvu_with_first": (_fvu, "share", _WITH_FIRST)}
     predictions, positions = int(sums["predictions"].sum()), int(sums["positions"].sum())
     return _rows(_LOSS, sums, config, predictions) + _rows(whole, sums, config, positions)
+
+
+def _logits(
+    sae: SparseAutoencoder, lm: torch.nn.Module, corpus: Artifact, draft: Draft
+) -> None:
+    """Writes ``feature_logits.parquet``, over the corpus's own tokens."""
+    table = feature_logits(lm, sae.W_dec.float(), token_strings(corpus, special=False))
+    with draft.writing("feature_logits.parquet") as path:
+        _write(table, path)
+    draft.rows["feature_logits.parquet"] = len(table)
 
 
 def _dtype_of(activations: Artifact, dtype: str) -> torch.dtype:

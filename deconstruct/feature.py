@@ -30,6 +30,8 @@ FEATURES = pa.schema(
     }
 )
 
+DIRECTIONS = pa.schema({"latent": pa.uint32(), "decoder": pa.list_(pa.float32())})
+
 BLOCK_COSINES = 1 << 24
 """Cosines that are in memory at a time: 64 MiB of them."""
 
@@ -99,6 +101,14 @@ class FeatureCounts:
         ]
         arrays = [pa.array(c, f.type) for c, f in zip(columns, FEATURES, strict=True)]
         return pa.Table.from_arrays(arrays, schema=FEATURES)
+
+
+def directions(W_dec: Tensor) -> pa.Table:
+    """``directions.parquet``: a row a latent. W_dec: [d_sae, d_in], written as it is."""
+    rows = W_dec.detach().float().cpu().numpy()
+    ends = np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32)
+    decoder = pa.ListArray.from_arrays(pa.array(ends), pa.array(rows.reshape(-1)))
+    return pa.Table.from_arrays([np.arange(len(rows), dtype=np.uint32), decoder], schema=DIRECTIONS)
 
 
 @dataclass(frozen=True)

@@ -20,23 +20,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
 from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe
 from deconstruct.config import LatentsConfig
 from deconstruct.errors import DataError
-from deconstruct.feature import FEATURES, FeatureCounts, Geometry
+from deconstruct.feature import DIRECTIONS, FEATURES, FeatureCounts, Geometry, directions
 from deconstruct.parquet import GroupedWriter
 from deconstruct.progress import Advance, track
 from deconstruct.spill import FIRING, Buckets
+from deconstruct.vocabulary import token_strings
 
 if TYPE_CHECKING:
     from deconstruct.reader import Block
     from deconstruct.sae.model import SparseAutoencoder
 
-VERSION = 1
+VERSION = 2
 BUCKET_TOKENS = 8192
 """Tokens whose firings share a bucket, unless that makes too many. 6 MiB at 32 a token: sorting
 larger ones is slower, as caches don't hold them."""
@@ -46,6 +46,7 @@ GROUP_ROWS = 262_144
 """One latent's firings lie in one or two of these row groups, whose statistics name them. Looking
 one latent up in 100 million firings takes DuckDB 13 ms, with groups of 65,536 rows 37 ms (more of
 them to read about), in 10 million 5 and 7 ms."""
+DIRECTION_ROWS = 4096
 
 LATENTS = pa.schema({"latent": pa.uint32(), "token_index": pa.uint64(), "activation": pa.float32()})
 DOCUMENT_LATENTS = pa.schema(
@@ -139,13 +140,20 @@ class _Encoding:
                 self._by_token(by_document, by_latent, counts, advance)
             with track("by latent", self.rows, "firings") as advance:
                 self._by_latent(by_latent, counts, advance)
-        table = counts.table(Geometry.of(self.sae.W_enc, self.sae.W_dec), tokens, self._strings())
+        geometry = Geometry.of(self.sae.W_enc, self.sae.W_dec)
+        table = counts.table(geometry, tokens, token_strings(self.corpus))
         with (
             self.draft.writing("features.parquet") as path,
             GroupedWriter(path, FEATURES, GROUP_ROWS) as features,
         ):
             features.write(table)
-        self.draft.rows["features.parquet"] = d_sae
+        split = {"decoder.list.element": "BYTE_STREAM_SPLIT"}
+        with (
+            self.draft.writing("directions.parquet") as path,
+            GroupedWriter(path, DIRECTIONS, DIRECTION_ROWS, split) as decoder,
+        ):
+            decoder.write(directions(self.sae.W_dec))
+        self.draft.rows["features.parquet"] = self.draft.rows["directions.parquet"] = d_sae
         self.draft.facts |= {
             "rows": self.rows,
             "tokens": tokens,
@@ -262,21 +270,6 @@ class _Encoding:
                 writer.write(_table(LATENTS, latent[order], token_index[order], activation[order]))
                 advance(len(firings))
         self.draft.rows["latents.parquet"] = writer.rows
-
-    def _strings(self) -> dict[int, str]:
-        """Texts of the token ids that occur in the corpus."""
-        strings: dict[int, str] = {}
-        file = pq.ParquetFile(self.corpus.file("tokens.parquet"), page_checksum_verification=True)
-        for batch in file.iter_batches(batch_size=GROUP_ROWS, columns=["token_id", "token"]):
-            ids, first = np.unique(batch.column("token_id").to_numpy(), return_index=True)
-            strings.update(
-                zip(
-                    ids.tolist(),
-                    batch.column("token").take(pa.array(first)).to_pylist(),
-                    strict=True,
-                )
-            )
-        return strings
 
 
 def _table(schema: pa.Schema, *columns: NDArray[Any]) -> pa.Table:

@@ -25,6 +25,7 @@ class GroupedWriter:
         encoding: Mapping[str, str] | None = None,
     ) -> None:
         encoding = dict(encoding or {})
+        columns = {path.split(".")[0] for path in encoding}  # "name.list.element" of a list
         self.rows = 0
         self._group_rows = group_rows
         self._waiting: list[pa.Table] = []
@@ -34,7 +35,7 @@ class GroupedWriter:
             schema,
             compression="zstd",
             compression_level=1,
-            use_dictionary=[name for name in schema.names if name not in encoding],
+            use_dictionary=[name for name in schema.names if name not in columns],
             column_encoding=encoding or None,
             write_page_checksum=True,
         )

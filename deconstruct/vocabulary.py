@@ -8,9 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from deconstruct.artifact import Artifact
 from deconstruct.errors import ConfigError
+
+BATCH_ROWS = 262_144
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _BYTE_PIECES = re.compile(r"(?:<0x[0-9A-Fa-f]{2}>)+")
@@ -95,6 +100,21 @@ class Vocabulary:
         special = np.zeros(len(self.strings), bool)
         special[sorted(ids)] = True
         return special
+
+
+def token_strings(corpus: Artifact, *, special: bool = True) -> dict[int, str]:
+    """Texts of the token ids that occur in a corpus; markers only if ``special``."""
+    strings: dict[int, str] = {}
+    file = pq.ParquetFile(corpus.file("tokens.parquet"), page_checksum_verification=True)
+    columns = ["token_id", "token", "special"]
+    for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+        table = pa.table(batch)
+        if not special:
+            table = table.filter(pc.invert(table["special"]))
+        ids, first = np.unique(table["token_id"].to_numpy(), return_index=True)
+        texts = table["token"].take(pa.array(first)).to_pylist()
+        strings.update(zip(ids.tolist(), texts, strict=True))
+    return strings
 
 
 def whole_characters(text: str) -> str:

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe
 from deconstruct.config import RunConfig, SaeConfig
+from deconstruct.feature import directions
 from deconstruct.store import RunRecord
 
 LABELS = ("business", "sp'ort; DROP TABLE runs", "tech")
 D_SAE = 24
+D_IN = 16
 DEAD = 23
 SPORT_LATENT = 7  # fires on " goal", which only the second label's documents hold
 TWINS = (4, 5)  # 5 fires wherever 4 does, half as strongly
@@ -42,6 +45,7 @@ class Planted:
     predictions: list[tuple[int, str, str]]  # doc_id, label, predicted
     weights: np.ndarray  # [3 labels, D_SAE]
     clusters: np.ndarray  # of each document
+    decoder: np.ndarray  # [D_SAE, D_IN]
 
 
 def plant(
@@ -74,6 +78,7 @@ def plant(
     errors = draw.random((n, 2)).astype(np.float32) * [1, 4] + [0, 4]
     weights = draw.normal(size=(3, D_SAE))
     weights[1, SPORT_LATENT] = 9
+    decoder = draw.normal(size=(D_SAE, D_IN)).astype(np.float32)
     clusters = np.array([i % 3 if i % 7 else 0 for i in range(documents)])
     test_docs = [d for d in range(documents) if d % 5 == 0]
     predictions = [(d, labels[d], LABELS[(d // 5) % 3] if d % 2 else labels[d]) for d in test_docs]
@@ -109,14 +114,19 @@ def plant(
         ),
         "activations": make(
             "activations",
-            {"site": "9.resid_post", "d_in": 16, "model": "tiny", "model_digest": "ab" * 16},
+            {"site": "9.resid_post", "d_in": D_IN, "model": "tiny", "model_digest": "ab" * 16},
         ),
         "sae": make(
             "sae",
-            {"architecture": "topk", "d_in": 16, "d_sae": D_SAE, "k": 4, "tokens": 1000},
+            {"architecture": "topk", "d_in": D_IN, "d_sae": D_SAE, "k": 4, "tokens": 1000},
             training_log=pa.table({"step": [10, 20], "fvu": [0.5, 0.3], "loss": [2.0, 1.0]}),
         ),
-        "latents": make("latents", {"rows": int((dense > 0).sum())}, **_latents(dense, doc_of)),
+        "latents": make(
+            "latents",
+            {"rows": int((dense > 0).sum())},
+            **_latents(dense, doc_of),
+            directions=directions(torch.from_numpy(decoder)),
+        ),
         "evaluation": make("evaluation", {}, **_evaluation(errors, seed)),
         "probe": make("probe", {}, **_probe(weights, predictions)),
         "cluster": make("cluster", {}, **_cluster(clusters)),
@@ -140,6 +150,7 @@ def plant(
         predictions,
         weights,
         clusters,
+        decoder,
     )
 
 
@@ -238,6 +249,16 @@ def _evaluation(errors: np.ndarray, seed: int) -> dict[str, pa.Table]:
                 "n": pa.array([100] * 4, pa.uint64()),
                 "unit": ["share", "latents", "share", "share"],
                 "note": [""] * 4,
+            }
+        ),
+        "feature_logits": pa.table(
+            {
+                "latent": pa.array([SPORT_LATENT] * 2, pa.uint32()),
+                "direction": ["promoted", "suppressed"],
+                "rank": pa.array([1, 1], pa.uint32()),
+                "token_id": pa.array([TOKEN_IDS[" goal"], TOKEN_IDS[" of"]], pa.uint32()),
+                "token": [" goal", " of"],
+                "logit": pa.array([2.0, -1.0], pa.float32()),
             }
         ),
         "density_histogram": pa.table(

@@ -9,6 +9,9 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import hypergeom
 from sklearn.metrics import roc_auc_score
 from store_artifacts import D_SAE, DEAD, LABELS, SPORT_LATENT, TWINS, Planted
 
@@ -100,7 +103,7 @@ def test_latents_for_label(store: duckdb.DuckDBPyConnection, demo: Planted) -> N
     found = rows(store, "FROM latents_for_label('demo', ?)", LABELS[1])
     assert found[0]["latent"] == SPORT_LATENT
     assert found[0]["auroc"] == 1
-    assert found[0]["weight_rank"] == 1
+    assert found[0]["effect_rank"] == 1
     assert {row["latent"] for row in found} == set(range(D_SAE)) - {DEAD}
     for row in found:
         own, rest = means[inside, row["latent"]], means[~inside, row["latent"]]
@@ -113,6 +116,142 @@ def test_latents_for_label(store: duckdb.DuckDBPyConnection, demo: Planted) -> N
         assert row["weight"] == demo.weights[1, row["latent"]]
     strengths = [abs(row["cohen_d"]) for row in found]
     assert strengths == sorted(strengths, reverse=True)
+
+
+def test_latents_that_separate_two_labels(store: duckdb.DuckDBPyConnection, demo: Planted) -> None:
+    means = pooled(demo).astype(np.float32)
+    a, b = (np.array([label == which for label in demo.labels]) for which in LABELS[:2])
+    found = rows(store, "FROM latents_for_label('demo', ?, against := ?)", *LABELS[:2])
+    assert found[0]["latent"] == SPORT_LATENT
+    for row in found:
+        own, rest = means[a, row["latent"]], means[b, row["latent"]]
+        assert row["difference"] == pytest.approx(own.mean() - rest.mean(), abs=1e-7)
+        area = roc_auc_score(a[a | b], means[a | b, row["latent"]])
+        assert row["auroc"] == pytest.approx(area)
+        assert row["weight"] == pytest.approx(
+            demo.weights[0, row["latent"]] - demo.weights[1, row["latent"]]
+        )
+        assert row["effect_rank"] is None
+    with pytest.raises(duckdb.InvalidInputException, match="has label 'nothing'"):
+        rows(store, "FROM latents_for_label('demo', ?, against := 'nothing')", LABELS[0])
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_enrichment_is_a_fisher_test(store: duckdb.DuckDBPyConnection, data: st.DataObject) -> None:
+    total = data.draw(st.integers(1, 100_000))
+    good = data.draw(st.integers(0, total))
+    drawn = data.draw(st.integers(0, total))
+    hits = data.draw(st.integers(max(0, good + drawn - total), min(good, drawn)))
+    (row,) = store.execute(
+        "SELECT log_enrichment(?::BIGINT, ?::BIGINT, ?::BIGINT, ?::BIGINT)",
+        [hits, drawn, good, total],
+    ).fetchall()
+    exact = hypergeom.logsf(hits - 1, total, good, drawn)
+    assert row[0] >= exact - 1e-6 * max(1, abs(exact))  # never surer than the exact test
+    if exact < np.log(0.05):
+        assert row[0] <= exact + 0.5
+
+
+def test_label_enrichment(store: duckdb.DuckDBPyConnection, demo: Planted) -> None:
+    fires = pooled(demo) > 0
+    n = len(demo.labels)
+    found = rows(store, "FROM label_enrichment('demo')")
+    assert (found[0]["latent"], found[0]["label"]) == (SPORT_LATENT, LABELS[1])
+    assert found[0]["p_corrected"] < 0.001
+    pairs = {(i, label) for i in range(D_SAE) for label in LABELS}
+    assert {(row["latent"], row["label"]) for row in found} == {
+        (i, label)
+        for i, label in pairs
+        if (fires[:, i] & np.array([own == label for own in demo.labels])).any()
+    }
+    for row in found:
+        inside = np.array([label == row["label"] for label in demo.labels])
+        own = fires[:, row["latent"]]
+        assert row["n_both"] == (own & inside).sum()
+        assert row["lift"] == pytest.approx(row["n_both"] * n / (own.sum() * inside.sum()))
+        exact = hypergeom.sf(row["n_both"] - 1, n, inside.sum(), own.sum())
+        assert row["p_value"] >= exact * (1 - 1e-9)
+        assert row["p_corrected"] == pytest.approx(min(1, row["p_value"] * (D_SAE - 1) * 3))
+    assert [row["p_value"] for row in found] == sorted(row["p_value"] for row in found)
+
+
+def test_enrichment_of_noise_is_not_significant(
+    store: duckdb.DuckDBPyConnection, demo: Planted
+) -> None:
+    found = rows(store, "FROM label_enrichment('demo') WHERE latent <> ?", SPORT_LATENT)
+    assert len(found) > 60
+    assert not [row for row in found if row["p_corrected"] < 0.05]
+
+
+def test_token_enrichment(store: duckdb.DuckDBPyConnection, demo: Planted) -> None:
+    tokens = np.array(demo.tokens)
+    recorded = ~demo.special
+    found = rows(store, "FROM token_enrichment('demo')")
+    assert (found[0]["latent"], found[0]["token"]) == (SPORT_LATENT, " goal")
+    assert found[0]["share"] == 1
+    assert sum(row["n_both"] for row in found) == (demo.activations > 0).sum()
+    words = len(set(tokens[recorded]))
+    for row in found[:: len(found) // 40]:
+        own = demo.activations[:, row["latent"]] > 0
+        inside = tokens == row["token"]
+        assert row["n_both"] == (own & inside).sum()
+        lift = row["n_both"] * recorded.sum() / (own.sum() * inside.sum())
+        assert row["lift"] == pytest.approx(lift)
+        assert row["p_corrected"] == pytest.approx(min(1, row["p_value"] * (D_SAE - 1) * words))
+    alone = rows(store, "FROM token_enrichment('demo') WHERE latent = ?", SPORT_LATENT)
+    assert alone == [row for row in found if row["latent"] == SPORT_LATENT]
+
+
+def test_unusual_latents(store: duckdb.DuckDBPyConnection, demo: Planted) -> None:
+    density = (demo.activations > 0).sum(0) / (~demo.special).sum()
+    found = rows(store, "FROM unusual_latents('demo', rare := 0.05, dense := 0.13)")
+    assert {row["latent"]: row["kind"] for row in found} == {
+        **dict.fromkeys(np.flatnonzero(density > 0.13), "dense"),
+        **dict.fromkeys(np.flatnonzero((density < 0.05) & (density > 0)), "rare"),
+        DEAD: "dead",
+    }
+    assert {row["kind"] for row in found} == {"dense", "rare", "dead"}
+
+
+def test_error_by_token(store: duckdb.DuckDBPyConnection, demo: Planted) -> None:
+    errors = demo.errors.astype(np.float32).astype(float)
+    tokens = np.array(demo.tokens)
+    found = rows(store, "FROM error_by_token('demo', min_n := 25)")
+    assert {row["token"] for row in found} == {t for t in demo.tokens if demo.tokens.count(t) >= 25}
+    for row in found:
+        error, norm = errors[tokens == row["token"]].T
+        assert row["n"] == len(error)
+        assert row["relative_error"] == pytest.approx(error.sum() / norm.sum())
+        assert row["share_of_error"] == pytest.approx(error.sum() / errors[:, 0].sum())
+    assert [-row["relative_error"] for row in found] == sorted(-r["relative_error"] for r in found)
+
+
+def test_one_latent_across_runs(
+    store: duckdb.DuckDBPyConnection, demo: Planted, other: Planted
+) -> None:
+    found = rows(store, "FROM latent_across_runs('demo', ?, n := 30)", SPORT_LATENT)
+    assert [row["latent"] for row in found if row["correlation_rank"] == 1] == [SPORT_LATENT]
+    assert {row["latent"] for row in found} == set(range(D_SAE))
+    assert {row["run_id"] for row in found} == {run_id_of(other.artifacts)}
+    own = demo.decoder[SPORT_LATENT]
+    recorded = ~demo.special
+    for row in found:
+        theirs = other.decoder[row["latent"]]
+        cosine = own @ theirs / np.linalg.norm(own) / np.linalg.norm(theirs)
+        assert row["cosine"] == pytest.approx(cosine, rel=1e-4)
+        if row["latent"] != DEAD:
+            pair = (
+                demo.activations[recorded, SPORT_LATENT],
+                other.activations[recorded, row["latent"]],
+            )
+            phi = np.corrcoef(pair[0] > 0, pair[1] > 0)[0, 1]
+            assert row["correlation"] == pytest.approx(phi, abs=1e-9)
+    by_cosine = sorted(found, key=lambda row: row["cosine_rank"])
+    assert [-row["cosine"] for row in by_cosine] == sorted(-row["cosine"] for row in found)
+    best = rows(store, "FROM latent_across_runs('demo', ?, other := 'other')", SPORT_LATENT)
+    assert 1 <= len(best) <= 2
+    assert all(1 in (row["cosine_rank"], row["correlation_rank"]) for row in best)
 
 
 def test_co_firing(store: duckdb.DuckDBPyConnection, demo: Planted) -> None:

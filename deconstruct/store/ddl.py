@@ -14,6 +14,9 @@ HOME_VARIABLE = "deconstruct_home"
 """``SET VARIABLE deconstruct_home = '...'`` makes the views read artifacts under another root:
 a folder that was moved, or the same files under ``s3://``."""
 
+MACROS = ("contexts", "labels", "runs")
+"""Files of macros; those of the first are used by the others."""
+
 
 def literal(text: str) -> str:
     """A SQL string literal, for statements that take no parameters."""
@@ -31,6 +34,12 @@ def create_table(relation: Relation) -> str:
     if relation.key and not relation.in_place:
         lines.append(f"PRIMARY KEY ({', '.join(map(name, relation.key))})")
     return f"CREATE TABLE IF NOT EXISTS {name(relation.name)} ({', '.join(lines)})"
+
+
+def create_empty_view(relation: Relation) -> str:
+    """What stands for `create_view` where no artifact has the relation's file yet."""
+    columns = ", ".join(f"CAST(NULL AS {c.type}) AS {name(c.name)}" for c in relation.columns)
+    return f"CREATE OR REPLACE VIEW {name(relation.name)} AS SELECT {columns} WHERE false"
 
 
 def create_view(relation: Relation) -> str:
@@ -66,7 +75,7 @@ def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def create_views(connection: duckdb.DuckDBPyConnection, home: Path) -> None:
-    """Make, or make anew, the views over the artifacts under ``home``; some must exist."""
+    """Make, or make anew, the views over the artifacts under ``home``."""
     root = f"coalesce(getvariable('{HOME_VARIABLE}'), {literal(str(home))})"
     connection.execute(f"CREATE OR REPLACE MACRO artifact_root() AS {root}")
     # A root may hold characters that are wildcards in a glob; a key's first character keeps
@@ -78,13 +87,19 @@ def create_views(connection: duckdb.DuckDBPyConnection, home: Path) -> None:
     )
     for relation in RELATIONS:
         if relation.in_place:
-            connection.execute(create_view(relation))
+            found = connection.execute(
+                "SELECT count(*) FROM glob(artifact_glob(?, ?))", [relation.stage, relation.file]
+            ).fetchall()
+            view = create_view if found[0][0] else create_empty_view
+            connection.execute(view(relation))
             execute_all(connection, comments(relation, "VIEW"))
 
 
 def create_macros(connection: duckdb.DuckDBPyConnection) -> None:
-    """Make, or make anew, the macros of ``macros.sql``."""
-    connection.execute(resources.files("deconstruct.store").joinpath("macros.sql").read_text())
+    """Make, or make anew, the macros of ``macros/*.sql``."""
+    for subject in MACROS:
+        file = resources.files("deconstruct.store").joinpath("macros", f"{subject}.sql")
+        connection.execute(file.read_text(encoding="utf-8"))
 
 
 def execute_all(connection: duckdb.DuckDBPyConnection, statements: Iterator[str]) -> None:

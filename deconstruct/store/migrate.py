@@ -11,7 +11,9 @@ from deconstruct.errors import StorageError
 from deconstruct.store.ddl import create_tables
 from deconstruct.store.schema import SCHEMA_VERSION
 
-MIGRATIONS: dict[int, str] = {}
+MIGRATIONS: dict[int, str] = {
+    2: "DROP TABLE feature_logits",  # was never filled; now a view over the evaluation's file
+}
 """Version -> SQL that turns the tables of the version before it into that version's.
 
 Only tables need an entry: views, comments and macros are made anew by every publish."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 
 from deconstruct.errors import DeconstructError, StorageError
-from deconstruct.store.ddl import HOME_VARIABLE, literal
+from deconstruct.store.ddl import HOME_VARIABLE, create_macros, create_views, literal
 from deconstruct.store.migrate import check, migrate, publication, version
 from deconstruct.store.rewrite import FILE, copy_database
 from deconstruct.store.schema import SCHEMA_VERSION
@@ -96,6 +96,8 @@ def _private_copy(store: Path) -> duckdb.DuckDBPyConnection:
         copy_database(store, copy)
         with duckdb.connect(copy) as connection:
             migrate(connection, str(store))
+            create_views(connection, store.parent)
+            create_macros(connection)
         return _connect(copy)  # the open file outlives its name
 
 

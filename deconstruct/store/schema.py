@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 RUN_ID = "Run that the row belongs to: key of runs."
 DOC_ID = "Document, numbered within the run's corpus."
@@ -216,9 +216,23 @@ FEATURES = Relation(
     "features.parquet",
 )
 
+DIRECTIONS = Relation(
+    "directions",
+    "The decoder row of each latent: what it adds to the activation, for comparing latents.",
+    ("run_id", "latent"),
+    _columns(
+        ("latent", "UINTEGER", LATENT),
+        ("decoder", "FLOAT[]", "Its decoder row, d_in numbers, as trained (not of unit length)."),
+    ),
+    "latents",
+    "directions.parquet",
+    in_place=True,
+)
+
 FEATURE_LOGITS = Relation(
     "feature_logits",
-    "Tokens that a latent's decoder row promotes or suppresses most. Empty for now.",
+    "Tokens of the corpus that a latent's decoder row promotes and suppresses most, were it alone "
+    "at the model's end (logit lens): a hint, the less to be trusted the earlier the layer.",
     ("run_id", "latent", "direction", "rank"),
     _columns(
         ("latent", "UINTEGER", LATENT),
@@ -226,8 +240,11 @@ FEATURE_LOGITS = Relation(
         ("rank", "UINTEGER", "1 for the strongest."),
         ("token_id", "UINTEGER", "Number in the tokenizer's vocabulary."),
         ("token", "VARCHAR", "The token's own text."),
-        ("logit", "FLOAT", "Effect on the token's logit of a unit of activation."),
+        ("logit", "FLOAT", "The token's logit less the mean over all tokens of the corpus."),
     ),
+    "evaluation",
+    "feature_logits.parquet",
+    in_place=True,
 )
 
 SAE_METRICS = Relation(
@@ -381,6 +398,6 @@ CLUSTER_METRICS = Relation(
 
 RELATIONS = (
     META, RUNS, STAGES, DOCUMENTS, TOKENS, LATENTS, LATENTS_BY_TOKEN, DOCUMENT_LATENTS, FEATURES,
-    FEATURE_LOGITS, SAE_METRICS, DENSITY_HISTOGRAM, TOKEN_ERRORS, TRAINING_LOG, PROBES,
+    DIRECTIONS, FEATURE_LOGITS, SAE_METRICS, DENSITY_HISTOGRAM, TOKEN_ERRORS, TRAINING_LOG, PROBES,
     PROBE_WEIGHTS, PROBE_PREDICTIONS, CLUSTERS, CLUSTER_SUMMARY, CLUSTER_METRICS,
 )  # fmt: skip

@@ -1,0 +1,289 @@
+"""A data root with a run of synthetic firings, as many as one likes, in the documented schema.
+
+What is drawn: every document has one of five labels and a set of some hundred latents that may
+fire in it; each of its tokens fires on l0 of those. How often a latent is drawn follows a log-normal
+law over the dictionary (a few dense ones, a long rare tail), as densities of trained SAEs do, and
+one latent in fifty is drawn ten times as often in one label's documents. Activations are
+log-normal. Firings pass through the two ordering passes of the latents stage itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe
+from deconstruct.config import LatentsConfig, RunConfig, SaeConfig
+from deconstruct.feature import FEATURES, FeatureCounts, Geometry
+from deconstruct.latents import BUCKET_TOKENS, _Encoding
+from deconstruct.progress import track
+from deconstruct.spill import FIRING, Buckets
+from deconstruct.store import RunRecord
+
+LABELS = ("business", "entertainment", "politics", "sport", "tech")
+D_IN = 64
+VOCABULARY = 32_000
+CHUNK = 512
+"""Documents drawn at a time."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """tokens: of the corpus. document: tokens in each. l0: latents that fire on a token."""
+
+    tokens: int
+    document: int = 128
+    d_sae: int = 32_768
+    l0: int = 32
+    latents_in_document: int = 400
+
+    @property
+    def documents(self) -> int:
+        return -(-self.tokens // self.document)
+
+
+@dataclass
+class Synthetic:
+    """A run to publish, and how fast its firings were ordered and written."""
+
+    record: RunRecord
+    artifacts: dict[str, Artifact]
+    rows: int
+    seconds: float
+
+
+def make(home: Path, size: Size, seed: int = 0, name: str = "synthetic") -> Synthetic:
+    """Draw and write a run's artifacts under ``home``."""
+    store = ArtifactStore(home)
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(0, len(LABELS), size.documents)
+    spent: dict[str, float] = {}
+
+    def artifact(stage: str, write: Callable[[Draft], None]) -> Artifact:
+        recipe = Recipe(stage, 1, {"seed": seed, "tokens": size.tokens, "d_sae": size.d_sae}, {})
+        return store.make(recipe, write)
+
+    corpus = artifact("corpus", lambda draft: _corpus(draft, size, labels, seed))
+    tables = _small_tables(size, draw)
+    artifacts = {
+        "corpus": corpus,
+        "activations": artifact("activations", _writer({}, {"site": "9.resid_post"})),
+        "sae": artifact(
+            "sae",
+            _writer(
+                {"training_log": pa.table({"step": [1, 2], "fvu": [0.5, 0.3]})},
+                {"architecture": "topk", "d_in": D_IN, "d_sae": size.d_sae, "k": size.l0},
+            ),
+        ),
+        "latents": artifact(
+            "latents", lambda draft: _firings(draft, size, labels, corpus, seed, spent)
+        ),
+        **{stage: artifact(stage, _writer(files, {})) for stage, files in tables.items()},
+    }
+    now = datetime.now(UTC)
+    config = RunConfig(name=name, sae=SaeConfig(d_sae=size.d_sae, k=size.l0))
+    return Synthetic(
+        RunRecord(config=config, started=now, finished=now),
+        artifacts,
+        int(artifacts["latents"].facts["rows"]),
+        spent.get("seconds", float("nan")),
+    )
+
+
+def _firings(
+    draft: Draft,
+    size: Size,
+    labels: np.ndarray,
+    corpus: Artifact,
+    seed: int,
+    spent: dict[str, float],
+) -> None:
+    """The files of the latents stage; notes the seconds that ordering and writing them took."""
+    draw = np.random.default_rng([seed, 1])
+    weight = draw.lognormal(0, 1.5, size.d_sae)
+    tilt = np.where(draw.random((len(LABELS), size.d_sae)) < 0.02 / len(LABELS), 10, 1)
+    odds = np.cumsum(weight * tilt, axis=1)
+    scale = draw.lognormal(0, 0.5, size.d_sae).astype(np.float32)
+    encoding = _Encoding(
+        draft, LatentsConfig(), SimpleNamespace(W_dec=np.empty((size.d_sae, D_IN))), corpus
+    )
+    encoding.recorded = np.full(size.documents, size.document, np.int64)
+    counts = FeatureCounts(size.d_sae)
+    number = -(-size.tokens // BUCKET_TOKENS)
+    scratch = draft.scratch
+    with (
+        Buckets(scratch / "by-document", size.documents, number) as by_document,
+        Buckets(scratch / "by-latent", size.d_sae, number) as by_latent,
+    ):
+        for first in range(0, size.documents, CHUNK):
+            documents = np.arange(first, min(first + CHUNK, size.documents))
+            firings = _draw(draw, size, documents, labels[documents], odds, scale)
+            started = time.perf_counter()
+            by_document.add(firings["doc_id"], firings)
+            spent["seconds"] = spent.get("seconds", 0) + time.perf_counter() - started
+            encoding.rows += len(firings)
+        started = time.perf_counter()
+        with track("by token", encoding.rows, "firings") as advance:
+            encoding._by_token(by_document, by_latent, counts, advance)
+        with track("by latent", encoding.rows, "firings") as advance:
+            encoding._by_latent(by_latent, counts, advance)
+        spent["seconds"] += time.perf_counter() - started
+    W_dec = torch.from_numpy(draw.normal(size=(size.d_sae, D_IN)).astype(np.float32))
+    strings = {number: f" word{number}" for number in range(VOCABULARY)}
+    table = counts.table(Geometry.of(W_dec.T, W_dec), size.tokens, strings)
+    with draft.writing("features.parquet") as path:
+        pq.write_table(table.cast(FEATURES), path, compression="zstd", write_page_checksum=True)
+    draft.facts |= {"rows": encoding.rows, "tokens": size.tokens}
+
+
+def _draw(
+    draw: np.random.Generator,
+    size: Size,
+    documents: np.ndarray,
+    label: np.ndarray,
+    odds: np.ndarray,
+    scale: np.ndarray,
+) -> np.ndarray:
+    """The firings of some documents, `FIRING` [n], by token."""
+    sets = np.empty((len(documents), size.latents_in_document), np.uint32)
+    for which in range(len(LABELS)):
+        own = label == which
+        points = draw.random((own.sum(), size.latents_in_document)) * odds[which, -1]
+        sets[own] = np.searchsorted(odds[which], points)
+    # l0 different places of the document's set for each token: a random start and step.
+    tokens = len(documents) * size.document
+    start, step = draw.integers(0, size.latents_in_document, (2, tokens, 1))
+    place = (start + (step * 2 + 1) * np.arange(size.l0)) % size.latents_in_document
+    latent = sets[np.repeat(np.arange(len(documents)), size.document)[:, None], place]
+    latent.sort(axis=1)
+    fires = np.ones(latent.shape, bool)
+    fires[:, 1:] = latent[:, 1:] != latent[:, :-1]
+    token = np.nonzero(fires)[0]
+    firings = np.empty(len(token), FIRING)
+    firings["latent"] = latent[fires]
+    firings["token_index"] = documents[0] * size.document + token
+    firings["doc_id"] = documents[0] + token // size.document
+    firings["token_id"] = (firings["token_index"] * np.uint64(2654435761)) % np.uint64(VOCABULARY)
+    strength = draw.exponential(1, len(token)).astype(np.float32)
+    firings["activation"] = scale[firings["latent"]] * (strength + np.float32(0.1))
+    return firings
+
+
+def _corpus(draft: Draft, size: Size, labels: np.ndarray, seed: int) -> None:
+    """Documents and tokens; the token at index i is a fixed function of i."""
+    total = size.documents * size.document
+    index = np.arange(total, dtype=np.uint64)
+    token_id = ((index * np.uint64(2654435761)) % np.uint64(VOCABULARY)).astype(np.uint32)
+    words = pa.array([f" word{number}" for number in range(VOCABULARY)])
+    doc_id = np.repeat(np.arange(size.documents, dtype=np.uint32), size.document)
+    position = np.tile(np.arange(size.document, dtype=np.uint32), size.documents)
+    tokens = pa.table(
+        {
+            "token_index": index,
+            "doc_id": doc_id,
+            "position": position,
+            "token_id": token_id,
+            "token": words.take(pa.array(token_id)),
+            "special": np.zeros(total, bool),
+        }
+    )
+    documents = pa.table(
+        {
+            "doc_id": np.arange(size.documents, dtype=np.uint32),
+            "doc_key": [f"{number:016x}" for number in range(size.documents)],
+            "split": ["test" if number % 5 == 0 else "train" for number in range(size.documents)],
+            "label": [LABELS[which] for which in labels],
+            "text": ["synthetic"] * size.documents,
+            "n_tokens": np.full(size.documents, size.document, np.uint32),
+        }
+    )
+    facts = {"documents": size.documents, "tokens": total, "labels": list(LABELS)}
+    _writer({"tokens": tokens, "documents": documents}, facts)(draft)
+
+
+def _small_tables(size: Size, draw: np.random.Generator) -> dict[str, dict[str, pa.Table]]:
+    """Evaluation, probe and cluster: small beside the firings, so few rows do."""
+    held_out = np.arange(0, size.tokens, 5, dtype=np.uint64)
+    weights = draw.normal(size=(len(LABELS), size.d_sae))
+    label, latent = np.indices(weights.shape, np.uint32).reshape(2, -1)
+    rank = (np.argsort(np.argsort(-np.abs(weights), 1), 1) + 1).astype(np.uint32)
+    one = {"ci_low": [0.1], "ci_high": [0.3]}
+    return {
+        "evaluation": {
+            "metrics": pa.table(
+                {"metric": ["fvu"], "value": [0.2], **one, "n": pa.array([1], pa.uint64())}
+                | {"unit": ["share"], "note": [""]}
+            ),
+            "density_histogram": pa.table(
+                {"low": [-3.0], "high": [-2.0], "latents": pa.array([size.d_sae], pa.uint64())}
+            ),
+            "token_errors": pa.table(
+                {
+                    "token_index": held_out,
+                    "squared_error": draw.random(len(held_out), np.float32),
+                    "squared_norm": 1 + draw.random(len(held_out), np.float32),
+                }
+            ),
+        },
+        "probe": {
+            "probes": pa.table(
+                {"representation": ["latents"], "k": pa.array([None], pa.uint32())}
+                | {"label": pa.array([None], pa.string()), "metric": ["accuracy"], "value": [0.9]}
+                | one
+                | {"n_train": pa.array([80], pa.uint32()), "n_test": pa.array([20], pa.uint32())}
+            ),
+            "probe_weights": pa.table(
+                {
+                    "label": [LABELS[which] for which in label],
+                    "latent": latent,
+                    "weight": weights.reshape(-1),
+                    "effect": weights.reshape(-1),
+                    "rank": rank.reshape(-1),
+                }
+            ),
+            "probe_predictions": pa.table(
+                {"representation": ["latents"], "k": pa.array([None], pa.uint32())}
+                | {"doc_id": pa.array([0], pa.uint32()), "label": [LABELS[0]]}
+                | {"predicted": [LABELS[1]], "probability": [0.8]}
+            ),
+        },
+        "cluster": {
+            "clusters": pa.table(
+                {
+                    "doc_id": np.arange(size.documents, dtype=np.uint32),
+                    "cluster": draw.integers(0, 5, size.documents).astype(np.uint32),
+                    "distance": draw.random(size.documents),
+                }
+            ),
+            "cluster_summary": pa.table(
+                {"cluster": pa.array([0], pa.uint32()), "size": pa.array([1], pa.uint32())}
+                | {"top_label": [LABELS[0]], "top_label_share": [0.5]}
+                | {"latents": pa.array([[1]], pa.list_(pa.uint32())), "keywords": [["word1"]]}
+                | {"exemplars": pa.array([[0]], pa.list_(pa.uint32()))}
+            ),
+            "cluster_metrics": pa.table({"metric": ["nmi"], "value": [0.1]}),
+        },
+    }
+
+
+def _writer(files: dict[str, pa.Table], facts: dict[str, Any]) -> Callable[[Draft], None]:
+    def write(draft: Draft) -> None:
+        for name, table in files.items():
+            with draft.writing(f"{name}.parquet") as path:
+                pq.write_table(
+                    table, path, compression="zstd", compression_level=1, write_page_checksum=True
+                )
+            draft.rows[f"{name}.parquet"] = table.num_rows
+        draft.facts.update(facts)
+
+    return write

@@ -1,0 +1,148 @@
+-- Where latents fire: contexts, tokens, latents that fire together.
+--
+-- Questions that come up every day, as macros: they are stored in the file and answer in any
+-- DuckDB shell. `run` is a run_id, the beginning of one, a name, '<name>@<site>' or 'latest'.
+-- Parameters stand for columns of the same name wherever those are not qualified, so every
+-- column here is.
+
+CREATE OR REPLACE MACRO resolve_run(run) AS (
+    SELECT coalesce(
+        max(r.run_id) FILTER (r.run_id = run),
+        arg_max(r.run_id, r.published) FILTER (
+            run = 'latest' OR r.name = run OR r.name || '@' || r.site = run
+        ),
+        CASE WHEN count(*) FILTER (starts_with(r.run_id, run)) = 1 AND run <> ''
+            THEN max(r.run_id) FILTER (starts_with(r.run_id, run)) END,
+        error(
+            CASE WHEN count(*) FILTER (starts_with(r.run_id, run)) > 1
+                THEN 'run ''' || run || ''' is the beginning of several run_ids; write more of it'
+                ELSE 'no run is called ''' || run || '''; see SELECT run_id, name FROM runs' END
+        )
+    )
+    FROM runs AS r
+);
+
+-- A token between « and » if a latent fires on it, with leading spaces outside them.
+CREATE OR REPLACE MACRO marked(token, fires) AS
+    CASE WHEN NOT fires THEN token
+        WHEN ltrim(token, ' ') = '' THEN '«' || token || '»'
+        ELSE regexp_replace(token, '^( *)(.*)$', '\1«\2»', 's') END;
+
+-- The tokens around each of `places` (a list of token_index), `width` on each side, within the
+-- document. Documents are found first: some dozens of them become a filter on row groups.
+CREATE OR REPLACE MACRO tokens_around(run, places, width) AS TABLE
+    WITH place AS MATERIALIZED (
+        SELECT t.token_index, t.doc_id FROM tokens AS t
+        WHERE t.run_id = resolve_run(run) AND t.token_index IN (SELECT unnest(places))
+    ),
+    nearby AS (
+        SELECT t.token_index, t.doc_id, t.position, t.token, t.special FROM tokens AS t
+        WHERE t.run_id = resolve_run(run) AND t.doc_id IN (SELECT DISTINCT p.doc_id FROM place AS p)
+    )
+    SELECT p.token_index AS place, near.*
+    FROM place AS p
+    JOIN nearby AS near ON near.doc_id = p.doc_id
+        AND near.token_index::BIGINT BETWEEN p.token_index::BIGINT - width
+            AND p.token_index::BIGINT + width;
+
+-- Token by token: the n strongest firings of a latent with `width` tokens on each side.
+-- activation is null where the latent is silent; `peak` marks the firing that the rank is of.
+CREATE OR REPLACE MACRO context_tokens(run, latent, n := 20, width := 10) AS TABLE
+    WITH firing AS MATERIALIZED (
+        SELECT l.token_index, l.activation FROM latents AS l
+        WHERE l.run_id = resolve_run(run) AND l.latent = latent
+    ),
+    strongest AS MATERIALIZED (
+        SELECT f.token_index, row_number() OVER (ORDER BY f.activation DESC, f.token_index) AS rank
+        FROM (FROM firing AS g ORDER BY g.activation DESC, g.token_index LIMIT n) AS f
+    )
+    SELECT s.rank, c.token_index, c.doc_id, c.position, c.token, c.special, f.activation,
+        c.token_index = c.place AS peak
+    FROM tokens_around(run, (SELECT list(s.token_index) FROM strongest AS s), width) AS c
+    JOIN strongest AS s ON s.token_index = c.place
+    LEFT JOIN firing AS f ON f.token_index = c.token_index
+    ORDER BY s.rank, c.token_index;
+
+-- The n strongest contexts of a latent, firing tokens marked.
+CREATE OR REPLACE MACRO top_contexts(run, latent, n := 20, width := 10) AS TABLE
+    SELECT c.rank, max(c.activation) FILTER (c.peak) AS activation,
+        max(c.token) FILTER (c.peak) AS token,
+        string_agg(marked(c.token, c.activation IS NOT NULL), '' ORDER BY c.token_index)
+            FILTER (NOT c.special) AS context,
+        any_value(d.label) AS label, any_value(d.split) AS split, c.doc_id,
+        max(c.position) FILTER (c.peak) AS position,
+        max(c.token_index) FILTER (c.peak) AS token_index
+    FROM context_tokens(run, latent, n := n, width := width) AS c
+    LEFT JOIN documents AS d ON d.run_id = resolve_run(run) AND d.doc_id = c.doc_id
+    GROUP BY c.rank, c.doc_id
+    ORDER BY c.rank;
+
+-- The tokens on which a latent fires most often; share: of the latent's firings.
+CREATE OR REPLACE MACRO top_tokens(run, latent, n := 10) AS TABLE
+    SELECT t.token, count(*) AS n_fires, count(*) / sum(count(*)) OVER () AS share,
+        avg(l.activation) AS mean_activation, max(l.activation) AS max_activation
+    FROM latents AS l
+    JOIN tokens AS t ON t.run_id = resolve_run(run) AND t.token_index = l.token_index
+    WHERE l.run_id = resolve_run(run) AND l.latent = latent
+    GROUP BY t.token
+    ORDER BY n_fires DESC, t.token
+    LIMIT n;
+
+-- The n tokens on which latents a and b fire together most strongly (by the product), marked;
+-- n_both counts all such tokens.
+CREATE OR REPLACE MACRO co_firing(run, a, b, n := 20, width := 10) AS TABLE
+    WITH both_fire AS MATERIALIZED (
+        SELECT x.token_index, x.activation AS activation_a, y.activation AS activation_b
+        FROM latents AS x
+        JOIN latents AS y ON y.token_index = x.token_index
+        WHERE x.run_id = resolve_run(run) AND y.run_id = resolve_run(run)
+            AND x.latent = a AND y.latent = b
+    ),
+    strongest AS MATERIALIZED (
+        SELECT f.*, row_number() OVER (
+                ORDER BY f.activation_a * f.activation_b DESC, f.token_index
+            ) AS rank
+        FROM (
+            FROM both_fire AS g ORDER BY g.activation_a * g.activation_b DESC, g.token_index LIMIT n
+        ) AS f
+    )
+    SELECT s.rank, any_value(s.activation_a) AS activation_a,
+        any_value(s.activation_b) AS activation_b,
+        max(c.token) FILTER (c.token_index = c.place) AS token,
+        string_agg(marked(c.token, f.token_index IS NOT NULL), '' ORDER BY c.token_index)
+            FILTER (NOT c.special) AS context,
+        any_value(c.doc_id) AS doc_id,
+        max(c.position) FILTER (c.token_index = c.place) AS position,
+        c.place AS token_index, (SELECT count(*) FROM both_fire) AS n_both
+    FROM tokens_around(run, (SELECT list(s.token_index) FROM strongest AS s), width) AS c
+    JOIN strongest AS s ON s.token_index = c.place
+    LEFT JOIN both_fire AS f ON f.token_index = c.token_index
+    GROUP BY s.rank, c.place
+    ORDER BY s.rank;
+
+-- The latents that fire together with a latent: on how many of its tokens, as a share of them,
+-- Jaccard index, and lift over what chance would give.
+CREATE OR REPLACE MACRO fires_with(run, latent, n := 20) AS TABLE
+    WITH own AS MATERIALIZED (
+        SELECT l.token_index FROM latents AS l
+        WHERE l.run_id = resolve_run(run) AND l.latent = latent
+    ),
+    counted AS (
+        SELECT other.latent, count(*) AS n_both FROM latents_by_token AS other
+        JOIN own AS o ON o.token_index = other.token_index
+        WHERE other.run_id = resolve_run(run) AND other.latent <> latent
+        GROUP BY other.latent
+    ),
+    total AS (
+        SELECT max(f.n_fires / nullif(f.density, 0)) AS n_tokens,
+            max(f.n_fires) FILTER (f.latent = latent) AS n_own
+        FROM features AS f WHERE f.run_id = resolve_run(run)
+    )
+    SELECT c.latent, c.n_both, c.n_both / t.n_own AS share,
+        c.n_both / (t.n_own + f.n_fires - c.n_both) AS jaccard,
+        c.n_both * t.n_tokens / (t.n_own * f.n_fires) AS lift, f.n_fires, f.top_token
+    FROM counted AS c
+    JOIN features AS f ON f.run_id = resolve_run(run) AND f.latent = c.latent
+    CROSS JOIN total AS t
+    ORDER BY jaccard DESC, c.latent
+    LIMIT n;

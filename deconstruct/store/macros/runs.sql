@@ -1,0 +1,146 @@
+-- How good runs are, beside each other and over time, and what became of a latent in others.
+
+-- Every metric of two runs side by side; apart: their 95% intervals do not touch.
+CREATE OR REPLACE MACRO compare_runs(a, b) AS TABLE
+    WITH measured AS (
+        SELECT m.run_id, 'evaluation' AS stage, m.metric, m.value, m.ci_low, m.ci_high
+        FROM sae_metrics AS m
+        UNION ALL
+        SELECT p.run_id, 'probe', p.metric || ' of ' || p.representation
+                || coalesce(', k = ' || p.k, '') || coalesce(', ' || p.label, ''),
+            p.value, p.ci_low, p.ci_high
+        FROM probes AS p
+        UNION ALL
+        SELECT m.run_id, 'cluster', m.metric, m.value, NULL, NULL FROM cluster_metrics AS m
+    )
+    SELECT coalesce(x.stage, y.stage) AS stage, coalesce(x.metric, y.metric) AS metric,
+        x.value AS value_a, y.value AS value_b, y.value - x.value AS difference,
+        x.ci_high < y.ci_low OR y.ci_high < x.ci_low AS apart
+    FROM (FROM measured AS m WHERE m.run_id = resolve_run(a)) AS x
+    FULL JOIN (FROM measured AS m WHERE m.run_id = resolve_run(b)) AS y
+        ON y.stage = x.stage AND y.metric = x.metric
+    ORDER BY CASE coalesce(x.stage, y.stage)
+        WHEN 'evaluation' THEN 0 WHEN 'probe' THEN 1 ELSE 2 END, 2;
+
+-- Headline metrics of all runs, oldest first; the change of FVU is against the run before of the
+-- same name and site.
+CREATE OR REPLACE MACRO metrics_over_time() AS TABLE
+    SELECT r.started, r.name, r.site, r.run_id, r.tokens, r.fvu,
+        r.fvu - lag(r.fvu) OVER (PARTITION BY r.name, r.site ORDER BY r.started) AS fvu_change,
+        r.l0, r.dead_share, r.loss_recovered, r.probe_accuracy, r.nmi
+    FROM runs AS r
+    ORDER BY r.started, r.site;
+
+-- The latents of other runs (all of them, or `other`) that are most like one latent. cosine: of
+-- the decoder rows, where the run took apart the same model at the same width. correlation: of
+-- firing on the same tokens (phi), where it read the same corpus; n_both: on how many. Shown are
+-- the n best of each run by either.
+CREATE OR REPLACE MACRO latent_across_runs(run, latent, other := NULL, n := 1) AS TABLE
+    WITH own AS MATERIALIZED (
+        SELECT r.run_id, r.model_digest, r.d_in, s.key AS corpus, f.n_fires::DOUBLE AS n_fires,
+            f.n_fires / nullif(f.density, 0) AS n_tokens,
+            (SELECT any_value(d.decoder) FROM directions AS d
+                WHERE d.run_id = resolve_run(run) AND d.latent = latent) AS decoder
+        FROM runs AS r
+        JOIN stages AS s ON s.run_id = r.run_id AND s.stage = 'corpus'
+        JOIN features AS f ON f.run_id = r.run_id AND f.latent = latent
+        WHERE r.run_id = resolve_run(run)
+    ),
+    others AS MATERIALIZED (
+        SELECT r.run_id, r.name, r.site, s.key = o.corpus AS same_corpus,
+            r.model_digest = o.model_digest AND r.d_in = o.d_in AS same_width
+        FROM runs AS r
+        JOIN stages AS s ON s.run_id = r.run_id AND s.stage = 'corpus'
+        CROSS JOIN own AS o
+        WHERE r.run_id <> o.run_id AND (other IS NULL OR r.run_id = resolve_run(other))
+    ),
+    pointing AS (
+        SELECT d.run_id, d.latent, list_cosine_similarity(d.decoder, o.decoder) AS cosine
+        FROM directions AS d
+        JOIN others AS r ON r.run_id = d.run_id AND r.same_width
+        CROSS JOIN own AS o
+    ),
+    fired AS MATERIALIZED (
+        SELECT l.token_index FROM latents AS l
+        WHERE l.run_id = resolve_run(run) AND l.latent = latent
+    ),
+    counted AS (
+        SELECT l.run_id, l.latent, count(*) AS n_both
+        FROM latents_by_token AS l
+        JOIN fired AS x ON x.token_index = l.token_index
+        JOIN others AS r ON r.run_id = l.run_id AND r.same_corpus
+        GROUP BY l.run_id, l.latent
+    ),
+    compared AS (
+        SELECT r.run_id, r.name, r.site, f.latent, p.cosine, f.n_fires, f.top_token,
+            CASE WHEN r.same_corpus THEN coalesce(c.n_both, 0) END AS n_both,
+            (o.n_tokens * n_both - o.n_fires * f.n_fires)
+                / nullif(sqrt(o.n_fires * (o.n_tokens - o.n_fires))
+                    * sqrt(f.n_fires * (o.n_tokens - f.n_fires)), 0) AS correlation
+        FROM features AS f
+        JOIN others AS r ON r.run_id = f.run_id
+        CROSS JOIN own AS o
+        LEFT JOIN pointing AS p ON p.run_id = f.run_id AND p.latent = f.latent
+        LEFT JOIN counted AS c ON c.run_id = f.run_id AND c.latent = f.latent
+    ),
+    ranked AS (
+        SELECT b.run_id, b.name, b.site, b.latent, b.cosine, b.correlation, b.n_both, b.n_fires,
+            b.top_token,
+            CASE WHEN b.cosine IS NOT NULL THEN row_number() OVER (
+                PARTITION BY b.run_id ORDER BY b.cosine DESC NULLS LAST, b.latent
+            ) END AS cosine_rank,
+            CASE WHEN b.correlation IS NOT NULL THEN row_number() OVER (
+                PARTITION BY b.run_id ORDER BY b.correlation DESC NULLS LAST, b.latent
+            ) END AS correlation_rank
+        FROM compared AS b
+    )
+    FROM ranked AS k
+    WHERE k.cosine_rank <= n OR k.correlation_rank <= n
+    ORDER BY k.site, k.run_id, least(k.cosine_rank, k.correlation_rank), k.cosine_rank;
+
+-- Latents that fire never (dead), on less than a share `rare` of the tokens, or on more than
+-- `dense`; densest first.
+CREATE OR REPLACE MACRO unusual_latents(run, rare := 0.0001, dense := 0.1) AS TABLE
+    SELECT CASE WHEN f.dead THEN 'dead' WHEN f.density < rare THEN 'rare' ELSE 'dense' END AS kind,
+        f.latent, f.density, f.n_fires, f.n_documents, f.max_activation, f.top_token,
+        f.top_token_share, f.encoder_decoder_cosine, f.nearest_latent, f.nearest_cosine
+    FROM features AS f
+    WHERE f.run_id = resolve_run(run) AND (f.density < rare OR f.density > dense)
+    ORDER BY f.density DESC, f.latent;
+
+-- The n tokens whose activations the SAE renders worst, relative to their length, in context.
+CREATE OR REPLACE MACRO worst_tokens(run, n := 20, width := 10) AS TABLE
+    WITH worst AS MATERIALIZED (
+        SELECT e.token_index, e.squared_error, e.squared_norm,
+            e.squared_error / nullif(e.squared_norm, 0) AS relative_error
+        FROM token_errors AS e
+        WHERE e.run_id = resolve_run(run)
+        ORDER BY relative_error DESC NULLS LAST, e.token_index
+        LIMIT n
+    )
+    SELECT any_value(w.relative_error) AS relative_error,
+        any_value(w.squared_error) AS squared_error, any_value(w.squared_norm) AS squared_norm,
+        max(c.token) FILTER (c.token_index = c.place) AS token,
+        string_agg(marked(c.token, c.token_index = c.place), '' ORDER BY c.token_index)
+            FILTER (NOT c.special) AS context,
+        any_value(c.doc_id) AS doc_id,
+        max(c.position) FILTER (c.token_index = c.place) AS position, c.place AS token_index
+    FROM tokens_around(run, (SELECT list(w.token_index) FROM worst AS w), width) AS c
+    JOIN worst AS w ON w.token_index = c.place
+    GROUP BY c.place
+    ORDER BY 1 DESC NULLS LAST, c.place;
+
+-- Reconstruction error of each token that is held out at least min_n times: relative to the
+-- activation (sum over sum), mean, and share of the error of all tokens. Worst first.
+CREATE OR REPLACE MACRO error_by_token(run, min_n := 10) AS TABLE
+    SELECT t.token, count(*) AS n, sum(e.squared_error) / sum(e.squared_norm) AS relative_error,
+        avg(e.squared_error) AS mean_squared_error, avg(e.squared_norm) AS mean_squared_norm,
+        sum(e.squared_error) / (
+            SELECT sum(a.squared_error) FROM token_errors AS a WHERE a.run_id = resolve_run(run)
+        ) AS share_of_error
+    FROM token_errors AS e
+    JOIN tokens AS t ON t.run_id = resolve_run(run) AND t.token_index = e.token_index
+    WHERE e.run_id = resolve_run(run)
+    GROUP BY t.token
+    HAVING count(*) >= min_n
+    ORDER BY relative_error DESC, t.token;
