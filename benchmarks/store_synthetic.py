@@ -1,10 +1,10 @@
 """A data root with a run of synthetic firings, as many as one likes, in the documented schema.
 
 What is drawn: every document has one of five labels and a set of some hundred latents that may
-fire in it; each of its tokens fires on l0 of those. How often a latent is drawn follows a log-normal
-law over the dictionary (a few dense ones, a long rare tail), as densities of trained SAEs do, and
-one latent in fifty is drawn ten times as often in one label's documents. Activations are
-log-normal. Firings pass through the two ordering passes of the latents stage itself.
+fire in it; each of its tokens fires on l0 of those. How often a latent is drawn follows a
+log-normal law over the dictionary (a few dense ones, a long rare tail), as densities of trained
+SAEs do, and one latent in fifty is drawn ten times as often in one label's documents. Activations
+are exponential. Firings pass through the two ordering passes of the latents stage itself.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ import torch
 
 from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe
 from deconstruct.config import LatentsConfig, RunConfig, SaeConfig
-from deconstruct.feature import FEATURES, FeatureCounts, Geometry
+from deconstruct.feature import FEATURES, FeatureCounts, Geometry, directions
 from deconstruct.latents import BUCKET_TOKENS, _Encoding
+from deconstruct.parquet import GroupedWriter
 from deconstruct.progress import track
 from deconstruct.spill import FIRING, Buckets
 from deconstruct.store import RunRecord
@@ -143,6 +144,8 @@ def _firings(
     table = counts.table(Geometry.of(W_dec.T, W_dec), size.tokens, strings)
     with draft.writing("features.parquet") as path:
         pq.write_table(table.cast(FEATURES), path, compression="zstd", write_page_checksum=True)
+    with draft.writing("directions.parquet") as path:
+        pq.write_table(directions(W_dec), path, compression="zstd", write_page_checksum=True)
     draft.facts |= {"rows": encoding.rows, "tokens": size.tokens}
 
 
@@ -208,7 +211,14 @@ def _corpus(draft: Draft, size: Size, labels: np.ndarray, seed: int) -> None:
         }
     )
     facts = {"documents": size.documents, "tokens": total, "labels": list(LABELS)}
-    _writer({"tokens": tokens, "documents": documents}, facts)(draft)
+    for name, table, group_rows in (("tokens", tokens, 65_536), ("documents", documents, 8192)):
+        with (  # row groups as the corpus stage writes them
+            draft.writing(f"{name}.parquet") as path,
+            GroupedWriter(path, table.schema, group_rows) as writer,
+        ):
+            writer.write(table)
+        draft.rows[f"{name}.parquet"] = len(table)
+    draft.facts |= facts
 
 
 def _small_tables(size: Size, draw: np.random.Generator) -> dict[str, dict[str, pa.Table]]:
@@ -223,6 +233,11 @@ def _small_tables(size: Size, draw: np.random.Generator) -> dict[str, dict[str, 
             "metrics": pa.table(
                 {"metric": ["fvu"], "value": [0.2], **one, "n": pa.array([1], pa.uint64())}
                 | {"unit": ["share"], "note": [""]}
+            ),
+            "feature_logits": pa.table(
+                {"latent": pa.array([0], pa.uint32()), "direction": ["promoted"]}
+                | {"rank": pa.array([1], pa.uint32()), "token_id": pa.array([0], pa.uint32())}
+                | {"token": [" word0"], "logit": pa.array([1.0], pa.float32())}
             ),
             "density_histogram": pa.table(
                 {"low": [-3.0], "high": [-2.0], "latents": pa.array([size.d_sae], pa.uint64())}
