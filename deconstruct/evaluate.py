@@ -200,9 +200,7 @@ def _losses(
     return _rows(_LOSS, sums, config, predictions) + _rows(whole, sums, config, positions)
 
 
-def _logits(
-    sae: SparseAutoencoder, lm: torch.nn.Module, corpus: Artifact, draft: Draft
-) -> None:
+def _logits(sae: SparseAutoencoder, lm: torch.nn.Module, corpus: Artifact, draft: Draft) -> None:
     """Writes ``feature_logits.parquet``, over the corpus's own tokens."""
     table = feature_logits(lm, sae.W_dec.float(), token_strings(corpus, special=False))
     with draft.writing("feature_logits.parquet") as path:
