@@ -211,7 +211,7 @@ def _corpus(draft: Draft, size: Size, labels: np.ndarray, seed: int) -> None:
         }
     )
     facts = {"documents": size.documents, "tokens": total, "labels": list(LABELS)}
-    for name, table, group_rows in (("tokens", tokens, 65_536), ("documents", documents, 8192)):
+    for name, table, group_rows in (("tokens", tokens, 16_384), ("documents", documents, 8192)):
         with (  # row groups as the corpus stage writes them
             draft.writing(f"{name}.parquet") as path,
             GroupedWriter(path, table.schema, group_rows) as writer,

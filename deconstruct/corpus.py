@@ -131,7 +131,7 @@ class _Writing:
         ):
             with (
                 GroupedWriter(documents_path, DOCUMENTS, group_rows=8192) as documents,
-                GroupedWriter(tokens_path, TOKENS, group_rows=65_536) as tokens,
+                GroupedWriter(tokens_path, TOKENS, group_rows=16_384) as tokens,
                 track("corpus", total, "documents") as advance,
             ):
                 for batch in _batches(rows):
