@@ -19,13 +19,13 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 SCRATCH = ".scratch"
+RECIPE = "recipe.json"
 SOFTWARE = ("deconstruct", "torch", "transformers", "datasets", "pyarrow", "duckdb", "scikit-learn")
 
 
@@ -195,7 +196,8 @@ class ArtifactStore:
     def find(self, recipe: Recipe) -> Artifact | None:
         """The published artifact of ``recipe``, verified; None if absent or damaged.
 
-        A damaged one is left in place, with a warning that names the files: `make` repairs it.
+        Its manifest's time of change says when it was last asked for. A damaged one is left in
+        place, with a warning that names the files: `make` repairs it.
         """
         artifact, damage = self._inspect(recipe.stage, recipe.key)
         for name, what in damage.items():
@@ -203,7 +205,7 @@ class ArtifactStore:
             if path not in self._warned:
                 log.warning("%s is %s; stage %s runs again", path, what, recipe.stage)
             self._warned.add(path)
-        return None if damage else artifact
+        return None if damage or artifact is None else _used(artifact)
 
     def open(self, stage: str, key: str) -> Artifact:
         """The artifact with this key, verified. Raises ``StorageError`` if absent or damaged."""
@@ -213,7 +215,7 @@ class ArtifactStore:
             raise StorageError(
                 f"artifact {self.folder(stage, key)} {found}; run the pipeline again to remake it"
             )
-        return artifact
+        return _used(artifact)
 
     def make(self, recipe: Recipe, write: Callable[[Draft], None]) -> Artifact:
         """Find the artifact of ``recipe``, or call ``write`` on a draft and publish that.
@@ -221,7 +223,7 @@ class ArtifactStore:
         One process computes a key at a time; a second one waits for it and takes the result.
         Raises ``StorageError`` if the disk fills up; what was completed stays for the next try.
         """
-        with self._lock(recipe):
+        with self._lock(recipe.stage, recipe.key):
             found = self.find(recipe)
             if found is not None:
                 return found
@@ -232,6 +234,7 @@ class ArtifactStore:
                 partial.mkdir(parents=True, exist_ok=True)
                 started = datetime.now(UTC)
                 draft = Draft(partial)
+                (draft.scratch / RECIPE).write_text(json.dumps(_plain(recipe)))
                 write(draft)
                 return self._publish(recipe, draft, started, target)
             except OSError as error:
@@ -324,17 +327,52 @@ class ArtifactStore:
         return Artifact(target, manifest)
 
     @contextmanager
-    def _lock(self, recipe: Recipe) -> Iterator[None]:
+    def _lock(self, stage: str, key: str) -> Iterator[None]:
         """Hold the key. The kernel drops the lock when its holder dies, however it dies."""
-        locks = self.root / ".locks"
-        locks.mkdir(exist_ok=True)
-        with (locks / f"{recipe.stage}-{recipe.key}").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.info("stage %s is being computed by another run; waiting", recipe.stage)
+        with self._lock_file(stage, key).open("w") as handle:
+            if not _try_lock(handle):
+                log.info("stage %s is being computed by another run; waiting", stage)
                 fcntl.flock(handle, fcntl.LOCK_EX)
             yield
+
+    @contextmanager
+    def locked_now(self, stage: str, key: str) -> Iterator[bool]:
+        """Hold the key if nobody does; says whether. Without waiting."""
+        with self._lock_file(stage, key).open("w") as handle:
+            yield _try_lock(handle)
+
+    def is_locked(self, stage: str, key: str) -> bool:
+        """Whether a process is making this artifact."""
+        with self.locked_now(stage, key) as free:
+            return not free
+
+    def _lock_file(self, stage: str, key: str) -> Path:
+        locks = self.root / ".locks"
+        locks.mkdir(exist_ok=True)
+        return locks / f"{stage}-{key}"
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "stage": recipe.stage,
+        "version": recipe.version,
+        "config": dict(recipe.config),
+        "inputs": dict(recipe.inputs),
+    }
+
+
+def _try_lock(handle: IO[str]) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _used(artifact: Artifact) -> Artifact:
+    with suppress(OSError):  # others' data roots may be read-only to us
+        os.utime(artifact.path / MANIFEST)
+    return artifact
 
 
 def fsync(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The reading commands of ``deconstruct``: runs, show, latent, sql, export.
+"""The commands of ``deconstruct`` that look after the store: runs, show, latent, sql, export, gc.
 
 They import neither torch nor Prefect, and answer in a fraction of a second. The commands that run
 things are registered on the same ``app`` elsewhere.
@@ -20,7 +20,18 @@ import typer
 from rich.console import Console
 
 from deconstruct.errors import DeconstructError
-from deconstruct.store import QueryError, export_run, open_store, pages, render, resolve_run
+from deconstruct.store import (
+    QueryError,
+    collect,
+    export_run,
+    garbage,
+    open_store,
+    pages,
+    remove_runs,
+    render,
+    resolve_run,
+)
+from deconstruct.store.remove import UNUSED_HOURS
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -74,15 +85,35 @@ def terminal() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=100_000)
 
 
-@app.command()
+runs_app = typer.Typer()
+app.add_typer(runs_app, name="runs")
+
+
+@runs_app.callback(invoke_without_command=True)
 @report_errors
 def runs(
+    context: typer.Context,
     home: Home = None,
     rows: Annotated[int, typer.Option(min=1, help="Show at most this many.")] = 50,
 ) -> None:
-    """List the runs in the store, newest first, with their headline metrics."""
-    with open_store(home) as connection:
-        terminal().print(*pages.runs(connection, rows), sep="\n")
+    """List the runs in the store, newest first, with their headline metrics; 'rm' removes some."""
+    context.obj = home
+    if context.invoked_subcommand is None:
+        with open_store(home) as connection:
+            terminal().print(*pages.runs(connection, rows), sep="\n")
+
+
+@runs_app.command()
+@report_errors
+def rm(
+    context: typer.Context,
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="As in 'show'.")],
+    home: Home = None,
+) -> None:
+    """Take runs out of the store. Their artifacts stay, until 'deconstruct gc'."""
+    for run_id in remove_runs(home or context.obj, runs):
+        typer.echo(f"run {run_id} is removed")
+    typer.echo("its artifacts are still there; see 'deconstruct gc'", err=True)
 
 
 @app.command()
@@ -159,6 +190,31 @@ def export(
     """Copy one run into a DuckDB file that needs nothing beside it, to hand to a colleague."""
     run_id = export_run(home, run, file)
     typer.echo(f"run {run_id} is in {file} ({file.stat().st_size / 1e6:,.1f} MB)")
+
+
+@app.command()
+@report_errors
+def gc(
+    home: Home = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove; else only list.")] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Also what interrupted stages left to go on from.")
+    ] = False,
+    unused_hours: Annotated[
+        float, typer.Option(min=0, help="Keep what was used within so many hours.")
+    ] = UNUSED_HOURS,
+) -> None:
+    """List, or remove, artifacts that no run in the store and no running stage needs."""
+    found = garbage(home, partial=partial, unused_hours=unused_hours)
+    if delete:
+        found = collect(home, found)
+    if found:
+        terminal().print(pages.garbage(found))
+    total = sum(thing.bytes for thing in found) / 1e6
+    if delete:
+        typer.echo(f"removed {total:,.1f} MB")
+    else:
+        typer.echo(f"{total:,.1f} MB can go" + ("; --delete removes them" if found else ""))
 
 
 def _query_text(query: str | None, file: Path | None) -> str:

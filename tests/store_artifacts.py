@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe
 from deconstruct.config import RunConfig, SaeConfig
-from deconstruct.feature import directions
 from deconstruct.store import RunRecord
 
 LABELS = ("business", "sp'ort; DROP TABLE runs", "tech")
@@ -125,7 +123,7 @@ def plant(
             "latents",
             {"rows": int((dense > 0).sum())},
             **_latents(dense, doc_of),
-            directions=directions(torch.from_numpy(decoder)),
+            directions=_directions(decoder),
         ),
         "evaluation": make("evaluation", {}, **_evaluation(errors, seed)),
         "probe": make("probe", {}, **_probe(weights, predictions)),
@@ -234,6 +232,11 @@ def _latents(dense: np.ndarray, doc_of: list[int]) -> dict[str, pa.Table]:
             }
         ),
     }
+
+
+def _directions(decoder: np.ndarray) -> pa.Table:
+    rows = pa.array(list(decoder), pa.list_(pa.float32()))
+    return pa.table({"latent": pa.array(range(D_SAE), pa.uint32()), "decoder": rows})
 
 
 def _evaluation(errors: np.ndarray, seed: int) -> dict[str, pa.Table]:

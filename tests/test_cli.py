@@ -215,3 +215,24 @@ def test_reading_needs_neither_torch_nor_prefect(two_runs: TwoRuns) -> None:
         check=True,
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_runs_rm_and_gc(tmp_path: Path) -> None:
+    for seed, name in enumerate(("first", "second")):
+        planted = plant(tmp_path, name, seed=seed, documents=6)
+        publish(tmp_path, planted.record, planted.artifacts)
+    assert "no run is called 'third'" in error(tmp_path, "runs", "rm", "third")
+    removed = CliRunner().invoke(app, ["runs", "--home", str(tmp_path), "rm", "first"])
+    assert removed.exit_code == 0
+    assert removed.stdout.startswith("run ")
+    assert "deconstruct gc" in removed.stderr
+    assert "first" not in good(tmp_path, "runs")
+    assert good(tmp_path, "gc") == "0.0 MB can go\n"  # used within the hour
+    listed = good(tmp_path, "gc", "--unused-hours", "0")
+    assert "--delete removes them" in listed
+    assert len(listed.splitlines()) == 2 + 6
+    assert len(list(tmp_path.glob("latents/*"))) == 2
+    assert "removed" in good(tmp_path, "gc", "--unused-hours", "0", "--delete")
+    assert len(list(tmp_path.glob("latents/*"))) == 1
+    assert good(tmp_path, "gc", "--unused-hours", "0") == "0.0 MB can go\n"
+    assert "second" in good(tmp_path, "show", "latest")

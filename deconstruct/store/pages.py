@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from datetime import datetime
 from itertools import groupby
 
 import duckdb
@@ -10,6 +12,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from deconstruct.store.query import QueryError
+from deconstruct.store.remove import Garbage
 from deconstruct.store.render import names_of, printable, table
 
 FIRING = "bold black on yellow"
@@ -114,6 +117,12 @@ def latent(
         shown.append((strength, tokens[0][4], text))
     page += ["", table(["activation", "label", "context"], shown, "Strongest contexts")]
     return page
+
+
+def garbage(things: Sequence[Garbage]) -> RenderableType:
+    """Folders that can go, or are gone."""
+    rows = [(t.kind, t.stage, t.key, t.bytes / 1e6, datetime.fromtimestamp(t.used)) for t in things]
+    return table(["kind", "stage", "key", "mb", "last used"], rows)
 
 
 def sentence(error: duckdb.Error) -> str:

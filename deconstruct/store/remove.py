@@ -1,0 +1,168 @@
+"""Removing: runs from the store, and artifacts that no run needs any more."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from deconstruct.artifact import MANIFEST, RECIPE, SCRATCH, ArtifactStore
+from deconstruct.store.ddl import create_macros, create_views, name
+from deconstruct.store.migrate import migrate
+from deconstruct.store.query import data_root, open_store, resolve_run
+from deconstruct.store.rewrite import FILE, rewriting
+from deconstruct.store.schema import RELATIONS
+
+log = logging.getLogger(__name__)
+
+UNUSED_HOURS = 1.0
+"""Artifacts used within so many hours stay: a run that is between two stages holds no lock."""
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """A folder that no kept run and no running stage needs.
+
+    kind: ``artifact``; ``partial``, of a stage that did not end; ``removed``, of a removal that
+    did not. used: seconds since the epoch at which it was last used or written.
+    """
+
+    kind: str
+    stage: str
+    key: str
+    path: Path
+    bytes: int
+    used: float
+
+
+def remove_runs(home: Path | str | None, runs: Iterable[str]) -> list[str]:
+    """Take runs out of the store and return their run_ids; their artifacts stay for `collect`.
+
+    ``runs`` as in `resolve_run`. All go or none: raises ``QueryError`` if one is not there.
+    """
+    root = data_root(home)
+    store = root / FILE
+    with open_store(home) as reader:
+        run_ids = list(dict.fromkeys(resolve_run(reader, run) for run in runs))
+    with rewriting(store, start_from=store) as connection:
+        migrate(connection, str(store))
+        for relation in RELATIONS:
+            if not relation.in_place and relation.name != "meta":
+                for run_id in run_ids:
+                    connection.execute(
+                        f"DELETE FROM {name(relation.name)} WHERE run_id = ?", [run_id]
+                    )
+        create_views(connection, root)
+        create_macros(connection)
+    return run_ids
+
+
+def garbage(
+    home: Path | str | None, *, partial: bool = False, unused_hours: float = UNUSED_HOURS
+) -> list[Garbage]:
+    """What `collect` would remove, largest first.
+
+    Kept is what the runs in the store were made from, however far back, what a stage that is
+    running or was interrupted goes on from, and what was used within ``unused_hours``. partial:
+    interrupted stages are given up, unless they run. Raises ``StorageError`` if there is no store
+    to say which runs there are.
+    """
+    store = ArtifactStore(data_root(home))
+    needed = _needed(home, store, partial)
+    found = [
+        thing
+        for thing in _folders(store)
+        if (thing.kind != "artifact" or (thing.stage, thing.key) not in needed)
+        and (thing.kind != "partial" or (partial and not store.is_locked(thing.stage, thing.key)))
+        and (thing.kind != "artifact" or time.time() - thing.used >= unused_hours * 3600)
+    ]
+    return sorted(found, key=lambda thing: (-thing.bytes, thing.path))
+
+
+def collect(home: Path | str | None, things: Iterable[Garbage]) -> list[Garbage]:
+    """Remove what `garbage` found, but what has been used or is being written since then.
+
+    Returns what is gone. A kill leaves no artifact half there. Readers that opened the store
+    before its runs were removed lose sight of those runs' tokens and firings.
+    """
+    root = data_root(home)
+    store = ArtifactStore(root)
+    gone = []
+    for thing in things:
+        with store.locked_now(thing.stage, thing.key) as free:
+            if not free or not thing.path.exists() or _last_used(thing.path) > thing.used:
+                log.info("%s is in use; it stays", thing.path)
+                continue
+            doomed = thing.path
+            if thing.kind == "artifact":
+                doomed = thing.path.with_name(f".{thing.key}.removed")
+                thing.path.rename(doomed)
+            shutil.rmtree(doomed)
+            gone.append(thing)
+    if gone:  # a view over files of which none is left would not bind
+        with rewriting(root / FILE, start_from=root / FILE) as connection:
+            migrate(connection, str(root / FILE))
+            create_views(connection, root)
+            create_macros(connection)
+    return gone
+
+
+def _needed(home: Path | str | None, store: ArtifactStore, partial: bool) -> set[tuple[str, str]]:
+    """(stage, key) of all artifacts that kept runs and unfinished stages go back to."""
+    inputs = {
+        (artifact.stage, artifact.key): set(artifact.manifest.inputs.values())
+        for artifact in store.artifacts()
+    }
+    by_key: dict[str, set[tuple[str, str]]] = {}
+    for stage, key in inputs:
+        by_key.setdefault(key, set()).add((stage, key))
+    with open_store(home) as connection:
+        waiting = {(str(s), str(k)) for s, k in connection.execute(
+            "SELECT DISTINCT stage, key FROM stages"
+        ).fetchall()}  # fmt: skip
+    for thing in _folders(store):
+        if thing.kind == "partial" and (not partial or store.is_locked(thing.stage, thing.key)):
+            for key in _partial_inputs(thing.path):
+                waiting |= by_key.get(key, set())
+    needed: set[tuple[str, str]] = set()
+    while waiting:
+        own = waiting.pop()
+        needed.add(own)
+        for key in inputs.get(own, ()):
+            waiting |= by_key.get(key, set()) - needed
+    return needed
+
+
+def _folders(store: ArtifactStore) -> Iterator[Garbage]:
+    """Every folder that this module may ever remove."""
+    for path in store.root.glob("*/*/"):
+        stage, folder = path.parent.name, path.name
+        key = folder.removeprefix(".").removesuffix(".partial").removesuffix(".removed")
+        if stage.startswith(".") or len(key) != 32 or set(key) - set("0123456789abcdef"):
+            continue
+        kinds = {
+            key: "artifact",
+            f".{key}.partial": "partial",
+            f".{key}.removed": "removed",
+        }
+        if folder in kinds and not path.is_symlink():
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            yield Garbage(kinds[folder], stage, key, path, size, _last_used(path))
+
+
+def _last_used(path: Path) -> float:
+    """An artifact's manifest is touched by each use; a partial folder by each write into it."""
+    manifest = path / MANIFEST
+    return (manifest if manifest.exists() else path).stat().st_mtime
+
+
+def _partial_inputs(path: Path) -> list[str]:
+    """Keys of what an unfinished stage is made from."""
+    try:
+        return list(json.loads((path / SCRATCH / RECIPE).read_text())["inputs"].values())
+    except (OSError, ValueError, KeyError):
+        return []  # it was killed before it began
