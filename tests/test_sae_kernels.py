@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from deconstruct.sae import cpu_kernels as kernels
-from deconstruct.sae.cpu import CpuTopK, fold_columns
+from deconstruct.sae import cpu_sparse as sparse
+from deconstruct.sae.cpu import CpuTopK
+from deconstruct.sae.cpu_pairs import CHUNK_TOKENS, ActivePairs, fold_columns
+from deconstruct.sae.cpu_threads import even, share
+from deconstruct.sae.cpu_vectors import HALF, WIDTH
 from deconstruct.sae.engine import StepSpec, initial_weights
 
 SIZES = {"n": st.integers(1, 20), "d_in": st.integers(1, 40), "d_sae": st.integers(1, 700)}
@@ -28,7 +35,7 @@ def select(pre: torch.Tensor, k: int) -> tuple[np.ndarray, torch.Tensor]:
     latents = np.full((len(pre), k), 99, np.int32)
     bits = np.full((len(pre), k), 99, np.int16)
     columns = fold_columns(pre.shape[1], k)
-    kernels.select_topk(pre.view(torch.int16).numpy(), k, columns, latents, bits)
+    kernels.select_topk(0, len(pre), pre.view(torch.int16).numpy(), k, columns, latents, bits)
     return latents, torch.from_numpy(bits).view(torch.bfloat16).float()
 
 
@@ -51,62 +58,149 @@ def test_selected_are_the_k_largest_positive(
     for row in range(n):
         fires = values[row] > 0
         chosen = latents[row][fires.numpy()]
-        assert len(set(chosen.tolist())) == len(chosen)
+        assert (np.diff(chosen) > 0).all()
         assert torch.equal(pre[row].float()[torch.from_numpy(chosen).long()], values[row][fires])
 
 
-def sparse_case(
-    n: int, d_in: int, d_sae: int, k: int, seed: int
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Random arrays of a step, and the dense activations [n, d_sae] that they stand for."""
-    draw = np.random.default_rng(seed)
-    latents = np.stack([draw.permutation(d_sae)[:k] for _ in range(n)]).astype(np.int32)
-    values = np.maximum(draw.normal(size=(n, k)), 0).astype(np.float32)
-    values[draw.random(n) < 0.2] = 0
-    dense = np.zeros((n, d_sae))
-    np.put_along_axis(dense, latents.astype(np.int64), values, axis=1)
-    arrays = {
-        "W_dec": draw.normal(size=(d_sae, d_in)),
-        "b_dec": draw.normal(size=d_in),
-        "x": draw.normal(size=(n, d_in)),
-        "centred": draw.normal(size=(n, d_in)),
-    }
-    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
-    return arrays | {"latents": latents, "values": values}, dense
+def packed(matrix: np.ndarray) -> np.ndarray:
+    """[R, d] -> [S, R, HALF], its columns padded with zeros to whole slices."""
+    padded = np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % WIDTH))).astype(np.float32)
+    out = np.zeros((padded.shape[1] // WIDTH, len(matrix), HALF), np.uint32)
+    sparse.pack(0, len(matrix), padded, out)
+    return out
+
+
+def unpacked(words: np.ndarray, d: int) -> np.ndarray:
+    """[S, R, HALF] -> float64 [R, d]."""
+    halves = [words << np.uint32(16), words & np.uint32(0xFFFF0000)]
+    slices = np.concatenate([half.view(np.float32) for half in halves], axis=2)
+    return slices.transpose(1, 0, 2).reshape(words.shape[1], -1)[:, :d].astype(np.float64)
+
+
+@settings(deadline=None, max_examples=20)
+@given(n=SIZES["n"], d_in=st.integers(1, 200), seed=st.integers(0, 99))
+def test_packing_rounds_to_the_nearest_bfloat16(n: int, d_in: int, seed: int) -> None:
+    matrix = np.random.default_rng(seed).normal(size=(n, d_in)).astype(np.float32)
+    expected = torch.from_numpy(matrix).bfloat16().double().numpy()
+    assert np.array_equal(unpacked(packed(matrix), d_in), expected)
+    bias = np.random.default_rng(seed + 1).normal(size=-(-d_in // WIDTH) * WIDTH)
+    bias = bias.astype(np.float32)
+    low = np.empty((n, d_in), np.uint16)
+    rows = np.full((len(bias) // WIDTH, n, 2, HALF), 7, np.uint32)
+    sparse.centre(0, n, matrix, bias, low, rows)
+    centred = torch.from_numpy(matrix - bias[:d_in]).bfloat16()
+    assert torch.equal(torch.from_numpy(low).view(torch.bfloat16), centred)
+    second = np.ascontiguousarray(rows[:, :, 1])
+    assert np.array_equal(unpacked(second, d_in), centred.double().numpy())
+    assert (rows[:, :, 0] == 7).all()
+
+
+def pairs_of(latents: np.ndarray, values: np.ndarray, d_sae: int) -> ActivePairs:
+    """Pairs as `ActivePairs.select` leaves them; values must be bfloat16s."""
+    pairs = ActivePairs(len(latents), d_sae, latents.shape[1])
+    pairs.latents[:] = latents
+    pairs.bits[:] = torch.from_numpy(values).bfloat16().view(torch.int16).numpy()
+    return pairs
 
 
 @settings(deadline=None, max_examples=40)
-@given(n=SIZES["n"], d_in=SIZES["d_in"], d_sae=st.integers(1, 60), seed=st.integers(0, 99))
-def test_decoding_and_gradients(n: int, d_in: int, d_sae: int, seed: int) -> None:
+@given(
+    n=st.integers(1, 20) | st.integers(CHUNK_TOKENS, CHUNK_TOKENS + 40),
+    d_in=st.integers(1, 200),
+    d_sae=st.integers(1, 60),
+    threads=st.sampled_from([1, 2, 3]),
+    seed=st.integers(0, 99),
+)
+def test_decoding_and_gradients(n: int, d_in: int, d_sae: int, threads: int, seed: int) -> None:
     k = 1 + seed % d_sae
-    a, dense = sparse_case(n, d_in, d_sae, k, seed)
-    error, squared = np.empty((n, d_in), np.float32), np.empty(n, np.float32)
-    slope = np.empty((n, k), np.float32)
-    kernels.decode_and_slope(
-        a["W_dec"], a["b_dec"], a["latents"], a["values"], a["x"], error, slope, squared
+    draw = np.random.default_rng(seed)
+    latents = draw.permuted(np.tile(np.arange(d_sae), (n, 1)), axis=1)[:, :k]
+    values = np.maximum(draw.normal(size=(n, k)), 0)
+    values[draw.random(n) < 0.2] = 0
+    values = torch.from_numpy(values).bfloat16().double().numpy()
+    dense = np.zeros((n, d_sae))
+    np.put_along_axis(dense, latents, values, axis=1)
+    width = -(-d_in // WIDTH) * WIDTH
+    W_dec = packed(draw.normal(size=(d_sae, d_in)))
+    bias = np.pad(draw.normal(size=d_in), (0, width - d_in)).astype(np.float32)
+    x, centred = draw.normal(size=(2, n, d_in)).astype(np.float32)
+    rows = np.stack([packed(np.zeros((n, d_in))), packed(centred)], axis=2)
+    exact = np.empty((n, width), np.float32)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        pairs = pairs_of(latents, values, d_sae)
+        total = pairs.decode(W_dec, bias, x, rows, 2 / n, exact)
+        grads = np.full((2, d_sae, width), 7, np.float32)
+        grad_bias = np.full(d_sae, 7, np.float32)
+        pairs.gradients(rows, *grads, grad_bias)
+    finally:
+        torch.set_num_threads(before)
+
+    decoder = unpacked(W_dec, d_in)
+    expected = dense @ decoder + bias[:d_in] - x
+    np.testing.assert_allclose(exact[:, :d_in], expected, rtol=1e-4, atol=1e-4)
+    assert not exact[:, d_in:].any()
+    np.testing.assert_allclose(pairs.squared, (expected**2).sum(1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(total[:d_in], expected.sum(0), rtol=1e-3, atol=2e-3)
+    dense_slope = 2 / n * expected @ decoder.T * (dense > 0)
+    own = np.take_along_axis(dense_slope, latents, axis=1)
+    np.testing.assert_allclose(pairs.slope, own, rtol=1e-3, atol=1e-3)
+    assert np.array_equal(np.diff(pairs.starts), (dense > 0).sum(0))
+
+    # The gradients sum the error as it was rounded; that is at most half a bfloat16's step away.
+    error = unpacked(np.ascontiguousarray(rows[:, :, 0]), d_in)
+    np.testing.assert_allclose(error, expected, rtol=2**-8, atol=1e-4)
+    low_centred = torch.from_numpy(centred).bfloat16().double().numpy()
+    np.testing.assert_allclose(grads[0][:, :d_in], 2 / n * dense.T @ error, rtol=1e-3, atol=2e-3)
+    np.testing.assert_allclose(
+        grads[1][:, :d_in], dense_slope.T @ low_centred, rtol=1e-3, atol=3e-3
     )
-    W_dec = a["W_dec"].astype(np.float64)
-    expected = dense @ W_dec + a["b_dec"] - a["x"]
-    np.testing.assert_allclose(error, expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(squared, (expected**2).sum(1), rtol=1e-4, atol=1e-4)
-    dense_slope = 2 / n * expected @ W_dec.T * (dense > 0)
-    own = np.take_along_axis(dense_slope, a["latents"].astype(np.int64), axis=1)
-    np.testing.assert_allclose(slope, own, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(grad_bias, dense_slope.sum(0), rtol=1e-3, atol=2e-3)
+    assert not grads[:, :, d_in:].any()
 
-    starts, pairs = np.empty(d_sae + 1, np.int32), np.empty(n * k, np.int32)
-    kernels.group_by_latent(a["latents"], a["values"], d_sae, starts, pairs)
-    assert np.array_equal(np.diff(starts), (dense > 0).sum(0))
-    for f in range(d_sae):
-        mine = pairs[starts[f] : starts[f + 1]]
-        assert np.array_equal(mine, np.sort(mine))
-        assert (a["latents"].reshape(-1)[mine] == f).all()
 
-    grads = [np.full((d_sae, d_in), 7, np.float32), np.full((d_sae, d_in), 7, np.float32)]
-    bias = np.full(d_sae, 7, np.float32)
-    kernels.weight_gradients(starts, pairs, a["values"], slope, error, a["centred"], *grads, bias)
-    np.testing.assert_allclose(grads[0], 2 / n * dense.T @ expected, rtol=1e-3, atol=2e-3)
-    np.testing.assert_allclose(grads[1], dense_slope.T @ a["centred"], rtol=1e-3, atol=2e-3)
-    np.testing.assert_allclose(bias, dense_slope.sum(0), rtol=1e-3, atol=2e-3)
+def test_pairs_are_sorted_by_latent_and_then_by_token() -> None:
+    draw = np.random.default_rng(0)
+    latents = draw.permuted(np.tile(np.arange(40), (50, 1)), axis=1)[:, :7]
+    values = torch.from_numpy(np.maximum(draw.normal(size=(50, 7)), 0)).bfloat16().double().numpy()
+    pairs = pairs_of(latents, values, 40)
+    rows = np.zeros((1, 50, 2, HALF), np.uint32)
+    x = np.zeros((50, 3), np.float32)
+    pairs.decode(packed(np.ones((40, 3))), np.zeros(WIDTH, np.float32), x, rows, 1.0, x[:0])
+    for f in range(40):
+        tokens, slots = np.nonzero((latents == f) & (values > 0))
+        own = slice(pairs.starts[f], pairs.starts[f + 1])
+        assert np.array_equal(pairs._tokens[own], tokens)
+        assert np.array_equal(pairs._by_value[own], values[tokens, slots])
+        assert np.array_equal(pairs._by_slope[own], pairs.slope[tokens, slots])
+
+
+@given(rows=st.integers(1, 50), parts=st.integers(1, 60), threads=st.integers(1, 4))
+def test_each_row_is_shared_out_once(rows: int, parts: int, threads: int) -> None:
+    seen = np.zeros(rows, int)
+
+    def mark(first: int, last: int, into: np.ndarray) -> None:
+        into[first:last] += 1
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        share(mark, rows, seen)
+        share(mark, even(rows, parts), seen)
+    finally:
+        torch.set_num_threads(before)
+    assert (seen == 2).all()
+
+
+def test_an_error_in_a_shared_kernel_is_raised() -> None:
+    def fail(first: int, last: int) -> None:
+        if first:
+            raise ValueError(f"row {first}")
+
+    with pytest.raises(ValueError, match="row"):
+        share(fail, [0, 1, 2])
 
 
 def decided(pre: torch.Tensor, k: int) -> bool:
@@ -121,56 +215,78 @@ def decided(pre: torch.Tensor, k: int) -> bool:
     return bool(((won - lost > 0.01 * won) | (won == 0)).all())
 
 
-def reference_step(
-    spec: StepSpec,
-    weights: dict[str, torch.Tensor],
-    z: torch.Tensor,
-    dead: torch.Tensor,
-    moments: dict[str, tuple[torch.Tensor, torch.Tensor]],
-    done: int,
-    rate: float,
-) -> tuple[dict[str, torch.Tensor], float]:
-    """One step in dense float64 by autograd: TopK, AuxK, projection, clipping, Adam, unit norm."""
-    p = {name: w.double().requires_grad_() for name, w in weights.items()}
-    z = z.double()
-    # The engine multiplies in bfloat16; so does its reference, for the same choice of latents.
-    low = (z - p["b_dec"]).bfloat16().float() @ p["W_enc"].detach().bfloat16().float()
-    low = (low + p["b_enc"].detach().bfloat16().float()).bfloat16().double()
-    pre = (z - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
-    pre = pre + (low - pre).detach()
+@dataclass
+class Reference:
+    """The step in dense float64 by autograd: TopK, AuxK, projection, clipping, Adam, unit norm.
 
-    def top(of: torch.Tensor, k: int) -> torch.Tensor:
-        kept = of.relu().topk(k, dim=1)
-        return torch.zeros_like(of).scatter(1, kept.indices, kept.values)
+    Adam leaves rows of latents without a gradient alone and counts each row's own updates.
+    """
 
-    assume(decided(low, spec.k))
-    error = top(pre, spec.k) @ p["W_dec"] + p["b_dec"] - z
-    squared = error.square().sum(1).mean()
-    loss = squared
-    n_dead = int(dead.sum())
-    if n_dead and spec.k_aux:
-        assume(decided(low.masked_fill(~dead, 0), min(spec.k_aux, n_dead)))
-        aux = top(pre.masked_fill(~dead, 0), min(spec.k_aux, n_dead)) @ p["W_dec"]
-        weight = spec.aux_coefficient * min(1.0, n_dead / spec.k_aux)
-        loss = loss + weight * (aux + error.detach()).square().sum(1).mean()
-    loss.backward()
-    grads = {name: w.grad.clone() for name, w in p.items()}
-    W_dec = p["W_dec"].detach()
-    grads["W_dec"] -= (grads["W_dec"] * W_dec).sum(1, keepdim=True) * W_dec
-    norm = torch.sqrt(sum(g.square().sum() for g in grads.values()))
-    clip = min(1.0, spec.clip_norm / float(norm))
-    new = {}
-    for name, grad in grads.items():
-        g = clip * grad
-        first, second = moments.get(name, (torch.zeros_like(g), torch.zeros_like(g)))
-        first = spec.betas[0] * first + (1 - spec.betas[0]) * g
-        second = spec.betas[1] * second + (1 - spec.betas[1]) * g**2
-        moments[name] = (first, second)
-        m_hat = first / (1 - spec.betas[0] ** (done + 1))
-        v_hat = second / (1 - spec.betas[1] ** (done + 1))
-        new[name] = p[name].detach() - rate * m_hat / (v_hat.sqrt() + spec.epsilon)
-    new["W_dec"] /= new["W_dec"].norm(dim=1, keepdim=True)
-    return new, float(squared.detach())
+    spec: StepSpec
+    weights: dict[str, torch.Tensor]
+    moments: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    updates: torch.Tensor | None = None
+    done: int = 0
+
+    def step(self, z: torch.Tensor, dead: torch.Tensor, rate: float) -> float:
+        """Train on z [n, d_in], and return the loss without AuxK."""
+        spec = self.spec
+        p = {name: w.double().requires_grad_() for name, w in self.weights.items()}
+        z = z.double()
+        # The engine multiplies in bfloat16; so does its reference, for the same choice of latents.
+        low = (z - p["b_dec"]).bfloat16().float() @ p["W_enc"].detach().bfloat16().float()
+        low = (low + p["b_enc"].detach().bfloat16().float()).bfloat16().double()
+        pre = (z - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
+        pre = pre + (low - pre).detach()
+        # It decodes with a bfloat16 copy of W_dec, too.
+        W_dec = p["W_dec"] + (p["W_dec"].bfloat16().double() - p["W_dec"]).detach()
+
+        def top(of: torch.Tensor, k: int) -> torch.Tensor:
+            kept = of.relu().topk(k, dim=1)
+            return torch.zeros_like(of).scatter(1, kept.indices, kept.values)
+
+        assume(decided(low, spec.k))
+        active = top(pre, spec.k)
+        error = active @ W_dec + p["b_dec"] - z
+        squared = error.square().sum(1).mean()
+        loss = squared
+        n_dead = int(dead.sum())
+        touched = (active > 0).any(0)
+        if n_dead and spec.k_aux:
+            assume(decided(low.masked_fill(~dead, 0), min(spec.k_aux, n_dead)))
+            aux = top(pre.masked_fill(~dead, 0), min(spec.k_aux, n_dead)) @ W_dec
+            weight = spec.aux_coefficient * min(1.0, n_dead / spec.k_aux)
+            loss = loss + weight * (aux + error.detach()).square().sum(1).mean()
+            touched = touched | dead
+        loss.backward()
+        grads = {name: w.grad.clone() for name, w in p.items()}
+        unit = p["W_dec"].detach()
+        grads["W_dec"] -= (grads["W_dec"] * unit).sum(1, keepdim=True) * unit
+        norm = torch.sqrt(sum(g.square().sum() for g in grads.values()))
+        clip = min(1.0, spec.clip_norm / float(norm))
+        self.done += 1
+        self.updates = touched.long() if self.updates is None else self.updates + touched
+        for name, grad in grads.items():
+            self._adam(name, p[name].detach(), clip * grad, touched, rate)
+        self.weights["W_dec"] /= self.weights["W_dec"].norm(dim=1, keepdim=True)
+        return float(squared.detach())
+
+    def _adam(
+        self, name: str, weight: torch.Tensor, g: torch.Tensor, touched: torch.Tensor, rate: float
+    ) -> None:
+        first, second = self.moments.get(name, (torch.zeros_like(g), torch.zeros_like(g)))
+        count, moves = torch.tensor(self.done), torch.tensor(True)
+        if name != "b_dec":
+            count, moves = self.updates.clamp(min=1), touched
+            if name == "W_dec":
+                count, moves = count[:, None], moves[:, None]
+        beta1, beta2 = self.spec.betas
+        first = torch.where(moves, beta1 * first + (1 - beta1) * g, first)
+        second = torch.where(moves, beta2 * second + (1 - beta2) * g**2, second)
+        self.moments[name] = (first, second)
+        m_hat, v_hat = first / (1 - beta1**count), second / (1 - beta2**count)
+        step = rate * m_hat / (v_hat.sqrt() + self.spec.epsilon)
+        self.weights[name] = torch.where(moves, weight - step, weight)
 
 
 @settings(deadline=None, max_examples=25)
@@ -207,11 +323,12 @@ def test_whole_step(
     dead = torch.rand(d_sae, generator=generator) < dead_share
     engine._state["since_fired"][dead] = 10_000
     z = torch.randn(n, d_in, generator=generator) / d_in**0.5
-    expected, loss = reference_step(spec, weights, z, dead, {}, 0, 1e-2)
+    reference = Reference(spec, dict(weights))
+    loss = reference.step(z, dead, 1e-2)
     engine.step(z)
     found = engine.weights()
     assert abs(float(engine.losses[0]) - loss) < 1e-3 * loss + 1e-6
-    for name, want in expected.items():
+    for name, want in reference.weights.items():
         # Adam's first step is rate * g / (|g| + epsilon): it magnifies what bfloat16 rounds off
         # gradients near epsilon, hence a share of the elements may differ by part of a step.
         off = (found[name].double() - want).abs()
@@ -219,6 +336,36 @@ def test_whole_step(
         assert float((off > 5e-4).float().mean()) < 0.12, name
     fires = found["W_dec"].norm(dim=1)
     torch.testing.assert_close(fires, torch.ones(d_sae))
+
+
+def test_steps_leave_latents_that_do_not_fire_alone() -> None:
+    """Several steps beside the reference, of which each sees a few directions alone."""
+    spec = StepSpec("topk", 16, 24, 96, 96, 0.0, 1e9, 0, 0.0, dead_after=10**9, epsilon=1e-3)
+    weights = initial_weights(spec, 0)
+    weights["b_enc"] -= 0.05  # so that few of them fire
+    engine = CpuTopK(spec, weights, torch.full((6,), 3e-3))
+    reference = Reference(spec, dict(weights))
+    nobody = torch.zeros(96, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(0)
+    touched = torch.zeros(96, dtype=torch.int64)
+    for step in range(6):
+        few = torch.randn(3, 24, generator=generator)
+        mix = torch.rand(16, 3, generator=generator)
+        z = mix @ few / 5
+        before = engine.weights()
+        loss = reference.step(z, nobody, 3e-3)
+        engine.step(z)
+        assert float(engine.losses[step]) == pytest.approx(loss, rel=1e-2)
+        silent = np.diff(engine._pairs.starts) == 0
+        after = engine.weights()
+        assert silent.any()
+        assert torch.equal(before["W_dec"][silent], after["W_dec"][silent])
+        assert torch.equal(before["W_enc"][:, silent], after["W_enc"][:, silent])
+        touched += torch.from_numpy(~silent)
+    assert torch.equal(engine.state_dict()["updates"].long(), touched)
+    assert touched.float().std() > 1  # some latents were updated more often than others
+    for name, want in reference.weights.items():
+        torch.testing.assert_close(engine.weights()[name].double(), want, rtol=0, atol=1.5e-3)
 
 
 def test_auxk_reaches_encoder_and_decoder_of_dead_latents() -> None:
@@ -231,7 +378,7 @@ def test_auxk_reaches_encoder_and_decoder_of_dead_latents() -> None:
     engine.step(torch.randn(64, 16, generator=torch.Generator().manual_seed(0)) / 4)
     for name in ("W_enc", "W_dec"):
         assert engine._grad[name][:32].abs().max() > 0, name
-    counts = np.diff(engine._starts)
+    counts = np.diff(engine._pairs.starts)
     silent = torch.from_numpy(counts == 0)
     without = CpuTopK(
         StepSpec("topk", 64, 16, 64, 4, 0.0, 1e9, 0, 1 / 32, dead_after=100),
@@ -243,9 +390,11 @@ def test_auxk_reaches_encoder_and_decoder_of_dead_latents() -> None:
     assert without._grad["W_enc"][silent].abs().max() == 0
 
 
-def test_the_bfloat16_copy_is_rounded_to_nearest_even() -> None:
+def test_the_bfloat16_copies_are_the_weights_rounded() -> None:
     spec = StepSpec("topk", 32, 8, 40, 4, 0.0, 1.0, 0, 0.0, dead_after=10**9)
     engine = CpuTopK(spec, initial_weights(spec, 0), torch.full((5,), 1e-2))
     for seed in range(5):
         engine.step(torch.randn(32, 8, generator=torch.Generator().manual_seed(seed)))
-    assert torch.equal(engine._shadow, engine._state["W_enc"].bfloat16())
+    assert torch.equal(engine._W_enc, engine._state["W_enc"].bfloat16())
+    copy = unpacked(engine._W_dec, spec.d_in)
+    assert np.array_equal(copy, engine._state["W_dec"].bfloat16().double().numpy())

@@ -7,7 +7,8 @@
     loss = mean |e|^2  [+ AuxK over the dead latents, if there are any]
 
 Weights and moments are float32; W_enc is kept transposed, [d_sae, d_in], so that a latent is a
-row everywhere, with a bfloat16 copy that the optimiser writes as it goes.
+row everywhere. What products read is in bfloat16: copies of the weights, which the optimiser
+writes as it goes, c and e.
 """
 
 from __future__ import annotations
@@ -21,17 +22,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deconstruct.sae import cpu_kernels as kernels
+from deconstruct.sae import cpu_sparse as sparse
+from deconstruct.sae.cpu_pairs import ActivePairs, fold_columns
+from deconstruct.sae.cpu_threads import share
+from deconstruct.sae.cpu_vectors import HALF, WIDTH
 from deconstruct.sae.engine import NAMES, StepSpec
 
-BLOCK_TOKENS = 512
-"""Tokens in one block of the encoder's product: its output (8 MB at d_sae = 8192) stays in L3."""
+BLOCK_BYTES = 32 << 20
+"""Output of one block of the encoder's product, at most: larger blocks multiply faster, smaller
+ones are still in cache when the largest are chosen."""
+ENCODER_BLOCK_TOKENS = 512
 
 
 class CpuTopK:
     """Parameters, Adam's moments and the TopK step over them.
 
     weights: W_enc [d_in, d_sae], b_enc, W_dec [d_sae, d_in], b_dec. learning_rates: [steps].
-    dtype: of the encoder's product; bfloat16 where the CPU is fast at it.
     """
 
     def __init__(
@@ -53,62 +59,52 @@ class CpuTopK:
             self._state[f"{name}.m"] = torch.zeros_like(self._state[name])
             self._state[f"{name}.v"] = torch.zeros_like(self._state[name])
         self._state["step"] = torch.zeros(1, dtype=torch.int64)
+        self._state["updates"] = torch.zeros(spec.d_sae, dtype=torch.int32)
         self._state["since_fired"] = torch.zeros(spec.d_sae, dtype=torch.int64)
-        B, D, F, K = spec.batch, spec.d_in, spec.d_sae, spec.k
-        self._columns = fold_columns(F, K)
-        self._shadow = self._state["W_enc"].bfloat16()
-        self._pre = torch.empty(min(B, BLOCK_TOKENS), F, dtype=torch.bfloat16)
-        self._latents = np.zeros((B, K), np.int32)
-        self._value_bits = np.zeros((B, K), np.int16)
-        self._error, self._slope = np.zeros((B, D), np.float32), np.zeros((B, K), np.float32)
-        self._squared = np.zeros(B, np.float32)
-        self._starts, self._pairs = np.zeros(F + 1, np.int32), np.zeros(B * K, np.int32)
-        self._grad = {name: torch.zeros_like(self._state[name]) for name in NAMES}
-        self._squares = np.zeros(F, np.float64)
+        B, F = spec.batch, spec.d_sae
+        slices = -(-spec.d_in // WIDTH)
+        self._width = slices * WIDTH
+        self._pre = torch.empty(max(1, min(B, BLOCK_BYTES // (2 * F))), F, dtype=torch.bfloat16)
+        self._low = torch.empty(B, spec.d_in, dtype=torch.bfloat16)
+        self._rows = np.zeros((slices, B, 2, HALF), np.uint32)
+        self._W_enc = torch.empty(F, spec.d_in, dtype=torch.bfloat16)
+        self._W_dec = np.zeros((slices, F, HALF), np.uint32)
+        self._copy_weights()
+        self._pairs = ActivePairs(B, F, spec.k)
+        self._grad = {
+            "W_enc": torch.zeros(F, self._width),
+            "b_enc": torch.zeros(F),
+            "W_dec": torch.zeros(F, self._width),
+            "b_dec": torch.zeros(self._width),
+        }
+        self._along, self._squares = np.zeros(F, np.float32), np.zeros(F, np.float64)
 
     def step(self, z: Tensor) -> None:
         """Train on z, float32 [batch, d_in], in scaled coordinates."""
-        state, spec = self._state, self.spec
+        state, spec, pairs = self._state, self.spec, self._pairs
         done = int(state["step"])
-        centred = z - state["b_dec"]
         dead = torch.nonzero(state["since_fired"] >= spec.dead_after).squeeze(1)
         if not spec.k_aux:
             dead = dead[:0]
-        values, dead_pre = self._encode(centred, dead)
-        kernels.decode_and_slope(
-            _np(state["W_dec"]),
-            _np(state["b_dec"]),
-            self._latents,
-            values,
-            _np(z),
-            self._error,
-            self._slope,
-            self._squared,
-        )
-        kernels.group_by_latent(self._latents, values, spec.d_sae, self._starts, self._pairs)
+        x, bias = _np(z), np.zeros(self._width, np.float32)
+        bias[: spec.d_in] = _np(state["b_dec"])
+        share(sparse.centre, spec.batch, x, bias, _bits(self._low), self._rows)
+        dead_pre = self._encode(dead)
+        error = np.empty((spec.batch if len(dead) else 0, self._width), np.float32)
+        total = pairs.decode(self._W_dec, bias, x, self._rows, 2 / spec.batch, error)
         grad = {name: _np(gradient) for name, gradient in self._grad.items()}
-        kernels.weight_gradients(
-            self._starts,
-            self._pairs,
-            values,
-            self._slope,
-            self._error,
-            _np(centred),
-            grad["W_dec"],
-            grad["W_enc"],
-            grad["b_enc"],
-        )
-        error = torch.from_numpy(self._error)
+        pairs.gradients(self._rows, grad["W_dec"], grad["W_enc"], grad["b_enc"])
         if len(dead):
-            self._add_auxk(dead, dead_pre, error, centred)
+            self._add_auxk(dead, dead_pre, error)
         # Reduced over tokens first, so that the encoder's part is a product with one vector.
-        own = error.sum(0) * (2 / spec.batch)
-        self._grad["b_dec"] = own - self._grad["b_enc"] @ state["W_enc"]
-        self._update(done)
-        counts = torch.from_numpy(np.diff(self._starts))
+        through = self._grad["b_enc"] @ state["W_enc"]
+        self._grad["b_dec"] = torch.from_numpy(total[: spec.d_in]) * (2 / spec.batch) - through
+        fired = torch.from_numpy(np.diff(pairs.starts)) > 0
         state["since_fired"] += spec.batch
-        state["since_fired"][counts > 0] = 0
-        self.losses[done] = float(self._squared.mean(dtype=np.float64))
+        state["since_fired"][fired] = 0
+        fired[dead] = True
+        self._update(done, fired)
+        self.losses[done] = float(pairs.squared.mean(dtype=np.float64))
         state["step"] += 1
 
     def weights(self) -> dict[str, Tensor]:
@@ -118,42 +114,39 @@ class CpuTopK:
         return found
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The live tensors of a checkpoint; W_enc transposed, the bfloat16 copy left out."""
+        """The live tensors of a checkpoint; W_enc transposed, the bfloat16 copies left out."""
         return {**self._state, "losses": self.losses}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state_dict` gave. Raises ``KeyError`` where a tensor is missing."""
         for name, tensor in self.state_dict().items():
             tensor.copy_(state[name])
-        self._shadow.copy_(self._state["W_enc"])
+        self._copy_weights()
 
     def firing(self) -> tuple[float, float]:
         """Mean L0 of the last step's tokens, and the share of latents that are dead."""
         dead = self._state["since_fired"] >= self.spec.dead_after
-        return float(self._starts[-1]) / self.spec.batch, float(dead.float().mean())
+        return float(self._pairs.starts[-1]) / self.spec.batch, float(dead.float().mean())
 
-    def _encode(self, centred: Tensor, dead: Tensor) -> tuple[NDArray[np.float32], Tensor]:
-        """Active latents and values of each token; pre-activations of the dead latents."""
-        low = centred.bfloat16()
+    def _copy_weights(self) -> None:
+        self._W_enc.copy_(self._state["W_enc"])
+        padded = torch.nn.functional.pad(self._state["W_dec"], (0, self._width - self.spec.d_in))
+        share(sparse.pack, self.spec.d_sae, _np(padded), self._W_dec)
+
+    def _encode(self, dead: Tensor) -> Tensor:
+        """Choose the active latents of each token; returns pre-activations of the dead ones."""
         bias = self._state["b_enc"].bfloat16()
-        dead_pre = torch.empty(len(centred), len(dead), dtype=torch.bfloat16)
-        for first in range(0, len(centred), BLOCK_TOKENS):
-            block = slice(first, min(first + BLOCK_TOKENS, len(centred)))
+        dead_pre = torch.empty(self.spec.batch, len(dead), dtype=torch.bfloat16)
+        for first in range(0, self.spec.batch, len(self._pre)):
+            block = slice(first, min(first + len(self._pre), self.spec.batch))
             pre = self._pre[: block.stop - first]
-            torch.addmm(bias, low[block], self._shadow.T, out=pre)
-            kernels.select_topk(
-                pre.view(torch.int16).numpy(),
-                self.spec.k,
-                self._columns,
-                self._latents[block],
-                self._value_bits[block],
-            )
+            torch.addmm(bias, self._low[block], self._W_enc.T, out=pre)
+            self._pairs.select(pre, first)
             if len(dead):
                 torch.index_select(pre, 1, dead, out=dead_pre[block])
-        values = torch.from_numpy(self._value_bits).view(torch.bfloat16).float()
-        return _np(values), dead_pre
+        return dead_pre
 
-    def _add_auxk(self, dead: Tensor, pre: Tensor, error: Tensor, centred: Tensor) -> None:
+    def _add_auxk(self, dead: Tensor, pre: Tensor, error: NDArray[np.float32]) -> None:
         """AuxK: the k_aux strongest dead latents explain what the living ones left over.
 
         Gao et al. 2024, section A.2; the error they explain is a constant to it, and its weight
@@ -161,36 +154,37 @@ class CpuTopK:
         main step, over the dead latents numbered 0, 1, ...: dense products over all of the dead
         take twice the time of the whole step once half of a dictionary is dead.
         """
-        spec = self.spec
-        n_dead, k = len(dead), min(spec.k_aux, len(dead))
+        spec, n_dead = self.spec, len(dead)
         weight = spec.aux_coefficient * min(1.0, n_dead / spec.k_aux)
-        latents = np.zeros((len(pre), k), np.int32)
-        bits = np.zeros((len(pre), k), np.int16)
-        columns = fold_columns(n_dead, k)
-        kernels.select_topk(pre.view(torch.int16).numpy(), k, columns, latents, bits)
-        values = _np(torch.from_numpy(bits).view(torch.bfloat16).float())
-        off, slope = np.empty_like(self._error), np.empty((len(pre), k), np.float32)
-        zero = np.zeros(spec.d_in, np.float32)
-        W_dec = _np(self._state["W_dec"][dead])
-        kernels.decode_and_slope(
-            W_dec, zero, latents, values, _np(-error), off, slope, np.empty(len(pre), np.float32)
-        )
-        off *= weight
-        slope *= weight
-        starts, pairs = np.zeros(n_dead + 1, np.int32), np.zeros(len(pre) * k, np.int32)
-        kernels.group_by_latent(latents, values, n_dead, starts, pairs)
-        grad_dec, grad_enc = np.empty_like(W_dec), np.empty_like(W_dec)
+        pairs = ActivePairs(spec.batch, n_dead, min(spec.k_aux, n_dead))
+        pairs.select(pre)
+        W_dec = np.ascontiguousarray(self._W_dec[:, dead.numpy()])
+        none = np.zeros((0, 0), np.float32)
+        zero = np.zeros(self._width, np.float32)
+        pairs.decode(W_dec, zero, -error, self._rows, 2 * weight / spec.batch, none)
+        grad_dec, grad_enc = np.empty((2, n_dead, self._width), np.float32)
         grad_bias = np.empty(n_dead, np.float32)
-        kernels.weight_gradients(
-            starts, pairs, values, slope, off, _np(centred), grad_dec, grad_enc, grad_bias
-        )
+        pairs.gradients(self._rows, grad_dec, grad_enc, grad_bias)
         for name, added in (("W_dec", grad_dec), ("W_enc", grad_enc), ("b_enc", grad_bias)):
             self._grad[name].index_add_(0, dead, torch.from_numpy(added))
 
-    def _update(self, done: int) -> None:
+    def _update(self, done: int, touched: Tensor) -> None:
+        """Clip, and let Adam update the rows of the latents that this step ``touched``: bool [F].
+
+        A latent without a gradient keeps its weights and its moments, as in torch's SparseAdam,
+        but counts its own updates. Plain Adam would go on moving it by its momentum: a latent
+        that fires once in many steps is thrown ten learning rates far by a single token, and so
+        out of the data's reach.
+        """
         state, grad, spec = self._state, self._grad, self.spec
-        kernels.row_squares(
-            _np(state["W_dec"]), _np(grad["W_dec"]), _np(grad["W_enc"]), self._squares
+        gradients = (_np(grad["W_dec"]), _np(grad["W_enc"]))
+        share(
+            kernels.square_rows,
+            spec.d_sae,
+            _np(state["W_dec"]),
+            *gradients,
+            self._along,
+            self._squares,
         )
         norm = math.sqrt(
             float(self._squares.sum())
@@ -198,23 +192,35 @@ class CpuTopK:
             + float(grad["b_dec"].double().square().sum())
         )
         clip = min(1.0, spec.clip_norm / max(norm, 1e-30))
-        beta1, beta2 = spec.betas
-        rate = self.rates[done] / (1 - beta1 ** (done + 1))
-        none = np.zeros((0, 0), np.uint16)
+        state["updates"] += touched
+        rates, roots = self._corrections(done, state["updates"])
+        rates[~touched] = 0
+        of_rows = (rates.numpy(), roots.numpy())
+        of_b_dec = tuple(_np(t) for t in self._corrections(done, torch.tensor([done + 1])))
+        free, no_bits = np.zeros(0, np.float32), np.zeros((0, 0), np.uint16)
+        unpacked = np.zeros((0, 0, 0), np.uint32)
+        copies = {
+            "W_enc": (free, _bits(self._W_enc), unpacked),
+            "W_dec": (self._along, no_bits, self._W_dec),
+        }
         for name in NAMES:
-            rows = (state[name], grad[name], state[f"{name}.m"], state[f"{name}.v"])
-            matrix = (_np(t).reshape(-1, spec.d_in) if t.dim() == 2 else _np(t)[None] for t in rows)
-            kernels.adam_rows(
-                *matrix,
-                self._shadow.view(torch.uint16).numpy() if name == "W_enc" else none,
+            tensors = (state[name], grad[name], state[f"{name}.m"], state[f"{name}.v"])
+            rows = 1 if name == "b_dec" else spec.d_sae
+            share(
+                kernels.adam_rows,
+                rows,
+                *(_np(tensor).reshape(rows, -1) for tensor in tensors),
+                *(of_b_dec if name == "b_dec" else of_rows),
+                *copies.get(name, (free, no_bits, unpacked)),
                 clip,
-                rate,
-                beta1,
-                beta2,
-                1 - beta2 ** (done + 1),
+                *spec.betas,
                 spec.epsilon,
-                name == "W_dec",
             )
+
+    def _corrections(self, done: int, updates: Tensor) -> tuple[Tensor, Tensor]:
+        """Adam's rate over the first moment's bias correction; 1 over the root of the second's."""
+        left1, left2 = (beta ** updates.double() for beta in self.spec.betas)
+        return (self.rates[done] / (1 - left1)).float(), (1 - left2).rsqrt().float()
 
 
 class TopKEncoder:
@@ -237,7 +243,7 @@ class TopKEncoder:
         d_sae = len(self.bias)
         self._candidates = min(d_sae, max(2 * k, k + 32))
         self._columns = fold_columns(d_sae, self._candidates)
-        self._pre = torch.empty(BLOCK_TOKENS, d_sae, dtype=torch.bfloat16)
+        self._pre = torch.empty(ENCODER_BLOCK_TOKENS, d_sae, dtype=torch.bfloat16)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x float32 [n, d_in] -> latents int32 and values float32 [n, k], ascending by latent.
@@ -247,21 +253,25 @@ class TopKEncoder:
         centred = x - self.b_dec
         latents = torch.empty(len(x), self.k, dtype=torch.int32)
         values = torch.empty(len(x), self.k)
-        for first in range(0, len(x), BLOCK_TOKENS):
-            block = slice(first, min(first + BLOCK_TOKENS, len(x)))
+        for first in range(0, len(x), ENCODER_BLOCK_TOKENS):
+            block = slice(first, min(first + ENCODER_BLOCK_TOKENS, len(x)))
             n = block.stop - first
             pre = self._pre[:n]
             torch.addmm(self._low_bias, centred[block].bfloat16(), self._low.T, out=pre)
             candidates = np.empty((n, self._candidates), np.int32)
             unused = np.empty((n, self._candidates), np.int16)
-            kernels.select_topk(
+            share(
+                kernels.select_topk,
+                n,
                 pre.view(torch.int16).numpy(),
                 self._candidates,
                 self._columns,
                 candidates,
                 unused,
             )
-            kernels.refine_topk(
+            share(
+                kernels.refine_topk,
+                n,
                 _np(centred[block]),
                 _np(self.W_enc),
                 _np(self.bias),
@@ -273,13 +283,13 @@ class TopKEncoder:
         return latents, values
 
 
-def fold_columns(d_sae: int, k: int) -> int:
-    """How many maxima a row is folded into: near sqrt(d_sae * k), both levels cost the same."""
-    wanted = max(256, 2 * k, math.isqrt(d_sae * k))
-    return min(d_sae, -(-wanted // 64) * 64)
-
-
 def _np(tensor: Tensor) -> NDArray[np.float32]:
     """The tensor's own memory as an array."""
     array: NDArray[np.float32] = tensor.detach().numpy()
+    return array
+
+
+def _bits(tensor: Tensor) -> NDArray[np.uint16]:
+    """The bits of a bfloat16 tensor, its own memory."""
+    array: NDArray[np.uint16] = tensor.view(torch.uint16).numpy()
     return array

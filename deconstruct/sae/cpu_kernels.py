@@ -1,87 +1,109 @@
-"""Kernels of the TopK training step on a CPU, compiled by numba.
+"""Kernels of TopK training and encoding on a CPU: choosing, and updating weights.
 
-One (token, latent) pair costs work here, never the whole [tokens, d_sae] matrix, but for
-`select_topk`, which reads each pre-activation once while it is in cache. Every sum has a fixed
-order, so equal inputs give equal bytes. Arrays are C-contiguous; sizes: B tokens, F = d_sae,
-D = d_in, K = k. `tests/test_sae_kernels.py` holds each against a dense float64 reference.
+Compiled by numba. `select_topk` reads each pre-activation once, while it is in cache; the update
+passes over the weights twice. Every sum has a fixed order, so equal inputs give equal bytes.
+Arrays are C-contiguous; sizes: B tokens, F = d_sae, D = d_in, K = k. Kernels work on rows first <=
+row < last; `cpu_threads.share` calls them. `tests/test_sae_kernels.py` holds each against a dense
+float64 reference.
 """
 
 from __future__ import annotations
 
-import os
-
-# OpenMP's threads may be entered from any Python thread; numba's own pool may not.
-os.environ.setdefault("NUMBA_THREADING_LAYER", "omp")
-
 import numpy as np
-from numba import njit, prange
+from numba import njit
 from numpy.typing import NDArray
+
+from deconstruct.sae.cpu_vectors import WIDTH, count_bits, lowest_bit, mask_at_least, pack_row
 
 Float = NDArray[np.float32]
 Int = NDArray[np.int32]
 Bits = NDArray[np.int16]
+Packed = NDArray[np.uint32]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _kth_largest(values: Bits, count: int, k: int, floor: int) -> int:
-    """The k-th largest of the first ``count`` values, or ``floor`` if fewer than k exceed it."""
-    low = np.int32(floor)
-    high = np.int32(32767)
+    """The k-th largest of the first ``count`` values, or ``floor`` if fewer than k exceed it.
+
+    count: a multiple of 32; the values may hold fillers below ``floor``.
+    """
+    low, high = floor, 32767
+    place = values.ctypes.data
     while low < high:
-        middle = np.int16((low + high + 1) >> 1)
+        middle = (low + high + 1) >> 1
         above = 0
-        for j in range(count):
-            above += 1 if values[j] >= middle else 0
+        for j in range(0, count, 32):
+            above += count_bits(mask_at_least(place + 2 * j, middle))
         if above >= k:
-            low = np.int32(middle)
+            low = middle
         else:
-            high = np.int32(middle - 1)
-    return int(low)
+            high = middle - 1
+    return low
 
 
-@njit(cache=True, nogil=True, parallel=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
+def _mask_of_tail(row: Bits, start: int, bound: int) -> np.uint32:
+    """`mask_at_least` for the fewer than 32 last values of a row."""
+    mask = np.uint32(0)
+    for j in range(start, len(row)):
+        if row[j] >= bound:
+            mask = np.uint32(mask | (np.uint32(1) << np.uint32(j - start)))
+    return mask
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def select_topk(  # noqa: PLR0912
-    bits: Bits, k: int, columns: int, latents: Int, value_bits: Bits
+    first: int, last: int, bits: Bits, k: int, columns: int, latents: Int, value_bits: Bits
 ) -> None:
-    """The k largest positive entries of each row of a bfloat16 matrix.
+    """The k largest positive entries of each row of a bfloat16 matrix, by ascending latent.
 
     bits: int16 [B, F], the matrix's own bits: positive bfloat16s order as integers. latents:
     int32 [B, K] and value_bits: int16 [B, K] are filled; a row with fewer than k positive entries
-    ends in zeros. Ties go to the one found first, in a fixed order.
+    ends in zeros. Of equal entries those of the lower latents are chosen.
 
-    The row is folded into ``columns`` maxima (one vector maximum a cache line). The k-th largest
-    maximum bounds the k-th largest entry from below, so that only columns above it, about k of
-    them, are looked into.
+    The row is folded into ``columns`` maxima, a multiple of 32. The k-th largest maximum bounds
+    the k-th largest entry from below, so that few more than k pass a second look at the row.
     """
-    n_tokens, d_sae = bits.shape
+    d_sae = bits.shape[1]
     folds = (d_sae + columns - 1) // columns
-    for b in prange(n_tokens):
-        maxima = np.zeros(columns, np.int16)
+    maxima = np.empty(columns, np.int16)
+    candidates = np.empty(d_sae + 32, np.int16)
+    places = np.empty(d_sae, np.int32)
+    for b in range(first, last):
+        row = bits[b]
+        maxima[:] = 0
         for fold in range(folds):
             start = fold * columns
             for j in range(min(columns, d_sae - start)):
-                maxima[j] = max(maxima[j], bits[b, start + j])
-        bound = np.int16(max(1, _kth_largest(maxima, columns, k, 0)))
+                maxima[j] = max(maxima[j], row[start + j])
+        bound = max(1, _kth_largest(maxima, columns, k, 0))
         found = 0
-        candidates = np.empty(d_sae, np.int16)
-        places = np.empty(d_sae, np.int32)
-        for j in range(columns):
-            if maxima[j] >= bound:
-                for start in range(j, d_sae, columns):
-                    if bits[b, start] >= bound:
-                        candidates[found] = bits[b, start]
-                        places[found] = start
-                        found += 1
+        for start in range(0, d_sae, 32):
+            if start + 32 <= d_sae:
+                mask = mask_at_least(row.ctypes.data + 2 * start, bound)
+            else:
+                mask = _mask_of_tail(row, start, bound)
+            while mask:
+                place = start + lowest_bit(mask)
+                mask = np.uint32(mask & (mask - np.uint32(1)))
+                candidates[found] = row[place]
+                places[found] = place
+                found += 1
+        at_bound = found
         if found > k:
-            bound = np.int16(_kth_largest(candidates, found, k, bound))
+            padded = (found + 31) // 32 * 32
+            candidates[found:padded] = 0
+            bound = _kth_largest(candidates, padded, k, bound)
+            at_bound = k
+            for j in range(found):
+                at_bound -= 1 if candidates[j] > bound else 0
         filled = 0
         for j in range(found):
-            if candidates[j] > bound:
-                latents[b, filled] = places[j]
-                value_bits[b, filled] = candidates[j]
-                filled += 1
-        for j in range(found):
-            if filled < k and candidates[j] == bound:
+            wanted = candidates[j] > bound
+            if candidates[j] == bound and at_bound > 0:
+                at_bound -= 1
+                wanted = True
+            if wanted:
                 latents[b, filled] = places[j]
                 value_bits[b, filled] = candidates[j]
                 filled += 1
@@ -90,194 +112,114 @@ def select_topk(  # noqa: PLR0912
             value_bits[b, j] = 0
 
 
-@njit(cache=True, nogil=True, parallel=True, fastmath=True, error_model="numpy")
-def decode_and_slope(
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def square_rows(
+    first: int,
+    last: int,
     W_dec: Float,
-    b_dec: Float,
-    latents: Int,
-    values: Float,
-    x: Float,
-    error: Float,
-    slope: Float,
-    squared: Float,
-) -> None:
-    """Reconstruct each token, and take the loss' slope in its active values.
-
-    error [B, D] = values @ W_dec + b_dec - x; squared [B] = |error|^2; slope [B, K] = 2/B *
-    error . W_dec[latent], 0 for a latent that does not fire.
-    """
-    n_tokens, d_in = x.shape
-    k = latents.shape[1]
-    scale = np.float32(2.0 / n_tokens)
-    for b in prange(n_tokens):
-        row = np.empty(d_in, np.float32)
-        for j in range(d_in):
-            row[j] = b_dec[j] - x[b, j]
-        for i in range(k):
-            value = values[b, i]
-            if value > 0:
-                decoder = W_dec[latents[b, i]]
-                for j in range(d_in):
-                    row[j] += value * decoder[j]
-        total = np.float32(0)
-        for j in range(d_in):
-            total += row[j] * row[j]
-            error[b, j] = row[j]
-        squared[b] = total
-        for i in range(k):
-            dot = np.float32(0)
-            if values[b, i] > 0:
-                decoder = W_dec[latents[b, i]]
-                for j in range(d_in):
-                    dot += row[j] * decoder[j]
-            slope[b, i] = scale * dot
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def group_by_latent(latents: Int, values: Float, d_sae: int, starts: Int, pairs: Int) -> None:
-    """Sort the firing (token, slot) pairs by latent, stably: one counting sort a step.
-
-    starts: int32 [F + 1], pairs: int32 [B * K]; pairs[starts[f]:starts[f + 1]] are the flat places
-    in ``latents`` at which latent f fires.
-    """
-    n_tokens, k = latents.shape
-    for f in range(d_sae + 1):
-        starts[f] = 0
-    for b in range(n_tokens):
-        for i in range(k):
-            if values[b, i] > 0:
-                starts[latents[b, i] + 1] += 1
-    for f in range(d_sae):
-        starts[f + 1] += starts[f]
-    cursor = starts[:-1].copy()
-    for b in range(n_tokens):
-        for i in range(k):
-            if values[b, i] > 0:
-                f = latents[b, i]
-                pairs[cursor[f]] = b * k + i
-                cursor[f] += 1
-
-
-@njit(cache=True, nogil=True, parallel=True, fastmath=True, error_model="numpy")
-def weight_gradients(
-    starts: Int,
-    pairs: Int,
-    values: Float,
-    slope: Float,
-    error: Float,
-    centred: Float,
     grad_dec: Float,
     grad_enc: Float,
-    grad_b_enc: Float,
+    along: Float,
+    squares: NDArray[np.float64],
 ) -> None:
-    """Gradients of W_dec, W_enc (both [F, D]) and b_enc [F], a latent's pairs at a time.
+    """What the update must know of each row before it: its gradients' length and direction.
 
-    grad_dec[f] = 2/B * sum value * error[token], grad_enc[f] = sum slope * centred[token].
-    Rows of latents that did not fire become zero.
+    along: float32 [F], the decoder gradient's part along its (unit) row. A step that way would be
+    undone by renormalising, so it is left out (Bricken et al. 2023). squares: float64 [F], the
+    squared norms of what remains and of the encoder's gradient, together.
     """
-    d_sae = len(starts) - 1
-    k = values.shape[1]
-    d_in = error.shape[1]
-    scale = np.float32(2.0 / error.shape[0])
-    flat_values = values.reshape(-1)
-    flat_slope = slope.reshape(-1)
-    for f in prange(d_sae):
-        into_dec = grad_dec[f]
-        into_enc = grad_enc[f]
-        bias = np.float32(0)
+    d_in = W_dec.shape[1]
+    for f in range(first, last):
+        dot = np.float32(0)
         for j in range(d_in):
-            into_dec[j] = 0
-            into_enc[j] = 0
-        for p in range(starts[f], starts[f + 1]):
-            pair = pairs[p]
-            token = pair // k
-            value = scale * flat_values[pair]
-            push = flat_slope[pair]
-            bias += push
-            error_row = error[token]
-            centred_row = centred[token]
-            for j in range(d_in):
-                into_dec[j] += value * error_row[j]
-                into_enc[j] += push * centred_row[j]
-        grad_b_enc[f] = bias
-
-
-@njit(cache=True, nogil=True, parallel=True, fastmath=True, error_model="numpy")
-def row_squares(
-    W_dec: Float, grad_dec: Float, grad_enc: Float, squares: NDArray[np.float64]
-) -> None:
-    """Project each decoder gradient off its (unit) row, and take squared norms.
-
-    A step along the row would be undone by renormalising, so that part of the gradient is removed
-    (Bricken et al. 2023). squares: float64 [F], of both gradients' rows together.
-    """
-    d_sae, d_in = W_dec.shape
-    for f in prange(d_sae):
-        along = np.float32(0)
-        for j in range(d_in):
-            along += W_dec[f, j] * grad_dec[f, j]
+            dot += W_dec[f, j] * grad_dec[f, j]
         total = np.float32(0)
         for j in range(d_in):
-            grad_dec[f, j] -= along * W_dec[f, j]
-            total += grad_dec[f, j] * grad_dec[f, j] + grad_enc[f, j] * grad_enc[f, j]
+            across = grad_dec[f, j] - dot * W_dec[f, j]
+            total += across * across + grad_enc[f, j] * grad_enc[f, j]
+        along[f] = dot
         squares[f] = total
 
 
-@njit(cache=True, nogil=True, parallel=True, fastmath=True, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def adam_rows(
+    first: int,
+    last: int,
     weight: Float,
     grad: Float,
-    first: Float,
-    second: Float,
-    shadow: NDArray[np.uint16],
+    mean: Float,
+    square: Float,
+    rates: Float,
+    roots: Float,
+    along: Float,
+    low: NDArray[np.uint16],
+    packed: Packed,
     clip: float,
-    rate: float,
     beta1: float,
     beta2: float,
-    correction2: float,
     epsilon: float,
-    unit_norm: bool,
 ) -> None:
-    """Adam over the rows of one matrix [F, D], in one pass over memory (Kingma and Ba 2015).
+    """Adam over the rows of one matrix [F, d_in], in one pass over memory (Kingma and Ba 2015).
 
-    rate: learning rate over the first moment's bias correction. unit_norm: renormalise each row
-    afterwards. shadow: uint16 [F, D], filled with the bfloat16 bits of the new weights, rounded
-    to nearest even; empty: none is wanted.
+    mean, square: the moments. grad: [F, D] with D >= d_in, multiplied by clip. rates: [F],
+    learning rate over the first moment's bias correction, or 0: the row is left alone, moments
+    and all. roots: [F], 1 over the square root of the second's.
+
+    along: float32 [F]: the rows have unit norm, and keep it; along * weight is taken off the
+    gradient first. Empty: they are free. low: uint16 [F, d_in], filled with the bfloat16 bits of
+    the new weights, rounded to nearest even, or empty; packed: [S, F, HALF], the same packed, or
+    empty.
     """
-    rows, d_in = weight.shape
+    d_in = weight.shape[1]
     keep1 = np.float32(beta1)
     keep2 = np.float32(beta2)
     new1 = np.float32(1 - beta1)
     new2 = np.float32(1 - beta2)
     scale = np.float32(clip)
-    step = np.float32(rate)
-    root = np.float32(1 / np.sqrt(correction2))
     tiny = np.float32(epsilon)
-    with_shadow = shadow.size > 0
-    for f in prange(rows):
+    row = np.zeros(packed.shape[0] * WIDTH, np.float32)
+    for f in range(first, last):
+        step, root = rates[f], roots[f]
+        if step == 0:
+            continue
+        off = along[f] if along.size else np.float32(0)
         total = np.float32(0)
         for j in range(d_in):
-            g = scale * grad[f, j]
-            m = keep1 * first[f, j] + new1 * g
-            v = keep2 * second[f, j] + new2 * g * g
-            first[f, j] = m
-            second[f, j] = v
+            g = scale * (grad[f, j] - off * weight[f, j])
+            m = keep1 * mean[f, j] + new1 * g
+            v = keep2 * square[f, j] + new2 * g * g
+            mean[f, j] = m
+            square[f, j] = v
             w = weight[f, j] - step * m / (np.sqrt(v) * root + tiny)
             weight[f, j] = w
             total += w * w
-        if unit_norm:
+        if along.size:
             inverse = np.float32(1) / np.sqrt(max(total, np.float32(1e-30)))
             for j in range(d_in):
                 weight[f, j] *= inverse
-        if with_shadow:
-            row = weight[f].view(np.uint32)
+        if low.size:
+            words = weight[f].view(np.uint32)
             for j in range(d_in):
-                shadow[f, j] = (row[j] + 0x7FFF + ((row[j] >> 16) & 1)) >> 16
+                odd = (words[j] >> np.uint32(16)) & np.uint32(1)
+                low[f, j] = (words[j] + np.uint32(0x7FFF) + odd) >> np.uint32(16)
+        if packed.size:
+            for j in range(d_in):
+                row[j] = weight[f, j]
+            for s in range(packed.shape[0]):
+                pack_row(row[s * WIDTH :].ctypes.data, packed[s, f].ctypes.data)
 
 
-@njit(cache=True, nogil=True, parallel=True, fastmath=True, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def refine_topk(
-    centred: Float, W_enc: Float, bias: Float, candidates: Int, k: int, latents: Int, values: Float
+    first: int,
+    last: int,
+    centred: Float,
+    W_enc: Float,
+    bias: Float,
+    candidates: Int,
+    k: int,
+    latents: Int,
+    values: Float,
 ) -> None:
     """Of each token's candidates, the k largest positive in float32, by ascending latent.
 
@@ -285,9 +227,9 @@ def refine_topk(
     that are not used, which repeat latent 0 after the first. latents int32 [B, K] and values
     float32 [B, K] are filled; slots that stay empty hold latent 0 and value 0, at the end.
     """
-    n_tokens, d_in = centred.shape
+    d_in = centred.shape[1]
     n_candidates = candidates.shape[1]
-    for b in prange(n_tokens):
+    for b in range(first, last):
         exact = np.empty(n_candidates, np.float32)
         for c in range(n_candidates):
             row = W_enc[candidates[b, c]]

@@ -14,7 +14,7 @@ from deconstruct.reader import ActivationReader
 from deconstruct.sae import train as training
 from deconstruct.sae.formats import CONFIG, WEIGHTS, config_of, save_weights
 
-VERSION = 2
+VERSION = 3
 
 _OF_ONE_ARCHITECTURE = {"k": "topk", "l1_coefficient": "relu"}
 

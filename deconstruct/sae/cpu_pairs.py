@@ -1,0 +1,127 @@
+"""Which latents fire on which token, and the products over these pairs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deconstruct.sae import cpu_kernels as kernels
+from deconstruct.sae import cpu_sparse as sparse
+from deconstruct.sae.cpu_threads import even, share
+
+CHUNK_TOKENS = 512
+"""Tokens that one pass over a slice of W_dec decodes; fixed, as sums are kept chunk by chunk."""
+
+
+class ActivePairs:
+    """The (token, latent) pairs of one batch, k a token, some of which may not fire (value 0).
+
+    latents int32, values and slope float32, all [tokens, k]; sorted by latent, those that fire:
+    starts int32 [d_sae + 1] and a token, a value and a slope a place.
+    """
+
+    def __init__(self, tokens: int, d_sae: int, k: int) -> None:
+        self.k = k
+        self.columns = fold_columns(d_sae, k)
+        self.latents = np.zeros((tokens, k), np.int32)
+        self.bits = np.zeros((tokens, k), np.int16)
+        self.slope = np.zeros((tokens, k), np.float32)
+        self.squared = np.zeros(tokens, np.float32)
+        self.starts = np.zeros(d_sae + 1, np.int32)
+        self._tokens = np.zeros(tokens * k, np.int32)
+        self._by_value, self._by_slope = np.zeros((2, tokens * k), np.float32)
+
+    def select(self, pre: Tensor, first: int = 0) -> None:
+        """Choose the k largest of each row of pre, bfloat16 [n, d_sae], tokens from first on."""
+        block = slice(first, first + len(pre))
+        share(
+            kernels.select_topk,
+            len(pre),
+            pre.view(torch.int16).numpy(),
+            self.k,
+            self.columns,
+            self.latents[block],
+            self.bits[block],
+        )
+
+    def decode(
+        self,
+        W_dec: NDArray[np.uint32],
+        bias: NDArray[np.float32],
+        x: NDArray[np.float32],
+        rows: NDArray[np.uint32],
+        scale: float,
+        exact: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """The error of each token, packed into rows (see `cpu_sparse`), and the slopes.
+
+        scale: of a loss's gradient in the error; the slopes and the sorted values are multiplied
+        by it. Returns the sum of the errors, [D].
+        """
+        tokens = len(self.latents)
+        values = torch.from_numpy(self.bits).view(torch.bfloat16).float().numpy()
+        cuts = [*range(0, tokens, CHUNK_TOKENS), tokens]
+        sums = np.zeros((len(cuts) - 1, len(bias)), np.float32)
+        share(
+            sparse.decode_and_slope,
+            cuts,
+            W_dec,
+            bias,
+            self.latents,
+            values,
+            x,
+            scale,
+            rows,
+            exact,
+            self.slope,
+            self.squared,
+            sums,
+            CHUNK_TOKENS,
+        )
+        sparse.group_by_latent(
+            self.latents,
+            values,
+            self.slope,
+            scale,
+            self.starts,
+            self._tokens,
+            self._by_value,
+            self._by_slope,
+        )
+        total: NDArray[np.float32] = sums.sum(0)
+        return total
+
+    def gradients(
+        self,
+        rows: NDArray[np.uint32],
+        grad_dec: NDArray[np.float32],
+        grad_enc: NDArray[np.float32],
+        grad_b_enc: NDArray[np.float32],
+    ) -> None:
+        """Fill the gradients of W_dec and W_enc [d_sae, D] and b_enc [d_sae]."""
+        # A range has about as many pairs and rows as any other: common latents cost more.
+        weight = self.starts + 2.0 * np.arange(len(self.starts))
+        shares = np.array(even(len(grad_b_enc), 2 * torch.get_num_threads()), np.float64)
+        cuts = np.searchsorted(weight, weight[-1] * shares / shares[-1]).tolist()
+        share(
+            sparse.weight_gradients,
+            [0, *cuts[1:-1], len(grad_b_enc)],
+            self.starts,
+            self._tokens,
+            self._by_value,
+            self._by_slope,
+            rows,
+            grad_dec,
+            grad_enc,
+            grad_b_enc,
+        )
+
+
+def fold_columns(d_sae: int, k: int) -> int:
+    """How many maxima a row is folded into, a multiple of 32: enough to bound the k-th well."""
+    wanted = max(256, 4 * k, math.isqrt(d_sae * k))
+    return -(-min(d_sae, wanted) // 32) * 32

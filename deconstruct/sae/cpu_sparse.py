@@ -1,0 +1,186 @@
+"""The sparse products of a TopK step on a CPU: decoding, its slope, and the weights' gradients.
+
+One (token, latent) pair costs work here, never the whole [tokens, d_sae] matrix. What such
+products wait for is memory, so matrices that rows are gathered from are kept in bfloat16 and cut
+into slices of `WIDTH` columns, [slices, rows, HALF] words (packed; see `cpu_vectors`): a slice
+stays in a core's L2 while all tokens or latents pass over it. Sums are float32, each in a fixed
+order whatever the number of threads. Sizes: B tokens, F = d_sae, D = d_in (a multiple of WIDTH,
+where need be padded with zeros), S = D / WIDTH, K = k.
+
+Kernels work on rows first <= row < last; `cpu_threads.share` calls them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from deconstruct.sae.cpu_vectors import WIDTH, add_row_pairs, add_rows, dot_rows, pack_row
+
+Float = NDArray[np.float32]
+Int = NDArray[np.int32]
+Packed = NDArray[np.uint32]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def pack(first: int, last: int, rows: Float, packed: Packed) -> None:
+    """rows [R, D] -> packed [S, R, HALF]."""
+    for r in range(first, last):
+        for s in range(packed.shape[0]):
+            pack_row(rows[r, s * WIDTH :].ctypes.data, packed[s, r].ctypes.data)
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def centre(
+    first: int, last: int, z: Float, b_dec: Float, low: NDArray[np.uint16], rows: Packed
+) -> None:
+    """z - b_dec in bfloat16: plain, for the encoder's product, and packed, for its gradient.
+
+    z: [B, d_in], d_in <= D; b_dec: [D]; low: bits [B, d_in]; rows: [S, B, 2, HALF], of which the
+    second row of each pair is filled.
+    """
+    d_in = z.shape[1]
+    row = np.zeros(len(b_dec), np.float32)
+    words = row.view(np.uint32)
+    for b in range(first, last):
+        for j in range(d_in):
+            row[j] = z[b, j] - b_dec[j]
+        for j in range(d_in):
+            odd = (words[j] >> np.uint32(16)) & np.uint32(1)
+            low[b, j] = (words[j] + np.uint32(0x7FFF) + odd) >> np.uint32(16)
+        for s in range(rows.shape[0]):
+            pack_row(row[s * WIDTH :].ctypes.data, rows[s, b, 1].ctypes.data)
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def decode_and_slope(
+    first: int,
+    last: int,
+    W_dec: Packed,
+    bias: Float,
+    latents: Int,
+    values: Float,
+    x: Float,
+    scale: float,
+    rows: Packed,
+    exact: Float,
+    slope: Float,
+    squared: Float,
+    sums: Float,
+    chunk: int,
+) -> None:
+    """Reconstruct each token, and take the loss' slope in its active values.
+
+    error = values @ W_dec + bias - x, for W_dec packed [S, F, HALF], bias [D], x [B, d_in]; it is
+    written packed to the first row of each pair of rows [S, B, 2, HALF], and to exact [B, D] in
+    float32 unless that is empty. squared [B] = |error|^2; slope [B, K] = scale * error .
+    W_dec[latent], 0 for a latent that does not fire. sums[first // chunk] += the errors, [D].
+    """
+    total_error = sums[first // chunk]
+    d_in, k = x.shape[1], latents.shape[1]
+    row = np.empty(WIDTH, np.float32)
+    place = row.ctypes.data
+    for b in range(first, last):
+        squared[b] = 0
+        for i in range(k):
+            slope[b, i] = 0
+    for s in range(W_dec.shape[0]):
+        table = W_dec[s].ctypes.data
+        start = s * WIDTH
+        own = min(WIDTH, d_in - start)
+        for b in range(first, last):
+            for j in range(own):
+                row[j] = bias[start + j] - x[b, start + j]
+            for j in range(own, WIDTH):
+                row[j] = 0
+            add_rows(table, latents[b].ctypes.data, values[b].ctypes.data, k, place)
+            total = np.float32(0)
+            for j in range(WIDTH):
+                total += row[j] * row[j]
+                total_error[start + j] += row[j]
+            squared[b] += total
+            pack_row(place, rows[s, b, 0].ctypes.data)
+            if exact.size:
+                for j in range(WIDTH):
+                    exact[b, start + j] = row[j]
+            dot_rows(table, latents[b].ctypes.data, k, place, slope[b].ctypes.data)
+    for b in range(first, last):
+        for i in range(k):
+            slope[b, i] = np.float32(scale) * slope[b, i] if values[b, i] > 0 else np.float32(0)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def group_by_latent(
+    latents: Int,
+    values: Float,
+    slope: Float,
+    scale: float,
+    starts: Int,
+    tokens: Int,
+    by_value: Float,
+    by_slope: Float,
+) -> None:
+    """Sort the firing (token, latent) pairs by latent, stably: one counting sort a step.
+
+    starts: int32 [F + 1]. Places starts[f]:starts[f + 1] of tokens, by_value and by_slope, all
+    [B * K], are filled with the tokens on which latent f fires, its values there times scale, and
+    their slopes.
+    """
+    n_tokens, k = latents.shape
+    d_sae = len(starts) - 1
+    for f in range(d_sae + 1):
+        starts[f] = 0
+    for b in range(n_tokens):
+        for i in range(k):
+            if values[b, i] > 0:
+                starts[latents[b, i] + 1] += 1
+    for f in range(d_sae):
+        starts[f + 1] += starts[f]
+    cursor = starts[:-1].copy()
+    for b in range(n_tokens):
+        for i in range(k):
+            if values[b, i] > 0:
+                place = cursor[latents[b, i]]
+                cursor[latents[b, i]] += 1
+                tokens[place] = b
+                by_value[place] = np.float32(scale) * values[b, i]
+                by_slope[place] = slope[b, i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def weight_gradients(
+    first: int,
+    last: int,
+    starts: Int,
+    tokens: Int,
+    by_value: Float,
+    by_slope: Float,
+    rows: Packed,
+    grad_dec: Float,
+    grad_enc: Float,
+    grad_b_enc: Float,
+) -> None:
+    """Gradients of W_dec, W_enc (both [F, D]) and b_enc [F], from pairs sorted by latent.
+
+    grad_dec[f] = sum value * error[token], grad_enc[f] = sum slope * centred[token], for
+    rows [S, B, 2, HALF] = packed (error, centred). Zero where a latent did not fire.
+    """
+    for s in range(rows.shape[0]):
+        table = rows[s].ctypes.data
+        for f in range(first, last):
+            place, count = starts[f], starts[f + 1] - starts[f]
+            add_row_pairs(
+                table,
+                tokens[place:].ctypes.data,
+                by_value[place:].ctypes.data,
+                by_slope[place:].ctypes.data,
+                count,
+                grad_dec[f, s * WIDTH :].ctypes.data,
+                grad_enc[f, s * WIDTH :].ctypes.data,
+            )
+    for f in range(first, last):
+        total = np.float32(0)
+        for place in range(starts[f], starts[f + 1]):
+            total += by_slope[place]
+        grad_b_enc[f] = total
