@@ -371,7 +371,7 @@ def test_steps_leave_latents_that_do_not_fire_alone() -> None:
 def test_auxk_reaches_encoder_and_decoder_of_dead_latents() -> None:
     spec = StepSpec("topk", 64, 16, 64, 4, 0.0, 1e9, 8, 1 / 32, dead_after=100)
     weights = initial_weights(spec, 0)
-    weights["b_enc"][:32] = -1.0  # these lose every contest, yet can be positive for AuxK
+    weights["b_enc"][:32] = -0.3  # these lose every contest, yet can be positive for AuxK
     weights["W_enc"][:, :32] *= 8
     engine = CpuTopK(spec, weights, torch.full((2,), 1e-3))
     engine._state["since_fired"][:32] = 1000

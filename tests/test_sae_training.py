@@ -166,7 +166,8 @@ def test_dead_latents_that_the_data_need_are_revived(
         _, rows = train(data, data.moments, config, _folder(tmp_path / str(coefficient)))
         ends[coefficient] = rows[-1]
     assert ends[0.0].dead_share > 0.7
-    assert ends[1 / 32].dead_share < 0.7 * ends[0.0].dead_share
+    # Half of the dictionary, as many latents as the data hold, is needed and comes back.
+    assert ends[1 / 32].dead_share < 0.55
     assert ends[1 / 32].fvu < 0.5 * ends[0.0].fvu
 
 

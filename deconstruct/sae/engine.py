@@ -56,17 +56,23 @@ class Engine(Protocol):
         """Mean L0 of the last step's tokens, and the share of latents that are dead."""
 
 
+TOPK_ENCODER_NORM = 0.3
+"""Of the encoder's rows at the start. At 1, k random directions overshoot: the first steps push
+all latents back alike, and many out of the data's reach for good (benchmarks/README.md)."""
+
+
 def initial_weights(spec: StepSpec, seed: int) -> dict[str, Tensor]:
-    """Decoder rows of unit norm in random directions, the encoder its transpose, biases zero.
+    """Decoder rows of unit norm in random directions, the encoder along them, biases zero.
 
     b_dec = 0 in scaled coordinates is the mean of the data in raw ones. Tied initialisation after
-    Gao et al. 2024 (arXiv 2406.04093), section A.1: it prevents most dead latents.
+    Gao et al. 2024 (arXiv 2406.04093), section A.1: it prevents most dead latents. TopK's encoder
+    starts at `TOPK_ENCODER_NORM`.
     """
     generator = torch.Generator().manual_seed(seed)
     W_dec = torch.randn(spec.d_sae, spec.d_in, generator=generator)
     W_dec /= W_dec.norm(dim=1, keepdim=True)
     return {
-        "W_enc": W_dec.T.contiguous(),
+        "W_enc": W_dec.T * (TOPK_ENCODER_NORM if spec.architecture == "topk" else 1.0),
         "b_enc": torch.zeros(spec.d_sae),
         "W_dec": W_dec,
         "b_dec": torch.zeros(spec.d_in),
