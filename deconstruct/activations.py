@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deconstruct import layout, shards
+from deconstruct.ancestry import earlier
 from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe, fsync
 from deconstruct.config import ActivationsConfig
 from deconstruct.errors import DataError
@@ -63,6 +64,8 @@ def extract(
 ) -> dict[Site, Artifact]:
     """Record ``config.sites`` over the corpus; sites that are there already are not recomputed.
 
+    Nor are the shards of a corpus that this one grew from: they are taken over as they are.
+
     Memory: the model, two shards of activations a site, and some 40 bytes a document. Raises
     ``ConfigError`` for a layer, a part of a block or a device that is not there, ``DataError``
     where the model gives NaN or infinity, ``StorageError`` if the disk fills up.
@@ -81,6 +84,11 @@ def extract(
                 wanted[site], lambda draft: make(others, {**drafts, site: draft})
             )
         elif drafts:
+            for site, draft in drafts.items():
+                before = earlier(store, wanted[site], corpus)
+                if before is not None:
+                    for path in before[0].files("*-*.parquet"):
+                        draft.adopt(before[0], path.name)
             _Extraction(config, model, corpus, drafts, dtype, device).run()
 
     make(missing, {})

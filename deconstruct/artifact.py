@@ -160,6 +160,16 @@ class Draft:
         os.replace(unfinished, target)
         fsync(self.path)
 
+    def adopt(self, artifact: Artifact, name: str) -> None:
+        """Take a file of a published artifact as it is: the same bytes under a second name."""
+        if self.has(name):
+            return
+        try:
+            os.link(artifact.file(name), self.path / name)
+        except OSError:  # another file system, or one without links
+            with self.writing(name) as path:
+                shutil.copyfile(artifact.file(name), path)
+
     def write_json(self, name: str, value: Any) -> None:
         """Write ``value`` as indented JSON with sorted keys."""
         with self.writing(name) as path:

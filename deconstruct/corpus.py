@@ -21,6 +21,7 @@ from deconstruct import sources
 from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe
 from deconstruct.config import CorpusConfig
 from deconstruct.errors import ConfigError, DataError
+from deconstruct.known import KnownDocuments, documents_of, rows_of
 from deconstruct.parquet import GroupedWriter
 from deconstruct.progress import track
 from deconstruct.sources import ResolvedSource
@@ -61,19 +62,27 @@ TOKENS = pa.schema(
 )
 
 
-def recipe(config: CorpusConfig, source: ResolvedSource, model: ResolvedModel) -> Recipe:
+def recipe(
+    config: CorpusConfig,
+    source: ResolvedSource,
+    model: ResolvedModel,
+    base: Artifact | None = None,
+) -> Recipe:
     """All that decides the tokenised corpus. The source enters by its contents, not its name."""
     settings = config.model_dump(mode="json", exclude={"source", "revision"})
-    return Recipe(
-        "corpus",
-        VERSION,
-        settings | {"kind": source.kind},
-        {"source": source.digest, "tokenizer": model.tokenizer_digest},
-    )
+    inputs = {"source": source.digest, "tokenizer": model.tokenizer_digest}
+    if base is not None:
+        inputs["base"] = base.key
+    return Recipe("corpus", VERSION, settings | {"kind": source.kind}, inputs)
 
 
 def tokenise(
-    store: ArtifactStore, config: CorpusConfig, source: ResolvedSource, model: ResolvedModel
+    store: ArtifactStore,
+    config: CorpusConfig,
+    source: ResolvedSource,
+    model: ResolvedModel,
+    *,
+    base: Artifact | None = None,
 ) -> Artifact:
     """Read the source's texts, split them, cut them into tokens: the corpus artifact.
 
@@ -84,6 +93,9 @@ def tokenise(
     ends without EOS, as it is a cut.
 
     `Splits` says which documents are held out.
+
+    base: an earlier corpus that this one grows from (`growth`): its documents come first, as they
+    are, and those that the source has beyond them after it, as a segment of their own.
 
     Raises ``ConfigError`` if a BOS token is asked for that the tokenizer has not, ``DataError``
     for a source that does not read, has no text, or no two different texts to split.
@@ -98,9 +110,10 @@ def tokenise(
                 f"corpus.prepend_bos 'always': the tokenizer of {model.name!r} has no BOS token; "
                 "take 'auto' or 'never'"
             )
-        _Writing(draft, config, source, vocabulary).run(model.name)
+        writing = _Writing(draft, config, source, vocabulary, base)
+        writing.run(model.name)
 
-    return store.make(recipe(config, source, model), write)
+    return store.make(recipe(config, source, model, base), write)
 
 
 @dataclass
@@ -111,6 +124,8 @@ class _Writing:
     config: CorpusConfig
     source: ResolvedSource
     vocabulary: Vocabulary
+    base: Artifact | None = None
+    known: KnownDocuments | None = None
     read: int = 0
     without_text: int = 0
     without_tokens: int = 0
@@ -134,6 +149,8 @@ class _Writing:
                 GroupedWriter(tokens_path, TOKENS, group_rows=16_384) as tokens,
                 track("corpus", total, "documents") as advance,
             ):
+                if self.base is not None:
+                    self._adopt(self.base, documents, tokens)
                 for batch in _batches(rows):
                     self._write_batch(batch, documents, tokens)
                     advance(len(batch))
@@ -151,6 +168,21 @@ class _Writing:
             "vocabulary": len(self.vocabulary.strings),
             "source": self.source.name,
         }
+        if self.base is not None:
+            new = self.documents - int(self.base.facts["documents"])
+            self.draft.facts["segments"] = [*segments(self.base), new]
+
+    def _adopt(self, base: Artifact, documents: GroupedWriter, tokens: GroupedWriter) -> None:
+        """Take over the documents of ``base`` as they are."""
+        self.known = KnownDocuments(base)
+        for table, ids in documents_of(base):
+            documents.write(table)
+            self.splits.adopt([split == "test" for split in table["split"].to_pylist()], ids)
+            self._note_labels(table["label"].to_pylist())
+            self.documents += len(table)
+        for batch in rows_of(base, "tokens.parquet"):
+            tokens.write(batch)
+            self.tokens += len(batch)
 
     def _write_batch(
         self, batch: list[Row], documents: GroupedWriter, tokens: GroupedWriter
@@ -160,8 +192,11 @@ class _Writing:
         ]
         if self.read == 0:
             self._refuse_numbers([row.text or "" for row in kept])
+        without_text = len(batch) - len(kept)
+        if self.known is not None:
+            kept = [row for row in kept if not self.known.take(_doc_key(row.text or ""))]
         self.read += len(batch)
-        self.without_text += len(batch) - len(kept)
+        self.without_text += without_text
         prefix = self.vocabulary.prefix
         cut = self.vocabulary.cut(
             [row.text or "" for row in kept], self.config.max_tokens - len(prefix)
@@ -255,6 +290,11 @@ class _Writing:
             log.warning(
                 "%s: %d of %d documents have no label", name, self.without_label, self.documents
             )
+
+
+def segments(corpus: Artifact) -> list[int]:
+    """How many documents each segment has: what it grew from, first and in order, then the new."""
+    return [int(n) for n in corpus.facts.get("segments", [corpus.facts["documents"]])]
 
 
 def _doc_key(text: str) -> str:

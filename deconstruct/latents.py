@@ -23,17 +23,19 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from deconstruct.ancestry import earlier
 from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe
 from deconstruct.config import LatentsConfig
 from deconstruct.errors import DataError
 from deconstruct.feature import DIRECTIONS, FEATURES, FeatureCounts, Geometry, directions
+from deconstruct.known import rows_of
 from deconstruct.parquet import GroupedWriter
 from deconstruct.progress import Advance, track
 from deconstruct.spill import FIRING, Buckets
 from deconstruct.vocabulary import token_strings
 
 if TYPE_CHECKING:
-    from deconstruct.reader import Block
+    from deconstruct.reader import ActivationReader, Block
     from deconstruct.sae.model import SparseAutoencoder
 
 VERSION = 2
@@ -81,6 +83,8 @@ def encode(
     and their columns; facts are ``rows`` (firings), ``tokens`` (recorded), ``l0`` (their ratio),
     ``dead_share`` (of latents that fire on no token of the corpus).
 
+    Firings of a corpus that this one grew from, by the same SAE, are taken over.
+
     Raises ``DataError`` if the SAE's width is not that of the activations, or if its weights
     are not finite; ``StorageError`` if a shard is damaged.
     """
@@ -90,22 +94,27 @@ def encode(
         from deconstruct.sae.formats import load
 
         weights = load(sae.path).to(pick_device(device))
-        _Encoding(draft, config, weights, corpus).run(activations)
+        before = earlier(store, own, corpus, activations)
+        _Encoding(draft, config, weights, corpus, before).run(activations)
 
-    return store.make(recipe(config, sae, activations, corpus), write)
+    own = recipe(config, sae, activations, corpus)
+    return store.make(own, write)
 
 
 @dataclass
 class _Encoding:
     """One encoding of a corpus, with the little that is kept beside the buckets.
 
-    recorded: how many tokens of each document are recorded, [documents].
+    before: the latents and the corpus that this one grew from, if they are there; ``known`` of
+    the documents are in it. recorded: how many tokens of each of the others are recorded.
     """
 
     draft: Draft
     config: LatentsConfig
     sae: SparseAutoencoder
     corpus: Artifact
+    before: tuple[Artifact, Artifact] | None = None
+    known: int = 0
     recorded: NDArray[np.int64] = field(init=False)
     rows: int = 0
 
@@ -124,7 +133,9 @@ class _Encoding:
                 "the SAE's weights are not all finite numbers: its training diverged; train it "
                 "anew with a lower sae.learning_rate"
             )
-        documents = int(self.corpus.facts["documents"])
+        if self.before is not None:
+            self.known = int(self.before[1].facts["documents"])
+        documents = max(1, int(self.corpus.facts["documents"]) - self.known)
         self.recorded = np.zeros(documents, np.int64)
         tokens = sum(reader.rows for reader in readers)
         count = -(-tokens // BUCKET_TOKENS)
@@ -135,7 +146,9 @@ class _Encoding:
             by_latent = stack.enter_context(Buckets(scratch / "by-latent", d_sae, count))
             with track("latents", tokens, "tokens") as advance:
                 for reader in readers:
-                    self._encode(reader.rows_in_order(), by_document, advance)
+                    self._encode(self._new_blocks(reader, advance), by_document, advance)
+            if self.before is not None:
+                self.rows += int(self.before[0].facts["rows"])
             with track("by token", self.rows, "firings") as advance:
                 self._by_token(by_document, by_latent, counts, advance)
             with track("by latent", self.rows, "firings") as advance:
@@ -161,13 +174,24 @@ class _Encoding:
             "dead_share": float((counts.n_fires == 0).mean()),
         }
 
+    def _new_blocks(self, reader: ActivationReader, advance: Advance) -> Iterator[Block]:
+        """Blocks of the shards whose firings are not known. A shard is known whole or not."""
+        from deconstruct.reader import Block
+
+        for shard, group in reader.groups:
+            if self.known and shard.documents(group)[0] < self.known:
+                advance(shard.group_rows[group])
+            else:
+                yield Block(*shard.block(group))
+
     def _encode(self, blocks: Iterator[Block], buckets: Buckets, advance: Advance) -> None:
         """Pass 1: firings of each block into the buckets of their documents."""
         for block in blocks:
-            self.recorded += np.bincount(block.doc_id, minlength=len(self.recorded))
+            document = block.doc_id - np.uint32(self.known)
+            self.recorded += np.bincount(document, minlength=len(self.recorded))
             for start in range(0, len(block), ENCODE_ROWS):
                 firings = self._firings(block, slice(start, start + ENCODE_ROWS))
-                buckets.add(firings["doc_id"], firings)
+                buckets.add(firings["doc_id"] - np.uint32(self.known), firings)
                 self.rows += len(firings)
             advance(len(block))
 
@@ -211,6 +235,8 @@ class _Encoding:
                 {"mean": "BYTE_STREAM_SPLIT", "max": "BYTE_STREAM_SPLIT"},
             ) as pooled,
         ):
+            if self.before is not None:
+                self._take_over(self.before[0], writer, pooled, by_latent, counts, advance)
             for number in range(by_document.count):
                 firings = by_document.take(number)
                 if len(firings) == 0:
@@ -228,6 +254,37 @@ class _Encoding:
             self.draft.rows["document_latents.parquet"] = pooled.rows
         self.draft.rows["latents_by_token.parquet"] = writer.rows
 
+    def _take_over(
+        self,
+        latents: Artifact,
+        writer: GroupedWriter,
+        pooled: GroupedWriter,
+        by_latent: Buckets,
+        counts: FeatureCounts,
+        advance: Advance,
+    ) -> None:
+        """Firings of the known documents, which come before all others in every order by token."""
+        token_ids = self._token_ids()
+        for table in rows_of(latents, "latents_by_token.parquet"):
+            writer.write(table)
+            firings = np.zeros(len(table), FIRING)
+            for name in LATENTS.names:
+                firings[name] = table[name].to_numpy()
+            firings["token_id"] = token_ids[firings["token_index"]]
+            by_latent.add(firings["latent"], firings)
+            advance(len(firings))
+        for table in rows_of(latents, "document_latents.parquet"):
+            pooled.write(table)
+            counts.add_documents(table["latent"].to_numpy())
+
+    def _token_ids(self) -> NDArray[np.uint32]:
+        """Every token's id, in a file that is mapped, not read."""
+        path = self.draft.scratch / "token_ids.u32"
+        with path.open("wb") as file:
+            for table in rows_of(self.corpus, "tokens.parquet", ["token_id"]):
+                table["token_id"].to_numpy().astype(np.uint32).tofile(file)
+        return np.memmap(path, np.uint32, "r")
+
     def _pool(self, firings: NDArray[np.void], d_sae: int) -> pa.Table:
         """Firings of some documents pooled, ordered by (doc_id, latent)."""
         key = firings["doc_id"].astype(np.uint64) * np.uint64(d_sae) + firings["latent"]
@@ -241,7 +298,7 @@ class _Encoding:
             doc_id.astype(np.uint32),
             latent.astype(np.uint32),
             np.diff(starts, append=len(key)).astype(np.uint32),
-            (total / self.recorded[doc_id]).astype(np.float32),
+            (total / self.recorded[doc_id - np.uint64(self.known)]).astype(np.float32),
             np.maximum.reduceat(activation, starts),
         )
 

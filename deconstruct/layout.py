@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from deconstruct.artifact import Artifact
+from deconstruct.corpus import segments
 from deconstruct.errors import DataError
 from deconstruct.shards import Rows
 
@@ -116,41 +117,46 @@ class Tokens:
 def shards(corpus: Artifact, tokens: Tokens, shard_tokens: int, seed: int) -> list[Shard]:
     """The shards of both splits, of about ``shard_tokens`` rows each.
 
-    Raises ``DataError`` if a split has no row.
+    A corpus that grew is laid out segment by segment: the shards of what it grew from are those
+    which that had, under the same names. Raises ``DataError`` if a split has no row.
     """
     path = corpus.file("documents.parquet")
     split_of = pq.read_table(path, columns=["split"], page_checksum_verification=True)["split"]
-    return [
-        shard
-        for number, split in enumerate(SPLITS)
-        for shard in _cut(
-            split,
-            np.flatnonzero(pc.equal(split_of, split).to_numpy() & (tokens.rows > 0)),
-            tokens.rows,
-            shard_tokens,
-            np.random.default_rng([seed, number]),
-        )
-    ]
+    ends = np.cumsum([0, *segments(corpus)])
+    found = []
+    for number, split in enumerate(SPLITS):
+        own = pc.equal(split_of, split).to_numpy() & (tokens.rows > 0)
+        if not own.any():
+            raise DataError(
+                f"split {split!r} has no document longer than activations.skip_positions tokens; "
+                "add documents, or lower it"
+            )
+        parts: list[Shard] = []
+        for segment, (first, last) in enumerate(pairwise(ends)):
+            documents = first + np.flatnonzero(own[first:last])
+            draw = np.random.default_rng([seed, number, *([segment] if segment else [])])
+            parts += _cut(split, len(parts), documents, tokens.rows, shard_tokens, draw)
+        found += parts
+    return found
 
 
 def _cut(
     split: str,
+    first_number: int,
     documents: NDArray[np.int64],
     rows: NDArray[np.int64],
     shard_tokens: int,
     generator: np.random.Generator,
 ) -> Iterator[Shard]:
     if len(documents) == 0:
-        raise DataError(
-            f"split {split!r} has no document longer than activations.skip_positions tokens; "
-            "add documents, or lower it"
-        )
+        return
     generator.shuffle(documents)
     ends = np.cumsum(rows[documents])
     cuts = np.searchsorted(ends, np.arange(0, ends[-1], shard_tokens) + 1)
     for index, (first, last) in enumerate(pairwise([*np.unique(cuts), len(documents)])):
         chosen = documents[first:last]
-        yield Shard(f"{split}-{index:05d}.parquet", chosen, int(rows[chosen].sum()))
+        name = f"{split}-{first_number + index:05d}.parquet"
+        yield Shard(name, chosen, int(rows[chosen].sum()))
 
 
 def batches(

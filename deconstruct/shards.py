@@ -94,6 +94,11 @@ class ShardFile:
         """Activations of one row group: float32 [rows, d_in]."""
         return self._decode(self._read(group, ["activation"]))
 
+    def documents(self, group: int) -> NDArray[np.uint32]:
+        """The doc_id of each row of one row group; activations are not read."""
+        ids: NDArray[np.uint32] = self._read(group, ["doc_id"])["doc_id"].to_numpy()
+        return ids
+
     def block(self, group: int) -> tuple[Rows, Tensor]:
         """One row group whole."""
         table = self._read(group, [*SOURCE_COLUMNS, "activation"])

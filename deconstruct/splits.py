@@ -26,6 +26,7 @@ class Splits:
         self.seed = seed
         self._drawn: list[NDArray[np.float64]] = []
         self._seen: list[NDArray[np.uint64]] = []
+        self._settled: list[NDArray[np.bool_]] = []
 
     def draw(self, doc_keys: list[str], tokens: list[list[int]]) -> list[str]:
         """Splits of the next documents, by the digests of their texts alone: to be settled."""
@@ -33,6 +34,12 @@ class Splits:
         self._drawn.append(drawn)
         self._seen.append(np.array([_digest(ids) for ids in tokens], np.uint64))
         return _names(drawn < self.test_share)
+
+    def adopt(self, test: list[bool], tokens: list[list[int]]) -> None:
+        """Documents whose split stands, before any is drawn: those that a corpus grows from."""
+        self._settled.append(np.array(test, np.bool_))
+        self._drawn.append(np.where(self._settled[-1], -1.0, 2.0))  # below, above any share
+        self._seen.append(np.array([_digest(ids) for ids in tokens], np.uint64))
 
     def distinct(self) -> int:
         """How many documents differ in the tokens that are kept of them."""
@@ -43,12 +50,17 @@ class Splits:
 
         Held-out documents that keep the same tokens as a train document become train documents.
         Where a corpus is so small that chance leaves a split empty, the text nearest to it is
-        moved over. Returns how many documents are held out, and how many were but are no more.
+        moved over. Adopted documents stay where they are, and those with the same tokens follow
+        them. Returns how many documents are held out, and how many were but are no more.
         """
         drawn, seen = np.concatenate(self._drawn), np.concatenate(self._seen)
         as_written = drawn < self.test_share
-        test = as_written & ~np.isin(seen, seen[~as_written])
-        twins = int(as_written.sum() - test.sum())
+        held_out = as_written.copy()
+        if self._settled:
+            known = sum(map(len, self._settled))
+            held_out[known:] |= np.isin(seen[known:], seen[:known][as_written[:known]])
+        test = held_out & ~np.isin(seen, seen[~held_out])
+        twins = int((as_written & ~test).sum())
         if not test.any():
             test = seen == seen[drawn.argmin()]
         elif test.all():

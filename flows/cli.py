@@ -26,6 +26,8 @@ Home = Annotated[
     typer.Option(help="Data root.", show_default="$DECONSTRUCT_HOME or ./data"),
 ]
 
+TEND_SECONDS = 2
+
 console = Console(stderr=True, highlight=False)
 
 
@@ -51,13 +53,16 @@ def run(
     environment.apply(root, quiet=True)
     _speak()
     server = environment.start_server(root)
-    from flows.local import run_here  # Prefect and torch, imported while the server starts
+    from flows.liveness import mark_crashed  # Prefect and torch, while the server starts
+    from flows.local import run_here
     from flows.pipeline import pipeline, preflight
     from flows.summary import print_summary
 
     preflight(store, settings)  # a server in a new home takes its time; a fault is said before
     if server is not None:
         server.wait()
+    for dead in mark_crashed(root):
+        console.print(f"crashed      {dead.name} ({str(dead.id)[:8]}): its process had died")
     results = run_here(pipeline, config=settings, home=str(root), device=device)
     console.print(f"finished in {time.monotonic() - started:.0f} s")
     for result in results:
@@ -81,18 +86,59 @@ def serve(
     """Start a local Prefect server with its schedules, and workers; Ctrl-C ends them all."""
     from flows.serve import serving
 
-    if gpu is None:
-        import torch
-
-        gpu = torch.cuda.is_available()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with (
         contextlib.suppress(KeyboardInterrupt),
-        serving(environment.data_root(home), port, gpu, console.print) as processes,
+        serving(environment.data_root(home), port, _gpus(gpu), console.print) as served,
     ):
         console.print("ready; Ctrl-C ends it")
-        while all(process.poll() is None for process in processes):
-            time.sleep(1)
+        while True:
+            served.tend()
+            time.sleep(TEND_SECONDS)
+
+
+def _gpus(wanted: bool | None) -> int:
+    """How many workers of pool gpu to start."""
+    if wanted is False:
+        return 0
+    import torch
+
+    return max(torch.cuda.device_count(), int(wanted is True))
+
+
+@app.command()
+@report_errors
+def retry(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Id (or its beginning) or name of a failed run.")
+    ] = "latest",
+    home: Home = None,
+) -> None:
+    """Run a failed or killed run again: what it finished comes from cache.
+
+    Its deployment's worker takes it where one is online, else it runs here.
+    """
+    root = environment.data_root(home)
+    ArtifactStore(root)
+    environment.apply(root, quiet=True)
+    _speak()
+    server = environment.start_server(root)
+    from flows.liveness import mark_crashed
+    from flows.retry import choose, failed_runs
+    from flows.retry import retry as again
+    from flows.summary import print_summary
+
+    if server is not None:
+        server.wait()
+    mark_crashed(root)
+    chosen = choose(failed_runs(root), run)
+    console.print(f"retry        {chosen.name} ({str(chosen.id)[:8]})")
+    results = again(chosen)
+    if results is None:
+        console.print("a worker of its deployment takes it")
+        return
+    for result in results:
+        print_summary(root, result.run_id)
 
 
 @app.command()

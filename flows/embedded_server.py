@@ -8,11 +8,9 @@ imports its libraries, and watches its parent.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Mapping
@@ -20,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deconstruct.errors import DeconstructError
+from flows.child import watch_parent
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
-WATCH_SECONDS = 0.5
 
 
 @dataclass
@@ -93,12 +91,7 @@ class EmbeddedServer:
 def _serve(handle: int, parent: int) -> None:
     import uvicorn
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCH_SECONDS)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
+    watch_parent(parent)
     config = uvicorn.Config(
         "prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on"
     )

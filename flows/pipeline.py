@@ -9,7 +9,6 @@ import logging
 from datetime import UTC, datetime
 
 from prefect import flow
-from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
 from deconstruct import activations as activation_stage
@@ -27,6 +26,8 @@ from deconstruct.site import Site
 from deconstruct.sources import ResolvedSource
 from deconstruct.store import RunRecord
 from flows.environment import data_root
+from flows.liveness import hold_lock
+from flows.seen import run_name, show_results, tag
 from tasks.activations import activations
 from tasks.cluster import cluster
 from tasks.corpus import corpus
@@ -50,18 +51,10 @@ class SiteResult(BaseModel):
     stages: list[Outcome]
 
 
-def _run_name() -> str:
-    """``gemma-3-270m 9.resid_post topk-32``: model, sites and SAE at a glance."""
-    config = RunConfig.model_validate(flow_run.parameters["config"])
-    model = config.model.name.split(":")[-1].split("/")[-1]
-    size = config.sae.k if config.sae.architecture == "topk" else config.sae.l1_coefficient
-    return f"{model} {'+'.join(config.activations.sites)} {config.sae.architecture}-{size}"
-
-
 DEFAULT = RunConfig()
 
 
-@flow(name="pipeline", flow_run_name=_run_name, persist_result=True, result_serializer="json")
+@flow(name="pipeline", flow_run_name=run_name, persist_result=True, result_serializer="json")
 def pipeline(
     config: RunConfig = DEFAULT, home: str | None = None, device: str = "auto"
 ) -> list[SiteResult]:
@@ -73,6 +66,8 @@ def pipeline(
     """
     started = datetime.now(UTC)
     root = ArtifactStore(data_root(home))
+    hold_lock(root.root)
+    tag(config)
     model, source = preflight(root, config)
     shared = Stages(root)
     texts = shared.run(
@@ -158,4 +153,5 @@ def _take_apart(
     everything = (texts, activity, dictionary, firings, judged, probed, clustered)
     run_id = publish(str(stages.store.root), record, [Ref.of(a) for a in everything])
     log.info("%-12s run %s", "store", run_id)
+    show_results(stages.store, run_id, site)
     return SiteResult(site=site, run_id=run_id, stages=stages.outcomes)

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 from rich.console import Console
@@ -21,6 +22,17 @@ HEADLINES = {
     "loss_recovered": "loss recovered, against zero ablation",
     "loss_recovered_mean": "loss recovered, against mean ablation",
 }
+
+
+class Headline(NamedTuple):
+    """One figure of a run, with the ends of its 95% interval where it has one."""
+
+    label: str
+    value: float
+    low: float | None
+    high: float | None
+
+
 REPRESENTATIONS = ("latents", "activations", "tfidf", "majority")
 
 
@@ -35,28 +47,8 @@ def print_summary(home: Path, run_id: str) -> None:
         table.add_column(style="bold")
         for column in ("value", "interval"):
             table.add_column(column, justify="right")
-        for metric, label in HEADLINES.items():
-            found = store.execute(
-                "SELECT value, ci_low, ci_high FROM sae_metrics WHERE run_id = ? AND metric = ?",
-                [run_id, metric],
-            ).fetchone()
-            if found is not None:
-                table.add_row(label, *_figures(*found))
-        for representation in REPRESENTATIONS:
-            found = store.execute(
-                "SELECT value, ci_low, ci_high FROM probes WHERE run_id = ? AND k IS NULL "
-                "AND label IS NULL AND metric = 'accuracy' AND representation = ?",
-                [run_id, representation],
-            ).fetchone()
-            if found is not None:
-                table.add_row(f"probe accuracy on {representation}, held out", *_figures(*found))
-        for metric in ("nmi", "silhouette"):
-            found = store.execute(
-                "SELECT value FROM cluster_metrics WHERE run_id = ? AND metric = ?",
-                [run_id, metric],
-            ).fetchone()
-            if found is not None:
-                table.add_row(f"clusters: {metric}", f"{found[0]:.3f}")
+        for label, value, low, high in _headlines(store, run_id):
+            table.add_row(label, *_figures(value, low, high))
         latent = store.execute(
             "SELECT latent FROM probe_weights WHERE run_id = ? AND effect > 0 "
             "ORDER BY rank, label LIMIT 1",
@@ -72,6 +64,32 @@ def print_summary(home: Path, run_id: str) -> None:
     console.print(f"  {command} latent {run_id} {number}{beyond}")
     question = "SELECT label, latent, effect FROM probe_weights WHERE rank <= 3"
     console.print(f'  {command} sql "{question}"{beyond}', soft_wrap=True)
+
+
+def headlines(home: Path, run_id: str) -> list[Headline]:
+    """The headline figures of a run, in the order in which they are read."""
+    with open_store(str(home)) as store:
+        return _headlines(store, run_id)
+
+
+def _headlines(store: duckdb.DuckDBPyConnection, run_id: str) -> list[Headline]:
+    metrics = "SELECT value, ci_low, ci_high FROM sae_metrics WHERE run_id = ? AND metric = ?"
+    probes = (
+        "SELECT value, ci_low, ci_high FROM probes WHERE run_id = ? AND k IS NULL "
+        "AND label IS NULL AND metric = 'accuracy' AND representation = ?"
+    )
+    clusters = "SELECT value, NULL, NULL FROM cluster_metrics WHERE run_id = ? AND metric = ?"
+    wanted = [
+        *((label, metrics, metric) for metric, label in HEADLINES.items()),
+        *((f"probe accuracy on {r}, held out", probes, r) for r in REPRESENTATIONS),
+        *((f"clusters: {metric}", clusters, metric) for metric in ("nmi", "silhouette")),
+    ]
+    found = []
+    for label, query, name in wanted:
+        row = store.execute(query, [run_id, name]).fetchone()
+        if row is not None:
+            found.append(Headline(label, *row))
+    return found
 
 
 def _command() -> str:

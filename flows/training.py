@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from prefect import flow
 
 from deconstruct.config import SaeConfig
+from flows.liveness import hold_lock
 from tasks.sae import train_here
 from tasks.stage import Ref
 
@@ -12,4 +15,5 @@ from tasks.stage import Ref
 @flow(name="train", persist_result=True, result_serializer="json")
 def train(home: str, config: SaeConfig, activations: Ref, device: str = "auto") -> Ref:
     """Train an SAE on activations in the shared data root ``home``; returns its artifact's name."""
+    hold_lock(Path(home))
     return train_here(home, config, activations, device)

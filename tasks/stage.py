@@ -7,6 +7,7 @@ where that finds nothing sound.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from pydantic import BaseModel, ConfigDict
 
 from deconstruct.artifact import Artifact, ArtifactStore, Recipe
 from deconstruct.errors import DeconstructError
+from deconstruct.progress import listening
+from tasks.progress import ProgressArtifacts
 
 log = logging.getLogger("deconstruct.stages")
 
@@ -64,7 +67,7 @@ def _worth_retrying(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bo
 
 def stage_task(name: str, retries: int = 1, tags: Sequence[str] = ()) -> Callable[..., Any]:
     """Decorate ``f(recipes, home, ...) -> list[Ref]`` as the task of stage ``name``."""
-    return task(
+    as_task = task(
         name=name,
         tags=[name, *tags],
         cache_key_fn=_cache_key,
@@ -74,6 +77,16 @@ def stage_task(name: str, retries: int = 1, tags: Sequence[str] = ()) -> Callabl
         retry_delay_seconds=5,
         retry_condition_fn=_worth_retrying,
     )
+
+    def decorate(work: Callable[..., list[Ref]]) -> Any:
+        @functools.wraps(work)
+        def told(*arguments: Any, **named: Any) -> list[Ref]:
+            with listening(ProgressArtifacts()):
+                return work(*arguments, **named)
+
+        return as_task(told)
+
+    return decorate
 
 
 @dataclass

@@ -89,7 +89,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(
 def test_the_server_of_a_killed_run_goes_with_it(config: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     with stalled("flows.local:run_here:1", home, "run", config) as process:
-        listing = ["ps", "--ppid", str(process.pid), "-o", "pid=,args="]
+        listing = ["ps", "-ww", "--ppid", str(process.pid), "-o", "pid=,args="]
         children = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
         server = int(children.split(maxsplit=1)[0])
         assert "flows.embedded_server" in children

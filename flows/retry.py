@@ -1,0 +1,74 @@
+"""Running a failed run again: by the worker of its deployment, or here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.flow_engine import run_flow
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.states import Scheduled
+from prefect.utilities.callables import get_call_parameters, parameters_to_args_kwargs
+
+from deconstruct.errors import DeconstructError
+from flows.pipeline import SiteResult, pipeline
+from tasks.workers import online_workers
+
+ENDED_BADLY = (StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
+SHOWN = 200
+
+
+def failed_runs(home: Path) -> list[FlowRun]:
+    """Runs of the pipeline in ``home`` that failed, crashed or were cancelled, newest first."""
+    wanted = {"state": {"type": {"any_": [kind.value for kind in ENDED_BADLY]}}}
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_runs(
+            flow_filter=FlowFilter.model_validate({"name": {"any_": [pipeline.name]}}),
+            flow_run_filter=FlowRunFilter.model_validate(wanted),
+            sort=FlowRunSort.START_TIME_DESC,
+            limit=SHOWN,
+        )
+    return [run for run in found if run.parameters.get("home") in (None, str(home))]
+
+
+def choose(runs: Sequence[FlowRun], wanted: str) -> FlowRun:
+    """The run that ``wanted`` names: an id, its beginning, a name, or ``latest``.
+
+    Raises ``DeconstructError`` if there is none, or more than one.
+    """
+    if not runs:
+        raise DeconstructError("no run has failed; there is nothing to retry")
+    if wanted == "latest":
+        return runs[0]
+    fitting = [run for run in runs if str(run.id).startswith(wanted) or run.name == wanted]
+    if len(fitting) == 1:
+        return fitting[0]
+    listed = "; ".join(f"{str(run.id)[:8]} {run.name} ({run.state_name})" for run in runs[:10])
+    what = "no failed run is" if not fitting else f"{len(fitting)} failed runs are"
+    raise DeconstructError(f"{what} called {wanted!r}; name one by its id. There are: {listed}")
+
+
+def retry(run: FlowRun) -> list[SiteResult] | None:
+    """Run it again, with its parameters: stages that are done come from cache.
+
+    None if it was handed to the workers of its deployment, because one of them is online; else
+    what it returned here.
+    """
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run.id, Scheduled(message="retried"), force=True)
+        if run.deployment_id and online_workers(client, str(run.work_pool_name)):
+            return None
+        return _run_here(client, run)
+
+
+def _run_here(client: SyncPrefectClient, run: FlowRun) -> list[SiteResult]:
+    current = client.read_flow_run(run.id)
+    arguments = parameters_to_args_kwargs(pipeline.fn, current.parameters)
+    parameters: dict[str, Any] = get_call_parameters(pipeline.fn, *arguments)
+    with temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        return cast(list[SiteResult], run_flow(pipeline, flow_run=current, parameters=parameters))

@@ -1,0 +1,149 @@
+"""A corpus that grows: what was computed of it stands, and the result is the one it would be."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pytest
+from conftest import write_texts
+
+from deconstruct import activations, corpus, latents, sources
+from deconstruct.artifact import Artifact, ArtifactStore
+from deconstruct.config import ActivationsConfig, CorpusConfig, LatentsConfig, SaeConfig
+from deconstruct.model import ResolvedModel
+from deconstruct.sae import stage as sae
+
+RECORDED = ActivationsConfig(sites=("1.resid_post",), shard_tokens=512)
+TRAINED = SaeConfig(d_sae=64, k=4, tokens=4096, batch_size=256)
+
+
+@dataclass
+class Home:
+    """A data root and what is made in it of a corpus."""
+
+    store: ArtifactStore
+    model: ResolvedModel
+
+    def read(self, path: Path, base: Artifact | None = None) -> Artifact:
+        config = CorpusConfig(source=str(path), max_tokens=24)
+        source = sources.resolve(config)
+        return corpus.tokenise(self.store, config, source, self.model, base=base)
+
+    def record(self, texts: Artifact) -> Artifact:
+        (made,) = activations.extract(
+            self.store, RECORDED, self.model, texts, dtype="float32", device="cpu"
+        ).values()
+        return made
+
+    def encode(self, dictionary: Artifact, recorded: Artifact, texts: Artifact) -> Artifact:
+        return latents.encode(
+            self.store, LatentsConfig(), dictionary, recorded, texts, device="cpu"
+        )
+
+
+@pytest.fixture
+def home(tmp_path: Path, model: ResolvedModel) -> Home:
+    return Home(ArtifactStore(tmp_path / "home"), model)
+
+
+@pytest.fixture
+def grown(texts: Path, tmp_path: Path) -> Path:
+    """The texts with 12 new ones among them, not at the end, and one that was there already."""
+    rows = list(csv.reader(texts.open()))
+    new = list(csv.reader(write_texts(tmp_path / "new.csv", 12, seed=9).open()))[1:]
+    path = tmp_path / "grown.csv"
+    with path.open("w", newline="") as handle:
+        csv.writer(handle).writerows([*rows[:50], *new, rows[7], *rows[50:]])
+    return path
+
+
+def documents(texts: Artifact) -> list[tuple[str, str, str]]:
+    """(doc_key, split, label) in the corpus' order."""
+    return duckdb.execute(
+        "SELECT doc_key, split, label FROM read_parquet(?) ORDER BY doc_id",
+        [str(texts.file("documents.parquet"))],
+    ).fetchall()
+
+
+def test_a_corpus_grows_at_its_end(home: Home, texts: Path, grown: Path) -> None:
+    base = home.read(texts)
+    more = home.read(grown, base)
+    assert more.facts["segments"] == [120, 13]
+    assert documents(more)[:120] == documents(base)
+    alone = documents(home.read(grown))
+    assert Counter(key for key, *_ in documents(more)) == Counter(key for key, *_ in alone)
+    again = {key: split for key, split, _ in documents(base)}
+    twin = documents(more)[120:]
+    repeated = [(key, split) for key, split, _ in twin if key in again]
+    assert len(repeated) == 1
+    assert repeated[0][1] == again[repeated[0][0]]
+    for file, order in (("tokens.parquet", "token_index"), ("documents.parquet", "doc_id")):
+        (same,) = duckdb.execute(
+            f"SELECT count(*) FROM (FROM read_parquet($base) ORDER BY {order}) AS base "
+            f"SEMI JOIN read_parquet($more) AS more ON base = more",
+            {"base": str(base.file(file)), "more": str(more.file(file))},
+        ).fetchone() or (0,)
+        assert same == base.manifest.files[file].rows
+
+
+def test_shards_and_firings_are_taken_over_and_the_bytes_are_the_same(
+    home: Home, texts: Path, grown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = home.read(texts)
+    recorded = home.record(base)
+    dictionary = sae.train(home.store, TRAINED, recorded, device="cpu")
+    fired = home.encode(dictionary, recorded, base)
+
+    written: list[str] = []
+    real = activations.shards.write
+    monkeypatch.setattr(
+        activations.shards,
+        "write",
+        lambda path, *rest: (written.append(path.name), real(path, *rest)),
+    )
+    encoded: list[int] = []
+    firings = latents._Encoding._firings
+
+    def counting(self: object, block: object, part: slice) -> object:
+        encoded.append(len(block))  # type: ignore[arg-type]
+        return firings(self, block, part)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(latents._Encoding, "_firings", counting)
+    more = home.read(grown, base)
+    rerecorded = home.record(more)
+    reencoded = home.encode(dictionary, rerecorded, more)
+    old, new = set(recorded.manifest.files), set(rerecorded.manifest.files)
+    assert old < new
+    assert {name.removesuffix(".unfinished") for name in written} == new - old
+    for name in old - {"moments.safetensors"}:
+        assert os.path.samefile(recorded.file(name), rerecorded.file(name))
+    rows = int(rerecorded.facts["train_rows"]) + int(rerecorded.facts["test_rows"])
+    assert sum(encoded) == rows - int(fired.facts["tokens"])
+
+    # Where nothing is there to take over, all is computed, to the same bytes.
+    other = Home(ArtifactStore(tmp_path / "other"), home.model)
+    for stage, key in (("corpus", more.key), ("sae", dictionary.key)):
+        (other.store.root / stage).mkdir(parents=True)
+        (other.store.root / stage / key).symlink_to(home.store.folder(stage, key))
+    straight = other.record(more)
+    assert straight.digest() == rerecorded.digest()
+    assert straight.facts == rerecorded.facts
+    assert other.encode(dictionary, straight, more).digest() == reencoded.digest()
+    assert reencoded.facts["tokens"] == rows
+
+
+def test_nothing_new_is_an_empty_segment(home: Home, texts: Path, tmp_path: Path) -> None:
+    base = home.read(texts)
+    rows = list(csv.reader(texts.open()))
+    turned = tmp_path / "turned.csv"
+    with turned.open("w", newline="") as handle:
+        csv.writer(handle).writerows([rows[0], *reversed(rows[1:])])
+    more = home.read(turned, base)
+    assert more.facts["segments"] == [120, 0]
+    assert documents(more) == documents(base)
+    assert home.record(more).digest() == home.record(base).digest()
