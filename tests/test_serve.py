@@ -108,6 +108,12 @@ def children(pid: int) -> list[tuple[int, str]]:
     return [(int(own), line) for own, _, line in table if int(own) in below - {pid}]
 
 
+def worker_of(served: Served, name: str) -> int:
+    """Process id of a worker."""
+    (found,) = [pid for pid, line in children(served.process.pid) if f"--name {name}" in line]
+    return found
+
+
 def test_every_deployment_of_prefect_yaml_is_there_with_its_schedule(served: Served) -> None:
     nightly = served.deployment("pipeline/nightly")
     (schedule,) = nightly["schedules"]
@@ -177,7 +183,7 @@ def test_a_run_that_died_with_its_worker_is_found_and_can_be_retried(
     parameters = {"config": parameters["config"] | {"sae": sae}}
     run = served.start("pipeline/on-demand", **parameters, device="cpu")
     checkpoint = served.wait(lambda: list(served.home.glob("sae/.*.partial/.scratch")))[0]
-    (worker,) = [pid for pid, line in children(served.process.pid) if "--name local-cpu" in line]
+    worker = worker_of(served, "local-cpu")
     below = [pid for pid, _ in children(worker)]
     for pid in (worker, *below):
         os.kill(pid, signal.SIGKILL)
@@ -190,8 +196,8 @@ def test_a_run_that_died_with_its_worker_is_found_and_can_be_retried(
     assert retried.returncode == 0, retried.stderr
     assert "a worker of its deployment takes it" in retried.stderr
     served.wait_for(run, "Running")
-    (engine,) = [pid for pid, line in children(served.process.pid) if "prefect.flow_engine" in line]
-    os.kill(engine, signal.SIGKILL)
+    for pid, _ in children(worker_of(served, "local-cpu")):
+        os.kill(pid, signal.SIGKILL)
     served.wait_for(run, "Crashed")
     unknown = deconstruct(served.home, "retry", "no-such-run")
     assert unknown.returncode == 1
