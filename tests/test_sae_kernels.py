@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from deconstruct.sae import cpu_kernels as kernels
 from deconstruct.sae import cpu_sparse as sparse
 from deconstruct.sae.cpu import CpuTopK
-from deconstruct.sae.cpu_pairs import CHUNK_TOKENS, ActivePairs, fold_columns
+from deconstruct.sae.cpu_pairs import CHUNK_TOKENS, ActivePairs, Gradients, fold_columns
 from deconstruct.sae.cpu_threads import even, share
 from deconstruct.sae.cpu_vectors import HALF, WIDTH
 from deconstruct.sae.engine import StepSpec, initial_weights
@@ -132,9 +132,9 @@ def test_decoding_and_gradients(n: int, d_in: int, d_sae: int, threads: int, see
     try:
         pairs = pairs_of(latents, values, d_sae)
         total = pairs.decode(W_dec, bias, x, rows, 2 / n, exact)
-        grads = np.full((2, d_sae, width), 7, np.float32)
-        grad_bias = np.full(d_sae, 7, np.float32)
-        pairs.gradients(rows, *grads, grad_bias)
+        found = Gradients(d_sae, width)
+        found.W_dec[:] = found.W_enc[:] = 7
+        pairs.gradients(rows, W_dec, found)
     finally:
         torch.set_num_threads(before)
 
@@ -153,12 +153,20 @@ def test_decoding_and_gradients(n: int, d_in: int, d_sae: int, threads: int, see
     error = unpacked(np.ascontiguousarray(rows[:, :, 0]), d_in)
     np.testing.assert_allclose(error, expected, rtol=2**-8, atol=1e-4)
     low_centred = torch.from_numpy(centred).bfloat16().double().numpy()
-    np.testing.assert_allclose(grads[0][:, :d_in], 2 / n * dense.T @ error, rtol=1e-3, atol=2e-3)
-    np.testing.assert_allclose(
-        grads[1][:, :d_in], dense_slope.T @ low_centred, rtol=1e-3, atol=3e-3
-    )
-    np.testing.assert_allclose(grad_bias, dense_slope.sum(0), rtol=1e-3, atol=2e-3)
-    assert not grads[:, :, d_in:].any()
+    fires = (dense > 0).any(0)
+    for grad, want in (
+        (found.W_dec, 2 / n * dense.T @ error),
+        (found.W_enc, dense_slope.T @ low_centred),
+    ):
+        np.testing.assert_allclose(grad[fires, :d_in], want[fires], rtol=1e-3, atol=3e-3)
+        assert not grad[fires, d_in:].any()
+        assert (grad[~fires] == 7).all()
+    np.testing.assert_allclose(found.b_enc, dense_slope.sum(0), rtol=1e-3, atol=2e-3)
+    grad_dec, grad_enc = (g[:, :d_in].astype(np.float64) for g in (found.W_dec, found.W_enc))
+    along = np.where(fires, (grad_dec * decoder).sum(1), 0)
+    np.testing.assert_allclose(found.along, along, rtol=1e-3, atol=1e-3)
+    squares = (grad_dec**2 + grad_enc**2).sum(1) + found.b_enc.astype(np.float64) ** 2 - along**2
+    np.testing.assert_allclose(found.squares, np.where(fires, squares, 0), rtol=1e-3, atol=1e-3)
 
 
 def test_pairs_are_sorted_by_latent_and_then_by_token() -> None:
@@ -254,10 +262,11 @@ class Reference:
         touched = (active > 0).any(0)
         if n_dead and spec.k_aux:
             assume(decided(low.masked_fill(~dead, 0), min(spec.k_aux, n_dead)))
-            aux = top(pre.masked_fill(~dead, 0), min(spec.k_aux, n_dead)) @ W_dec
+            chosen = top(pre.masked_fill(~dead, 0), min(spec.k_aux, n_dead))
+            aux = chosen @ W_dec
             weight = spec.aux_coefficient * min(1.0, n_dead / spec.k_aux)
             loss = loss + weight * (aux + error.detach()).square().sum(1).mean()
-            touched = touched | dead
+            touched = touched | (chosen > 0).any(0)
         loss.backward()
         grads = {name: w.grad.clone() for name, w in p.items()}
         unit = p["W_dec"].detach()
@@ -377,7 +386,7 @@ def test_auxk_reaches_encoder_and_decoder_of_dead_latents() -> None:
     engine._state["since_fired"][:32] = 1000
     engine.step(torch.randn(64, 16, generator=torch.Generator().manual_seed(0)) / 4)
     for name in ("W_enc", "W_dec"):
-        assert engine._grad[name][:32].abs().max() > 0, name
+        assert np.abs(getattr(engine._grad, name)[:32]).max() > 0, name
     counts = np.diff(engine._pairs.starts)
     silent = torch.from_numpy(counts == 0)
     without = CpuTopK(
@@ -387,7 +396,7 @@ def test_auxk_reaches_encoder_and_decoder_of_dead_latents() -> None:
     )
     without._state["since_fired"][:32] = 1000
     without.step(torch.randn(64, 16, generator=torch.Generator().manual_seed(0)) / 4)
-    assert without._grad["W_enc"][silent].abs().max() == 0
+    assert torch.equal(without.weights()["W_enc"][:, silent], weights["W_enc"][:, silent])
 
 
 def test_the_bfloat16_copies_are_the_weights_rounded() -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from deconstruct.sae import cpu_kernels as kernels
 from deconstruct.sae import cpu_sparse as sparse
-from deconstruct.sae.cpu_pairs import ActivePairs, fold_columns
+from deconstruct.sae.cpu_pairs import ActivePairs, Gradients, fold_columns
 from deconstruct.sae.cpu_threads import share
 from deconstruct.sae.cpu_vectors import HALF, WIDTH
 from deconstruct.sae.engine import NAMES, StepSpec
@@ -71,13 +71,7 @@ class CpuTopK:
         self._W_dec = np.zeros((slices, F, HALF), np.uint32)
         self._copy_weights()
         self._pairs = ActivePairs(B, F, spec.k)
-        self._grad = {
-            "W_enc": torch.zeros(F, self._width),
-            "b_enc": torch.zeros(F),
-            "W_dec": torch.zeros(F, self._width),
-            "b_dec": torch.zeros(self._width),
-        }
-        self._along, self._squares = np.zeros(F, np.float32), np.zeros(F, np.float64)
+        self._grad = Gradients(F, self._width)
 
     def step(self, z: Tensor) -> None:
         """Train on z, float32 [batch, d_in], in scaled coordinates."""
@@ -92,18 +86,15 @@ class CpuTopK:
         dead_pre = self._encode(dead)
         error = np.empty((spec.batch if len(dead) else 0, self._width), np.float32)
         total = pairs.decode(self._W_dec, bias, x, self._rows, 2 / spec.batch, error)
-        grad = {name: _np(gradient) for name, gradient in self._grad.items()}
-        pairs.gradients(self._rows, grad["W_dec"], grad["W_enc"], grad["b_enc"])
-        if len(dead):
-            self._add_auxk(dead, dead_pre, error)
-        # Reduced over tokens first, so that the encoder's part is a product with one vector.
-        through = self._grad["b_enc"] @ state["W_enc"]
-        self._grad["b_dec"] = torch.from_numpy(total[: spec.d_in]) * (2 / spec.batch) - through
+        pairs.gradients(self._rows, self._W_dec, self._grad)
         fired = torch.from_numpy(np.diff(pairs.starts)) > 0
+        touched = self._add_auxk(dead, dead_pre, error, fired) if len(dead) else fired
+        # Reduced over tokens first, so that the encoder's part is a product with one vector.
+        through = torch.from_numpy(self._grad.b_enc) @ state["W_enc"]
+        grad_b_dec = torch.from_numpy(total[: spec.d_in]) * (2 / spec.batch) - through
+        self._update(done, touched, grad_b_dec)
         state["since_fired"] += spec.batch
         state["since_fired"][fired] = 0
-        fired[dead] = True
-        self._update(done, fired)
         self.losses[done] = float(pairs.squared.mean(dtype=np.float64))
         state["step"] += 1
 
@@ -146,13 +137,16 @@ class CpuTopK:
                 torch.index_select(pre, 1, dead, out=dead_pre[block])
         return dead_pre
 
-    def _add_auxk(self, dead: Tensor, pre: Tensor, error: NDArray[np.float32]) -> None:
+    def _add_auxk(
+        self, dead: Tensor, pre: Tensor, error: NDArray[np.float32], fired: Tensor
+    ) -> Tensor:
         """AuxK: the k_aux strongest dead latents explain what the living ones left over.
 
         Gao et al. 2024, section A.2; the error they explain is a constant to it, and its weight
         shrinks in proportion where fewer than k_aux latents are dead. The same kernels as in the
         main step, over the dead latents numbered 0, 1, ...: dense products over all of the dead
-        take twice the time of the whole step once half of a dictionary is dead.
+        take twice the time of the whole step once half of a dictionary is dead. Returns which
+        latents have a gradient now: bool [F], those that ``fired`` and those chosen here.
         """
         spec, n_dead = self.spec, len(dead)
         weight = spec.aux_coefficient * min(1.0, n_dead / spec.k_aux)
@@ -162,13 +156,14 @@ class CpuTopK:
         none = np.zeros((0, 0), np.float32)
         zero = np.zeros(self._width, np.float32)
         pairs.decode(W_dec, zero, -error, self._rows, 2 * weight / spec.batch, none)
-        grad_dec, grad_enc = np.empty((2, n_dead, self._width), np.float32)
-        grad_bias = np.empty(n_dead, np.float32)
-        pairs.gradients(self._rows, grad_dec, grad_enc, grad_bias)
-        for name, added in (("W_dec", grad_dec), ("W_enc", grad_enc), ("b_enc", grad_bias)):
-            self._grad[name].index_add_(0, dead, torch.from_numpy(added))
+        added = Gradients(n_dead, self._width)
+        pairs.gradients(self._rows, W_dec, added)
+        self._grad.add(added, dead.numpy(), fired[dead].numpy())
+        touched = fired.clone()
+        touched[dead] |= torch.from_numpy(np.diff(pairs.starts)) > 0
+        return touched
 
-    def _update(self, done: int, touched: Tensor) -> None:
+    def _update(self, done: int, touched: Tensor, grad_b_dec: Tensor) -> None:
         """Clip, and let Adam update the rows of the latents that this step ``touched``: bool [F].
 
         A latent without a gradient keeps its weights and its moments, as in torch's SparseAdam,
@@ -177,20 +172,7 @@ class CpuTopK:
         out of the data's reach.
         """
         state, grad, spec = self._state, self._grad, self.spec
-        gradients = (_np(grad["W_dec"]), _np(grad["W_enc"]))
-        share(
-            kernels.square_rows,
-            spec.d_sae,
-            _np(state["W_dec"]),
-            *gradients,
-            self._along,
-            self._squares,
-        )
-        norm = math.sqrt(
-            float(self._squares.sum())
-            + float(grad["b_enc"].double().square().sum())
-            + float(grad["b_dec"].double().square().sum())
-        )
+        norm = math.sqrt(max(0.0, grad.squares.sum()) + float(grad_b_dec.double().square().sum()))
         clip = min(1.0, spec.clip_norm / max(norm, 1e-30))
         state["updates"] += touched
         rates, roots = self._corrections(done, state["updates"])
@@ -199,23 +181,19 @@ class CpuTopK:
         of_b_dec = tuple(_np(t) for t in self._corrections(done, torch.tensor([done + 1])))
         free, no_bits = np.zeros(0, np.float32), np.zeros((0, 0), np.uint16)
         unpacked = np.zeros((0, 0, 0), np.uint32)
-        copies = {
-            "W_enc": (free, _bits(self._W_enc), unpacked),
-            "W_dec": (self._along, no_bits, self._W_dec),
+        plan = {
+            "W_enc": (grad.W_enc, of_rows, free, _bits(self._W_enc), unpacked),
+            "b_enc": (grad.b_enc[:, None], of_rows, free, no_bits, unpacked),
+            "W_dec": (grad.W_dec, of_rows, grad.along, no_bits, self._W_dec),
+            "b_dec": (_np(grad_b_dec)[None], of_b_dec, free, no_bits, unpacked),
         }
-        for name in NAMES:
-            tensors = (state[name], grad[name], state[f"{name}.m"], state[f"{name}.v"])
-            rows = 1 if name == "b_dec" else spec.d_sae
-            share(
-                kernels.adam_rows,
-                rows,
-                *(_np(tensor).reshape(rows, -1) for tensor in tensors),
-                *(of_b_dec if name == "b_dec" else of_rows),
-                *copies.get(name, (free, no_bits, unpacked)),
-                clip,
-                *spec.betas,
-                spec.epsilon,
+        for name, (gradient, pace, *rest) in plan.items():
+            rows = len(gradient)
+            weight, mean, square = (
+                _np(state[f"{name}{end}"]).reshape(rows, -1) for end in ("", ".m", ".v")
             )
+            how = (clip, *spec.betas, spec.epsilon)
+            share(kernels.adam_rows, rows, weight, gradient, mean, square, *pace, *rest, *how)
 
     def _corrections(self, done: int, updates: Tensor) -> tuple[Tensor, Tensor]:
         """Adam's rate over the first moment's bias correction; 1 over the root of the second's."""

@@ -13,7 +13,14 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from deconstruct.sae.cpu_vectors import WIDTH, count_bits, lowest_bit, mask_at_least, pack_row
+from deconstruct.sae.cpu_vectors import (
+    WIDTH,
+    count_bits,
+    lowest_bit,
+    mask_at_least,
+    pack_row,
+    raise_maxima,
+)
 
 Float = NDArray[np.float32]
 Int = NDArray[np.int32]
@@ -74,7 +81,11 @@ def select_topk(  # noqa: PLR0912
         maxima[:] = 0
         for fold in range(folds):
             start = fold * columns
-            for j in range(min(columns, d_sae - start)):
+            count = min(columns, d_sae - start)
+            whole = count // 32 * 32
+            for j in range(0, whole, 32):
+                raise_maxima(maxima.ctypes.data + 2 * j, row.ctypes.data + 2 * (start + j))
+            for j in range(whole, count):
                 maxima[j] = max(maxima[j], row[start + j])
         bound = max(1, _kth_largest(maxima, columns, k, 0))
         found = 0
@@ -110,35 +121,6 @@ def select_topk(  # noqa: PLR0912
         for j in range(filled, k):
             latents[b, j] = 0
             value_bits[b, j] = 0
-
-
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def square_rows(
-    first: int,
-    last: int,
-    W_dec: Float,
-    grad_dec: Float,
-    grad_enc: Float,
-    along: Float,
-    squares: NDArray[np.float64],
-) -> None:
-    """What the update must know of each row before it: its gradients' length and direction.
-
-    along: float32 [F], the decoder gradient's part along its (unit) row. A step that way would be
-    undone by renormalising, so it is left out (Bricken et al. 2023). squares: float64 [F], the
-    squared norms of what remains and of the encoder's gradient, together.
-    """
-    d_in = W_dec.shape[1]
-    for f in range(first, last):
-        dot = np.float32(0)
-        for j in range(d_in):
-            dot += W_dec[f, j] * grad_dec[f, j]
-        total = np.float32(0)
-        for j in range(d_in):
-            across = grad_dec[f, j] - dot * W_dec[f, j]
-            total += across * across + grad_enc[f, j] * grad_enc[f, j]
-        along[f] = dot
-        squares[f] = total
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deconstruct.sae import cpu_kernels as kernels
 from deconstruct.sae import cpu_sparse as sparse
-from deconstruct.sae.cpu_threads import even, share
+from deconstruct.sae.cpu_threads import share
 
 CHUNK_TOKENS = 512
 """Tokens that one pass over a slice of W_dec decodes; fixed, as sums are kept chunk by chunk."""
@@ -96,29 +96,49 @@ class ActivePairs:
         return total
 
     def gradients(
-        self,
-        rows: NDArray[np.uint32],
-        grad_dec: NDArray[np.float32],
-        grad_enc: NDArray[np.float32],
-        grad_b_enc: NDArray[np.float32],
+        self, rows: NDArray[np.uint32], W_dec: NDArray[np.uint32], into: Gradients
     ) -> None:
-        """Fill the gradients of W_dec and W_enc [d_sae, D] and b_enc [d_sae]."""
+        """Fill ``into``; see `cpu_sparse.weight_gradients`."""
         # A range has about as many pairs and rows as any other: common latents cost more.
-        weight = self.starts + 2.0 * np.arange(len(self.starts))
-        shares = np.array(even(len(grad_b_enc), 2 * torch.get_num_threads()), np.float64)
-        cuts = np.searchsorted(weight, weight[-1] * shares / shares[-1]).tolist()
+        d_sae = len(into.b_enc)
+        work = self.starts + 2.0 * np.arange(d_sae + 1)
+        shares = np.linspace(0, work[-1], 2 * torch.get_num_threads() + 1)
+        cuts = [0, *np.searchsorted(work, shares[1:-1]).tolist(), d_sae]
         share(
             sparse.weight_gradients,
-            [0, *cuts[1:-1], len(grad_b_enc)],
+            cuts,
             self.starts,
             self._tokens,
             self._by_value,
             self._by_slope,
             rows,
-            grad_dec,
-            grad_enc,
-            grad_b_enc,
+            W_dec,
+            into.W_dec,
+            into.W_enc,
+            into.b_enc,
+            into.along,
+            into.squares,
         )
+
+
+class Gradients:
+    """Of a latent's weights, [d_sae, D] or [d_sae]; W_dec's still with its part along the row."""
+
+    def __init__(self, d_sae: int, width: int) -> None:
+        self.W_dec, self.W_enc = np.zeros((2, d_sae, width), np.float32)
+        self.b_enc, self.along = np.zeros((2, d_sae), np.float32)
+        self.squares = np.zeros(d_sae)
+
+    def add(self, other: Gradients, latents: NDArray[np.int64], also: NDArray[np.bool_]) -> None:
+        """Add other's gradients of some latents; those not ``also`` in here had none so far."""
+        for name in ("W_dec", "W_enc", "b_enc", "along"):
+            own, new = getattr(self, name), getattr(other, name)
+            own[latents[~also]] = new[~also]
+            own[latents[also]] += new[also]
+        self.squares[latents] = -(self.along[latents].astype(np.float64) ** 2)
+        for name in ("W_dec", "W_enc", "b_enc"):
+            rows = getattr(self, name)[latents].reshape(len(latents), -1)
+            self.squares[latents] += np.einsum("fd,fd->f", rows, rows)
 
 
 def fold_columns(d_sae: int, k: int) -> int:

@@ -148,7 +148,7 @@ def group_by_latent(
                 by_slope[place] = slope[b, i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def weight_gradients(
     first: int,
     last: int,
@@ -157,30 +157,58 @@ def weight_gradients(
     by_value: Float,
     by_slope: Float,
     rows: Packed,
+    W_dec: Packed,
     grad_dec: Float,
     grad_enc: Float,
     grad_b_enc: Float,
+    along: Float,
+    squares: NDArray[np.float64],
 ) -> None:
     """Gradients of W_dec, W_enc (both [F, D]) and b_enc [F], from pairs sorted by latent.
 
     grad_dec[f] = sum value * error[token], grad_enc[f] = sum slope * centred[token], for
-    rows [S, B, 2, HALF] = packed (error, centred). Zero where a latent did not fire.
+    rows [S, B, 2, HALF] = packed (error, centred). Rows of both are left as they were where a
+    latent did not fire.
+
+    While a row is at hand, along [F] = grad_dec . W_dec, with W_dec packed [S, F, HALF]: the part
+    along a decoder row of unit norm, which renormalising would undo, so that it is to be left out
+    (Bricken et al. 2023). squares [F]: squared norm of all gradients of a latent but that part.
     """
+    itself = np.zeros(1, np.int32)
+    for f in range(first, last):
+        along[f] = 0
+        squares[f] = 0
     for s in range(rows.shape[0]):
         table = rows[s].ctypes.data
         for f in range(first, last):
             place, count = starts[f], starts[f + 1] - starts[f]
+            if count == 0:
+                continue
+            into_dec = grad_dec[f, s * WIDTH :]
+            into_enc = grad_enc[f, s * WIDTH :]
             add_row_pairs(
                 table,
                 tokens[place:].ctypes.data,
                 by_value[place:].ctypes.data,
                 by_slope[place:].ctypes.data,
                 count,
-                grad_dec[f, s * WIDTH :].ctypes.data,
-                grad_enc[f, s * WIDTH :].ctypes.data,
+                into_dec.ctypes.data,
+                into_enc.ctypes.data,
             )
+            dot_rows(
+                W_dec[s, f].ctypes.data,
+                itself.ctypes.data,
+                1,
+                into_dec.ctypes.data,
+                along[f:].ctypes.data,
+            )
+            total = np.float32(0)
+            for j in range(WIDTH):
+                total += into_dec[j] * into_dec[j] + into_enc[j] * into_enc[j]
+            squares[f] += total
     for f in range(first, last):
         total = np.float32(0)
         for place in range(starts[f], starts[f + 1]):
             total += by_slope[place]
         grad_b_enc[f] = total
+        squares[f] += total * total - along[f] * along[f]

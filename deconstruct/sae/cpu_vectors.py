@@ -214,6 +214,19 @@ def mask_at_least(_: Any, address: Any, bound: Any) -> tuple[Any, Any]:
 
 
 @intrinsic
+def raise_maxima(_: Any, maxima: Any, address: Any) -> tuple[Any, Any]:
+    """Each of the 32 int16 ``maxima`` becomes at least the number at its place at ``address``."""
+
+    def generate(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        old, new = (_load(b, place, _SHORTS) for place in args)
+        larger = b.select(b.icmp_signed(">", new, old), new, old)
+        b.store(larger, b.inttoptr(args[0], _SHORTS.as_pointer()), align=2)
+        return context.get_dummy_value()
+
+    return _addresses(2), generate
+
+
+@intrinsic
 def count_bits(_: Any, mask: Any) -> tuple[Any, Any]:
     """How many bits of a uint32 are set."""
 
