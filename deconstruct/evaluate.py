@@ -30,6 +30,7 @@ from deconstruct.progress import track
 from deconstruct.reader import ActivationReader
 from deconstruct.sae import formats
 from deconstruct.sae.model import SparseAutoencoder
+from deconstruct.sae.stage import output_of
 from deconstruct.site import Site
 from deconstruct.splice import Text, spliced_losses
 from deconstruct.unembed import feature_logits
@@ -136,7 +137,8 @@ def evaluate(
     """Judge an SAE: ``metrics``, ``density_histogram``, ``token_errors``, ``feature_logits``.
 
     Reconstruction is judged on every recorded token of the test split, the language model's
-    losses on ``config.max_documents`` of its documents, drawn evenly.
+    losses on ``config.max_documents`` of its documents, drawn evenly. A transcoder is judged by
+    what it reconstructs: its output site's activations, which it replaces in the model.
 
     dtype: ``auto`` runs the model as it ran when the activations were recorded. Any other but
     that raises ``ConfigError``: the SAE would be spliced into another stream than it was made for.
@@ -146,10 +148,11 @@ def evaluate(
         arithmetic = _dtype_of(activations, dtype)
         where = pick_device(device)
         dictionary = formats.load(sae.path).to(where)
+        output = output_of(store, sae)
         rows: list[dict[str, Any]] = []
-        rows += _reconstruction(dictionary, corpus, activations, config, draft, where)
+        rows += _reconstruction(dictionary, corpus, activations, output, config, draft, where)
         lm = load(model, arithmetic, where)
-        rows += _losses(dictionary, lm, corpus, activations, config, where)
+        rows += _losses(dictionary, lm, corpus, activations, output, config, where)
         rows += _density(latents, draft)
         _logits(dictionary, lm, corpus, draft)
         with draft.writing("metrics.parquet") as path:
@@ -163,13 +166,15 @@ def _reconstruction(
     sae: SparseAutoencoder,
     corpus: Artifact,
     activations: Artifact,
+    output: Artifact | None,
     config: EvaluationConfig,
     draft: Draft,
     device: str,
 ) -> list[dict[str, Any]]:
     """Metrics of x' against x over the test rows; writes ``token_errors.parquet``."""
     reader = ActivationReader(activations, "test")
-    found = fidelity(reader, sae, int(corpus.facts["documents"]), device)
+    wanted = ActivationReader(output, "test") if output else None
+    found = fidelity(reader, sae, int(corpus.facts["documents"]), device, wanted)
     with draft.writing("token_errors.parquet") as path:
         _write(found.tokens, path)
     draft.rows["token_errors.parquet"] = len(found.tokens)
@@ -181,6 +186,7 @@ def _losses(
     lm: torch.nn.Module,
     corpus: Artifact,
     activations: Artifact,
+    output: Artifact | None,
     config: EvaluationConfig,
     device: str,
 ) -> list[dict[str, Any]]:
@@ -190,11 +196,13 @@ def _losses(
     if not texts:
         log.warning("no held-out document is long enough to predict a token in; no losses")
         return []
-    site = Site.parse(str(activations.facts["site"]))
-    mean = torch.from_numpy(ActivationReader(activations).moments.mean).float().to(device)
+    source = Site.parse(str(activations.facts["site"]))
+    site = Site.parse(str((output or activations).facts["site"]))
+    moments = ActivationReader(output or activations).moments
+    mean = torch.from_numpy(moments.mean).float().to(device)
     total = sum(len(text.ids) for text in texts)
     with track("splicing", total, "tokens") as advance:
-        sums = vars(spliced_losses(lm, site, texts, sae, mean, advance))
+        sums = vars(spliced_losses(lm, site, texts, sae, mean, advance, source))
     whole = {"fvu_with_first": (_fvu, "share", _WITH_FIRST)}
     predictions, positions = int(sums["predictions"].sum()), int(sums["positions"].sum())
     return _rows(_LOSS, sums, config, predictions) + _rows(whole, sums, config, positions)

@@ -126,15 +126,18 @@ class Geometry:
 
     @classmethod
     def of(cls, W_enc: Tensor, W_dec: Tensor) -> Geometry:
-        """W_enc: [d_in, d_sae]. W_dec: [d_sae, d_in]. Cosines come block by block.
+        """W_enc: [d_in, d_sae]. W_dec: [d_sae, d_out]. Cosines come block by block.
 
-        A row of zeros has the cosine 0 with every other.
+        A row of zeros has the cosine 0 with every other. A transcoder's encoder and decoder lie
+        in the spaces of two sites; their cosine is 0 where those differ in width.
         """
         decoder = W_dec.detach().float()
         encoder = W_enc.detach().float().T
         norm = decoder.norm(dim=1)
         unit = torch.nn.functional.normalize(decoder, dim=1)
-        aligned = (torch.nn.functional.normalize(encoder, dim=1) * unit).sum(1)
+        aligned = torch.zeros(len(unit), device=unit.device)
+        if encoder.shape == unit.shape:
+            aligned = (torch.nn.functional.normalize(encoder, dim=1) * unit).sum(1)
         d_sae = len(unit)
         step = max(1, BLOCK_COSINES // d_sae)
         nearest = torch.empty(d_sae, dtype=torch.int64, device=unit.device)

@@ -6,6 +6,7 @@ on no batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deconstruct.progress import track
-from deconstruct.reader import ActivationReader
+from deconstruct.reader import ActivationReader, Block
 from deconstruct.sae.model import SparseAutoencoder
 
 TOKEN_ERRORS = pa.schema(
@@ -31,9 +32,15 @@ class Fidelity:
 
 
 def fidelity(
-    reader: ActivationReader, sae: SparseAutoencoder, documents: int, device: str
+    reader: ActivationReader,
+    sae: SparseAutoencoder,
+    documents: int,
+    device: str,
+    output: ActivationReader | None = None,
 ) -> Fidelity:
     """Encode and decode a split. documents: of the whole corpus.
+
+    output: the rows that a transcoder reconstructs, x below; none: those of ``reader``.
 
     Sums by document: ``error`` of |x - x'|^2, ``variance`` of |x - mean|^2 about the mean of all
     rows of the split, ``inner`` of x.x', ``squares_in`` and ``squares_out`` of |x|^2 and |x'|^2,
@@ -41,7 +48,8 @@ def fidelity(
     """
     sums: dict[str, NDArray[np.float64]] = {}
     errors: list[pa.Table] = []
-    total = np.zeros(reader.d_in)
+    output = output or reader
+    total = np.zeros(output.d_in)
 
     def add(doc_id: NDArray[np.uint32], **values: NDArray[np.float64]) -> None:
         for name, own in values.items():
@@ -49,13 +57,13 @@ def fidelity(
             sums[name] = sums[name] + added if name in sums else added
 
     with track("evaluation", reader.rows, "tokens") as advance:
-        for block in reader.rows_in_order():
-            x = block.activation.to(device)
+        for block, wanted in _pairs(reader, output):
+            x, y = block.activation.to(device), wanted.to(device)
             sparse = sae.encode_sparse(x)
-            values = per_token(x, sae.decode(sparse))
+            values = per_token(y, sae.decode(sparse, x))
             values["fires"] = sparse.offsets.diff().double().cpu().numpy()
             add(block.doc_id, tokens=np.ones(len(block)), **values)
-            total += x.double().sum(0).cpu().numpy()
+            total += y.double().sum(0).cpu().numpy()
             columns = (block.token_index, values["error"], values["squares_in"])
             errors.append(
                 pa.Table.from_arrays(
@@ -68,13 +76,23 @@ def fidelity(
             )
             advance(len(block))
     mean = total / reader.rows
-    for block in reader.rows_in_order():  # once more, about the mean of these very rows
+    for block in output.rows_in_order():  # once more, about the mean of these very rows
         centred = block.activation.double().numpy() - mean
         add(block.doc_id, variance=np.einsum("nd,nd->n", centred, centred))
     seen = sums["tokens"] > 0
     by_document = {name: own[seen] for name, own in sums.items()}
-    by_document["elements"] = by_document["tokens"] * reader.d_in
+    by_document["elements"] = by_document["tokens"] * output.d_in
     return Fidelity(by_document, pa.concat_tables(errors).sort_by("token_index").combine_chunks())
+
+
+def _pairs(reader: ActivationReader, output: ActivationReader) -> Iterator[tuple[Block, Tensor]]:
+    """Blocks of one reader with the other's activations of the same rows."""
+    if output is reader:
+        yield from ((block, block.activation) for block in reader.rows_in_order())
+        return
+    reader.check_rows(output)
+    both = zip(reader.rows_in_order(), output.rows_in_order(), strict=True)
+    yield from ((block, wanted.activation) for block, wanted in both)
 
 
 def per_token(x: Tensor, out: Tensor) -> dict[str, NDArray[np.float64]]:

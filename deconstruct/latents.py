@@ -122,7 +122,7 @@ class _Encoding:
         from deconstruct.reader import ActivationReader
 
         readers = [ActivationReader(activations, split) for split in ("train", "test")]
-        d_sae, d_in = self.sae.W_dec.shape
+        d_sae, d_in = self.sae.d_sae, self.sae.d_in
         if readers[0].d_in != d_in:
             raise DataError(
                 f"the SAE takes activations of width {d_in} and {activations.path} holds width "
@@ -176,13 +176,11 @@ class _Encoding:
 
     def _new_blocks(self, reader: ActivationReader, advance: Advance) -> Iterator[Block]:
         """Blocks of the shards whose firings are not known. A shard is known whole or not."""
-        from deconstruct.reader import Block
-
-        for shard, group in reader.groups:
-            if self.known and shard.documents(group)[0] < self.known:
-                advance(shard.group_rows[group])
+        for part in reader.groups:
+            if self.known and part.doc_id()[0] < self.known:
+                advance(part.stop - part.start)
             else:
-                yield Block(*shard.block(group))
+                yield part.block()
 
     def _encode(self, blocks: Iterator[Block], buckets: Buckets, advance: Advance) -> None:
         """Pass 1: firings of each block into the buckets of their documents."""

@@ -12,8 +12,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import accumulate
+from threading import Lock
 
 import numpy as np
 import torch
@@ -22,7 +25,7 @@ from torch import Tensor
 
 from deconstruct.artifact import Artifact
 from deconstruct.errors import DataError
-from deconstruct.shards import Moments, Rows, ShardFile
+from deconstruct.shards import SOURCE_COLUMNS, Moments, Rows, ShardFile
 
 POOL_BYTES = 1 << 30
 """A pool takes at most this much memory as float32; two pools are held at a time."""
@@ -38,6 +41,35 @@ class Block(Rows):
         object.__setattr__(self, "activation", activation)
 
 
+@dataclass(frozen=True)
+class Part:
+    """Rows start:stop of one row group of a shard."""
+
+    shard: ShardFile
+    group: int
+    start: int
+    stop: int
+
+    def activation(self) -> Tensor:
+        """Activations: float32 [stop - start, d_in]."""
+        return self.shard.activation(self.group)[self.start : self.stop]
+
+    def token_index(self) -> NDArray[np.uint64]:
+        """Which tokens they are of."""
+        return self.shard.column(self.group, "token_index")[self.start : self.stop]
+
+    def doc_id(self) -> NDArray[np.uint32]:
+        """Which documents they are of."""
+        return self.shard.column(self.group, "doc_id")[self.start : self.stop]
+
+    def block(self) -> Block:
+        """The rows whole."""
+        rows, activation = self.shard.block(self.group)
+        own = slice(self.start, self.stop)
+        columns = (getattr(rows, name)[own] for name in SOURCE_COLUMNS)
+        return Block(Rows(*columns), activation[own])
+
+
 class ActivationReader:
     """One split (``train`` or ``test``) of an activations artifact."""
 
@@ -50,9 +82,55 @@ class ActivationReader:
         if not self.shards:
             raise DataError(f"{artifact.path} has no shards of split {split!r}")
         self.d_in = self.shards[0].d_in
-        self.groups = [(s, g) for s in self.shards for g in range(len(s.group_rows))]
-        self.group_rows = np.array([n for s in self.shards for n in s.group_rows])
+        self._take([Part(s, g, 0, n) for s in self.shards for g, n in enumerate(s.group_rows)])
+
+    def _take(self, groups: list[Part]) -> None:
+        self._whole: Tensor | None = None
+        self._decoding = Lock()
+        self.groups = groups
+        self.group_rows = np.array([part.stop - part.start for part in groups])
         self.rows = int(self.group_rows.sum())
+
+    def hold_out(self, share: float) -> tuple[ActivationReader, ActivationReader]:
+        """The rows but for about ``share`` of them, and those: the last documents as they lie.
+
+        Documents were laid out at random, and none is on both sides. Raises ``DataError`` if a
+        side is left empty.
+        """
+        doc_id = np.concatenate([part.doc_id() for part in self.groups])
+        starts = np.flatnonzero(np.diff(doc_id)) + 1
+        cut = int(np.searchsorted(starts, (1 - share) * self.rows))
+        if cut == len(starts):
+            raise DataError(
+                f"sae.held_out_share = {share} of split {self.split!r} is less than its last "
+                "document; raise it, or record more text"
+            )
+        ends = np.cumsum(self.group_rows)
+        sides: tuple[list[Part], list[Part]] = ([], [])
+        for part, end in zip(self.groups, ends, strict=True):
+            middle = int(np.clip(part.stop - (end - starts[cut]), part.start, part.stop))
+            for side, start, stop in ((0, part.start, middle), (1, middle, part.stop)):
+                if start < stop:
+                    sides[side].append(Part(part.shard, part.group, start, stop))
+        views = (copy(self), copy(self))
+        for view, parts in zip(views, sides, strict=True):
+            view._take(parts)
+        return views
+
+    def whole(self) -> Tensor:
+        """Every row in memory, float32 [rows, d_in]: decoded once, whoever asks."""
+        with self._decoding:
+            if self._whole is None:
+                self._whole = self.decode(np.arange(len(self.groups)))
+            return self._whole
+
+    def decode(self, groups: NDArray[np.int64]) -> Tensor:
+        """Rows of some groups, one after another: float32 [rows, d_in]."""
+        ends = [0, *accumulate(int(self.group_rows[g]) for g in groups)]
+        rows = torch.empty(ends[-1], self.d_in)
+        for place, group in enumerate(groups):
+            rows[ends[place] : ends[place + 1]] = self.groups[group].activation()
+        return rows
 
     @cached_property
     def moments(self) -> Moments:
@@ -60,19 +138,41 @@ class ActivationReader:
         rows = int(self.artifact.facts["train_rows"])
         return Moments.load(self.artifact.file("moments.safetensors"), rows)
 
-    def batches(self, batch_size: int, seed: int, pool_bytes: int = POOL_BYTES) -> BatchSource:
-        """Shuffled batches of ``batch_size`` rows, without end. Raises ``DataError``."""
+    def batches(
+        self,
+        batch_size: int,
+        seed: int,
+        pool_bytes: int = POOL_BYTES,
+        beside: ActivationReader | None = None,
+    ) -> BatchSource:
+        """Shuffled batches of ``batch_size`` rows, without end. Raises ``DataError``.
+
+        beside: a reader of the same rows at another site (`check_rows`), whose batches, given
+        this one in turn, hold the same rows in the same order.
+        """
         if batch_size > self.rows:
             raise DataError(
                 f"sae.batch_size = {batch_size} is more than the {self.rows} recorded tokens of "
                 f"split {self.split!r}; lower it, or record more text"
             )
-        return BatchSource(self, batch_size, seed, max(1, pool_bytes // (4 * self.d_in)))
+        width = max(self.d_in, beside.d_in) if beside else self.d_in
+        return BatchSource(self, batch_size, seed, max(1, pool_bytes // (4 * width)))
+
+    def check_rows(self, other: ActivationReader) -> None:
+        """Raise ``DataError`` unless the other holds the same tokens, row for row."""
+        pairs = zip(self.groups, other.groups, strict=False)
+        if not np.array_equal(self.group_rows, other.group_rows) or any(
+            not np.array_equal(own.token_index(), theirs.token_index()) for own, theirs in pairs
+        ):
+            raise DataError(
+                f"{self.artifact.path} and {other.artifact.path} do not hold the same tokens in "
+                "the same order; extract both sites in one run, from one corpus"
+            )
 
     def rows_in_order(self) -> Iterator[Block]:
         """Every row, a row group at a time, shard after shard."""
-        for shard, group in self.groups:
-            yield Block(*shard.block(group))
+        for part in self.groups:
+            yield part.block()
 
 
 class BatchSource:
@@ -148,17 +248,11 @@ class BatchSource:
         key = (epoch, pool)
         if key not in self._pools:
             groups = self._plan(epoch).pools[pool]
-            self._pools[key] = self._loader.submit(self._decode, groups)
+            whole = self._plan(epoch).whole
+            read = self.reader.whole if whole else partial(self.reader.decode, groups)
+            self._pools[key] = self._loader.submit(read)
         self._pools.move_to_end(key)
         return self._pools[key]
-
-    def _decode(self, groups: NDArray[np.int64]) -> Tensor:
-        ends = [0, *accumulate(int(self.reader.group_rows[g]) for g in groups)]
-        rows = torch.empty(ends[-1], self.reader.d_in)
-        for place, group in enumerate(groups):
-            shard, own = self.reader.groups[group]
-            rows[ends[place] : ends[place + 1]] = shard.activation(own)
-        return rows
 
 
 class _Epoch:

@@ -94,10 +94,10 @@ class ShardFile:
         """Activations of one row group: float32 [rows, d_in]."""
         return self._decode(self._read(group, ["activation"]))
 
-    def documents(self, group: int) -> NDArray[np.uint32]:
-        """The doc_id of each row of one row group; activations are not read."""
-        ids: NDArray[np.uint32] = self._read(group, ["doc_id"])["doc_id"].to_numpy()
-        return ids
+    def column(self, group: int, name: str) -> NDArray[Any]:
+        """One of `SOURCE_COLUMNS` of one row group: [rows]."""
+        values: NDArray[Any] = self._read(group, [name])[name].to_numpy()
+        return values
 
     def block(self, group: int) -> tuple[Rows, Tensor]:
         """One row group whole."""

@@ -68,11 +68,13 @@ def spliced_losses(
     reconstruct: Reconstruct,
     mean: Tensor,
     advance: Advance,
+    source: Site | None = None,
 ) -> Losses:
     """Run the model four times over each document.
 
-    reconstruct: float32 [n, d_in] -> [n, d_in]. mean: [d_in]. Memory: one batch's logits a
-    variant, and [documents, d_in] in float64.
+    reconstruct: float32 [n, d_in] -> [n, d_out], from activations at ``source`` (none: at ``site``
+    itself) to those at ``site``, which it replaces. mean: [d_out], at ``site``. Memory: one
+    batch's logits a variant, and [documents, d_out] in float64.
     """
     sums: dict[int, list[float]] = {}
     shifted: dict[int, NDArray[np.float64]] = {}
@@ -80,7 +82,9 @@ def spliced_losses(
     for batch in _equal_lengths(texts):
         ids = torch.from_numpy(np.stack([text.ids for text in batch])).to(device)
         recorded = torch.from_numpy(np.stack([text.recorded for text in batch])).to(device)
-        losses, kl, stream = _variants(model, site, ids, recorded, reconstruct, mean)
+        losses, kl, stream, read = _variants(
+            model, site, source or site, ids, recorded, reconstruct, mean
+        )
         predicted = recorded[:, :-1]
         for row, text in enumerate(batch):
             chosen = predicted[row]
@@ -88,7 +92,7 @@ def spliced_losses(
             own += [float(losses[v][row][chosen].double().sum()) for v in VARIANTS]
             own.append(float(kl[row][chosen].double().sum()))
             x = stream[row].float()
-            error = float(per_token(x, reconstruct(x))["error"].sum())
+            error = float(per_token(x, reconstruct(read[row].float()))["error"].sum())
             # About the train mean first; the mean of these documents is known at the end.
             centred = x.double() - mean.double()
             sums[text.doc_id] = [*own, len(x), error, float(centred.square().sum())]
@@ -106,16 +110,23 @@ def spliced_losses(
 def _variants(
     model: nn.Module,
     site: Site,
+    source: Site,
     ids: Tensor,
     recorded: Tensor,
     reconstruct: Reconstruct,
     mean: Tensor,
-) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Loss of each prediction [batch, length - 1] a variant, KL likewise, clean activations."""
+) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+    """Loss of each prediction [batch, length - 1] a variant, KL likewise, clean activations at
+    ``site`` and at ``source``."""
     kept: list[Tensor] = []
+    read: list[Tensor] = []
 
     def keep(activation: Tensor) -> Tensor:
         kept.append(activation)
+        return activation
+
+    def note(activation: Tensor) -> Tensor:
+        read.append(activation)
         return activation
 
     def put(what: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -132,15 +143,18 @@ def _variants(
         return logits[:, :-1]
 
     targets = ids[:, 1:]
-    clean = with_(keep)
+    with replacing(model, source, note):
+        clean = with_(keep)
     losses = {"clean": _loss(clean, targets)}
-    spliced = with_(put(lambda x: reconstruct(x.float())))
+    # What comes before the site is clean there too, so that the first pass has read its source.
+    out = reconstruct(read[0][recorded].float())
+    spliced = with_(put(lambda _: out))
     losses["spliced"] = _loss(spliced, targets)
     divergence = _divergence(clean, spliced)
     del clean, spliced
     losses["zero"] = _loss(with_(put(torch.zeros_like)), targets)
     losses["mean"] = _loss(with_(put(lambda x: mean.to(x).expand_as(x))), targets)
-    return losses, divergence, kept[0]
+    return losses, divergence, kept[0], read[0]
 
 
 def _loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -82,11 +82,20 @@ def pipeline(
         config.model.dtype,
         device,
     )
+    by_site = {str(activity.facts["site"]): activity for activity in recorded}
+    output = by_site.pop(config.sae.output_site or "", None)
     return [
         _take_apart(
-            config, Stages(root, list(shared.outcomes)), model, texts, activity, started, device
+            config,
+            Stages(root, list(shared.outcomes)),
+            model,
+            texts,
+            activity,
+            output,
+            started,
+            device,
         )
-        for activity in recorded
+        for activity in by_site.values()
     ]
 
 
@@ -106,15 +115,24 @@ def _take_apart(
     model: ResolvedModel,
     texts: Artifact,
     activity: Artifact,
+    output: Artifact | None,
     started: datetime,
     device: str,
 ) -> SiteResult:
-    """The stages of one hook site, from its activations to the store."""
+    """The stages of one hook site, from its activations to the store.
+
+    output: the activations that a transcoder makes of them; None: an autoencoder.
+    """
     site = str(activity.facts["site"])
     if len(config.activations.sites) > 1:
         log.info("-- %s", site)
     dictionary = stages.run(
-        sae, sae_stage.recipe(config.sae, activity), config.sae, Ref.of(activity), device
+        sae,
+        sae_stage.recipe(config.sae, activity, output),
+        config.sae,
+        Ref.of(activity),
+        Ref.of(output) if output else None,
+        device,
     )
     firings = stages.run(
         latents,

@@ -23,14 +23,13 @@ def run_name() -> str:
 def name_of(config: RunConfig) -> str:
     """The name of a run of ``config``."""
     sites = "+".join(config.activations.sites)
-    return f"{_model(config)} {sites} {config.sae.architecture}-{_sparsity(config)}"
+    return f"{_model(config)} {sites} {config.sae.label()}"
 
 
 def tags_of(config: RunConfig) -> list[str]:
     """Model, layers, kind of SAE and its sparsity, to filter runs by."""
     layers = {f"layer-{Site.parse(site).layer}" for site in config.activations.sites}
-    architecture = config.sae.architecture
-    return [_model(config), *sorted(layers), architecture, f"{architecture}-{_sparsity(config)}"]
+    return [_model(config), *sorted(layers), config.sae.architecture, config.sae.label()]
 
 
 def tag(config: RunConfig) -> None:
@@ -78,7 +77,3 @@ def show_results(store: ArtifactStore, run_id: str, site: str) -> None:
 
 def _model(config: RunConfig) -> str:
     return config.model.name.rstrip("/").split(":")[-1].split("/")[-1]
-
-
-def _sparsity(config: RunConfig) -> float:
-    return config.sae.k if config.sae.architecture == "topk" else config.sae.l1_coefficient

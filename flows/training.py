@@ -13,7 +13,16 @@ from tasks.stage import Ref
 
 
 @flow(name="train", persist_result=True, result_serializer="json")
-def train(home: str, config: SaeConfig, activations: Ref, device: str = "auto") -> Ref:
-    """Train an SAE on activations in the shared data root ``home``; returns its artifact's name."""
+def train(
+    home: str,
+    config: SaeConfig,
+    activations: Ref,
+    output: Ref | None = None,
+    device: str = "auto",
+) -> Ref:
+    """Train an SAE on activations in the shared data root ``home``; returns its artifact's name.
+
+    output: activations of another site, for a transcoder.
+    """
     hold_lock(Path(home))
-    return train_here(home, config, activations, device)
+    return train_here(home, config, activations, output, device)

@@ -21,7 +21,12 @@ GPU_DEPLOYMENT = "train/gpu"
 
 @stage_task("sae", tags=["training"])
 def sae(
-    recipes: list[Recipe], home: str, config: SaeConfig, activations: Ref, device: str
+    recipes: list[Recipe],
+    home: str,
+    config: SaeConfig,
+    activations: Ref,
+    output: Ref | None,
+    device: str,
 ) -> list[Ref]:
     """Train the SAE of ``recipes[0]``: on the GPU pool if a worker of it is online, else here.
 
@@ -30,14 +35,17 @@ def sae(
     """
     if device == "auto" and _gpu_worker_online():
         log.info("sae          goes to a worker of pool %r", GPU_POOL)
-        return [_train_on_gpu_pool(recipes[0], home, config, activations)]
-    return [train_here(home, config, activations, device)]
+        return [_train_on_gpu_pool(recipes[0], home, config, activations, output)]
+    return [train_here(home, config, activations, output, device)]
 
 
-def train_here(home: str, config: SaeConfig, activations: Ref, device: str) -> Ref:
+def train_here(
+    home: str, config: SaeConfig, activations: Ref, output: Ref | None, device: str
+) -> Ref:
     """Train in this process."""
     store = ArtifactStore(home)
-    return Ref.of(library.train(store, config, activations.open(store), device=device))
+    onto = output.open(store) if output else None
+    return Ref.of(library.train(store, config, activations.open(store), onto, device=device))
 
 
 def _gpu_worker_online() -> bool:
@@ -45,12 +53,15 @@ def _gpu_worker_online() -> bool:
         return online_workers(client, GPU_POOL) > 0
 
 
-def _train_on_gpu_pool(recipe: Recipe, home: str, config: SaeConfig, activations: Ref) -> Ref:
+def _train_on_gpu_pool(
+    recipe: Recipe, home: str, config: SaeConfig, activations: Ref, output: Ref | None
+) -> Ref:
     """Artifacts pass by reference: the worker shares the data root."""
     parameters = {
         "home": home,
         "config": config.model_dump(mode="json"),
         "activations": activations.model_dump(),
+        "output": output.model_dump() if output else None,
     }
     run = run_on_pool(GPU_POOL, GPU_DEPLOYMENT, parameters, f"sae {recipe.key[:12]}")
     if run.state is None or not run.state.is_completed():

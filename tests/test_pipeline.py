@@ -63,7 +63,7 @@ def test_the_second_run_is_answered_from_cache_stage_by_stage(finished: Path, co
     ("where", "done"),
     [
         ("deconstruct.shards:write:3", ["corpus"]),
-        ("deconstruct.sae.train:_save:30", ["corpus", "activations"]),
+        ("deconstruct.sae.member:_save:30", ["corpus", "activations"]),
         ("deconstruct.store.rewrite:_replace:1", list(STAGES)),
     ],
     ids=["extraction", "training", "publishing"],

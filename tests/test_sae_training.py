@@ -8,18 +8,24 @@ import numpy as np
 import pytest
 import torch
 
+from deconstruct.activations import extract
 from deconstruct.artifact import Artifact, ArtifactStore
-from deconstruct.config import SaeConfig
-from deconstruct.errors import DataError
+from deconstruct.config import ActivationsConfig, EvaluationConfig, LatentsConfig, SaeConfig
+from deconstruct.errors import ConfigError, DataError
+from deconstruct.evaluate import evaluate
+from deconstruct.latents import encode
+from deconstruct.model import ResolvedModel
 from deconstruct.reader import ActivationReader
+from deconstruct.sae import member as training
 from deconstruct.sae import stage
-from deconstruct.sae import train as training
+from deconstruct.sae.control import learning_rates
 from deconstruct.sae.engine import StepSpec, initial_weights
 from deconstruct.sae.formats import load
-from deconstruct.sae.train import learning_rates, train
+from deconstruct.sae.train import Output, train
 from deconstruct.shards import Moments
 
 D_IN, TRUE_LATENTS = 32, 64
+OTHERS = ("batchtopk", "matryoshka", "jumprelu", "gated", "relu")
 
 
 class Planted:
@@ -82,11 +88,68 @@ def test_topk_recovers_a_planted_dictionary(
     assert rows[-1].fvu < rows[0].fvu / 5
 
 
+@pytest.mark.parametrize("architecture", ["batchtopk", "matryoshka", "jumprelu", "gated"])
+def test_the_others_recover_a_planted_dictionary(tmp_path: Path, architecture: str) -> None:
+    """The trained SAE, with the threshold that it has learned, on data it has not seen."""
+    data = Planted(512)
+    more = {"penalty": 0.004} if architecture == "jumprelu" else {}
+    config = settings(architecture=architecture, **more)
+    sae, rows = train(data, data.moments, config, tmp_path)
+    held_out = data.at(10_000)
+    residual = (sae(held_out) - held_out).square().sum() / (
+        (held_out - held_out.mean(0)).square().sum()
+    )
+    l0 = float((sae.encode(held_out) > 0).float().sum(1).mean())
+    assert float((matched(sae.W_dec, data) > 0.9).float().mean()) > 0.9
+    assert float(residual) < 0.12
+    assert rows[-1].fvu == pytest.approx(float(residual), abs=0.03)
+    assert l0 == pytest.approx(rows[-1].l0, rel=0.1)
+    if architecture in ("batchtopk", "matryoshka"):
+        assert l0 == pytest.approx(3, rel=0.1)
+
+
+@pytest.mark.parametrize(("architecture", "target"), [("relu", 4), ("gated", 4), ("jumprelu", 3)])
+def test_the_penalty_is_steered_to_a_target(
+    tmp_path: Path, architecture: str, target: float
+) -> None:
+    """From a default penalty that ends elsewhere; the planted L0 is 3."""
+    data = Planted(512)
+    config = settings(architecture=architecture, target_l0=target, tokens=512 * 250)
+    _, rows = train(data, data.moments, config, tmp_path)
+    assert rows[-1].l0 == pytest.approx(target, rel=0.15)
+    assert rows[-1].fvu < 0.5
+
+
+def test_a_transcoder_learns_the_map_between_two_sites(tmp_path: Path) -> None:
+    """The output is a sparse function of the input, and a linear one besides."""
+
+    class Onto(Planted):
+        def at(self, step: int) -> torch.Tensor:
+            x = super().at(step) - self.centre
+            code = (x @ self.directions.T - 0.9).relu()
+            return code @ self.directions.roll(7, 1) + x.roll(3, 1) * 0.5 - 3
+
+    data, onto = Planted(512), Onto(512)
+    rows = torch.cat([onto.at(-step) for step in range(1, 5)]).double().numpy()
+    output = Output(onto, Moments(len(rows), rows.mean(0), rows.var(0)))
+    ends = []
+    for connected in (False, True):
+        config = settings(k=6, output_site="2.mlp_out", skip_connection=connected, tokens=512 * 250)
+        folder = _folder(tmp_path / str(connected))
+        sae, log = train(data, data.moments, config, folder, output=output)
+        x, y = data.at(9999), onto.at(9999)
+        residual = (sae(x) - y).square().sum() / (y - y.mean(0)).square().sum()
+        assert log[-1].fvu == pytest.approx(float(residual), abs=0.03)
+        ends.append(float(residual))
+    assert ends[1] < 0.25
+    assert ends[1] < ends[0] - 0.02
+
+
 def test_relu_recovers_a_planted_dictionary(tmp_path: Path) -> None:
     data = Planted(512)
     ends = []
     for coefficient in (0.1, 0.4):
-        config = settings(architecture="relu", l1_coefficient=coefficient)
+        config = settings(architecture="relu", penalty=coefficient)
         sae, rows = train(data, data.moments, config, _folder(tmp_path / str(coefficient)))
         assert float((matched(sae.W_dec, data) > 0.9).float().mean()) > 0.9
         ends.append(rows[-1])
@@ -98,8 +161,10 @@ class _Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("architecture", ["topk", "relu"])
-@pytest.mark.parametrize("kill_at", [1, 37, 79])
+@pytest.mark.parametrize(
+    ("architecture", "kill_at"),
+    [("topk", 1), ("topk", 37), ("topk", 79), *((a, 37) for a in OTHERS), ("jumprelu", 79)],
+)
 def test_a_resumed_training_ends_with_the_same_bytes(
     tmp_path: Path, architecture: str, kill_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,8 +262,8 @@ def test_the_stage_writes_its_artifact(
     assert 0 < float(fvu) < 0.6
     assert made.facts["train_fvu"] == pytest.approx(float(fvu), abs=0.15)
     assert made.facts["d_sae"] == 64
-    other = SaeConfig(d_sae=64, k=4, tokens=40_000, batch_size=256, l1_coefficient=0.5)
-    assert stage.recipe(other, activations_artifact).key == made.key  # topk has no L1
+    other = SaeConfig(d_sae=64, k=4, tokens=40_000, batch_size=256, penalty=0.5)
+    assert stage.recipe(other, activations_artifact).key == made.key  # topk has no penalty
 
 
 def test_a_batch_larger_than_the_data_is_refused(
@@ -206,6 +271,46 @@ def test_a_batch_larger_than_the_data_is_refused(
 ) -> None:
     with pytest.raises(DataError, match=r"sae\.batch_size = 4096 is more than the \d+ recorded"):
         stage.train(store, SaeConfig(), activations_artifact, device="cpu")
+
+
+def test_a_transcoder_through_the_stages(
+    store: ArtifactStore, corpus_artifact: Artifact, model: ResolvedModel
+) -> None:
+    """Trained on two recorded sites, encoded, judged by what it puts in the output site's place."""
+    sites = ActivationsConfig(sites=("1.resid_pre", "2.mlp_out"), shard_tokens=512)
+    made = extract(store, sites, model, corpus_artifact, dtype="float32", device="cpu")
+    source, onto = made.values()
+    config = SaeConfig(
+        architecture="batchtopk", d_sae=64, k=4, tokens=40_000, batch_size=256,
+        output_site="2.mlp_out", skip_connection=True,
+    )  # fmt: skip
+    trained = stage.train(store, config, source, onto, device="cpu")
+    assert trained.facts["output_site"] == "2.mlp_out"
+    assert trained.key != stage.train(store, config, onto, source, device="cpu").key
+    sae = load(trained.path)
+    x, y = (
+        torch.cat([b.activation for b in ActivationReader(a, "test").rows_in_order()])
+        for a in (source, onto)
+    )
+    fvu = float((sae(x) - y).square().sum() / (y - y.mean(0)).square().sum())
+    encoded = encode(store, LatentsConfig(), trained, source, corpus_artifact, device="cpu")
+    assert encoded.facts["l0"] == pytest.approx(4, rel=0.3)
+    settings_ = EvaluationConfig(max_documents=4, bootstrap=20)
+    judged = evaluate(
+        store, settings_, model, corpus_artifact, source, trained, encoded, device="cpu"
+    ).facts
+    assert judged["fvu"] == pytest.approx(fvu, rel=1e-4)
+    assert fvu < 0.9
+    assert judged["loss_clean"] != judged["loss_spliced"]
+
+    with pytest.raises(
+        ConfigError, match=r"output_site = '2\.mlp_out', but its activations are not"
+    ):
+        stage.train(store, config, source, device="cpu")
+    other = ActivationsConfig(sites=("2.mlp_out",), shard_tokens=512, seed=1)
+    shuffled = extract(store, other, model, corpus_artifact, dtype="float32", device="cpu")
+    with pytest.raises(DataError, match="do not hold the same tokens in the same order"):
+        stage.train(store, config, source, *shuffled.values(), device="cpu")
 
 
 def _folder(path: Path) -> Path:

@@ -73,8 +73,11 @@ class CpuTopK:
         self._pairs = ActivePairs(B, F, spec.k)
         self._grad = Gradients(F, self._width)
 
-    def step(self, z: Tensor) -> None:
-        """Train on z, float32 [batch, d_in], in scaled coordinates."""
+    def step(self, z: Tensor, target: Tensor | None = None) -> None:
+        """Train on z, float32 [batch, d_in], in scaled coordinates. Raises ValueError for a
+        target: transcoders have an engine of their own."""
+        if target is not None:
+            raise ValueError("the TopK step on a CPU reconstructs its input alone")
         state, spec, pairs = self._state, self.spec, self._pairs
         done = int(state["step"])
         dead = torch.nonzero(state["since_fired"] >= spec.dead_after).squeeze(1)

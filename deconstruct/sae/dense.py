@@ -1,7 +1,7 @@
 """The training step in plain dense PyTorch: any architecture, any device.
 
-It is the path for ReLU + L1, most of whose latents fire early in training, so that sparse work
-would be slower there, and for TopK where the sparse engines can't run.
+It is the path where the sparse engines can't run, or have nothing to gain: on GPUs for all but
+TopK, and in the reference that they are tested against.
 """
 
 from __future__ import annotations
@@ -11,17 +11,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from deconstruct.sae.engine import NAMES, StepSpec
+from deconstruct.sae.architectures import Inputs, loss
+from deconstruct.sae.control import Control
+from deconstruct.sae.engine import StepSpec
 
 
 class DenseEngine:
-    """Parameters, torch's fused Adam, and the step by autograd.
-
-    loss = mean |e|^2 + l1_coefficient * mean sum(a) for ReLU, where decoder rows of unit norm keep
-    the penalty honest. Dead latents are revived by AuxK (topk), or, as a dead ReLU gives AuxK
-    nothing to hold on to, by a pull of their negative pre-activations towards zero (relu; the
-    pre-activation loss of Anthropic's January 2025 update).
-    """
+    """Parameters, torch's fused Adam, and the step by autograd."""
 
     def __init__(
         self,
@@ -36,9 +32,10 @@ class DenseEngine:
         self.losses = torch.zeros(len(learning_rates), device=device)
         self._rates = learning_rates.tolist()
         self._done = 0
+        self._control = Control(spec, device)
         self._parameters = {
-            name: weights[name].detach().float().clone().to(device).requires_grad_()
-            for name in NAMES
+            name: weight.detach().float().clone().to(device).requires_grad_()
+            for name, weight in weights.items()
         }
         self._adam = torch.optim.Adam(
             self._parameters.values(), lr=0.0, betas=spec.betas, eps=spec.epsilon, fused=True
@@ -49,22 +46,29 @@ class DenseEngine:
             parameter.grad = torch.zeros_like(parameter)
         self._adam.step()
 
-    def step(self, z: Tensor) -> None:
-        """Train on z, float32 [batch, d_in], in scaled coordinates."""
-        z = z.to(self.losses.device, non_blocking=True)
+    def step(self, z: Tensor, target: Tensor | None = None) -> None:
+        """Train on z, float32 [batch, d_in], in scaled coordinates; target: a transcoder's."""
+        device = self.losses.device
+        z = z.to(device, non_blocking=True)
+        target = z if target is None else target.to(device, non_blocking=True)
         dead = self._since_fired >= self.spec.dead_after
-        loss, squared, fired = self._loss(z, dead)
+        inputs = Inputs(z, target, dead, self._control.penalty(self._done))
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+            terms = loss(self._parameters, inputs, self.spec)
         self._adam.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        terms.loss.backward()  # type: ignore[no-untyped-call]
         self._update()
+        fired = terms.active > 0
         self._since_fired = (self._since_fired + self.spec.batch) * ~fired.any(0)
         self._l0 = fired.sum() / len(z)
-        self.losses[self._done] = squared
+        self._control.observe(self._done, self._l0, terms.threshold)
+        self.losses[self._done] = terms.squared
         self._done += 1
 
     def weights(self) -> dict[str, Tensor]:
-        """Float32 copies: W_enc [d_in, d_sae], b_enc, W_dec [d_sae, d_in], b_dec."""
-        return {name: p.detach().cpu().clone() for name, p in self._parameters.items()}
+        """Float32 copies on the CPU, names and shapes as in `Engine.weights`."""
+        found = {name: p.detach().cpu().clone() for name, p in self._parameters.items()}
+        return self._control.finish(found)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The live tensors of a checkpoint."""
@@ -73,7 +77,8 @@ class DenseEngine:
             moments = self._adam.state[parameter]
             state[f"{name}.m"], state[f"{name}.v"] = moments["exp_avg"], moments["exp_avg_sq"]
         step = torch.tensor([self._done])
-        return {**state, "since_fired": self._since_fired, "losses": self.losses, "step": step}
+        counts = {"since_fired": self._since_fired, "losses": self.losses, "step": step}
+        return state | counts | self._control.state()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state_dict` gave. Raises ``KeyError`` where a tensor is missing."""
@@ -86,40 +91,20 @@ class DenseEngine:
         dead = self._since_fired >= self.spec.dead_after
         return float(self._l0), float(dead.float().mean())
 
-    def _loss(self, z: Tensor, dead: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss, its reconstruction part, and which latents fire on which token."""
-        spec, p = self.spec, self._parameters
-        with torch.autocast(z.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            pre = (z - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
-            active = _top(pre, spec.k) if spec.architecture == "topk" else pre.relu()
-            error = active @ p["W_dec"] + p["b_dec"] - z
-        squared = error.float().square().sum(1).mean()
-        loss = squared
-        if spec.architecture == "relu":
-            loss = loss + spec.l1_coefficient * active.float().sum(1).mean()
-            pull = (-pre.float()).relu() * dead
-            loss = loss + spec.aux_coefficient * pull.sum(1).mean() / spec.d_sae
-        elif spec.k_aux and bool(dead.any()):
-            aux = _top(pre.masked_fill(~dead, 0), min(spec.k_aux, int(dead.sum())))
-            off = aux.float() @ p["W_dec"] + error.detach().float()
-            weight = spec.aux_coefficient * min(1.0, int(dead.sum()) / spec.k_aux)
-            loss = loss + weight * off.square().sum(1).mean()
-        return loss, squared.detach(), active.detach() > 0
-
     @torch.no_grad()
     def _update(self) -> None:
         W_dec = self._parameters["W_dec"]
         assert W_dec.grad is not None
-        W_dec.grad -= (W_dec.grad * W_dec).sum(1, keepdim=True) * W_dec
+        if self.spec.unit_norm:
+            W_dec.grad -= (W_dec.grad * W_dec).sum(1, keepdim=True) * W_dec
         torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.spec.clip_norm)
         self._adam.param_groups[0]["lr"] = self._rates[self._done]
         for parameter in self._parameters.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
             self._adam.state[parameter]["step"].fill_(self._done)
         self._adam.step()
-        W_dec /= W_dec.norm(dim=1, keepdim=True)
-
-
-def _top(pre: Tensor, k: int) -> Tensor:
-    """relu(pre), but for the k largest of each row zero."""
-    kept = pre.relu().topk(k, dim=1, sorted=False)
-    return torch.zeros_like(pre).scatter(1, kept.indices, kept.values)
+        if self.spec.unit_norm:
+            W_dec /= W_dec.norm(dim=1, keepdim=True)
+        if "threshold" in self._parameters:
+            self._parameters["threshold"].clamp_(min=0)

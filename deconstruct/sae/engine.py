@@ -18,20 +18,41 @@ NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
 
 @dataclass(frozen=True)
 class StepSpec:
-    """What one training step computes. Sizes in tokens and latents; see `SaeConfig`."""
+    """What one training step computes. Sizes in tokens and latents; see `SaeConfig`.
+
+    d_out: width of what a transcoder reconstructs; 0: an autoencoder. prefixes: ends of the
+    nested dictionaries of a Matryoshka SAE. penalty_warmup: steps of its linear rise.
+    """
 
     architecture: str
     batch: int
     d_in: int
     d_sae: int
     k: int
-    l1_coefficient: float
+    penalty: float
     clip_norm: float
     k_aux: int
     aux_coefficient: float
     dead_after: int
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
+    d_out: int = 0
+    skip: bool = False
+    prefixes: tuple[int, ...] = ()
+    sparsity: str = "l0"
+    bandwidth: float = 0.05
+    target_l0: float | None = None
+    penalty_warmup: int = 0
+
+    @property
+    def transcoder(self) -> bool:
+        """Whether another site than the input is reconstructed."""
+        return self.d_out > 0
+
+    @property
+    def unit_norm(self) -> bool:
+        """Whether rows of W_dec are kept at unit norm; ReLU's penalty is weighted by it instead."""
+        return self.architecture != "relu"
 
 
 class Engine(Protocol):
@@ -40,11 +61,15 @@ class Engine(Protocol):
     losses: Tensor
     """[steps]: loss of each step that was made; reading it may wait for the device."""
 
-    def step(self, z: Tensor) -> None:
-        """Train on z, float32 [batch, d_in], in scaled coordinates."""
+    def step(self, z: Tensor, target: Tensor | None = None) -> None:
+        """Train on z, float32 [batch, d_in], in scaled coordinates.
+
+        target: float32 [batch, d_out], what a transcoder makes of it; None: z itself.
+        """
 
     def weights(self) -> dict[str, Tensor]:
-        """Float32 copies: W_enc [d_in, d_sae], b_enc, W_dec [d_sae, d_in], b_dec."""
+        """Float32 copies: W_enc [d_in, d_sae], b_enc, W_dec [d_sae, d_out], b_dec, and those
+        that only some architectures have (`deconstruct.sae.model`)."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that a resumed run needs to go on with the same bytes."""
@@ -65,15 +90,34 @@ def initial_weights(spec: StepSpec, seed: int) -> dict[str, Tensor]:
     """Decoder rows of unit norm in random directions, the encoder along them, biases zero.
 
     b_dec = 0 in scaled coordinates is the mean of the data in raw ones. Tied initialisation after
-    Gao et al. 2024 (arXiv 2406.04093), section A.1: it prevents most dead latents. TopK's encoder
-    starts at `TOPK_ENCODER_NORM`.
+    Gao et al. 2024 (arXiv 2406.04093), section A.1: it prevents most dead latents. The encoder of
+    those that fix the number of latents starts at `TOPK_ENCODER_NORM`. A transcoder's encoder has
+    directions of its own, and its skip connection starts at zero (Paulo et al. 2025, arXiv
+    2501.18823).
     """
     generator = torch.Generator().manual_seed(seed)
-    W_dec = torch.randn(spec.d_sae, spec.d_in, generator=generator)
+    W_dec = torch.randn(spec.d_sae, spec.d_out or spec.d_in, generator=generator)
     W_dec /= W_dec.norm(dim=1, keepdim=True)
-    return {
-        "W_enc": W_dec.T * (TOPK_ENCODER_NORM if spec.architecture == "topk" else 1.0),
+    W_enc = W_dec
+    if spec.transcoder:
+        W_enc = torch.randn(spec.d_sae, spec.d_in, generator=generator)
+        W_enc /= W_enc.norm(dim=1, keepdim=True)
+    by_number = spec.architecture in ("topk", "batchtopk", "matryoshka")
+    weights = {
+        "W_enc": W_enc.T * (TOPK_ENCODER_NORM if by_number else 1.0),
         "b_enc": torch.zeros(spec.d_sae),
         "W_dec": W_dec,
-        "b_dec": torch.zeros(spec.d_in),
+        "b_dec": torch.zeros(W_dec.shape[1]),
     }
+    if spec.skip:
+        weights["W_skip"] = torch.zeros(spec.d_out, spec.d_in)
+    if spec.architecture == "gated":
+        weights["b_gate"] = weights.pop("b_enc")
+        weights |= {name: torch.zeros(spec.d_sae) for name in ("b_mag", "r_mag")}
+    if spec.architecture == "jumprelu":
+        weights["threshold"] = torch.full((spec.d_sae,), INITIAL_THRESHOLD)
+    return weights
+
+
+INITIAL_THRESHOLD = 0.01
+"""Of JumpReLU, in scaled coordinates, where a token has about unit length."""

@@ -16,7 +16,12 @@ from deconstruct.model import pick_dtype
 if TYPE_CHECKING:
     from deconstruct.sae.cpu import TopKEncoder
 
-ARCHITECTURES = ("topk", "relu")
+ARCHITECTURES = ("topk", "batchtopk", "matryoshka", "jumprelu", "gated", "relu")
+ON_AVERAGE = ("batchtopk", "matryoshka")
+"""They fix the number of latents on average, and are JumpReLUs once trained."""
+_EXTRA = {"gated": ("b_gate", "b_mag", "r_mag")} | dict.fromkeys(
+    ("jumprelu", *ON_AVERAGE), ("b_enc", "threshold")
+)
 BLOCK_TOKENS = 2048
 """Tokens encoded at once: bounds the dense [tokens, d_sae] matrix in memory."""
 
@@ -40,81 +45,87 @@ class Sparse:
 class SparseAutoencoder:
     """A dictionary of d_sae directions, few of which make up each activation.
 
-        a  = s(x @ W_enc + b_enc)        s = relu, then the k largest (topk) or all (relu)
-        x' = a @ W_dec + b_dec
+        pre = x @ W_enc + b_enc
+        a   = s(pre)
+        y'  = a @ W_dec + b_dec [+ x @ W_skip.T]
 
-    for x [n, d_in] as the model gives it: centring and scale are folded into the weights, and
-    b_dec into b_enc. W_enc [d_in, d_sae], b_enc [d_sae], W_dec [d_sae, d_in], b_dec [d_in], all
-    float32 on one device; the rows of W_dec have one common norm. TopK: Gao et al. 2024 (arXiv
-    2406.04093); ReLU: Bricken et al. 2023, Cunningham et al. 2023 (arXiv 2309.08600).
+    for x [n, d_in] as the model gives it, with y' [n, d_out] a reconstruction of x itself or, of a
+    transcoder, of another site: centring and scale are folded into the weights
+    (`deconstruct.sae.folding`). s, by architecture (sources: `deconstruct.sae.architectures`):
+
+        topk                              the k largest of relu(pre)
+        relu                              relu(pre)
+        jumprelu, batchtopk, matryoshka   pre where pre > threshold [d_sae], not negative
+        gated                             relu(exp(r_mag) * q + b_mag) where q + b_gate > 0,
+                                          with q = x @ W_enc and no b_enc
+
+    W_enc [d_in, d_sae], W_dec [d_sae, d_out], b_dec [d_out], W_skip [d_out, d_in], the rest
+    [d_sae]; all float32 on one device. The rows of W_dec have one common norm.
     """
 
-    def __init__(self, architecture: str, weights: Mapping[str, Tensor], k: int | None) -> None:
-        """Raises ``ConfigError`` for an architecture that we don't know or a k that can't be."""
+    def __init__(
+        self,
+        architecture: str,
+        weights: Mapping[str, Tensor],
+        k: int | None,
+        transcoder: bool = False,
+    ) -> None:
+        """Raises ``ConfigError`` for an architecture that we don't know, weights that it lacks or
+        a k that can't be. k: latents a token (topk), on average (batchtopk, matryoshka)."""
         if architecture not in ARCHITECTURES:
             raise ConfigError(
                 f"architecture {architecture!r} is unknown; we know {', '.join(ARCHITECTURES)}"
             )
+        names = ("W_enc", "W_dec", "b_dec", *_EXTRA.get(architecture, ("b_enc",)))
+        if missing := [name for name in names if name not in weights]:
+            raise ConfigError(f"a {architecture} SAE has weights {missing}, which are not given")
+        if "W_skip" in weights and transcoder:
+            names = (*names, "W_skip")
         self.architecture = architecture
-        self.W_enc = weights["W_enc"].float()
-        self.b_enc = weights["b_enc"].float()
-        self.W_dec = weights["W_dec"].float()
-        self.b_dec = weights["b_dec"].float()
+        self.transcoder = transcoder
+        self._weights = {name: weights[name].float() for name in names}
+        self.W_enc, self.W_dec = self._weights["W_enc"], self._weights["W_dec"]
+        self.b_dec = self._weights["b_dec"]
         self.d_in, self.d_sae = self.W_enc.shape
+        self.d_out = self.W_dec.shape[1]
         if architecture == "topk" and not 1 <= (k or 0) <= self.d_sae:
             raise ConfigError(f"k = {k} must lie in 1..d_sae = {self.d_sae}")
-        self.k = k if architecture == "topk" else None
+        self.k = k if architecture in ("topk", *ON_AVERAGE) else None
 
     @cached_property
     def _encoder(self) -> TopKEncoder | None:
         """The faster way to encode sparsely, on CPUs that multiply fast in bfloat16."""
         on_cpu = self.W_enc.device.type == "cpu"
-        if self.k is None or not on_cpu or pick_dtype("auto", "cpu") != torch.bfloat16:
+        fits = self.architecture == "topk" and not self.transcoder
+        if not fits or not on_cpu or pick_dtype("auto", "cpu") != torch.bfloat16:
             return None
         from deconstruct.sae.cpu import TopKEncoder
 
-        return TopKEncoder(self.weights(), self.k)
-
-    @classmethod
-    def from_scaled(
-        cls,
-        architecture: str,
-        weights: Mapping[str, Tensor],
-        k: int | None,
-        mean: Tensor,
-        scale: float,
-    ) -> SparseAutoencoder:
-        """Fold z = (x - mean) / scale and the encoder's ``- b_dec`` into the weights, exactly.
-
-        weights: trained on z with pre-activations (z - b_dec) @ W_enc + b_enc. mean: [d_in].
-        Activations stay in units of z times ``scale``: a unit decoder row keeps unit norm.
-        """
-        W_enc, b_dec = weights["W_enc"].double(), weights["b_dec"].double()
-        centre = mean.double() + scale * b_dec
-        folded = {
-            "W_enc": W_enc,
-            "b_enc": scale * weights["b_enc"].double() - centre @ W_enc,
-            "W_dec": weights["W_dec"].double(),
-            "b_dec": centre,
-        }
-        return cls(architecture, folded, k)
+        return TopKEncoder(self.weights(), self.k or 0)
 
     def to(self, device: str) -> SparseAutoencoder:
         """A copy on another device."""
-        return SparseAutoencoder(
-            self.architecture, {n: w.to(device) for n, w in self.weights().items()}, self.k
-        )
+        moved = {n: w.to(device) for n, w in self._weights.items()}
+        return SparseAutoencoder(self.architecture, moved, self.k, self.transcoder)
 
     def weights(self) -> dict[str, Tensor]:
-        """The four tensors by name."""
-        return {n: getattr(self, n) for n in ("W_enc", "b_enc", "W_dec", "b_dec")}
+        """The tensors by name."""
+        return dict(self._weights)
 
     def encode(self, x: Tensor) -> Tensor:
         """Latent activations: x [n, d_in] -> [n, d_sae], not negative, mostly zero."""
-        pre = torch.addmm(self.b_enc, x.float(), self.W_enc).relu_()
-        if self.k is None or self.k == self.d_sae:
+        w = self._weights
+        if self.architecture == "gated":
+            product = x.float() @ self.W_enc
+            magnitude = (product * w["r_mag"].exp() + w["b_mag"]).relu_()
+            return magnitude.masked_fill_(product + w["b_gate"] <= 0, 0)
+        pre = torch.addmm(w["b_enc"], x.float(), self.W_enc)
+        if "threshold" in w:
+            return pre.masked_fill_(pre <= w["threshold"], 0).relu_()
+        pre.relu_()
+        if self.architecture != "topk" or self.k == self.d_sae:
             return pre
-        kept = pre.topk(self.k, dim=1, sorted=False)
+        kept = pre.topk(self.k or 0, dim=1, sorted=False)
         return torch.zeros_like(pre).scatter_(1, kept.indices, kept.values)
 
     def encode_sparse(self, x: Tensor) -> Sparse:
@@ -127,12 +138,20 @@ class SparseAutoencoder:
         torch.cumsum(counts, 0, out=offsets[1:])
         return Sparse(offsets, latents, activations)
 
-    def decode(self, activations: Tensor | Sparse) -> Tensor:
-        """Reconstructions [n, d_in] of dense [n, d_sae] or sparse activations."""
+    def decode(self, activations: Tensor | Sparse, x: Tensor | None = None) -> Tensor:
+        """Reconstructions [n, d_out] of dense [n, d_sae] or sparse activations.
+
+        x: [n, d_in], what they are the activations of; a skip connection needs it.
+        """
+        base = self.b_dec
+        if "W_skip" in self._weights:
+            if x is None:
+                raise ValueError("decode needs x, as this transcoder has a skip connection")
+            base = torch.addmm(self.b_dec, x.float(), self._weights["W_skip"].T)
         if not isinstance(activations, Sparse):
-            return torch.addmm(self.b_dec, activations.float(), self.W_dec)
+            return activations.float() @ self.W_dec + base
         if len(activations.latents) == 0:
-            return self.b_dec.repeat(len(activations), 1)
+            return base.expand(len(activations), self.d_out).clone()
         summed: Tensor = torch.nn.functional.embedding_bag(
             activations.latents,
             self.W_dec,
@@ -141,11 +160,11 @@ class SparseAutoencoder:
             per_sample_weights=activations.activations,
             include_last_offset=True,
         )
-        return summed + self.b_dec
+        return summed + base
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reconstructions of x [n, d_in], float32."""
-        return self.decode(self.encode_sparse(x))
+        """Reconstructions of x [n, d_in] (of a transcoder: of the other site), float32."""
+        return self.decode(self.encode_sparse(x), x)
 
     __call__ = forward
 
@@ -155,14 +174,7 @@ class SparseAutoencoder:
             latent, value = self._encoder(x.float())
             fires = value > 0
             return fires.sum(1), latent[fires], value[fires]
-        pre = torch.addmm(self.b_enc, x.float(), self.W_enc)
-        if self.k is None:
-            pre.relu_()
-            token, latent = torch.nonzero(pre, as_tuple=True)
-            counts = torch.bincount(token, minlength=len(x))
-            return counts, latent.int(), pre[token, latent]
-        kept = pre.topk(self.k, dim=1, sorted=False)
-        latent, order = kept.indices.sort(dim=1)
-        value = kept.values.gather(1, order)
-        fires = value > 0
-        return fires.sum(1), latent[fires].int(), value[fires]
+        dense = self.encode(x)
+        token, latent = torch.nonzero(dense, as_tuple=True)
+        counts = torch.bincount(token, minlength=len(x))
+        return counts, latent.int(), dense[token, latent]

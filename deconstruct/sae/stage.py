@@ -2,75 +2,209 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
+from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe
 from deconstruct.config import SaeConfig
+from deconstruct.errors import ConfigError
 from deconstruct.model import pick_device
-from deconstruct.reader import ActivationReader
+from deconstruct.reader import ActivationReader, BatchSource
 from deconstruct.sae import train as training
+from deconstruct.sae.folding import Scaling
 from deconstruct.sae.formats import CONFIG, WEIGHTS, config_of, save_weights
+from deconstruct.sae.member import HeldOut, Member
 
 VERSION = 3
 
-_OF_ONE_ARCHITECTURE = {"k": "topk", "l1_coefficient": "relu"}
+_BY_NUMBER = {"topk", "batchtopk", "matryoshka"}
+_PENALISED = {"relu", "gated", "jumprelu"}
+_ONLY_OF = {
+    "k": _BY_NUMBER,
+    "aux_k": _BY_NUMBER,
+    "prefixes": {"matryoshka"},
+    "penalty": _PENALISED,
+    "penalty_warmup_share": _PENALISED,
+    "target_l0": _PENALISED,
+    "sparsity": {"jumprelu"},
+    "bandwidth": {"jumprelu"},
+}
 
 
-def recipe(config: SaeConfig, activations: Artifact) -> Recipe:
-    """All that decides the weights; settings of another architecture are none of it."""
-    unused = {f for f, owner in _OF_ONE_ARCHITECTURE.items() if owner != config.architecture}
+def recipe(config: SaeConfig, activations: Artifact, output: Artifact | None = None) -> Recipe:
+    """All that decides the weights; settings of another architecture are none of it.
+
+    output: the activations of ``config.output_site``, which a transcoder reconstructs.
+    """
+    unused = {f for f, owners in _ONLY_OF.items() if config.architecture not in owners}
+    if output is None:
+        unused |= {"output_site", "skip_connection"}
+    if config.patience is None:
+        unused |= {"patience", "held_out_share"}
     settings = config.model_dump(mode="json", exclude=unused)
-    return Recipe("sae", VERSION, settings, {"activations": activations.key})
+    inputs = {"activations": activations.key} | ({"output": output.key} if output else {})
+    return Recipe("sae", VERSION, settings, inputs)
+
+
+def output_of(store: ArtifactStore, sae: Artifact) -> Artifact | None:
+    """The activations that a transcoder reconstructs; None of an autoencoder."""
+    key = sae.manifest.inputs.get("output")
+    return None if key is None else store.open("activations", key)
 
 
 def train(
-    store: ArtifactStore, config: SaeConfig, activations: Artifact, *, device: str = "auto"
+    store: ArtifactStore,
+    config: SaeConfig,
+    activations: Artifact,
+    output: Artifact | None = None,
+    *,
+    device: str = "auto",
 ) -> Artifact:
     """Train on the train split; a killed training goes on from its last checkpoint.
 
-    Raises ``DataError`` if the split has fewer rows than a batch, ``ConfigError`` for a device
-    that is not there.
+    output: see `recipe`. Raises ``DataError`` if the split has fewer rows than a batch or the two
+    sites do not hold the same rows, ``ConfigError`` for a device or an output that is not there.
+    """
+    return train_all(store, [config], activations, output, device=device)[0]
+
+
+def train_all(
+    store: ArtifactStore,
+    configs: Sequence[SaeConfig],
+    activations: Artifact,
+    output: Artifact | None = None,
+    *,
+    device: str = "auto",
+) -> list[Artifact]:
+    """An artifact for each of ``configs``, in their order: each the same as `train` makes alone.
+
+    Those that are missing are trained in passes over the activations, one for all that agree in
+    `same_pass`. Raises as `train` does.
     """
     where = pick_device(device)
+    for config in configs:
+        if (config.output_site is None) != (output is None):
+            raise ConfigError(
+                f"sae.output_site = {config.output_site!r}, but its activations are "
+                f"{'not given' if output is None else 'given'}; name it in activations.sites too"
+            )
+    recipes = {config: recipe(config, activations, output) for config in configs}
+    made = {own.key: store.find(own) for own in recipes.values()}
+    passes: dict[Hashable, dict[str, SaeConfig]] = {}
+    for config, own in sorted(recipes.items(), key=lambda item: item[1].key):
+        if made[own.key] is None:
+            passes.setdefault(same_pass(config), {}).setdefault(own.key, config)
+    readers = _Readers(activations, output)
+    for members in passes.values():
 
-    def write(draft: Draft) -> None:
-        reader = ActivationReader(activations, "train")
-        batches = reader.batches(config.batch_size, config.seed)
-        try:
-            sae, rows = training.train(batches, reader.moments, config, draft.scratch, device=where)
-        finally:
-            batches.close()
-        facts = activations.facts
-        metadata = {
-            "hook_name": tensor_lens_name(int(facts["layer"]), str(facts["hook"])),
-            "model_name": facts["model"],
-            "site": facts["site"],
-            "training_tokens": rows[-1].tokens,
+        def make(remaining: Sequence[SaeConfig], drafts: dict[SaeConfig, Draft]) -> None:
+            """Open a draft for one after another (keys in order: no deadlock), then fill all."""
+            if remaining:
+                config, *others = remaining
+                own = recipes[config]
+                made[own.key] = store.make(
+                    own, lambda draft: make(others, {**drafts, config: draft})
+                )
+            elif drafts:
+                _train_together(drafts, readers, where)
+
+        make(list(members.values()), {})
+    return [artifact for config in configs if (artifact := made[recipes[config].key])]
+
+
+def same_pass(config: SaeConfig) -> Hashable:
+    """What SAEs must agree in to be trained on the same batches."""
+    kept = config.held_out_share if config.patience is not None else None
+    return config.batch_size, config.seed, config.output_site, kept
+
+
+class _Readers:
+    """The train splits of one site and, for transcoders, of the other; opened once."""
+
+    def __init__(self, activations: Artifact, output: Artifact | None) -> None:
+        self.activations, self.output = activations, output
+
+    @cached_property
+    def train(self) -> tuple[ActivationReader, ActivationReader | None]:
+        """Readers of the input and of the output. Raises ``DataError`` if rows differ."""
+        reader = ActivationReader(self.activations, "train")
+        beside = ActivationReader(self.output, "train") if self.output else None
+        if beside is not None:
+            reader.check_rows(beside)
+        return reader, beside
+
+
+def _train_together(drafts: Mapping[SaeConfig, Draft], readers: _Readers, device: str) -> None:
+    """One pass over the activations for members that agree in `same_pass`."""
+    any_of = next(iter(drafts))
+    reader, beside = readers.train
+    moments, output, held_out = reader.moments, None, None
+    if any_of.patience is not None:
+        reader, kept = reader.hold_out(any_of.held_out_share)
+        kept_beside = None
+        if beside is not None:
+            beside, kept_beside = beside.hold_out(any_of.held_out_share)
+        held_out = HeldOut(kept.whole(), (kept_beside or kept).whole())
+    with ExitStack() as stack:
+
+        def batches(of: ActivationReader, other: ActivationReader | None) -> BatchSource:
+            source = of.batches(any_of.batch_size, any_of.seed, beside=other)
+            stack.callback(source.close)
+            return source
+
+        if beside is not None:
+            output = training.Output(batches(beside, reader), beside.moments)
+        onto = Scaling.of(output.moments) if output else None
+        members = {
+            config: Member(
+                config, Scaling.of(moments), onto, draft.scratch, device, held_out=held_out
+            )
+            for config, draft in drafts.items()
         }
-        with draft.writing(WEIGHTS) as path:
-            save_weights(sae, path)
-        draft.write_json(CONFIG, config_of(sae, metadata))
-        with draft.writing("training_log.parquet") as path:
-            table = pa.Table.from_pylist([asdict(row) for row in rows])
-            pq.write_table(table, path, compression="zstd", write_page_checksum=True)
-        draft.rows["training_log.parquet"] = len(rows)
-        draft.facts.update(
-            architecture=config.architecture,
-            d_in=sae.d_in,
-            d_sae=sae.d_sae,
-            k=sae.k,
-            site=facts["site"],
-            tokens=rows[-1].tokens,
-            steps=rows[-1].step,
-            train_fvu=rows[-1].fvu,
-            train_l0=rows[-1].l0,
-            train_dead_share=rows[-1].dead_share,
-        )
+        training.train_all(batches(reader, beside), list(members.values()), output)
+    for config, draft in drafts.items():
+        _write(draft, members[config], readers.activations, readers.output)
 
-    return store.make(recipe(config, activations), write)
+
+def _write(draft: Draft, member: Member, activations: Artifact, output: Artifact | None) -> None:
+    """What a trained SAE leaves."""
+    sae, rows, facts = member.result(), member.rows, activations.facts
+    metadata = {
+        "hook_name": tensor_lens_name(int(facts["layer"]), str(facts["hook"])),
+        "model_name": facts["model"],
+        "site": facts["site"],
+        "training_tokens": rows[-1].tokens,
+    }
+    if output is not None:
+        to = output.facts
+        metadata["hook_name_out"] = tensor_lens_name(int(to["layer"]), str(to["hook"]))
+        draft.facts["output_site"] = to["site"]
+    with draft.writing(WEIGHTS) as path:
+        save_weights(sae, path)
+    draft.write_json(CONFIG, config_of(sae, metadata))
+    with draft.writing("training_log.parquet") as path:
+        table = pa.Table.from_pylist([asdict(row) for row in rows])
+        if member.held_out is None:
+            table = table.drop_columns(["held_out_fvu"])
+        pq.write_table(table, path, compression="zstd", write_page_checksum=True)
+    draft.rows["training_log.parquet"] = len(rows)
+    draft.facts.update(
+        architecture=sae.architecture,
+        d_in=sae.d_in,
+        d_sae=sae.d_sae,
+        k=sae.k,
+        site=facts["site"],
+        tokens=rows[-1].tokens,
+        steps=rows[-1].step,
+        train_fvu=rows[-1].fvu,
+        train_l0=rows[-1].l0,
+        train_dead_share=rows[-1].dead_share,
+    )
 
 
 def tensor_lens_name(layer: int, hook: str) -> str:

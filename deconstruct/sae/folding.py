@@ -1,0 +1,69 @@
+"""From what was trained in scaled coordinates to an SAE for raw activations, exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deconstruct.sae.model import SparseAutoencoder
+from deconstruct.shards import Moments
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """z = (x - mean) / scale. mean: float64 [d]."""
+
+    mean: Tensor
+    scale: float
+
+    @classmethod
+    def of(cls, moments: Moments) -> Scaling:
+        """The one that makes E|z|^2 = 1. A site that never varies is only centred."""
+        squared = float(moments.variance.sum())
+        return cls(torch.from_numpy(moments.mean), math.sqrt(squared) or 1.0)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """z of raw activations, float32 [n, d]."""
+        return (x - self.mean.float()) * (1 / self.scale)
+
+
+def fold(
+    architecture: str,
+    weights: Mapping[str, Tensor],
+    k: int | None,
+    inputs: Scaling,
+    outputs: Scaling | None = None,
+) -> SparseAutoencoder:
+    """Fold both scalings, the encoder's ``- b_dec`` and the decoder's norms into the weights.
+
+    weights: trained on z, see `deconstruct.sae.architectures`. outputs: of the site that a
+    transcoder reconstructs; None: an autoencoder. With s the scale of what is reconstructed, an
+    activation a becomes s * |W_dec_i| * a, so that decoder rows have unit norm and a is in the
+    units of the site. All in float64, then rounded once.
+    """
+    w = {name: weight.double() for name, weight in weights.items()}
+    onto = outputs or inputs
+    scale = onto.scale
+    norm = w["W_dec"].norm(dim=1).clamp(min=1e-30)
+    W_dec = w["W_dec"] / norm[:, None]
+    grow = scale * norm
+    W_enc = w["W_enc"] * (grow / inputs.scale)
+    centre = inputs.mean if outputs else inputs.mean + inputs.scale * w["b_dec"]
+    shift = centre @ W_enc
+    folded = {"W_enc": W_enc, "W_dec": W_dec, "b_dec": onto.mean + scale * w["b_dec"]}
+    if architecture == "gated":
+        folded["r_mag"] = w["r_mag"]
+        folded["b_gate"] = grow * w["b_gate"] - shift
+        folded["b_mag"] = grow * w["b_mag"] - w["r_mag"].exp() * shift
+    else:
+        folded["b_enc"] = grow * w["b_enc"] - shift
+    if "threshold" in w:
+        folded["threshold"] = grow * w["threshold"]
+    if outputs and "W_skip" in w:
+        folded["W_skip"] = w["W_skip"] * (scale / inputs.scale)
+        folded["b_dec"] = folded["b_dec"] - folded["W_skip"] @ inputs.mean
+    return SparseAutoencoder(architecture, folded, k, transcoder=outputs is not None)

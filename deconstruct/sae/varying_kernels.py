@@ -1,0 +1,288 @@
+"""Kernels for a number of active latents that varies from token to token, on a CPU.
+
+Kernels work on rows first <= row < last; `cpu_threads.share` calls them on several threads. Active
+(token, latent) pairs are lists: token b's pairs are offsets[b]:offsets[b + 1], in a fixed
+order. Work is done for pairs alone, but for `select_above`, which reads each pre-activation once
+while it is in cache. Every sum has a fixed order, so equal inputs give equal bytes. Arrays are
+C-contiguous; sizes: B tokens, F = d_sae, D = d_in, O = d_out, P pairs, G groups of latents (the
+nested dictionaries of a Matryoshka SAE; 1 for all others).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Float = NDArray[np.float32]
+Int = NDArray[np.int32]
+Long = NDArray[np.int64]
+Bits = NDArray[np.int16]
+
+COLUMNS = 512
+"""Maxima that a row is folded into."""
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def select_above(
+    first: int, last: int, bits: Bits, edges: Bits, places: Int, values: Bits, counts: Int
+) -> None:
+    """The entries of each row of a bfloat16 matrix that are at or above their column's edge.
+
+    bits: int16 [n, F], the matrix's own bits. edges: int16 [F], as `ordered` integers. Row i's
+    finds are places[i, :counts[i]] and the bits in values[i, :counts[i]]; both have F columns.
+
+    The row is folded into `COLUMNS` maxima of entry less edge, one vector maximum a cache line, so
+    that only columns with a find are looked into.
+    """
+    d_sae = bits.shape[1]
+    columns = min(COLUMNS, d_sae)
+    # Halves, so that differences fit 16 bits: a flag may be raised in vain, never be missed.
+    halves = (edges >> 1).astype(np.int16)
+    for b in range(first, last):
+        found = 0
+        flags = np.full(columns, -1, np.int16)
+        for start in range(0, d_sae, columns):
+            row = bits[b, start : start + columns]  # views: indices that can't wrap vectorise
+            half = halves[start : start + columns]
+            for j in range(len(row)):
+                own = row[j]
+                own = np.int16(own ^ ((own >> np.int16(15)) & np.int16(0x7FFF)))
+                above = np.int16(np.int16(own >> np.int16(1)) - half[j])
+                flags[j] = max(flags[j], above)
+        for j in range(columns):
+            if flags[j] >= 0:
+                for f in range(j, d_sae, columns):
+                    own = bits[b, f]
+                    if np.int16(own ^ ((own >> 15) & np.int16(0x7FFF))) >= edges[f]:
+                        places[b, found] = f
+                        values[b, found] = own
+                        found += 1
+        counts[b] = found
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def gather_rows(
+    first: int,
+    last: int,
+    places: Int,
+    values: Bits,
+    offsets: Long,
+    latents: Int,
+    tokens: Int,
+    bits: Bits,
+    token: int,
+) -> None:
+    """Rows of `select_above` as lists: row i becomes pairs offsets[i]:offsets[i + 1], whose token
+    is ``token`` + i. latents, tokens: int32 [P], bits: int16 [P], written there alone."""
+    for i in range(first, last):
+        for p in range(offsets[i], offsets[i + 1]):
+            latents[p] = places[i, p - offsets[i]]
+            bits[p] = values[i, p - offsets[i]]
+            tokens[p] = token + i
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def decode(  # noqa: PLR0912
+    first: int,
+    last: int,
+    offsets: Long,
+    latents: Int,
+    values: Float,
+    W_dec: Float,
+    groups: Int,
+    base: Float,
+    errors: Float,
+) -> None:
+    """Errors of each token's reconstruction by the first 1, 2, ... groups of latents, summed up.
+
+    groups: int32 [F], the group of each latent. base: [B, O], what is there before any latent
+    (b_dec and skip connection less the target). With e_g the error after groups 0..g, errors
+    [G + 1, B, O] becomes, at g < G, the sum of e_g, ..., e_(G-1), and at G that of the last alone;
+    of one group it is [1, B, O].
+    """
+    n_groups, _, d_out = errors.shape
+    n_groups = max(1, n_groups - 1)
+    for b in range(first, last):
+        for g in range(1, n_groups):
+            for j in range(d_out):
+                errors[g, b, j] = 0
+        start = base[b]
+        alone = errors[0, b]
+        for j in range(d_out):
+            alone[j] = start[j]
+        for p in range(offsets[b], offsets[b + 1]):
+            value = values[p]
+            if value != 0:
+                row = W_dec[latents[p]]
+                into = errors[groups[latents[p]], b]
+                for j in range(d_out):
+                    into[j] += value * row[j]
+        for g in range(1, n_groups):
+            for j in range(d_out):
+                errors[g, b, j] += errors[g - 1, b, j]
+        if n_groups > 1:
+            for j in range(d_out):
+                errors[n_groups, b, j] = errors[n_groups - 1, b, j]
+        for g in range(n_groups - 2, -1, -1):
+            for j in range(d_out):
+                errors[g, b, j] += errors[g + 1, b, j]
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def slopes(
+    first: int,
+    last: int,
+    offsets: Long,
+    latents: Int,
+    W_dec: Float,
+    groups: Int,
+    errors: Float,
+    scale: float,
+    slope: Float,
+) -> None:
+    """slope[p] = scale * errors[group of p's latent, token of p] . W_dec[p's latent]: [P]."""
+    d_out = errors.shape[2]
+    factor = np.float32(scale)
+    for b in range(first, last):
+        for p in range(offsets[b], offsets[b + 1]):
+            row = W_dec[latents[p]]
+            error = errors[groups[latents[p]], b]
+            dot = np.float32(0)
+            for j in range(d_out):
+                dot += error[j] * row[j]
+            slope[p] = factor * dot
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def group_by_latent(latents: Int, starts: Long, order: Int) -> None:
+    """A stable counting sort: order[starts[f]:starts[f + 1]] are the pairs of latent f."""
+    for f in range(len(starts)):
+        starts[f] = 0
+    for p in range(len(latents)):
+        starts[latents[p] + 1] += 1
+    for f in range(len(starts) - 1):
+        starts[f + 1] += starts[f]
+    cursor = starts[:-1].copy()
+    for p in range(len(latents)):
+        f = latents[p]
+        order[cursor[f]] = p
+        cursor[f] += 1
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def weight_gradients(
+    first: int,
+    last: int,
+    starts: Long,
+    order: Int,
+    tokens: Int,
+    values: Float,
+    push: Float,
+    groups: Int,
+    errors: Float,
+    scale: float,
+    inputs: Float,
+    grad_dec: Float,
+    grad_enc: Float,
+) -> None:
+    """Gradients of W_dec [F, O] and W_enc [F, D] (transposed), a latent's pairs at a time.
+
+    grad_dec[f] = scale * sum value * error[token], grad_enc[f] = sum push * inputs[token], with
+    push [P] the slope in the pair's pre-activation. Rows of latents without pairs become zero.
+    """
+    d_in, d_out = inputs.shape[1], errors.shape[2]
+    factor = np.float32(scale)
+    for f in range(first, last):
+        into_dec = grad_dec[f]
+        into_enc = grad_enc[f]
+        for j in range(d_out):
+            into_dec[j] = 0
+        for j in range(d_in):
+            into_enc[j] = 0
+        for i in range(starts[f], starts[f + 1]):
+            p = order[i]
+            value = factor * values[p]
+            error = errors[groups[f], tokens[p]]
+            if value != 0:
+                for j in range(d_out):
+                    into_dec[j] += value * error[j]
+            row = inputs[tokens[p]]
+            for j in range(d_in):
+                into_enc[j] += push[p] * row[j]
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def project(
+    first: int, last: int, weight: Float, grad: Float, squares: NDArray[np.float64]
+) -> None:
+    """Take each gradient's part along its (unit) row away: renormalising would undo it anyway
+    (Bricken et al. 2023). squares[f] = |grad[f]|^2 of what is left."""
+    width = weight.shape[1]
+    for f in range(first, last):
+        own = weight[f]
+        into = grad[f]
+        along = np.float32(0)
+        for j in range(width):
+            along += own[j] * into[j]
+        total = np.float32(0)
+        for j in range(width):
+            into[j] -= along * own[j]
+            total += into[j] * into[j]
+        squares[f] = total
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def row_squares(first: int, last: int, grad: Float, squares: NDArray[np.float64]) -> None:
+    """squares[f] = |grad[f]|^2."""
+    width = grad.shape[1]
+    for f in range(first, last):
+        row = grad[f]
+        total = np.float32(0)
+        for j in range(width):
+            total += row[j] * row[j]
+        squares[f] = total
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def adam(
+    first: int,
+    last: int,
+    weight: Float,
+    grad: Float,
+    means: Float,
+    second: Float,
+    clip: float,
+    rate: float,
+    betas: tuple[float, float],
+    correction2: float,
+    epsilon: float,
+    unit_norm: bool,
+) -> None:
+    """Adam over the rows of a matrix, in one pass over memory (Kingma and Ba 2015).
+
+    rate: learning rate over the first moment's bias correction. unit_norm: renormalise each row
+    afterwards.
+    """
+    width = weight.shape[1]
+    keep1, keep2 = np.float32(betas[0]), np.float32(betas[1])
+    new1, new2 = np.float32(1 - betas[0]), np.float32(1 - betas[1])
+    scale, step = np.float32(clip), np.float32(rate)
+    root, tiny = np.float32(1 / np.sqrt(correction2)), np.float32(epsilon)
+    for f in range(first, last):
+        own, into = weight[f], grad[f]
+        mean, square = means[f], second[f]
+        total = np.float32(0)
+        for j in range(width):
+            g = scale * into[j]
+            m = keep1 * mean[j] + new1 * g
+            v = keep2 * square[j] + new2 * g * g
+            mean[j] = m
+            square[j] = v
+            w = own[j] - step * m / (np.sqrt(v) * root + tiny)
+            own[j] = w
+            total += w * w
+        if unit_norm:
+            inverse = np.float32(1) / np.sqrt(max(total, np.float32(1e-30)))
+            for j in range(width):
+                own[j] *= inverse
