@@ -11,6 +11,7 @@ import duckdb
 from deconstruct.errors import DeconstructError, StorageError
 from deconstruct.store.ddl import HOME_VARIABLE, create_macros, create_views, literal
 from deconstruct.store.migrate import check, migrate, publication, version
+from deconstruct.store.remote import connect_remote, is_remote, shown
 from deconstruct.store.rewrite import FILE, copy_database
 from deconstruct.store.schema import SCHEMA_VERSION
 
@@ -20,21 +21,48 @@ class QueryError(DeconstructError):
 
 
 def data_root(home: Path | str | None = None) -> Path:
-    """The data root: ``home``, or ``$DECONSTRUCT_HOME``, or ``./data``; made absolute."""
-    return Path(home or os.environ.get("DECONSTRUCT_HOME") or "data").expanduser().absolute()
+    """The data root: ``home``, or ``$DECONSTRUCT_HOME``, or ``./data``; made absolute.
+
+    Raises ``StorageError`` for a URL: that can be read, by `open_store`, and no more.
+    """
+    where = _where(home)
+    if is_remote(where):
+        raise StorageError(
+            f"home {shown(str(where))!r} is a URL, which can only be queried; name a folder of "
+            "this machine"
+        )
+    return Path(where).expanduser().absolute()
+
+
+def _where(home: Path | str | None) -> Path | str:
+    return home or os.environ.get("DECONSTRUCT_HOME") or "data"
 
 
 def open_store(home: Path | str | None = None) -> duckdb.DuckDBPyConnection:
     """A read-only connection to the store: a snapshot that later publishes don't change.
 
-    ``home`` as in `data_root`; a folder that was moved since the last publish works too. If
-    another program has the store open for writing, or it is of an older release, a private copy
-    is opened. Where this process still holds an earlier snapshot, the store is attached to a
-    connection of its own, and cursors of that need ``USE deconstruct`` first.
+    ``home`` as in `data_root`, or a URL (`remote`). A folder that was moved since the last
+    publish works too. If another program has the store open for writing, or it is of an older
+    release, a private copy is opened. Where this process still holds an earlier snapshot, the
+    store is attached to a connection of its own, and cursors of that need ``USE deconstruct``.
 
     Raises ``StorageError`` if there is no store, or it is of a newer release.
     """
-    root = data_root(home)
+    where = _where(home)
+    if is_remote(where):
+        connection, root = connect_remote(str(where))
+        check(version(connection), shown(str(where)))
+    else:
+        connection, root = _open_local(data_root(where))
+    connection.execute(f"SET VARIABLE {HOME_VARIABLE} = ?", [root])
+    # More contexts at a time find their documents by skipping row groups, whose footers are read
+    # once: artifacts don't change.
+    connection.execute("SET dynamic_or_filter_threshold = 500")
+    connection.execute("SET parquet_metadata_cache = true")
+    return connection
+
+
+def _open_local(root: Path) -> tuple[duckdb.DuckDBPyConnection, str]:
     store = root / FILE
     if not store.exists():
         raise StorageError(
@@ -54,12 +82,7 @@ def open_store(home: Path | str | None = None) -> duckdb.DuckDBPyConnection:
         connection = _private_copy(store)
     except duckdb.Error as error:
         raise StorageError(_unreadable(store, error)) from error
-    connection.execute(f"SET VARIABLE {HOME_VARIABLE} = ?", [str(root)])
-    # More contexts at a time find their documents by skipping row groups, whose footers are read
-    # once: artifacts don't change.
-    connection.execute("SET dynamic_or_filter_threshold = 500")
-    connection.execute("SET parquet_metadata_cache = true")
-    return connection
+    return connection, str(root)
 
 
 def resolve_run(connection: duckdb.DuckDBPyConnection, run: str) -> str:
