@@ -72,6 +72,11 @@ def report_errors(command: Callable[P, R]) -> Callable[P, R]:
         except duckdb.Error as error:
             typer.echo(f"error: {pages.sentence(error)}", err=True)
             raise typer.Exit(1) from error
+        except (KeyboardInterrupt, RuntimeError) as error:
+            if not render.interrupted(error):
+                raise
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(130) from error
         except BrokenPipeError:  # the reader of our output (head, less) has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
@@ -145,7 +150,11 @@ def latent(
 @report_errors
 def sql(
     query: Annotated[
-        str | None, typer.Argument(help="The query; '-' or nothing reads standard input.")
+        str | None,
+        typer.Argument(
+            help="The query; '-' reads it from standard input. Without one, on a terminal: a "
+            "prompt with history and completion."
+        ),
     ] = None,
     home: Home = None,
     file: Annotated[Path | None, typer.Option(help="Read the query from this file.")] = None,
@@ -159,6 +168,12 @@ def sql(
     full: Annotated[bool, typer.Option("--full", help="Table: don't cut long texts.")] = False,
 ) -> None:
     """Ask the store in SQL, read-only. Tables and columns: "FROM duckdb_columns()"."""
+    if query is None and file is None and output is None and sys.stdin.isatty():
+        from deconstruct.store.prompt import ask_on
+
+        with open_store(home) as connection:
+            ask_on(connection, terminal(), rows, full)
+        return
     text = _query_text(query, file)
     if format_ is Format.parquet and output is None:
         raise QueryError("--format parquet writes bytes; name a file with --output")
