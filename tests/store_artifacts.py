@@ -47,18 +47,23 @@ class Planted:
 
 
 def plant(
-    home: Path, name: str = "demo", seed: int = 0, documents: int = 30, corpus_seed: int = 0
+    home: Path,
+    name: str = "demo",
+    seed: int = 0,
+    documents: int = 30,
+    corpus_seed: int = 0,
+    names: tuple[str, str, str] = LABELS,
 ) -> Planted:
-    """Write (or find) the artifacts of a run under ``home``."""
+    """Write (or find) the artifacts of a run under ``home``. names: of the three labels."""
     store = ArtifactStore(home)
     text = np.random.default_rng(corpus_seed)
-    labels = [LABELS[i % 3] for i in range(documents)]
+    labels = [names[i % 3] for i in range(documents)]
     tokens: list[str] = []
     doc_of: list[int] = []
     positions: list[int] = []
     for doc, label in enumerate(labels):
         words = ["<bos>", *text.choice([w for w in WORDS if w != " goal"], 14 + doc % 5)]
-        if label == LABELS[1]:
+        if label == names[1]:
             words[3] = words[9] = " goal"
         tokens += words
         doc_of += [doc] * len(words)
@@ -79,10 +84,11 @@ def plant(
     decoder = draw.normal(size=(D_SAE, D_IN)).astype(np.float32)
     clusters = np.array([i % 3 if i % 7 else 0 for i in range(documents)])
     test_docs = [d for d in range(documents) if d % 5 == 0]
-    predictions = [(d, labels[d], LABELS[(d // 5) % 3] if d % 2 else labels[d]) for d in test_docs]
+    predictions = [(d, labels[d], names[(d // 5) % 3] if d % 2 else labels[d]) for d in test_docs]
 
     def make(stage: str, facts: dict[str, Any], **files: pa.Table) -> Artifact:
-        recipe = Recipe(stage, 1, {"seed": seed if stage != "corpus" else corpus_seed}, {})
+        config = {"seed": seed if stage != "corpus" else corpus_seed, "names": list(names)}
+        recipe = Recipe(stage, 1, config, {})
         return store.make(recipe, _writer(facts, files))
 
     artifacts = {
@@ -126,8 +132,8 @@ def plant(
             directions=_directions(decoder),
         ),
         "evaluation": make("evaluation", {}, **_evaluation(errors, seed)),
-        "probe": make("probe", {}, **_probe(weights, predictions)),
-        "cluster": make("cluster", {}, **_cluster(clusters)),
+        "probe": make("probe", {}, **_probe(weights, predictions, names)),
+        "cluster": make("cluster", {}, **_cluster(clusters, names)),
     }
     now = datetime.now(UTC)
     return Planted(
@@ -277,11 +283,13 @@ def _evaluation(errors: np.ndarray, seed: int) -> dict[str, pa.Table]:
     }
 
 
-def _probe(weights: np.ndarray, predictions: list[tuple[int, str, str]]) -> dict[str, pa.Table]:
+def _probe(
+    weights: np.ndarray, predictions: list[tuple[int, str, str]], names: tuple[str, str, str]
+) -> dict[str, pa.Table]:
     rows = [
         ("latents", None, None, "accuracy", 0.96),
         ("latents", 5, None, "accuracy", 0.9),
-        ("latents", None, LABELS[1], "f1", 0.97),
+        ("latents", None, names[1], "f1", 0.97),
         ("activations", None, None, "accuracy", 0.97),
         ("majority", None, None, "accuracy", 0.33),
     ]
@@ -304,7 +312,7 @@ def _probe(weights: np.ndarray, predictions: list[tuple[int, str, str]]) -> dict
         ),
         "probe_weights": pa.table(
             {
-                "label": [LABELS[i] for i in labels],
+                "label": [names[i] for i in labels],
                 "latent": pa.array(latents, pa.uint32()),
                 "weight": weights.reshape(-1),
                 "effect": weights.reshape(-1) / 2,
@@ -326,7 +334,7 @@ def _probe(weights: np.ndarray, predictions: list[tuple[int, str, str]]) -> dict
     }
 
 
-def _cluster(clusters: np.ndarray) -> dict[str, pa.Table]:
+def _cluster(clusters: np.ndarray, names: tuple[str, str, str]) -> dict[str, pa.Table]:
     sizes = np.bincount(clusters)
     count = len(sizes)
     return {
@@ -341,7 +349,7 @@ def _cluster(clusters: np.ndarray) -> dict[str, pa.Table]:
             {
                 "cluster": pa.array(range(count), pa.uint32()),
                 "size": pa.array(sizes, pa.uint32()),
-                "top_label": list(LABELS),
+                "top_label": list(names),
                 "top_label_share": [0.8] * count,
                 "latents": pa.array([[SPORT_LATENT, 1]] * count, pa.list_(pa.uint32())),
                 "keywords": [["match", "goal"]] * count,

@@ -27,6 +27,7 @@ from store_artifacts import LABELS, Planted
 
 from deconstruct.store import open_store
 from deconstruct.store.prompt import StoreCompleter, ask_on, history_file
+from deconstruct.store.rewrite import FILE
 
 TwoRuns = tuple[Path, Planted, Planted]
 
@@ -183,7 +184,7 @@ def test_ctrl_c_stops_the_query_and_not_the_prompt(
     terminals.append(terminal)
     terminal.wait_for("sql>")
     terminal.send(slow + ";\r")
-    time.sleep(2)
+    terminal.wait_for("0% ▕")  # DuckDB shows how far it is
     terminal.send("\x03")
     terminal.wait_for("interrupted")
     terminal.send("SELECT 41 + 1 AS still_there;\r")
@@ -192,12 +193,16 @@ def test_ctrl_c_stops_the_query_and_not_the_prompt(
     assert terminal.process.wait(30) == 0
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into /proc")
 def test_ctrl_c_ends_a_single_query(
     two_runs: TwoRuns, terminals: list[Terminal], slow: str
 ) -> None:
     terminal = Terminal(two_runs[0], slow)
     terminals.append(terminal)
-    time.sleep(3)
+    files = Path(f"/proc/{terminal.process.pid}/fd")
+    while not any(os.path.realpath(file).endswith(FILE) for file in files.iterdir()):
+        time.sleep(0.1)
+    time.sleep(1.5)  # it has opened the store, and now it has begun
     os.kill(terminal.process.pid, signal.SIGINT)
     terminal.wait_for("interrupted")
     assert terminal.process.wait(30) == 130

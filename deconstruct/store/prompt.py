@@ -176,8 +176,9 @@ def _answer(
         try:
             answer.result()
         except KeyboardInterrupt:
-            connection.interrupt()
-            wait([answer])
+            while not answer.done():  # an interrupt that comes before the query has begun is lost
+                connection.interrupt()
+                wait([answer], timeout=0.1)
             console.print("interrupted")
         except duckdb.Error as error:
             console.print(f"error: {pages.sentence(error)}", markup=False)
