@@ -31,6 +31,7 @@ from deconstruct.store import (
     render,
     resolve_run,
 )
+from deconstruct.store.interrupt import interruptible
 from deconstruct.store.remove import UNUSED_HOURS
 
 app = typer.Typer(
@@ -72,9 +73,7 @@ def report_errors(command: Callable[P, R]) -> Callable[P, R]:
         except duckdb.Error as error:
             typer.echo(f"error: {pages.sentence(error)}", err=True)
             raise typer.Exit(1) from error
-        except (KeyboardInterrupt, RuntimeError) as error:
-            if not render.interrupted(error):
-                raise
+        except KeyboardInterrupt as error:
             typer.echo("interrupted", err=True)
             raise typer.Exit(130) from error
         except BrokenPipeError:  # the reader of our output (head, less) has seen enough
@@ -178,21 +177,32 @@ def sql(
     if format_ is Format.parquet and output is None:
         raise QueryError("--format parquet writes bytes; name a file with --output")
     with open_store(home) as connection:
-        if format_ is Format.parquet and output is not None:
-            count = render.write_parquet(connection, text, output)
-            typer.echo(f"{count:,} rows in {output}", err=True)
-            return
-        result = connection.execute(text)
-        if result.description is None:
-            return
-        with open(output, "w") if output else contextlib.nullcontext(sys.stdout) as stream:
-            if format_ is Format.csv:
-                render.write_csv(result, stream)
-            elif format_ is Format.json:
-                render.write_json(result, stream)
-            else:
-                console = terminal() if output is None else Console(file=stream, width=100_000)
-                render.write_table(result, console, rows, full)
+        interruptible(connection, lambda: _answer(connection, text, format_, output, rows, full))
+
+
+def _answer(
+    connection: duckdb.DuckDBPyConnection,
+    text: str,
+    format_: Format,
+    output: Path | None,
+    rows: int,
+    full: bool,
+) -> None:
+    if format_ is Format.parquet and output is not None:
+        count = render.write_parquet(connection, text, output)
+        typer.echo(f"{count:,} rows in {output}", err=True)
+        return
+    result = connection.execute(text)
+    if result.description is None:
+        return
+    with open(output, "w") if output else contextlib.nullcontext(sys.stdout) as stream:
+        if format_ is Format.csv:
+            render.write_csv(result, stream)
+        elif format_ is Format.json:
+            render.write_json(result, stream)
+        else:
+            console = terminal() if output is None else Console(file=stream, width=100_000)
+            render.write_table(result, console, rows, full)
 
 
 @app.command()

@@ -187,8 +187,11 @@ def test_ctrl_c_stops_the_query_and_not_the_prompt(
     terminal.wait_for("0% ▕")  # DuckDB shows how far it is
     terminal.send("\x03")
     terminal.wait_for("interrupted")
+    terminal.wait_for("sql>")
     terminal.send("SELECT 41 + 1 AS still_there;\r")
     terminal.wait_for("         42")
+    terminal.wait_for("sql>")
+    time.sleep(0.5)  # a key that comes before it listens is lost
     terminal.send("\x04")
     assert terminal.process.wait(30) == 0
 

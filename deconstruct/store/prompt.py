@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from prompt_toolkit.output import Output
 from rich.console import Console
 
 from deconstruct.store import pages, render
+from deconstruct.store.interrupt import interruptible
 
 KEYWORDS = tuple(
     "SELECT FROM WHERE GROUP BY ORDER LIMIT HAVING JOIN LEFT USING ON AS AND OR NOT IN IS NULL "
@@ -171,14 +171,9 @@ def _answer(
         if result.description:
             render.write_table(result, console, rows, full or command in _COMMANDS)
 
-    with ThreadPoolExecutor(1) as pool:  # this thread is free to hear of Ctrl-C
-        answer = pool.submit(work)
-        try:
-            answer.result()
-        except KeyboardInterrupt:
-            while not answer.done():  # an interrupt that comes before the query has begun is lost
-                connection.interrupt()
-                wait([answer], timeout=0.1)
-            console.print("interrupted")
-        except duckdb.Error as error:
-            console.print(f"error: {pages.sentence(error)}", markup=False)
+    try:
+        interruptible(connection, work)
+    except KeyboardInterrupt:
+        console.print("interrupted")
+    except duckdb.Error as error:
+        console.print(f"error: {pages.sentence(error)}", markup=False)

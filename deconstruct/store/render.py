@@ -122,11 +122,6 @@ def write_parquet(connection: duckdb.DuckDBPyConnection, query: str, target: Pat
     return rows
 
 
-def interrupted(error: BaseException) -> bool:
-    """Whether an error is Ctrl-C: inside of a query DuckDB raises one of its own."""
-    return isinstance(error, KeyboardInterrupt) or str(error) == "Query interrupted"
-
-
 def names_of(result: duckdb.DuckDBPyConnection) -> list[str]:
     """The names of a result's columns."""
     return [str(column[0]) for column in result.description or []]
