@@ -122,7 +122,9 @@ def test_end_of_input_leaves(two_runs: TwoRuns) -> None:
 
 
 def _control() -> None:
-    """Make standard input the controlling terminal, so that Ctrl-C in it is a signal."""
+    """Make standard input the controlling terminal, so that Ctrl-C in it is a signal, and hear it:
+    what a shell starts in the background is deaf to it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
