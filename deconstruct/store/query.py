@@ -12,8 +12,11 @@ from deconstruct.errors import DeconstructError, StorageError
 from deconstruct.store.ddl import HOME_VARIABLE, create_macros, create_views, literal
 from deconstruct.store.migrate import check, migrate, publication, version
 from deconstruct.store.remote import connect_remote, is_remote, shown
-from deconstruct.store.rewrite import FILE, copy_database
+from deconstruct.store.rewrite import FILE, copy_database, state
 from deconstruct.store.schema import SCHEMA_VERSION
+
+
+OPEN_ATTEMPTS = 100
 
 
 class QueryError(DeconstructError):
@@ -100,6 +103,22 @@ def resolve_run(connection: duckdb.DuckDBPyConnection, run: str) -> str:
 
 
 def _connect(store: Path) -> duckdb.DuckDBPyConnection:
+    """DuckDB opens a file more than once by its name: a publish between would mix two files."""
+    for _ in range(OPEN_ATTEMPTS):
+        before = state(store)
+        try:
+            connection = _connect_once(store)
+        except duckdb.Error:
+            if state(store) == before:
+                raise
+            continue
+        if state(store) == before:
+            return connection
+        connection.close()
+    raise StorageError(f"store {store} is being replaced all the time; try again in a while")
+
+
+def _connect_once(store: Path) -> duckdb.DuckDBPyConnection:
     # By default DuckDB spills beside the file, where a reader may have no right to write.
     spill = {"temp_directory": tempfile.gettempdir() + "/deconstruct"}
     connection = duckdb.connect(store, read_only=True, config=dict(spill))

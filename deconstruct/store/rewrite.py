@@ -72,13 +72,13 @@ def copy_database(source: Path, target: Path) -> None:
     Deconstruct never writes into ``source``, but a shell that opened it for writing may.
     """
     for _ in range(COPY_ATTEMPTS):
-        before = _state(source)
+        before = state(source)
         shutil.copyfile(source, target)
         try:
             shutil.copyfile(_wal(source), _wal(target))
         except FileNotFoundError:
             _wal(target).unlink(missing_ok=True)
-        if _state(source) == before:
+        if state(source) == before:
             return
         time.sleep(0.1)
     raise StorageError(
@@ -127,7 +127,8 @@ def _spill(database: Path) -> Path:
     return database.with_name(database.name + ".spill")
 
 
-def _state(database: Path) -> list[tuple[int, int, int] | None]:
+def state(database: Path) -> list[tuple[int, int, int] | None]:
+    """Marks of a database's file and log: they differ once another file has taken the name."""
     states: list[tuple[int, int, int] | None] = []
     for path in (database, _wal(database)):
         try:
