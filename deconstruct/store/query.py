@@ -15,7 +15,6 @@ from deconstruct.store.remote import connect_remote, is_remote, shown
 from deconstruct.store.rewrite import FILE, copy_database, state
 from deconstruct.store.schema import SCHEMA_VERSION
 
-
 OPEN_ATTEMPTS = 100
 
 
