@@ -18,6 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from deconstruct.errors import ConfigError
 from deconstruct.site import Site
 
+Growth = Literal["anew", "encode", "retrain"]
+"""What becomes of documents that an earlier run of the same name has seen; no part of a key."""
+
 
 class Settings(BaseModel):
     """Base of all configuration: frozen, and it refuses fields that it does not know."""
@@ -271,6 +274,34 @@ class ClusterConfig(Settings):
     seed: int = Field(0, ge=0, description="Seed of k-means.")
 
 
+class GatesConfig(Settings):
+    """What a run must reach to be published; none: no gate. Gates change no artifact."""
+
+    max_fvu: float | None = Field(None, gt=0, description="Held-out FVU, at most.")
+    max_dead_share: float | None = Field(
+        None, ge=0, le=1, description="Share of latents that never fire, at most."
+    )
+    min_loss_recovered: float | None = Field(
+        None, le=1, description="Loss recovered against zero ablation, at least."
+    )
+    min_probe_accuracy: float | None = Field(
+        None, ge=0, le=1, description="Held-out accuracy of the probe on all latents, at least."
+    )
+    max_fvu_ratio: float | None = Field(
+        None,
+        gt=0,
+        description="Of a run that keeps a standing SAE: FVU on the documents that are new since "
+        "its training over that on the reference's held-out ones, at most.",
+    )
+    max_latents_js: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Of such a run: Jensen-Shannon divergence, in bits, between how often each "
+        "latent fires on the new documents and on the reference, at most.",
+    )
+
+
 class RunConfig(Settings):
     """A whole run of the pipeline."""
 
@@ -283,6 +314,7 @@ class RunConfig(Settings):
     evaluation: EvaluationConfig = EvaluationConfig()
     probe: ProbeConfig = ProbeConfig()
     cluster: ClusterConfig = ClusterConfig()
+    gates: GatesConfig = GatesConfig()
 
     @model_validator(mode="after")
     def _transcoder_has_sites(self) -> RunConfig:

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from deconstruct.artifact import ArtifactStore
 from deconstruct.cli import app, report_errors
-from deconstruct.config import load
+from deconstruct.config import Growth, load
 from flows import environment
 
 Home = Annotated[
@@ -44,6 +44,14 @@ def run(
     ] = None,
     home: Home = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    growth: Annotated[
+        Growth,
+        typer.Option(
+            help="Of documents that the newest run of the same name has seen: 'anew' takes no "
+            "notice, 'encode' keeps its SAE and takes in new documents alone, 'retrain' keeps "
+            "their activations and trains on all."
+        ),
+    ] = "anew",
 ) -> None:
     """Take a language model apart; stages that are done already come from cache."""
     started = time.monotonic()
@@ -63,7 +71,7 @@ def run(
         server.wait()
     for dead in mark_crashed(root):
         console.print(f"crashed      {dead.name} ({str(dead.id)[:8]}): its process had died")
-    results = run_here(pipeline, config=settings, home=str(root), device=device)
+    results = run_here(pipeline, config=settings, home=str(root), device=device, growth=growth)
     console.print(f"finished in {time.monotonic() - started:.0f} s")
     for result in results:
         print_summary(root, result.run_id)

@@ -14,16 +14,19 @@ from pydantic import BaseModel, ConfigDict
 from deconstruct import activations as activation_stage
 from deconstruct import cluster as cluster_stage
 from deconstruct import corpus as corpus_stage
+from deconstruct import drift as drift_stage
 from deconstruct import evaluate as evaluation_stage
+from deconstruct import gates, sources
 from deconstruct import latents as latents_stage
 from deconstruct import probe as probe_stage
-from deconstruct import sources
+from deconstruct import standing as standing_runs
 from deconstruct.artifact import Artifact, ArtifactStore
-from deconstruct.config import RunConfig
+from deconstruct.config import Growth, RunConfig
 from deconstruct.model import ResolvedModel, resolve
 from deconstruct.sae import stage as sae_stage
 from deconstruct.site import Site
 from deconstruct.sources import ResolvedSource
+from deconstruct.standing import Standing
 from deconstruct.store import RunRecord
 from flows.environment import data_root
 from flows.liveness import hold_lock
@@ -31,6 +34,7 @@ from flows.seen import run_name, show_results, tag
 from tasks.activations import activations
 from tasks.cluster import cluster
 from tasks.corpus import corpus
+from tasks.drift import drift
 from tasks.evaluation import evaluation
 from tasks.latents import latents
 from tasks.probe import probe
@@ -56,13 +60,24 @@ DEFAULT = RunConfig()
 
 @flow(name="pipeline", flow_run_name=run_name, persist_result=True, result_serializer="json")
 def pipeline(
-    config: RunConfig = DEFAULT, home: str | None = None, device: str = "auto"
+    config: RunConfig = DEFAULT,
+    home: str | None = None,
+    device: str = "auto",
+    growth: Growth = "anew",
 ) -> list[SiteResult]:
     """Take a language model apart as ``config`` says, one SAE a hook site.
 
     home: the data root; none: ``DECONSTRUCT_HOME`` or ``./data``. device: ``auto``, ``cpu`` or
     ``cuda``. Stages whose results are there already are answered from cache. Raises
-    ``DeconstructError`` before any long work if the configuration can't be run.
+    ``DeconstructError`` before any long work if the configuration can't be run, and in place of
+    publishing if the run fails a gate.
+
+    growth: what becomes of documents that the standing run of ``config.name`` has seen. ``anew``:
+    nothing is known of it, the result is one of the configuration and the source alone.
+    ``encode``: activations and firings of its documents stand, new documents are run through the
+    model and through the standing SAE, and compared with those that it was trained on.
+    ``retrain``: their activations stand, and an SAE is trained on all. Without a standing run of
+    the same settings, both train the first one.
     """
     started = datetime.now(UTC)
     root = ArtifactStore(data_root(home))
@@ -70,8 +85,20 @@ def pipeline(
     tag(config)
     model, source = preflight(root, config)
     shared = Stages(root)
+    standing = standing_runs.find(root, config) if growth != "anew" else {}
+    base = None
+    if standing:
+        newest = max(standing.values(), key=lambda run: int(run.corpus.facts["documents"]))
+        base = standing_runs.base_of(root, config, source, newest.corpus)
+    elif growth != "anew":
+        log.info("no standing run %r of these settings yet; it trains the first", config.name)
     texts = shared.run(
-        corpus, corpus_stage.recipe(config.corpus, source, model), config.corpus, source, model
+        corpus,
+        corpus_stage.recipe(config.corpus, source, model, base),
+        config.corpus,
+        source,
+        model,
+        Ref.of(base) if base is not None else None,
     )
     recorded = shared.run_all(
         activations,
@@ -84,6 +111,7 @@ def pipeline(
     )
     by_site = {str(activity.facts["site"]): activity for activity in recorded}
     output = by_site.pop(config.sae.output_site or "", None)
+    kept = standing if growth == "encode" else {}
     return [
         _take_apart(
             config,
@@ -92,6 +120,7 @@ def pipeline(
             texts,
             activity,
             output,
+            kept.get(str(activity.facts["site"])),
             started,
             device,
         )
@@ -116,24 +145,29 @@ def _take_apart(
     texts: Artifact,
     activity: Artifact,
     output: Artifact | None,
+    standing: Standing | None,
     started: datetime,
     device: str,
 ) -> SiteResult:
     """The stages of one hook site, from its activations to the store.
 
     output: the activations that a transcoder makes of them; None: an autoencoder.
+    standing: whose SAE is kept; None: one is trained.
     """
     site = str(activity.facts["site"])
     if len(config.activations.sites) > 1:
         log.info("-- %s", site)
-    dictionary = stages.run(
-        sae,
-        sae_stage.recipe(config.sae, activity, output),
-        config.sae,
-        Ref.of(activity),
-        Ref.of(output) if output else None,
-        device,
-    )
+    if standing is None:
+        dictionary = stages.run(
+            sae,
+            sae_stage.recipe(config.sae, activity, output),
+            config.sae,
+            Ref.of(activity),
+            Ref.of(output) if output else None,
+            device,
+        )
+    else:
+        dictionary = stages.keep(standing.sae, f"of run {standing.run_id}")
     firings = stages.run(
         latents,
         latents_stage.recipe(config.latents, dictionary, activity, texts),
@@ -162,14 +196,41 @@ def _take_apart(
         config.cluster,
         *map(Ref.of, (texts, firings)),
     )
+    everything = [texts, activity, dictionary, firings, judged, probed, clustered]
+    figures = {name: judged.facts.get(name) for name in ("fvu", "dead_share", "loss_recovered")}
+    figures["probe_accuracy"] = probed.facts.get("accuracy")
+    reference = drift_stage.reference_of(stages.store, texts, dictionary)
+    if reference is not None and output is None:
+        compared = (reference, texts, activity, dictionary, firings)
+        drifted = stages.run(
+            drift,
+            drift_stage.recipe(config.evaluation, *compared),
+            config.evaluation,
+            *map(Ref.of, compared),
+            device,
+        )
+        everything.append(drifted)
+        figures["fvu_ratio"] = drifted.facts["fvu"] / drifted.facts["reference_fvu"]
+        figures["latents_js"] = drifted.facts["latents_js"]
+        log.info("%-12s %s", "drift", _said(drifted))
+    gates.check(config.gates, figures)
     record = RunRecord(
         config=config,
         started=started,
         finished=datetime.now(UTC),
         cached=frozenset(outcome.stage for outcome in stages.outcomes if outcome.cached),
     )
-    everything = (texts, activity, dictionary, firings, judged, probed, clustered)
     run_id = publish(str(stages.store.root), record, [Ref.of(a) for a in everything])
     log.info("%-12s run %s", "store", run_id)
     show_results(stages.store, run_id, site)
     return SiteResult(site=site, run_id=run_id, stages=stages.outcomes)
+
+
+def _said(drifted: Artifact) -> str:
+    facts = drifted.facts
+    return (
+        f"{facts['documents']:,} documents since training: fvu {facts['fvu']:.3f} "
+        f"(reference {facts['reference_fvu']:.3f}), l0 {facts['l0']:.1f} "
+        f"({facts['reference_l0']:.1f}), latents' JS {facts['latents_js']:.3f} bits, "
+        f"labels' {facts['labels_js']:.3f}"
+    )

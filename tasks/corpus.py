@@ -17,6 +17,9 @@ def corpus(
     config: CorpusConfig,
     source: ResolvedSource,
     model: ResolvedModel,
+    base: Ref | None,
 ) -> list[Ref]:
-    """Tokenise the corpus of ``recipes[0]``."""
-    return [Ref.of(library.tokenise(ArtifactStore(home), config, source, model))]
+    """Tokenise the corpus of ``recipes[0]``, which grows from ``base`` if there is one."""
+    store = ArtifactStore(home)
+    grown_from = base.open(store) if base is not None else None
+    return [Ref.of(library.tokenise(store, config, source, model, base=grown_from))]

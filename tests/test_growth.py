@@ -9,12 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
 from conftest import write_texts
+from scipy.stats import entropy
 
-from deconstruct import activations, corpus, latents, sources
+from deconstruct import activations, corpus, gates, latents, sources
 from deconstruct.artifact import Artifact, ArtifactStore
-from deconstruct.config import ActivationsConfig, CorpusConfig, LatentsConfig, SaeConfig
+from deconstruct.config import (
+    ActivationsConfig,
+    CorpusConfig,
+    GatesConfig,
+    LatentsConfig,
+    SaeConfig,
+)
+from deconstruct.drift import jensen_shannon
 from deconstruct.model import ResolvedModel
 from deconstruct.sae import stage as sae
 
@@ -147,3 +156,26 @@ def test_nothing_new_is_an_empty_segment(home: Home, texts: Path, tmp_path: Path
     assert more.facts["segments"] == [120, 0]
     assert documents(more) == documents(base)
     assert home.record(more).digest() == home.record(base).digest()
+
+
+def test_the_divergence_of_two_distributions() -> None:
+    """Against its definition: the entropy of the mean less the mean of the entropies, in bits."""
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        a, b = draw.poisson(2.0, (2, 50)).astype(np.float64)
+        p, q = a / a.sum(), b / b.sum()
+        want = entropy((p + q) / 2, base=2) - (entropy(p, base=2) + entropy(q, base=2)) / 2
+        assert jensen_shannon(a, b) == pytest.approx(want, abs=1e-12)
+    assert jensen_shannon(np.array([3.0, 0.0]), np.array([0.0, 1.0])) == 1.0
+    assert jensen_shannon(np.array([3.0, 1.0]), np.array([6.0, 2.0])) == pytest.approx(0, abs=1e-15)
+
+
+def test_gates_say_each_figure_that_is_beyond_them() -> None:
+    gates.check(GatesConfig(), {"fvu": 0.9})
+    bounds = GatesConfig(max_fvu=0.2, min_probe_accuracy=0.9, max_fvu_ratio=1.5)
+    gates.check(bounds, {"fvu": 0.2, "probe_accuracy": 0.95})
+    with pytest.raises(gates.GateError) as caught:
+        gates.check(bounds, {"fvu": 0.3, "probe_accuracy": None, "fvu_ratio": 1.25})
+    said = str(caught.value)
+    assert said.startswith("gates.max_fvu = 0.2, but fvu is 0.3; gates.min_probe_accuracy = 0.9, ")
+    assert "this run has no probe_accuracy; the run is not published" in said

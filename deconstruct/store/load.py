@@ -19,6 +19,8 @@ from deconstruct.store.ddl import name
 from deconstruct.store.schema import RELATIONS, TRAINING_LOG, Relation
 
 STAGES = ("corpus", "activations", "sae", "latents", "evaluation", "probe", "cluster")
+OPTIONAL_STAGES = ("drift",)
+"""Stages that only some runs have; a run's id does not depend on them."""
 
 
 class RunRecord(BaseModel):
@@ -46,7 +48,8 @@ def load_run(
         if not relation.in_place and relation.name != "meta":
             connection.execute(f"DELETE FROM {name(relation.name)} WHERE run_id = ?", [run_id])
     for relation in RELATIONS:
-        if relation.stage is not None and relation.file is not None:
+        made = relation.stage in artifacts
+        if made and relation.stage is not None and relation.file is not None:
             file = artifacts[relation.stage].file(relation.file)
             if relation.in_place:
                 check_columns(connection, relation, file)
@@ -106,7 +109,8 @@ def _insert_stages(
     run: RunRecord,
     artifacts: Mapping[str, Artifact],
 ) -> None:
-    for ordinal, stage in enumerate(STAGES):
+    there = [stage for stage in (*STAGES, *OPTIONAL_STAGES) if stage in artifacts]
+    for ordinal, stage in enumerate(there):
         artifact = artifacts[stage]
         manifest = artifact.manifest
         counted = [entry.rows for entry in manifest.files.values() if entry.rows is not None]

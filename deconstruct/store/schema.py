@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 RUN_ID = "Run that the row belongs to: key of runs."
 DOC_ID = "Document, numbered within the run's corpus."
@@ -103,7 +103,11 @@ STAGES = Relation(
     "The stages of each run: which artifact each one used, and what making it cost.",
     ("run_id", "stage"),
     _columns(
-        ("stage", "VARCHAR", "corpus, activations, sae, latents, evaluation, probe or cluster."),
+        (
+            "stage",
+            "VARCHAR",
+            "corpus, activations, sae, latents, evaluation, probe, cluster; drift.",
+        ),
         ("ordinal", "UTINYINT", "Place of the stage in the pipeline, from 0."),
         ("key", "VARCHAR", "Key of the artifact: a digest of all that decides its content."),
         ("version", "UINTEGER", "Version of the stage's code."),
@@ -396,8 +400,48 @@ CLUSTER_METRICS = Relation(
     "cluster_metrics.parquet",
 )
 
+DRIFT = Relation(
+    "drift",
+    "Documents that came after the SAE was trained, beside those it was trained among; of runs "
+    "that kept a standing SAE.",
+    ("run_id", "subject", "metric"),
+    _columns(
+        ("subject", "VARCHAR", "reconstruction, label share or distance."),
+        ("metric", "VARCHAR", "fvu, l0, ...; the label; what the distance is between."),
+        (
+            "reference",
+            "DOUBLE",
+            "Value on the documents it was trained among (held-out ones).",
+        ),
+        ("current", "DOUBLE", "Value on the documents since; of a distance, the distance in bits."),
+        ("difference", "DOUBLE", "current - reference."),
+        ("ci_low", "DOUBLE", "Lower end of the difference's 95% interval; null if it has none."),
+        ("ci_high", "DOUBLE", "Upper end of it."),
+        ("n_reference", "UBIGINT", "Tokens, documents or firings of the reference."),
+        ("n_current", "UBIGINT", "The same of the documents since."),
+    ),
+    "drift",
+    "drift.parquet",
+)
+
+LATENT_DRIFT = Relation(
+    "latent_drift",
+    "How often each latent fires, before and since; of runs that kept a standing SAE.",
+    ("run_id", "latent"),
+    _columns(
+        ("latent", "UINTEGER", LATENT),
+        ("reference_density", "DOUBLE", "Share of the reference's recorded tokens it fires on."),
+        ("current_density", "DOUBLE", "The same of the documents since."),
+        ("log2_ratio", "DOUBLE", "log2(current / reference), half a firing added to both."),
+    ),
+    "drift",
+    "latent_drift.parquet",
+    in_place=True,
+)
+
 RELATIONS = (
     META, RUNS, STAGES, DOCUMENTS, TOKENS, LATENTS, LATENTS_BY_TOKEN, DOCUMENT_LATENTS, FEATURES,
     DIRECTIONS, FEATURE_LOGITS, SAE_METRICS, DENSITY_HISTOGRAM, TOKEN_ERRORS, TRAINING_LOG, PROBES,
     PROBE_WEIGHTS, PROBE_PREDICTIONS, CLUSTERS, CLUSTER_SUMMARY, CLUSTER_METRICS,
+    DRIFT, LATENT_DRIFT,
 )  # fmt: skip
