@@ -1,5 +1,5 @@
 # make run: take the embedded model apart.  make test: all tests.  make lint: ruff and mypy.
-# make serve: a local Prefect server with its schedules and a worker.
+# make serve: a local Prefect server with its schedules and a worker.  make kills: 30 kills of a run.
 
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -9,13 +9,16 @@ export DECONSTRUCT_HOME
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test lint serve install clean
+.PHONY: run test kills lint serve install clean
 
 run: $(VENV)/.installed
 	$(BIN)/deconstruct run configs/embedded.toml
 
 test: lint
 	$(BIN)/python -m pytest
+
+kills: $(VENV)/.installed-dev
+	DECONSTRUCT_KILLS=30 $(BIN)/python -m pytest -s --timeout 3600 tests/test_kills.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -8,8 +8,10 @@ Shards are written on another thread while the model computes the next one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +63,13 @@ def extract(
     *,
     dtype: str = "auto",
     device: str = "auto",
+    spread: Spread | None = None,
 ) -> dict[Site, Artifact]:
     """Record ``config.sites`` over the corpus; sites that are there already are not recomputed.
 
     Nor are the shards of a corpus that this one grew from: they are taken over as they are.
+
+    spread: has the shards that are missing computed elsewhere, by `compute_shards`.
 
     Memory: the model, two shards of activations a site, and some 40 bytes a document. Raises
     ``ConfigError`` for a layer, a part of a block or a device that is not there, ``DataError``
@@ -89,10 +94,48 @@ def extract(
                 if before is not None:
                     for path in before[0].files("*-*.parquet"):
                         draft.adopt(before[0], path.name)
-            _Extraction(config, model, corpus, drafts, dtype, device).run()
+            _Extraction(config, model, corpus, drafts, dtype, device).run(spread)
 
     make(missing, {})
     return {site: artifact for site, artifact in made.items() if artifact is not None}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some shards of an extraction, to be computed wherever the data root can be reached.
+
+    corpus: its key. drafts: site -> folder of the artifact in the making.
+    """
+
+    corpus: str
+    drafts: Mapping[str, str]
+    shards: tuple[str, ...]
+
+
+Spread = Callable[[Callable[[int], list[Part]]], None]
+"""Called with a function that deals the missing shards into n parts; returns when all are there."""
+
+
+def compute_shards(
+    store: ArtifactStore,
+    config: ActivationsConfig,
+    model: ResolvedModel,
+    part: Part,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+) -> None:
+    """Write the shards of ``part`` into its drafts, for the extraction that holds their keys.
+
+    A shard's bytes are the same wherever it is computed in the same arithmetic. Raises as
+    `extract` does.
+    """
+    drafts = {Site.parse(site): Draft(Path(folder)) for site, folder in part.drafts.items()}
+    scratch = next(iter(drafts.values())).scratch
+    corpus = store.open("corpus", part.corpus)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="part-") as folder:
+        work = _Extraction(config, model, corpus, drafts, dtype, device, Path(folder))
+        work.compute(set(part.shards))
 
 
 class _Extraction:
@@ -106,20 +149,41 @@ class _Extraction:
         drafts: Mapping[Site, Draft],
         dtype: str,
         device: str,
+        folder: Path | None = None,
     ) -> None:
+        """folder: for the corpus' tokens; none: the scratch folder of the first draft."""
         self.config = config
         self.model = model
+        self.corpus = corpus
         self.drafts = drafts
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
-        folder = next(iter(drafts.values())).scratch
+        folder = folder or next(iter(drafts.values())).scratch
         self.tokens = Tokens.read(corpus, config.skip_positions, folder)
         self.shards = layout.shards(corpus, self.tokens, config.shard_tokens, config.seed)
 
-    def run(self) -> None:
-        """Compute the shards that are missing, then the moments and the facts of each site."""
-        todo = [s for s in self.shards if not all(d.has(s.name) for d in self.drafts.values())]
-        total = sum(shard.rows for shard in self.shards)
+    def run(self, spread: Spread | None) -> None:
+        """Have the shards that are missing, then the moments and the facts of each site."""
+        missing = self._missing()
+        if spread is not None and missing:
+            spread(lambda parts: self._parts(missing, parts))
+        self.compute({shard.name for shard in self.shards})
+        for site, draft in self.drafts.items():
+            self._finish(site, draft)
+
+    def _missing(self) -> list[Shard]:
+        return [s for s in self.shards if not all(d.has(s.name) for d in self.drafts.values())]
+
+    def _parts(self, missing: Sequence[Shard], parts: int) -> list[Part]:
+        names = [shard.name for shard in missing]
+        drafts = {str(site): str(draft.path) for site, draft in self.drafts.items()}
+        dealt = [tuple(names[first::parts]) for first in range(min(parts, len(names)))]
+        return [Part(self.corpus.key, drafts, own) for own in dealt]
+
+    def compute(self, names: Set[str]) -> None:
+        """Compute those of the shards called so that are missing."""
+        todo = [shard for shard in self._missing() if shard.name in names]
+        total = sum(shard.rows for shard in self.shards if shard.name in names)
         done = total - sum(shard.rows for shard in todo)
         if todo:
             model = load(self.model, self.dtype, self.device)
@@ -136,8 +200,6 @@ class _Extraction:
                     writing = writer.submit(self._write, shard, activations)
                 if writing is not None:
                     writing.result()
-        for site, draft in self.drafts.items():
-            self._finish(site, draft)
 
     def _compute(self, model: nn.Module, shard: Shard, advance: Advance) -> dict[Site, Tensor]:
         """Activations of a shard's rows, site -> [rows, d_in] on the CPU, in document order."""

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -52,6 +52,11 @@ def run(
             "their activations and trains on all."
         ),
     ] = "anew",
+    engine: Annotated[
+        Literal["threads", "dask", "ray"],
+        typer.Option(help="What extraction is spread over, with --workers above 1."),
+    ] = "threads",
+    workers: Annotated[int, typer.Option(min=1, help="Parts extracted side by side.")] = 1,
 ) -> None:
     """Take a language model apart; stages that are done already come from cache."""
     started = time.monotonic()
@@ -71,7 +76,14 @@ def run(
         server.wait()
     for dead in mark_crashed(root):
         console.print(f"crashed      {dead.name} ({str(dead.id)[:8]}): its process had died")
-    results = run_here(pipeline, config=settings, home=str(root), device=device, growth=growth)
+    results = run_here(
+        pipeline,
+        config=settings,
+        home=str(root),
+        device=device,
+        growth=growth,
+        engine={"kind": engine, "workers": workers},
+    )
     console.print(f"finished in {time.monotonic() - started:.0f} s")
     for result in results:
         print_summary(root, result.run_id)

@@ -39,6 +39,7 @@ from tasks.evaluation import evaluation
 from tasks.latents import latents
 from tasks.probe import probe
 from tasks.sae import sae
+from tasks.spread import Engine
 from tasks.stage import Outcome, Ref, Stages
 from tasks.store import store as publish
 
@@ -56,6 +57,7 @@ class SiteResult(BaseModel):
 
 
 DEFAULT = RunConfig()
+HERE = Engine()
 
 
 @flow(name="pipeline", flow_run_name=run_name, persist_result=True, result_serializer="json")
@@ -64,6 +66,7 @@ def pipeline(
     home: str | None = None,
     device: str = "auto",
     growth: Growth = "anew",
+    engine: Engine = HERE,
 ) -> list[SiteResult]:
     """Take a language model apart as ``config`` says, one SAE a hook site.
 
@@ -78,6 +81,8 @@ def pipeline(
     model and through the standing SAE, and compared with those that it was trained on.
     ``retrain``: their activations stand, and an SAE is trained on all. Without a standing run of
     the same settings, both train the first one.
+
+    engine: what extraction is spread over; by default this process does all of it.
     """
     started = datetime.now(UTC)
     root = ArtifactStore(data_root(home))
@@ -108,6 +113,7 @@ def pipeline(
         Ref.of(texts),
         config.model.dtype,
         device,
+        engine,
     )
     by_site = {str(activity.facts["site"]): activity for activity in recorded}
     output = by_site.pop(config.sae.output_site or "", None)

@@ -7,6 +7,7 @@ from deconstruct.artifact import ArtifactStore, Recipe
 from deconstruct.config import ActivationsConfig
 from deconstruct.model import ResolvedModel
 from deconstruct.site import Site
+from tasks.spread import Engine, spread_over
 from tasks.stage import Ref, stage_task
 
 
@@ -19,8 +20,17 @@ def activations(
     corpus: Ref,
     dtype: str,
     device: str,
+    engine: Engine,
 ) -> list[Ref]:
     """Extract the sites of ``config``, one artifact each, in their order."""
     store = ArtifactStore(home)
-    made = library.extract(store, config, model, corpus.open(store), dtype=dtype, device=device)
+    made = library.extract(
+        store,
+        config,
+        model,
+        corpus.open(store),
+        dtype=dtype,
+        device=device,
+        spread=spread_over(engine, home, config, model, dtype, device),
+    )
     return [Ref.of(made[Site.parse(site)]) for site in config.sites]

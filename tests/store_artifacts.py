@@ -134,6 +134,7 @@ def plant(
         "evaluation": make("evaluation", {}, **_evaluation(errors, seed)),
         "probe": make("probe", {}, **_probe(weights, predictions, names)),
         "cluster": make("cluster", {}, **_cluster(clusters, names)),
+        "drift": make("drift", {}, **_drift(dense)),
     }
     now = datetime.now(UTC)
     return Planted(
@@ -358,5 +359,33 @@ def _cluster(clusters: np.ndarray, names: tuple[str, str, str]) -> dict[str, pa.
         ),
         "cluster_metrics": pa.table(
             {"metric": ["silhouette", "nmi", "ari", "purity"], "value": [0.1, 0.6, 0.5, 0.8]}
+        ),
+    }
+
+
+def _drift(dense: np.ndarray) -> dict[str, pa.Table]:
+    density = (dense > 0).mean(0)
+    metrics = [("reconstruction", "fvu", 0.2, 0.3), ("label share", LABELS[1], 0.4, 0.1)]
+    return {
+        "drift": pa.table(
+            {
+                "subject": [row[0] for row in metrics],
+                "metric": [row[1] for row in metrics],
+                "reference": [row[2] for row in metrics],
+                "current": [row[3] for row in metrics],
+                "difference": [row[3] - row[2] for row in metrics],
+                "ci_low": pa.array([0.05, None], pa.float64()),
+                "ci_high": pa.array([0.15, None], pa.float64()),
+                "n_reference": pa.array([100, 6], pa.uint64()),
+                "n_current": pa.array([20, 2], pa.uint64()),
+            }
+        ),
+        "latent_drift": pa.table(
+            {
+                "latent": pa.array(range(len(density)), pa.uint32()),
+                "reference_density": density,
+                "current_density": density / 2,
+                "log2_ratio": np.full(len(density), -1.0),
+            }
         ),
     }

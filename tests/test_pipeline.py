@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import duckdb
+import httpx
 import pytest
 from running import STAGES, artifacts, cached_stages, deconstruct, digests, stalled
 
@@ -146,3 +147,23 @@ def test_an_open_reader_stops_no_run_and_a_run_no_reader(
         assert reader.communicate("\n")[0] == "True\n"
     with duckdb.connect(str(file), read_only=True) as connection:
         assert connection.execute("SELECT count(*) FROM runs").fetchone() == (2,)
+
+
+def parts_computed(server: str) -> int:
+    """How many tasks have computed a part of an extraction, as the server knows."""
+    done = {"name": {"like_": "shards"}, "state": {"name": {"any_": ["Completed"]}}}
+    answer = httpx.post(f"{server}/task_runs/count", json={"task_runs": done}, timeout=30)
+    return int(answer.raise_for_status().json())
+
+
+@pytest.mark.parametrize("engine", ["threads", "dask"])
+def test_extraction_spread_over_an_engine_gives_the_same_bytes(
+    engine: str, tmp_path: Path, config: Path, server: str, finished: Path
+) -> None:
+    """Two parts side by side; with Dask, in two processes of a cluster made for the run."""
+    more = ("--engine", engine, "--workers", "2")
+    before = parts_computed(server)
+    run = deconstruct(tmp_path / "home", "run", config, *more, env={"PREFECT_API_URL": server})
+    assert run.returncode == 0, run.stderr
+    assert parts_computed(server) == before + 2
+    assert digests(tmp_path / "home") == digests(finished)

@@ -1,0 +1,48 @@
+"""Two runs at once on the same home: one key is computed once, different keys side by side."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from running import COMMAND, STAGES, deconstruct, environment
+
+from deconstruct.artifact import Artifact, ArtifactStore
+
+
+def start(home: Path, config: Path, server: str, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "run", str(config), *more],
+        env=environment(home, PREFECT_API_URL=server),
+        cwd=home.parent,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_schedules_share_one_home(
+    tmp_path: Path, config: Path, server: str, finished: Path
+) -> None:
+    home = tmp_path / "home"
+    runs = [start(home, config, server), start(home, config, server, "--set", "cluster.k=4")]
+    said = [run.communicate(timeout=180)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    for stage in STAGES[:-1]:  # a bar is drawn by the one that computes
+        assert len(list((home / stage).iterdir())) == 1
+        drawn = [f"\n{stage:<12}: " in f"\n{text}".replace("\r", "\n") for text in said]
+        assert sum(drawn) == 1, (stage, said)
+    assert len(list((home / "cluster").iterdir())) == 2
+    (listing,) = {
+        deconstruct(home, "sql", "--format", "json", "SELECT count(*) AS n FROM runs").stdout
+    }
+    assert json.loads(listing) == [{"n": 2}]
+    made, alone = by_key(home), by_key(finished)
+    assert len(made) == len(STAGES) + 1
+    assert {key: made[key].digest() for key in alone} == {k: a.digest() for k, a in alone.items()}
+
+
+def by_key(home: Path) -> dict[str, Artifact]:
+    return {artifact.key: artifact for artifact in ArtifactStore(home).artifacts()}
