@@ -168,7 +168,7 @@ def _fidelity_rows(
     trained = store.open("activations", sae.manifest.inputs["activations"])
     mean = ActivationReader(trained).moments.mean
     shards = [ShardFile(path) for path in activations.files("*-*.parquet")]
-    new = [shard for shard in shards if shard.documents(0)[0] >= known]
+    new = [shard for shard in shards if shard.column(0, "doc_id")[0] >= known]
     held_out = [shard for shard in shards if shard not in new and shard.path.name[:4] == "test"]
     if not new:
         raise DataError("no document that came after the SAE was trained has a recorded token")
@@ -249,7 +249,7 @@ def _densities(
     tokens = np.zeros(2)
     for path in activations.files("*-*.parquet"):
         shard = ShardFile(path)
-        tokens[int(shard.documents(0)[0] >= known)] += sum(shard.group_rows)
+        tokens[int(shard.column(0, "doc_id")[0] >= known)] += sum(shard.group_rows)
     smooth = (fires + SMOOTHING) / tokens[:, None]
     ratio = np.log2(smooth[1]) - np.log2(smooth[0])
     table = pa.table(
