@@ -9,7 +9,7 @@ export DECONSTRUCT_HOME
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test kills lint serve install clean
+.PHONY: run test kills lint serve bench-train install clean
 
 run: $(VENV)/.installed
 	$(BIN)/deconstruct run configs/embedded.toml
@@ -27,6 +27,11 @@ lint: $(VENV)/.installed-dev
 
 serve: $(VENV)/.installed
 	$(BIN)/deconstruct serve
+
+# Our training beside SAELens and sparsify, which get environments of their own: benchmarks/README.md.
+bench-train: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.train $(if $(ACTIVATIONS),--activations $(ACTIVATIONS))
+	$(BIN)/python -m benchmarks.train --d-in 768 --d-sae 24576 --steps 8 --repeats 2
 
 install: $(VENV)/.installed-dev
 

@@ -5,10 +5,13 @@
 
 ``time``: every contender trains ``--steps`` steps in a process of its own, one after another,
 ``--repeats`` times round, so that a drift of the clock hits all alike; medians are compared, and
-the encoder's bare product is timed between them. ``quality``: each trains on ``--tokens`` tokens
-and is judged on the held-out rows, at its own default rate and at the multiples ``--rates`` of
-2e-4 * sqrt(2^14 / d_sae) (sparsify's signum: of 5e-3 * the same). Results are merged into
-``benchmarks/results/train.json`` under the shape's name.
+the encoder's bare product is timed between them. ``quality``: each trains on ``--tokens`` tokens,
+from ``--seeds`` that decide initial weights and the order of the rows, and is judged on the
+held-out rows, at its own default rate and at the multiples ``--rates`` of
+2e-4 * sqrt(2^14 / d_sae) (sparsify's signum: of 5e-3 * the same). ``--isa`` caps what torch
+multiplies with: AVX512_CORE_BF16 leaves AMX out, for a machine that has none. Results are merged
+into ``benchmarks/results/train.json`` under the shape's name; the ratios of the slowest shape stand
+at the top of that file. ``make bench-train`` times both shapes that benchmarks/README.md shows.
 
 Peers live in ``benchmarks/.envs/sae-lens`` and ``benchmarks/.envs/sparsify``; a missing one is
 made by pip on first use, torch first. Without ``--activations`` the data are synthetic: sums of
@@ -20,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import platform
 import statistics
 import subprocess
@@ -152,7 +156,11 @@ def measure_time(
 
 
 def measure_quality(
-    contenders: list[str], job: dict[str, Any], multiples: list[float], scratch: Path
+    contenders: list[str],
+    job: dict[str, Any],
+    multiples: list[float],
+    seeds: list[int],
+    scratch: Path,
 ) -> dict[str, Any]:
     """Held-out FVU and silent latents of every contender at its default and at other rates."""
     root = math.sqrt(2**14 / job["d_sae"])
@@ -160,12 +168,18 @@ def measure_quality(
     for name in contenders:
         base = root * (5e-3 if name == "sparsify" else 2e-4)
         for rate in [None, *(base * m for m in multiples)]:
-            found = run(name, job | {"rate": rate}, scratch)
             label = "default" if rate is None else f"{rate:.2e}"
-            rows.setdefault(name, {})[label] = {n: v for n, v in found.items() if n != "ms"}
+            runs = [run(name, job | {"rate": rate, "seed": seed}, scratch) for seed in seeds]
+            mean = {"runs": [{n: v for n, v in found.items() if n != "ms"} for found in runs]}
+            for metric in ("fvu", "l0", "silent_share"):
+                values = [found[metric] for found in runs]
+                mean[metric] = statistics.mean(values)
+                mean[f"{metric}_std"] = statistics.stdev(values) if len(values) > 1 else math.nan
+            rows.setdefault(name, {})[label] = mean
             print(
-                f"{name:16s} rate {label:9s} FVU {found['fvu']:.4f}  L0 {found['l0']:5.1f}  "
-                f"silent {found['silent_share']:.3f}",
+                f"{name:16s} rate {label:9s} FVU {mean['fvu']:.4f} +- {mean['fvu_std']:.4f}  "
+                f"L0 {mean['l0']:5.1f}  silent {mean['silent_share']:.3f} "
+                f"+- {mean['silent_share_std']:.3f}",
                 flush=True,
             )
     return rows
@@ -184,10 +198,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1_000_000, help="of each judged training")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rates", type=float, nargs="*", default=[1.0, 3.0, 10.0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of judged trainings")
+    parser.add_argument("--isa", help="oneDNN's ONEDNN_MAX_CPU_ISA")
     parser.add_argument(
         "--contenders", nargs="+", default=["deconstruct", "sae_lens_bf16", "sparsify"]
     )
     options = parser.parse_args()
+    if options.isa:  # read at the first product, here and in the contenders' processes
+        os.environ["ONEDNN_MAX_CPU_ISA"] = options.isa
     for name in options.contenders:
         interpreter(name)
     data = recorded(options.activations) if options.activations else synthetic(options.d_in)
@@ -199,6 +217,7 @@ def main() -> None:
         "batch": options.batch,
         "steps": round(options.tokens / options.batch) if judged else options.steps,
         "rate": None,
+        "seed": 0,
         "judge": judged,
         "threads": torch.get_num_threads(),
     }
@@ -208,20 +227,43 @@ def main() -> None:
         save_file({n: t.contiguous() for n, t in data.items()}, job["data"])
         del data
         if judged:
-            found = measure_quality(options.contenders, job, options.rates, scratch)
+            found = measure_quality(options.contenders, job, options.rates, options.seeds, scratch)
         else:
             found = measure_time(options.contenders, job, d_in, options.repeats, scratch)
     report = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     shape = f"B={options.batch} d_in={d_in} d_sae={options.d_sae} k={options.k}"
-    report.setdefault(shape, {})[options.what] = found | {
+    if options.isa:
+        shape += f" isa={options.isa}"
+    report.setdefault("shapes", {}).setdefault(shape, {})[options.what] = found | {
         "data": "recorded" if options.activations else "synthetic",
-        "machine": platform.processor() or platform.machine(),
+        "machine": machine(),
         "threads": job["threads"],
         "steps": job["steps"],
         "date": datetime.now(UTC).date().isoformat(),
     }
     RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(report, indent=1) + "\n")
+    RESULT.write_text(json.dumps(report | worst(report), indent=1) + "\n")
+
+
+def machine() -> dict[str, Any]:
+    """What decides a CPU's speed at this, as Linux tells it."""
+    flags: set[str] = set()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        flags = {w for line in cpuinfo.read_text().splitlines()[:30] for w in line.split()}
+    fast = sorted(flags & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"})
+    return {"processor": platform.machine(), "cores": os.cpu_count(), "features": fast}
+
+
+def worst(report: dict[str, Any]) -> dict[str, float]:
+    """The ratios of the shape that shows them worst, on all that the machine multiplies with."""
+    timed = [r["time"] for s, r in report["shapes"].items() if "time" in r and "isa=" not in s]
+    found = {}
+    for name, of in (("over_sae_lens_bf16", min), ("over_sparsify", min), ("step_over_gemm", max)):
+        values = [row[name] for row in timed if name in row]
+        if values:
+            found[name] = of(values)
+    return found
 
 
 if __name__ == "__main__":

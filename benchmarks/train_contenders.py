@@ -3,9 +3,10 @@
     PYTHON benchmarks/train_contenders.py JOB.json
 
 JOB: ``contender``, ``data`` (safetensors: ``train`` and ``held_out``, float32 [rows, d_in]),
-``out``, ``d_sae``, ``k``, ``batch``, ``steps``, ``rate`` (none: the contender's own default) and
-``judge`` (whether to measure the result on ``held_out``). Every contender reads the same rows in
-the same order and trains by its own trainer: `sae_lens.training.sae_trainer.SAETrainer.fit`,
+``out``, ``d_sae``, ``k``, ``batch``, ``steps``, ``rate`` (none: the contender's own default),
+``seed`` and ``judge`` (whether to measure the result on ``held_out``). Every contender reads the
+same rows in the same order and trains by its own trainer:
+`sae_lens.training.sae_trainer.SAETrainer.fit`,
 `sparsify.Trainer.fit`, `deconstruct.sae.train.train`. A step's time runs from one request for a
 batch to the next, so that it holds all that a trainer does between two batches.
 """
@@ -32,14 +33,18 @@ Judge = Callable[[Tensor], Encoded]
 
 
 class Feed:
-    """Batches of the training rows, in order and round again; notes when each was asked for."""
+    """Batches of the training rows, shuffled once and round again; notes when one is asked for."""
 
-    def __init__(self, rows: Tensor, batch: int) -> None:
-        self.rows, self.batch = rows, batch
+    def __init__(self, rows: Tensor, batch: int, seed: int) -> None:
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+        self.rows, self.batch = rows[order], batch
         self.asked: list[float] = []
 
     def at(self, step: int) -> Tensor:
         self.asked.append(time.perf_counter())
+        first = step * self.batch % len(self.rows)
+        if first + self.batch <= len(self.rows):
+            return self.rows[first : first + self.batch]
         return self.rows[self.places(step)]
 
     def places(self, step: int) -> Tensor:
@@ -73,6 +78,7 @@ def deconstruct(job: dict[str, Any], feed: Feed) -> Judge:
         batch_size=job["batch"],
         tokens=job["batch"] * job["steps"],
         learning_rate=job["rate"],
+        seed=job["seed"],
     )
     with tempfile.TemporaryDirectory() as scratch:
         sae, _ = train(feed, moments, config, Path(scratch), device="cpu")
@@ -89,7 +95,7 @@ def sae_lens(job: dict[str, Any], feed: Feed, autocast: bool = True) -> Judge:
     from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
-    torch.manual_seed(0)
+    torch.manual_seed(job["seed"])
     sae = TopKTrainingSAE(
         TopKTrainingSAEConfig(
             d_in=feed.rows.shape[1],
@@ -99,7 +105,7 @@ def sae_lens(job: dict[str, Any], feed: Feed, autocast: bool = True) -> Judge:
         )
     )
     steps = job["steps"]
-    rate = {} if job["rate"] is None else {"lr": job["rate"]}
+    rate = SAETrainerConfig.lr if job["rate"] is None else job["rate"]
     config = SAETrainerConfig(
         total_training_samples=job["batch"] * steps,
         train_batch_size_samples=job["batch"],
@@ -108,7 +114,8 @@ def sae_lens(job: dict[str, Any], feed: Feed, autocast: bool = True) -> Judge:
         lr_warm_up_steps=steps // 20,
         lr_decay_steps=steps // 5,
         n_batches_for_norm_estimate=8,
-        **rate,
+        lr=rate,
+        lr_end=rate / 10,  # its own rule, which its trainer alone does not fill in
     )
     trainer = SAETrainer(cfg=config, sae=sae, data_provider=_after_estimate(feed, 8))
     trainer.fit()
@@ -159,6 +166,7 @@ def sparsify(job: dict[str, Any], feed: Feed, optimizer: str = "signum") -> Judg
         SparseCoderConfig(num_latents=job["d_sae"], k=job["k"]),
         batch_size=feed.batch // sequence,
         hookpoints=["site"],
+        init_seeds=[job["seed"]],
         optimizer=optimizer,
         lr=job["rate"],
         lr_warmup_steps=job["steps"] // 20,
@@ -168,7 +176,7 @@ def sparsify(job: dict[str, Any], feed: Feed, optimizer: str = "signum") -> Judg
     )
     trainer = Trainer(config, dataset.with_format("torch"), Recorded(feed.rows))
     trainer.fit()
-    coder = trainer.saes["site"]
+    coder = next(iter(trainer.saes.values()))
     for each in trainer.optimizers:
         if hasattr(each, "eval"):
             each.eval()  # schedule-free: the averaged weights
@@ -212,7 +220,7 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     torch.set_num_threads(job["threads"])
     data = load_file(job["data"])
-    feed = Feed(data["train"], job["batch"])
+    feed = Feed(data["train"], job["batch"], job["seed"])
     judge = CONTENDERS[job["contender"]](job, feed)
     times = feed.milliseconds()
     result: dict[str, Any] = {

@@ -160,7 +160,7 @@ class SaeConfig(Settings):
         None,
         gt=0,
         description="Adam's peak rate; none: 2e-4 * sqrt(16384 / d_sae), raised for "
-        "runs shorter than 20,000 steps.",
+        "runs shorter than 20,000 steps (topk: 10,000).",
     )
     warmup_share: float = Field(0.05, ge=0, le=1, description="Share of the steps of warm-up.")
     decay_share: float = Field(0.2, ge=0, le=1, description="Share of the steps of decay.")

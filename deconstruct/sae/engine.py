@@ -81,7 +81,7 @@ class Engine(Protocol):
         """Mean L0 of the last step's tokens, and the share of latents that are dead."""
 
 
-TOPK_ENCODER_NORM = 0.3
+TOPK_ENCODER_NORM = 0.5
 """Of the encoder's rows at the start. At 1, k random directions overshoot: the first steps push
 all latents back alike, and many out of the data's reach for good (benchmarks/README.md)."""
 

@@ -20,7 +20,7 @@ from deconstruct.sae.folding import Scaling
 from deconstruct.sae.formats import CONFIG, WEIGHTS, config_of, save_weights
 from deconstruct.sae.member import HeldOut, Member
 
-VERSION = 3
+VERSION = 4
 
 _BY_NUMBER = {"topk", "batchtopk", "matryoshka"}
 _PENALISED = {"relu", "gated", "jumprelu"}
