@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -103,6 +103,21 @@ class ActivationsConfig(Settings):
         if len(set(sites)) < len(sites):
             raise ValueError("a site is named twice; name each once")
         return tuple(str(Site.parse(site)) for site in sites)
+
+
+BY_NUMBER = {"topk", "batchtopk", "matryoshka"}
+PENALISED = {"relu", "gated", "jumprelu"}
+ONLY_OF: Mapping[str, set[str]] = {
+    "k": BY_NUMBER,
+    "aux_k": BY_NUMBER,
+    "prefixes": {"matryoshka"},
+    "penalty": PENALISED,
+    "penalty_warmup_share": PENALISED,
+    "target_l0": PENALISED,
+    "sparsity": {"jumprelu"},
+    "bandwidth": {"jumprelu"},
+}
+"""Fields of `SaeConfig` that mean something to these architectures alone."""
 
 
 class SaeConfig(Settings):
@@ -206,7 +221,7 @@ class SaeConfig(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> SaeConfig:
-        by_number = self.architecture in ("topk", "batchtopk", "matryoshka")
+        by_number = self.architecture in BY_NUMBER
         if by_number and self.k > self.d_sae:
             raise ValueError(f"k = {self.k} is more than d_sae = {self.d_sae}; lower k")
         if by_number and self.target_l0 is not None:
@@ -229,7 +244,7 @@ class SaeConfig(Settings):
 
     def label(self) -> str:
         """Architecture and sparsity at a glance: ``topk-32``, ``jumprelu-l0-32``, ``relu-0.1``."""
-        if self.architecture in ("topk", "batchtopk", "matryoshka"):
+        if self.architecture in BY_NUMBER:
             return f"{self.architecture}-{self.k}"
         if self.target_l0 is not None:
             return f"{self.architecture}-l0-{self.target_l0:g}"
@@ -327,8 +342,19 @@ class RunConfig(Settings):
         return self
 
 
+Run = TypeVar("Run", bound=RunConfig)
+
+
 def load(path: Path | str | None = None, overrides: Iterable[str] = ()) -> RunConfig:
     """Read a TOML file (none: all defaults), then apply overrides such as ``"sae.k=64"``.
+
+    See `load_as`.
+    """
+    return load_as(RunConfig, path, overrides)
+
+
+def load_as(model: type[Run], path: Path | str | None = None, overrides: Iterable[str] = ()) -> Run:
+    """The same for a configuration that has more stages than `RunConfig`.
 
     An override's value is read as TOML, and as plain text where it is none. Raises ``ConfigError``
     with one sentence a fault.
@@ -344,9 +370,9 @@ def load(path: Path | str | None = None, overrides: Iterable[str] = ()) -> RunCo
     for override in overrides:
         _apply(values, override)
     try:
-        return RunConfig.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_sentence(fault) for fault in error.errors())) from error
+        raise ConfigError("; ".join(_sentence(fault, model) for fault in error.errors())) from error
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -366,7 +392,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     inner[last] = value
 
 
-def _sentence(fault: Any) -> str:
+def _sentence(fault: Any, model: type[RunConfig]) -> str:
     """One of pydantic's faults as a sentence that names field, value and remedy."""
     where = ".".join(str(part) for part in fault["loc"])
     if fault["type"] != "extra_forbidden":
@@ -376,14 +402,13 @@ def _sentence(fault: Any) -> str:
             "" if isinstance(value, dict | BaseModel) else f" (found {value!r})"
         )
     *parents, last = fault["loc"]
-    known = _fields(parents)
+    known = _fields(parents, model)
     close = difflib.get_close_matches(str(last), known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{where}: no such field; {hint}known here: {', '.join(known)}"
 
 
-def _fields(parents: list[Any]) -> list[str]:
-    model: Any = RunConfig
+def _fields(parents: list[Any], model: Any) -> list[str]:
     for parent in parents:
         model = model.model_fields[parent].annotation
     return list(model.model_fields)

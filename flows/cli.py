@@ -18,7 +18,7 @@ from rich.table import Table
 
 from deconstruct.artifact import ArtifactStore
 from deconstruct.cli import app, report_errors
-from deconstruct.config import Growth, load
+from deconstruct.config import Growth, RunConfig, load
 from flows import environment
 
 Home = Annotated[
@@ -61,21 +61,11 @@ def run(
     """Take a language model apart; stages that are done already come from cache."""
     started = time.monotonic()
     settings = load(config, set_ or [])
-    root = environment.data_root(home)
-    store = ArtifactStore(root)  # an unwritable home is said at once, before Prefect starts in it
-    environment.apply(root, quiet=True)
-    _speak()
-    server = environment.start_server(root)
-    from flows.liveness import mark_crashed  # Prefect and torch, while the server starts
+    root = _started(home, settings)
     from flows.local import run_here
-    from flows.pipeline import pipeline, preflight
+    from flows.pipeline import pipeline
     from flows.summary import print_summary
 
-    preflight(store, settings)  # a server in a new home takes its time; a fault is said before
-    if server is not None:
-        server.wait()
-    for dead in mark_crashed(root):
-        console.print(f"crashed      {dead.name} ({str(dead.id)[:8]}): its process had died")
     results = run_here(
         pipeline,
         config=settings,
@@ -87,6 +77,32 @@ def run(
     console.print(f"finished in {time.monotonic() - started:.0f} s")
     for result in results:
         print_summary(root, result.run_id)
+
+
+@app.command()
+@report_errors
+def sweep(
+    config: Annotated[Path, typer.Argument(help="A TOML file with a table [sweep].")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change one field; repeatable."),
+    ] = None,
+    home: Home = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Train many SAEs in one pass over the activations, judge each, print their Pareto front."""
+    started = time.monotonic()
+    from deconstruct.sweep import load_sweep
+
+    settings = load_sweep(config, set_ or [])
+    root = _started(home, settings)
+    from flows.local import run_here
+    from flows.summary import print_front
+    from flows.sweep import sweep as flow
+
+    run_here(flow, config=settings, home=str(root), device=device)
+    console.print(f"finished in {time.monotonic() - started:.0f} s")
+    print_front(root, settings.name)
 
 
 @app.command()
@@ -176,6 +192,24 @@ def doctor(home: Home = None) -> None:
     Console(highlight=False).print(table)
     if not sound:
         raise typer.Exit(1)
+
+
+def _started(home: str | None, settings: RunConfig) -> Path:
+    """The data root, with a Prefect server that answers, after ``settings`` have been checked."""
+    root = environment.data_root(home)
+    store = ArtifactStore(root)  # an unwritable home is said at once, before Prefect starts in it
+    environment.apply(root, quiet=True)
+    _speak()
+    server = environment.start_server(root)
+    from flows.liveness import mark_crashed  # Prefect and torch, while the server starts
+    from flows.pipeline import preflight
+
+    preflight(store, settings)  # a server in a new home takes its time; a fault is said before
+    if server is not None:
+        server.wait()
+    for dead in mark_crashed(root):
+        console.print(f"crashed      {dead.name} ({str(dead.id)[:8]}): its process had died")
+    return root
 
 
 def _speak() -> None:

@@ -119,7 +119,7 @@ def pipeline(
     output = by_site.pop(config.sae.output_site or "", None)
     kept = standing if growth == "encode" else {}
     return [
-        _take_apart(
+        take_apart(
             config,
             Stages(root, list(shared.outcomes)),
             model,
@@ -144,7 +144,7 @@ def preflight(root: ArtifactStore, config: RunConfig) -> tuple[ResolvedModel, Re
     return model, sources.resolve(config.corpus)
 
 
-def _take_apart(
+def take_apart(
     config: RunConfig,
     stages: Stages,
     model: ResolvedModel,

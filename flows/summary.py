@@ -109,3 +109,29 @@ def _one(store: duckdb.DuckDBPyConnection, query: str, run_id: str) -> tuple[obj
 def _figures(value: float, low: float | None, high: float | None) -> tuple[str, str]:
     interval = "" if low is None or high is None else f"{low:.3f} .. {high:.3f}"
     return f"{value:.3f}", interval
+
+
+def print_front(home: Path, sweep: str) -> None:
+    """Print the runs of a sweep by L0, those on the Pareto front of L0 and FVU marked."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "site", "architecture", "d_sae", "seed"):
+        table.add_column(column)
+    for column in ("L0", "FVU", "95%", "loss recovered", "dead", "run"):
+        table.add_column(column, justify="right")
+    with open_store(str(home)) as store:
+        rows = store.execute(
+            "SELECT on_front, site, architecture, d_sae, seed, l0, fvu, fvu_low, fvu_high, "
+            "loss_recovered, dead_share, run_id FROM pareto(?)",
+            [sweep],
+        ).fetchall()
+    for front, site, architecture, d_sae, seed, l0, fvu, low, high, recovered, dead, run in rows:
+        shown = [f"{n:.4f}" if n is not None else "" for n in (fvu, recovered)]
+        interval = f"{low:.4f} .. {high:.4f}" if low is not None and high is not None else ""
+        table.add_row(
+            "*" if front else "", site, architecture, str(d_sae), str(seed),
+            f"{l0:.1f}", shown[0], interval, shown[1], f"{dead:.3f}", run,
+        )  # fmt: skip
+    console = Console(highlight=False)
+    console.print(f"\n[bold]{sweep}[/]  * on the Pareto front of L0 and FVU of its site")
+    console.print(table)
+    console.print(f"\n[dim]next[/]  deconstruct sql \"FROM pareto('{sweep}')\"", soft_wrap=True)

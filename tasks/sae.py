@@ -39,6 +39,22 @@ def sae(
     return [train_here(home, config, activations, output, device)]
 
 
+@stage_task("sae", tags=["training"])
+def sae_members(
+    recipes: list[Recipe],
+    home: str,
+    configs: list[SaeConfig],
+    activations: Ref,
+    output: Ref | None,
+    device: str,
+) -> list[Ref]:
+    """Train the SAEs of ``recipes`` together, in this process."""
+    store = ArtifactStore(home)
+    onto = output.open(store) if output else None
+    made = library.train_all(store, configs, activations.open(store), onto, device=device)
+    return [Ref.of(artifact) for artifact in made]
+
+
 def train_here(
     home: str, config: SaeConfig, activations: Ref, output: Ref | None, device: str
 ) -> Ref:

@@ -24,7 +24,7 @@ from torch import Tensor
 from deconstruct.sae import cpu_kernels as kernels
 from deconstruct.sae import cpu_sparse as sparse
 from deconstruct.sae.cpu_pairs import ActivePairs, Gradients, fold_columns
-from deconstruct.sae.cpu_threads import share
+from deconstruct.sae.cpu_threads import share, weighted_sum
 from deconstruct.sae.cpu_vectors import HALF, WIDTH
 from deconstruct.sae.engine import NAMES, StepSpec
 
@@ -93,7 +93,7 @@ class CpuTopK:
         fired = torch.from_numpy(np.diff(pairs.starts)) > 0
         touched = self._add_auxk(dead, dead_pre, error, fired) if len(dead) else fired
         # Reduced over tokens first, so that the encoder's part is a product with one vector.
-        through = torch.from_numpy(self._grad.b_enc) @ state["W_enc"]
+        through = torch.from_numpy(weighted_sum(self._grad.b_enc, _np(state["W_enc"])))
         grad_b_dec = torch.from_numpy(total[: spec.d_in]) * (2 / spec.batch) - through
         self._update(done, touched, grad_b_dec)
         state["since_fired"] += spec.batch

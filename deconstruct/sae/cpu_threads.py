@@ -12,7 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 
+import numpy as np
 import torch
+from numba import njit
+from numpy.typing import NDArray
 
 
 def share(kernel: Callable[..., None], rows: int | Sequence[int], *arguments: object) -> None:
@@ -37,6 +40,31 @@ def share(kernel: Callable[..., None], rows: int | Sequence[int], *arguments: ob
     work()
     for helper in helpers:
         helper.result()
+
+
+def weighted_sum(weights: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``weights @ rows``, [n] and [n, width] -> [width], in one order whatever the number of
+    threads: a BLAS cuts the sum itself among them."""
+    total = np.zeros(rows.shape[1], np.float32)
+    share(_add_columns, even(len(total), 2 * torch.get_num_threads()), weights, rows, total)
+    return total
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _add_columns(
+    first: int,
+    last: int,
+    weights: NDArray[np.float32],
+    rows: NDArray[np.float32],
+    total: NDArray[np.float32],
+) -> None:
+    into = total[first:last]
+    for r in range(len(rows)):
+        weight = weights[r]
+        if weight != 0:
+            own = rows[r, first:last]
+            for j in range(len(into)):
+                into[j] += weight * own[j]
 
 
 def even(rows: int, parts: int) -> list[int]:

@@ -24,7 +24,7 @@ from deconstruct.sae import varying_kernels as kernels
 from deconstruct.sae.architectures import Inputs, loss
 from deconstruct.sae.coding import CODINGS, Coded, Scene
 from deconstruct.sae.control import Control
-from deconstruct.sae.cpu_threads import share
+from deconstruct.sae.cpu_threads import share, weighted_sum
 from deconstruct.sae.engine import StepSpec
 from deconstruct.sae.pairs import Encoder, Pairs, keep_largest, of_rows, ordered
 
@@ -157,8 +157,9 @@ class VaryingEngine:
         heard = torch.from_numpy(errors[0])
         own_part = _column_sums(errors[0]) * scale
         # Reduced over tokens first, so that the encoder's part is a product with one vector.
-        through = 0 if spec.transcoder else pushes @ state["W_enc"]
-        self._grad["b_dec"].copy_(own_part - through)
+        if not spec.transcoder:
+            own_part -= torch.from_numpy(weighted_sum(_np(pushes), _np(state["W_enc"])))
+        self._grad["b_dec"].copy_(own_part)
         if spec.skip:
             self._grad["W_skip"].copy_(scale * (heard.T @ z))
         squared = float(np.square(errors[-1], dtype=np.float64).sum() / n)

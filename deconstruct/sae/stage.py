@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe
-from deconstruct.config import SaeConfig
+from deconstruct.config import ONLY_OF, SaeConfig
 from deconstruct.errors import ConfigError
 from deconstruct.model import pick_device
 from deconstruct.reader import ActivationReader, BatchSource
@@ -22,26 +22,13 @@ from deconstruct.sae.member import HeldOut, Member
 
 VERSION = 4
 
-_BY_NUMBER = {"topk", "batchtopk", "matryoshka"}
-_PENALISED = {"relu", "gated", "jumprelu"}
-_ONLY_OF = {
-    "k": _BY_NUMBER,
-    "aux_k": _BY_NUMBER,
-    "prefixes": {"matryoshka"},
-    "penalty": _PENALISED,
-    "penalty_warmup_share": _PENALISED,
-    "target_l0": _PENALISED,
-    "sparsity": {"jumprelu"},
-    "bandwidth": {"jumprelu"},
-}
-
 
 def recipe(config: SaeConfig, activations: Artifact, output: Artifact | None = None) -> Recipe:
     """All that decides the weights; settings of another architecture are none of it.
 
     output: the activations of ``config.output_site``, which a transcoder reconstructs.
     """
-    unused = {f for f, owners in _ONLY_OF.items() if config.architecture not in owners}
+    unused = {f for f, owners in ONLY_OF.items() if config.architecture not in owners}
     if output is None:
         unused |= {"output_site", "skip_connection"}
     if config.patience is None:

@@ -108,6 +108,33 @@ CREATE OR REPLACE MACRO unusual_latents(run, rare := 0.0001, dense := 0.1) AS TA
     WHERE f.run_id = resolve_run(run) AND (f.density < rare OR f.density > dense)
     ORDER BY f.density DESC, f.latent;
 
+-- The runs of a sweep (all that carry its name), with the Pareto front of each site: on_front: no
+-- other has an FVU as low at an L0 as low; on_loss_front: the same of the loss recovered. Intervals
+-- are the evaluation's: runs of other seeds differ by more than they say.
+CREATE OR REPLACE MACRO pareto(sweep) AS TABLE
+    WITH own AS (
+        SELECT r.*, json_extract_string(r.config, '$.sae.output_site') AS output_site
+        FROM runs AS r WHERE r.name = sweep
+    )
+    SELECT o.site, o.output_site, o.architecture, o.d_sae, o.k,
+        CAST(json_extract(o.config, '$.sae.seed') AS UBIGINT) AS seed, o.l0, o.fvu,
+        m.ci_low AS fvu_low, m.ci_high AS fvu_high, o.loss_recovered, o.dead_share,
+        NOT EXISTS (
+            FROM own AS p
+            WHERE p.site = o.site AND p.output_site IS NOT DISTINCT FROM o.output_site
+                AND p.l0 <= o.l0 AND p.fvu <= o.fvu AND (p.l0 < o.l0 OR p.fvu < o.fvu)
+        ) AS on_front,
+        NOT EXISTS (
+            FROM own AS p
+            WHERE p.site = o.site AND p.output_site IS NOT DISTINCT FROM o.output_site
+                AND p.l0 <= o.l0 AND p.loss_recovered >= o.loss_recovered
+                AND (p.l0 < o.l0 OR p.loss_recovered > o.loss_recovered)
+        ) AS on_loss_front,
+        o.run_id
+    FROM own AS o
+    LEFT JOIN sae_metrics AS m ON m.run_id = o.run_id AND m.metric = 'fvu'
+    ORDER BY o.site, o.output_site, o.l0, o.fvu;
+
 -- The n tokens whose activations the SAE renders worst, relative to their length, in context.
 CREATE OR REPLACE MACRO worst_tokens(run, n := 20, width := 10) AS TABLE
     WITH worst AS MATERIALIZED (

@@ -1,0 +1,71 @@
+"""Many SAEs over the same activations: trained in one pass, each then a run of the store."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from deconstruct import activations as activation_stage
+from deconstruct import corpus as corpus_stage
+from deconstruct.artifact import ArtifactStore
+from deconstruct.sae import stage as sae_stage
+from deconstruct.sweep import SweepRun
+from flows.environment import data_root
+from flows.liveness import hold_lock
+from flows.pipeline import SiteResult, preflight, take_apart
+from tasks.activations import activations
+from tasks.corpus import corpus
+from tasks.sae import sae_members
+from tasks.stage import Ref, Stages
+
+
+def _name() -> str:
+    config = SweepRun.model_validate(flow_run.parameters["config"])
+    return f"{config.name}: {len(config.members())} SAEs, {'+'.join(config.activations.sites)}"
+
+
+@flow(name="sweep", flow_run_name=_name, persist_result=True, result_serializer="json")
+def sweep(config: SweepRun, home: str | None = None, device: str = "auto") -> list[SiteResult]:
+    """Train every member of ``config`` at every site, judge each, publish each as a run.
+
+    A member's artifacts have the keys of a run of its own: what is there already is not made
+    again, and a later single run finds it. All runs carry the name ``config.name``; the store's
+    macro ``pareto(name)`` sets them beside each other. Raises as `flows.pipeline.pipeline` does.
+    """
+    started = datetime.now(UTC)
+    root = ArtifactStore(data_root(home))
+    hold_lock(root.root)
+    model, source = preflight(root, config)
+    shared = Stages(root)
+    texts = shared.run(
+        corpus, corpus_stage.recipe(config.corpus, source, model), config.corpus, source, model
+    )
+    recorded = shared.run_all(
+        activations,
+        activation_stage.recipes(config.activations, model, texts, dtype=config.model.dtype),
+        config.activations,
+        model,
+        Ref.of(texts),
+        config.model.dtype,
+        device,
+    )
+    by_site = {str(activity.facts["site"]): activity for activity in recorded}
+    output = by_site.pop(config.sae.output_site or "", None)
+    members = config.members()
+    results = []
+    for activity in by_site.values():
+        Stages(root).run_all(
+            sae_members,
+            [sae_stage.recipe(member, activity, output) for member in members],
+            members,
+            Ref.of(activity),
+            Ref.of(output) if output else None,
+            device,
+        )
+        for member in members:
+            stages = Stages(root, list(shared.outcomes))
+            run = config.run_of(member)
+            results.append(take_apart(run, stages, model, texts, activity, output, started, device))
+    return results
