@@ -14,7 +14,7 @@ from deconstruct.sae import stage as sae_stage
 from deconstruct.sweep import SweepRun
 from flows.environment import data_root
 from flows.liveness import hold_lock
-from flows.pipeline import SiteResult, preflight, take_apart
+from flows.pipeline import HERE, SiteResult, preflight, take_apart
 from tasks.activations import activations
 from tasks.corpus import corpus
 from tasks.sae import sae_members
@@ -40,7 +40,12 @@ def sweep(config: SweepRun, home: str | None = None, device: str = "auto") -> li
     model, source = preflight(root, config)
     shared = Stages(root)
     texts = shared.run(
-        corpus, corpus_stage.recipe(config.corpus, source, model), config.corpus, source, model
+        corpus,
+        corpus_stage.recipe(config.corpus, source, model),
+        config.corpus,
+        source,
+        model,
+        None,
     )
     recorded = shared.run_all(
         activations,
@@ -50,6 +55,7 @@ def sweep(config: SweepRun, home: str | None = None, device: str = "auto") -> li
         Ref.of(texts),
         config.model.dtype,
         device,
+        HERE,
     )
     by_site = {str(activity.facts["site"]): activity for activity in recorded}
     output = by_site.pop(config.sae.output_site or "", None)
@@ -67,5 +73,7 @@ def sweep(config: SweepRun, home: str | None = None, device: str = "auto") -> li
         for member in members:
             stages = Stages(root, list(shared.outcomes))
             run = config.run_of(member)
-            results.append(take_apart(run, stages, model, texts, activity, output, started, device))
+            results.append(
+                take_apart(run, stages, model, texts, activity, output, None, started, device)
+            )
     return results

@@ -29,8 +29,8 @@ def stalling(*args, **kwargs):
     return real(*args, **kwargs)
 
 setattr(module, function, stalling)
-from deconstruct.sae import train
-train.CHECKPOINT_SECONDS = 0.0
+from deconstruct.sae import member
+member.CHECKPOINT_SECONDS = 0.0
 from flows.cli import app
 app()
 """
