@@ -146,7 +146,7 @@ def _gpus(wanted: bool | None) -> int:
 @report_errors
 def retry(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="Id (or its beginning) or name of a failed run.")
+        str, typer.Argument(metavar="RUN", help="Id (or its end) or name of a failed run.")
     ] = "latest",
     home: Home = None,
 ) -> None:
@@ -159,7 +159,7 @@ def retry(
     environment.apply(root, quiet=True)
     _speak()
     server = environment.start_server(root)
-    from flows.liveness import mark_crashed
+    from flows.liveness import mark_crashed, short
     from flows.retry import choose, failed_runs
     from flows.retry import retry as again
     from flows.summary import print_summary
@@ -168,7 +168,7 @@ def retry(
         server.wait()
     mark_crashed(root)
     chosen = choose(failed_runs(root), run)
-    console.print(f"retry        {chosen.name} ({str(chosen.id)[:8]})")
+    console.print(f"retry        {chosen.name} ({short(chosen)})")
     results = again(chosen)
     if results is None:
         console.print("a worker of its deployment takes it")
@@ -201,14 +201,14 @@ def _started(home: str | None, settings: RunConfig) -> Path:
     environment.apply(root, quiet=True)
     _speak()
     server = environment.start_server(root)
-    from flows.liveness import mark_crashed  # Prefect and torch, while the server starts
+    from flows.liveness import mark_crashed, short  # Prefect and torch, while the server starts
     from flows.pipeline import preflight
 
     preflight(store, settings)  # a server in a new home takes its time; a fault is said before
     if server is not None:
         server.wait()
     for dead in mark_crashed(root):
-        console.print(f"crashed      {dead.name} ({str(dead.id)[:8]}): its process had died")
+        console.print(f"crashed      {dead.name} ({short(dead)}): its process had died")
     return root
 
 

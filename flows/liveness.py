@@ -63,6 +63,11 @@ def mark_crashed(home: Path) -> list[FlowRun]:
     return crashed
 
 
+def short(run: FlowRun) -> str:
+    """The end of a run's id: ids begin with the time, and runs of one minute begin alike."""
+    return str(run.id)[-12:]
+
+
 def _locked(path: Path) -> bool:
     with path.open("r") as handle:
         try:

@@ -16,6 +16,7 @@ from prefect.states import Scheduled
 from prefect.utilities.callables import get_call_parameters, parameters_to_args_kwargs
 
 from deconstruct.errors import DeconstructError
+from flows.liveness import short
 from flows.pipeline import SiteResult, pipeline
 from tasks.workers import online_workers
 
@@ -24,8 +25,13 @@ SHOWN = 200
 
 
 def failed_runs(home: Path) -> list[FlowRun]:
-    """Runs of the pipeline in ``home`` that failed, crashed or were cancelled, newest first."""
-    wanted = {"state": {"type": {"any_": [kind.value for kind in ENDED_BADLY]}}}
+    """Runs of the pipeline in ``home`` that failed, crashed or were cancelled, newest first.
+
+    Also those that *Retry* in the UI has scheduled, but that have no deployment whose worker
+    would take them.
+    """
+    kinds = [kind.value for kind in (*ENDED_BADLY, StateType.SCHEDULED)]
+    wanted = {"state": {"type": {"any_": kinds}}}
     with get_client(sync_client=True) as client:
         found = client.read_flow_runs(
             flow_filter=FlowFilter.model_validate({"name": {"any_": [pipeline.name]}}),
@@ -33,11 +39,16 @@ def failed_runs(home: Path) -> list[FlowRun]:
             sort=FlowRunSort.START_TIME_DESC,
             limit=SHOWN,
         )
-    return [run for run in found if run.parameters.get("home") in (None, str(home))]
+    return [
+        run
+        for run in found
+        if run.parameters.get("home") in (None, str(home))
+        and (run.state_type in ENDED_BADLY or run.deployment_id is None)
+    ]
 
 
 def choose(runs: Sequence[FlowRun], wanted: str) -> FlowRun:
-    """The run that ``wanted`` names: an id, its beginning, a name, or ``latest``.
+    """The run that ``wanted`` names: an id, its last twelve digits, a name, or ``latest``.
 
     Raises ``DeconstructError`` if there is none, or more than one.
     """
@@ -45,10 +56,10 @@ def choose(runs: Sequence[FlowRun], wanted: str) -> FlowRun:
         raise DeconstructError("no run has failed; there is nothing to retry")
     if wanted == "latest":
         return runs[0]
-    fitting = [run for run in runs if str(run.id).startswith(wanted) or run.name == wanted]
+    fitting = [run for run in runs if wanted in (str(run.id), short(run), run.name)]
     if len(fitting) == 1:
         return fitting[0]
-    listed = "; ".join(f"{str(run.id)[:8]} {run.name} ({run.state_name})" for run in runs[:10])
+    listed = "; ".join(f"{short(run)} {run.name} ({run.state_name})" for run in runs[:10])
     what = "no failed run is" if not fitting else f"{len(fitting)} failed runs are"
     raise DeconstructError(f"{what} called {wanted!r}; name one by its id. There are: {listed}")
 

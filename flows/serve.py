@@ -59,7 +59,7 @@ class Served:
 
         Raises ``DeconstructError`` if the server has ended.
         """
-        from flows.liveness import mark_crashed
+        from flows.liveness import mark_crashed, short
 
         if self.server.poll() is not None:
             raise DeconstructError("the Prefect server has ended; start it again")
@@ -67,7 +67,7 @@ class Served:
             if worker.keep():
                 self.say(f"worker      {worker.name} had ended; started again")
         for run in mark_crashed(self.home):
-            self.say(f"crashed     {run.name} ({str(run.id)[:8]}): its process has died")
+            self.say(f"crashed     {run.name} ({short(run)}): its process has died")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -192,7 +193,7 @@ def test_a_run_that_died_with_its_worker_is_found_and_can_be_retried(
     assert "local-cpu had ended; started again" in served.log.read_text()
     assert checkpoint.exists()
 
-    retried = deconstruct(served.home, "retry", run[:8])
+    retried = deconstruct(served.home, "retry", run[-12:])
     assert retried.returncode == 0, retried.stderr
     assert "a worker of its deployment takes it" in retried.stderr
     served.wait_for(run, "Running")
@@ -201,7 +202,7 @@ def test_a_run_that_died_with_its_worker_is_found_and_can_be_retried(
     served.wait_for(run, "Crashed")
     unknown = deconstruct(served.home, "retry", "no-such-run")
     assert unknown.returncode == 1
-    assert f"no failed run is called 'no-such-run'; name one by its id. There are: {run[:8]}" in (
+    assert f"no failed run is called 'no-such-run'; name one by its id. There are: {run[-12:]}" in (
         unknown.stderr
     )
 
@@ -219,6 +220,15 @@ def test_a_failed_run_without_a_worker_is_retried_in_place(
     env = {"PREFECT_API_URL": server}
     with stalled("deconstruct.latents:encode:1", home, "run", config, env=env):
         pass
+    unknown = deconstruct(home, "retry", "no-such-run", env=env)
+    (run,) = re.findall(
+        r"There are: (\w+) tiny-llama 1.resid_post topk-4 \(Crashed\)", unknown.stderr
+    )
+    runs = {"flow_runs": {"name": {"any_": ["tiny-llama 1.resid_post topk-4"]}}}
+    listed = httpx.post(f"{server}/flow_runs/filter", json=runs, timeout=30).json()
+    (whole,) = [found["id"] for found in listed if found["id"].endswith(run)]
+    retry = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
+    httpx.post(f"{server}/flow_runs/{whole}/set_state", json=retry, timeout=30).raise_for_status()
     retried = deconstruct(home, "retry", env=env)
     assert retried.returncode == 0, retried.stderr
     assert "retry        tiny-llama 1.resid_post topk-4" in retried.stderr
