@@ -12,8 +12,9 @@ from deconstruct.sae.engine import StepSpec
 
 CONTROL_GAIN = 0.05
 """Relative change of the penalty in a step in which L0 is e times its target."""
-THRESHOLD_RATE = 0.02
-"""Share of a step's own threshold in the running one: a mean over some 50 steps."""
+THRESHOLD_RATE = 0.1
+"""Share of a step's own threshold in the running one: a mean over some ten steps: it
+follows while the rate decays, and a batch of thousands of tokens has little noise in it."""
 
 
 def learning_rates(config: SaeConfig, steps: int) -> Tensor:

@@ -27,6 +27,7 @@ from deconstruct.sae.control import Control
 from deconstruct.sae.cpu_threads import share, weighted_sum
 from deconstruct.sae.engine import StepSpec
 from deconstruct.sae.pairs import Encoder, Pairs, keep_largest, of_rows, ordered
+from deconstruct.sae.parallel import anywhere, average, ranks
 
 DENSE_ABOVE = 0.06
 """Share of all (token, latent) pairs beyond which the dense step is faster."""
@@ -73,6 +74,13 @@ class VaryingEngine:
         if result is None:
             result = self._dense(z, target, dead, penalty)
         squared, fired, fires, threshold = result
+        if ranks() > 1:
+            average(self._grad.values())
+            figures = torch.tensor([squared, fires, threshold or 0.0], dtype=torch.float64)
+            average([figures])
+            squared, fires, least = figures.tolist()
+            threshold = None if threshold is None else least
+            fired = anywhere(fired)
         self._update(done)
         state["since_fired"] += self.spec.batch
         state["since_fired"][fired] = 0
@@ -105,7 +113,7 @@ class VaryingEngine:
 
     def _sparse(
         self, z: Tensor, target: Tensor, dead: Tensor, penalty: float
-    ) -> tuple[float, Tensor, int, float | None] | None:
+    ) -> tuple[float, Tensor, float, float | None] | None:
         """Gradients by pairs; mean |e|^2, which latents fired, how many pairs did, BatchTopK's
         threshold. None: there are too many pairs."""
         state, spec, n = self._state, self.spec, len(z)
@@ -264,7 +272,7 @@ class VaryingEngine:
 
     def _dense(
         self, z: Tensor, target: Tensor, dead: Tensor, penalty: float
-    ) -> tuple[float, Tensor, int, float | None]:
+    ) -> tuple[float, Tensor, float, float | None]:
         """The same by autograd over dense products in bfloat16."""
         leaves = {name: self._state[name].detach().requires_grad_() for name in self._names}
         is_dead = torch.zeros(self.spec.d_sae, dtype=torch.bool)

@@ -14,6 +14,7 @@ from torch import Tensor
 from deconstruct.sae.architectures import Inputs, loss
 from deconstruct.sae.control import Control
 from deconstruct.sae.engine import StepSpec
+from deconstruct.sae.parallel import anywhere, average
 
 
 class DenseEngine:
@@ -57,12 +58,18 @@ class DenseEngine:
             terms = loss(self._parameters, inputs, self.spec)
         self._adam.zero_grad(set_to_none=True)
         terms.loss.backward()  # type: ignore[no-untyped-call]
-        self._update()
+        for parameter in self._parameters.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         fired = terms.active > 0
-        self._since_fired = (self._since_fired + self.spec.batch) * ~fired.any(0)
-        self._l0 = fired.sum() / len(z)
-        self._control.observe(self._done, self._l0, terms.threshold)
-        self.losses[self._done] = terms.squared
+        least = torch.zeros_like(terms.squared) if terms.threshold is None else terms.threshold
+        figures = torch.stack([terms.squared, fired.sum() / len(z), least.to(terms.squared)])
+        average([*(p.grad for p in self._parameters.values() if p.grad is not None), figures])
+        self._update()
+        self._since_fired = (self._since_fired + self.spec.batch) * ~anywhere(fired.any(0))
+        self._l0 = figures[1]
+        self._control.observe(self._done, self._l0, None if terms.threshold is None else figures[2])
+        self.losses[self._done] = figures[0]
         self._done += 1
 
     def weights(self) -> dict[str, Tensor]:
@@ -100,8 +107,6 @@ class DenseEngine:
         torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.spec.clip_norm)
         self._adam.param_groups[0]["lr"] = self._rates[self._done]
         for parameter in self._parameters.values():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
             self._adam.state[parameter]["step"].fill_(self._done)
         self._adam.step()
         if self.spec.unit_norm:

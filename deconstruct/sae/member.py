@@ -21,6 +21,7 @@ from deconstruct.sae.control import learning_rates
 from deconstruct.sae.engine import Engine, StepSpec, initial_weights
 from deconstruct.sae.folding import Scaling, fold
 from deconstruct.sae.model import SparseAutoencoder
+from deconstruct.sae.parallel import own_rows, ranks, take_first
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ class Member:
         weights = initial_weights(spec, config.seed)
         self.engine = build_engine(spec, weights, self.rates, device, dtype)
         self.rows = _resume(self.engine, checkpoints)
+        take_first(self.engine)
         self.step = _step_of(self.engine)
         self._saved = time.monotonic()
 
@@ -101,7 +103,7 @@ class Member:
 
     def train(self, z: Tensor, target: Tensor | None) -> LogRow | None:
         """Make the next step, on that step's batch in scaled coordinates; its row of the log."""
-        self.engine.step(z, target)
+        self.engine.step(own_rows(z), None if target is None else own_rows(target))
         self.step += 1
         every = max(1, self.steps // LOG_ROWS)
         looks = self.held_out and self.step % max(1, self.steps // HELD_OUT_LOOKS) == 0
@@ -178,7 +180,7 @@ def build_engine(
     spec: StepSpec, weights: dict[str, Tensor], rates: Tensor, device: str, dtype: str
 ) -> Engine:
     """The fastest engine that can run the step on this device."""
-    if spec.architecture == "topk" and device == "cpu" and not spec.transcoder:
+    if spec.architecture == "topk" and device == "cpu" and not spec.transcoder and ranks() == 1:
         from deconstruct.sae.cpu import CpuTopK
 
         return CpuTopK(spec, weights, rates)

@@ -19,8 +19,9 @@ from deconstruct.sae import train as training
 from deconstruct.sae.folding import Scaling
 from deconstruct.sae.formats import CONFIG, WEIGHTS, config_of, save_weights
 from deconstruct.sae.member import HeldOut, Member
+from deconstruct.sae.parallel import ranks
 
-VERSION = 4
+VERSION = 5
 
 
 def recipe(config: SaeConfig, activations: Artifact, output: Artifact | None = None) -> Recipe:
@@ -34,6 +35,8 @@ def recipe(config: SaeConfig, activations: Artifact, output: Artifact | None = N
     if config.patience is None:
         unused |= {"patience", "held_out_share"}
     settings = config.model_dump(mode="json", exclude=unused)
+    if ranks() > 1:  # sums over several processes round differently
+        settings["ranks"] = ranks()
     inputs = {"activations": activations.key} | ({"output": output.key} if output else {})
     return Recipe("sae", VERSION, settings, inputs)
 

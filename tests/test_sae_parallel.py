@@ -1,0 +1,55 @@
+"""Two processes train together, started by torchrun, over gloo."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from deconstruct.artifact import Artifact, ArtifactStore
+from deconstruct.config import SaeConfig
+from deconstruct.sae import stage
+from deconstruct.sae.formats import load
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = {"d_sae": 64, "k": 4, "tokens": 12_000, "batch_size": 256}
+
+
+def torchrun(store: ArtifactStore, activations: Artifact, **settings: object) -> list[str]:
+    overrides = [f"sae.{name}={value}" for name, value in (SETTINGS | settings).items()]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "deconstruct.sae.parallel", str(store.root), activations.key, *overrides]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return re.findall(r"\b[0-9a-f]{64}\b", done.stdout)
+
+
+@pytest.mark.parametrize("architecture", ["topk", "jumprelu"])
+def test_two_processes_train_as_one_does(
+    store: ArtifactStore, activations_artifact: Artifact, architecture: str
+) -> None:
+    digests = torchrun(store, activations_artifact, architecture=architecture)
+    assert len(digests) == 2
+    assert digests[0] == digests[1]  # both processes hold the same weights, to the last bit
+    config = SaeConfig.model_validate(SETTINGS | {"architecture": architecture})
+    alone = stage.train(store, config, activations_artifact, device="cpu")
+    (together,) = [
+        a
+        for a in store.artifacts()
+        if a.stage == "sae" and a.manifest.config == alone.manifest.config | {"ranks": 2}
+    ]
+    assert together.key != alone.key
+    assert together.facts["train_fvu"] == pytest.approx(alone.facts["train_fvu"], rel=0.12)
+    assert together.facts["train_l0"] == pytest.approx(alone.facts["train_l0"], rel=0.1)
+    rows = [load(a.path).W_dec for a in (together, alone)]
+    agree = torch.nn.functional.cosine_similarity(*rows, dim=1)
+    assert float(agree.median()) > 0.9  # 46 steps let roundings grow
+    assert torchrun(store, activations_artifact, architecture=architecture) == []  # it is there
