@@ -125,6 +125,8 @@ def test_a_reader_keeps_its_snapshot_and_the_next_one_sees_the_new_run(tmp_path:
                 ("demo",),
                 ("later",),
             ]
+            assert len(late.execute("FROM top_contexts('later', 7)").fetchall()) == 20
+            assert late.execute("FROM label_enrichment('later')").fetchall()
         assert early.execute("SELECT count(DISTINCT run_id) FROM latents").fetchone() == (1,)
 
 

@@ -48,21 +48,16 @@ CREATE OR REPLACE MACRO tokens_around(run, places, width) AS TABLE
 -- Token by token: the n strongest firings of a latent with `width` tokens on each side.
 -- activation is null where the latent is silent; `peak` marks the firing that the rank is of.
 CREATE OR REPLACE MACRO context_tokens(run, latent, n := 20, width := 10) AS TABLE
-    WITH strongest AS MATERIALIZED (
+    WITH firing AS MATERIALIZED (
+        SELECT l.token_index, l.activation FROM latents AS l
+        WHERE l.run_id = resolve_run(run) AND l.latent = latent
+    ),
+    strongest AS MATERIALIZED (
         SELECT f.token_index, row_number() OVER (ORDER BY f.activation DESC, f.token_index) AS rank
-        FROM (
-            SELECT l.token_index, l.activation FROM latents AS l
-            WHERE l.run_id = resolve_run(run) AND l.latent = latent
-            ORDER BY l.activation DESC, l.token_index LIMIT n
-        ) AS f
+        FROM (FROM firing AS g ORDER BY g.activation DESC, g.token_index LIMIT n) AS f
     ),
     around AS MATERIALIZED (
         FROM tokens_around(run, (SELECT list(s.token_index) FROM strongest AS s), width)
-    ),
-    firing AS (
-        SELECT l.token_index, l.activation FROM latents AS l
-        WHERE l.run_id = resolve_run(run) AND l.latent = latent
-            AND l.token_index IN (SELECT DISTINCT c.token_index FROM around AS c)
     )
     SELECT s.rank, c.token_index, c.doc_id, c.position, c.token, c.special, f.activation,
         c.token_index = c.place AS peak
