@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -68,6 +69,11 @@ def test_show_has_every_section(two_runs: TwoRuns) -> None:
 def test_latent_marks_where_it_fires(two_runs: TwoRuns) -> None:
     page = good(two_runs[0], "latent", "demo", str(SPORT_LATENT), "--contexts", "3")
     assert "' goal'" in page
+    labels = page.split("Labels it goes with")[1].splitlines()
+    assert labels[2].startswith(LABELS[1])
+    assert labels[2].split()[-3:-1] == ["10", "3"]  # all ten documents, three times chance
+    assert re.search(r"promoted +' goal'", page)
+    assert re.search(r"suppressed +' of'", page)
     contexts = page.split("Strongest contexts")[1].strip().splitlines()[1:]
     assert len(contexts) == 3
     assert all("«goal»" in line and LABELS[1] in line for line in contexts)

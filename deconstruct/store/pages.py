@@ -59,6 +59,17 @@ FROM features WHERE run_id = ? AND latent = ?
 """
 
 
+_LABELS = """
+SELECT label, n_both AS documents, lift, p_corrected FROM label_enrichment(?)
+WHERE latent = ? AND p_corrected < 0.05 ORDER BY lift DESC
+"""
+
+_LOGITS = """
+SELECT direction, list(token ORDER BY rank) FROM feature_logits
+WHERE run_id = ? AND latent = ? GROUP BY direction ORDER BY direction
+"""
+
+
 def runs(connection: duckdb.DuckDBPyConnection, limit: int) -> list[RenderableType]:
     """The newest runs and their headline metrics."""
     result = connection.execute(_RUNS, [limit])
@@ -100,6 +111,14 @@ def latent(
     if not rows:
         return [*page, "", "It never fires in this corpus: a dead latent."]
     page += ["", table(names, [(repr(r[0]), *r[1:]) for r in rows], "Tokens it fires on")]
+    result = connection.execute(_LABELS, [run_id, number])
+    names, rows = names_of(result), result.fetchall()
+    if rows:
+        page += ["", table(names, rows, "Labels it goes with, beyond chance")]
+    rows = connection.execute(_LOGITS, [run_id, number]).fetchall()
+    if rows:
+        told = [(direction, " ".join(map(repr, tokens))) for direction, tokens in rows]
+        page += ["", table(["", ""], told, "Tokens its direction speaks for (logit lens)")]
     found = connection.execute(
         "SELECT c.rank, c.token, c.activation, c.peak, d.label "
         "FROM context_tokens($run, $latent, n := $n, width := $width) AS c "
