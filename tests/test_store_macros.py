@@ -254,6 +254,34 @@ def test_one_latent_across_runs(
     assert all(1 in (row["cosine_rank"], row["correlation_rank"]) for row in best)
 
 
+def test_counterparts(store: duckdb.DuckDBPyConnection, demo: Planted, other: Planted) -> None:
+    found = rows(store, "FROM counterparts('demo', 'other')")
+    assert {row["latent"] for row in found} == set(range(D_SAE)) - {DEAD}
+    by_latent = {row["latent"]: row for row in found}
+    own = by_latent[SPORT_LATENT]  # fires on " goal" in both runs, and nothing else does
+    strongest = np.argsort(-demo.activations[:, SPORT_LATENT])[:20]
+    fires = (other.activations[strongest] > 0).sum(0)
+    likely = sorted(range(D_SAE), key=lambda i: (-fires[i], i))[:8]
+    assert SPORT_LATENT in likely
+    unit = [d / np.linalg.norm(d, axis=1, keepdims=True) for d in (demo.decoder, other.decoder)]
+    cosine = unit[0][SPORT_LATENT] @ unit[1].T
+    best = max((i for i in likely if fires[i]), key=lambda i: cosine[i])
+    assert own["counterpart"] == best
+    assert own["cosine"] == pytest.approx(cosine[best], rel=1e-4)
+    assert own["share"] == pytest.approx(fires[best] / 20)
+    back = {
+        r["latent"]: r["counterpart"] for r in rows(store, "FROM counterparts('other', 'demo')")
+    }
+    for row in found:
+        assert row["mutual"] == (back[row["counterpart"]] == row["latent"])
+
+
+def test_a_run_is_its_own_counterpart(store: duckdb.DuckDBPyConnection) -> None:
+    for row in rows(store, "FROM counterparts('demo', 'demo')"):
+        assert row["counterpart"] == row["latent"] or row["latent"] in TWINS
+        assert row["share"] == 1
+
+
 def test_co_firing(store: duckdb.DuckDBPyConnection, demo: Planted) -> None:
     a, b = demo.activations[:, TWINS[0]], demo.activations[:, 12]
     both = (a > 0) & (b > 0)
