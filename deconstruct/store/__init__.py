@@ -5,9 +5,9 @@ name: readers keep the file they opened, and nobody waits. What grows with the t
 artifacts and is seen through views. Measured (``benchmarks/store.py``; runs of 8192 latents, two
 cores) when one more run is published into 1, 10 and 100, and when all are opened and listed:
 
-    a copy, renamed    230, 249, 406 ms; opened in  15, 15,  18 ms   what we do
-    in place           241, 238, 240 ms; opened in  18, 16,  17 ms   shuts readers out meanwhile
-    a file a run       196, 205, 208 ms; opened in  18, 56, 332 ms   each reader pays for all runs
+    a copy, renamed    235, 250, 437 ms; opened in  15, 16,  18 ms   what we do
+    in place           246, 244, 249 ms; opened in  15, 16,  16 ms   shuts readers out meanwhile
+    a file a run       212, 206, 207 ms; opened in  20, 43, 336 ms   each reader pays for all runs
 
 The copy costs 2 ms for each run that is there. In a trial of writing in place, 94 of 671 opens by
 readers failed.
