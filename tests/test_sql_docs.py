@@ -105,13 +105,3 @@ def test_what_the_diagram_connects_can_be_joined(store: duckdb.DuckDBPyConnectio
             "HAVING count(*) > 1)"
         ).fetchall()
         assert twice == [(0,)], parent
-
-
-def test_macros_that_the_page_does_not_use_are_few() -> None:
-    files = (DOCS.parent / "deconstruct" / "store" / "macros").glob("*.sql")
-    macros = {
-        name for file in files for name in re.findall(r"MACRO (\w+)\(.*AS TABLE", file.read_text())
-    }
-    assert len(macros) > 15
-    unused = {name for name in macros if f"{name}(" not in PAGE}
-    assert unused <= {"tokens_around", "context_tokens"}
