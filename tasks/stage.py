@@ -54,6 +54,9 @@ class Outcome(BaseModel):
     seconds: float
 
 
+_TAGS: dict[str, list[str]] = {}
+
+
 def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     recipes: Sequence[Recipe] = parameters["recipes"]
     return "-".join([recipes[0].stage, *(recipe.key for recipe in recipes)])
@@ -66,10 +69,14 @@ def _worth_retrying(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bo
 
 
 def stage_task(name: str, retries: int = 1, tags: Sequence[str] = ()) -> Callable[..., Any]:
-    """Decorate ``f(recipes, home, ...) -> list[Ref]`` as the task of stage ``name``."""
+    """Decorate ``f(recipes, home, ...) -> list[Ref]`` as the task of stage ``name``.
+
+    Its tags, by which Prefect limits how many run at a time, hold where it has work to do: asking
+    the server for a slot takes two seconds the first time, which a cached run need not wait.
+    """
+    _TAGS[name] = [name, *tags]
     as_task = task(
         name=name,
-        tags=[name, *tags],
         cache_key_fn=_cache_key,
         persist_result=True,
         result_serializer="json",
@@ -114,9 +121,9 @@ class Stages:
         """Run one task that answers several recipes: several sites, one forward pass."""
         started = time.perf_counter()
         cached = [self.store.find(recipe) is not None for recipe in recipes]
-        refs = stage.with_options(refresh_cache=not all(cached))(
-            list(recipes), str(self.store.root), *inputs
-        )
+        if not all(cached):
+            stage = stage.with_options(refresh_cache=True, tags=_TAGS[stage.name])
+        refs = stage(list(recipes), str(self.store.root), *inputs)
         artifacts = [ref.open(self.store) for ref in refs]
         seconds = time.perf_counter() - started
         for recipe, was_there in zip(recipes, cached, strict=True):
