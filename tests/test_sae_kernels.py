@@ -342,7 +342,7 @@ def test_whole_step(
         # gradients near epsilon, hence a share of the elements may differ by part of a step.
         off = (found[name].double() - want).abs()
         assert float(off.max()) < 2.1e-2, name
-        assert float((off > 5e-4).float().mean()) < 0.12, name
+        assert int((off > 5e-4).sum()) <= max(1, 0.12 * off.numel()), name
     fires = found["W_dec"].norm(dim=1)
     torch.testing.assert_close(fires, torch.ones(d_sae))
 
