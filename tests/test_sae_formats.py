@@ -245,3 +245,23 @@ save_file({{"acts": acts.detach().contiguous(), "out": sae(x).detach().contiguou
     theirs = load_file(tmp_path / "y.safetensors")
     torch.testing.assert_close(theirs["acts"], sae.encode(X), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(theirs["out"], sae(X), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_reach_the_input(kind: str) -> None:
+    """As for a splice into a model that is differentiated; beside differences in float32."""
+    sae = make(kind)
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(6, 12, generator=generator).requires_grad_()
+    along = torch.randn(6, 12, generator=generator)
+    out = sae(x)
+    torch.testing.assert_close(out, sae(x.detach()), rtol=1e-4, atol=1e-4)
+    weight = torch.randn(out.shape, generator=generator)
+    (gradient,) = torch.autograd.grad((out * weight).sum(), x)
+    step = 1e-3
+    ends = [((sae(x.detach() + sign * step * along) * weight).sum(1)) for sign in (1, -1)]
+    difference = (ends[0] - ends[1]) / (2 * step)
+    found = (gradient * along).sum(1)
+    # A token whose active latents change between the two ends has no slope to compare.
+    close = (found - difference).abs() < 0.02 * difference.abs() + 0.02
+    assert int(close.sum()) >= 4

@@ -117,8 +117,8 @@ class SparseAutoencoder:
         w = self._weights
         if self.architecture == "gated":
             product = x.float() @ self.W_enc
-            magnitude = (product * w["r_mag"].exp() + w["b_mag"]).relu_()
-            return magnitude.masked_fill_(product + w["b_gate"] <= 0, 0)
+            magnitude = product * w["r_mag"].exp() + w["b_mag"]
+            return magnitude.masked_fill_(product + w["b_gate"] <= 0, 0).relu_()
         pre = torch.addmm(w["b_enc"], x.float(), self.W_enc)
         if "threshold" in w:
             return pre.masked_fill_(pre <= w["threshold"], 0).relu_()
@@ -129,7 +129,8 @@ class SparseAutoencoder:
         return torch.zeros_like(pre).scatter_(1, kept.indices, kept.values)
 
     def encode_sparse(self, x: Tensor) -> Sparse:
-        """The same as `encode`, x [n, d_in], as rows of latents that fire."""
+        """The same as `encode`, x [n, d_in], as rows of latents that fire; without gradients."""
+        x = x.detach()
         parts = [self._encode_block(block) for block in torch.split(x, BLOCK_TOKENS)]
         if not parts:
             return Sparse(torch.zeros(1, dtype=torch.int64), *self._encode_block(x[:0])[1:])
@@ -163,7 +164,12 @@ class SparseAutoencoder:
         return summed + base
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reconstructions of x [n, d_in] (of a transcoder: of the other site), float32."""
+        """Reconstructions of x [n, d_in] (of a transcoder: of the other site), float32.
+
+        Differentiable in x, by way of the dense activations where x asks for a gradient.
+        """
+        if torch.is_grad_enabled() and x.requires_grad:
+            return self.decode(self.encode(x), x)
         return self.decode(self.encode_sparse(x), x)
 
     __call__ = forward
