@@ -97,6 +97,35 @@ def pipeline(
         base = standing_runs.base_of(root, config, source, newest.corpus)
     elif growth != "anew":
         log.info("no standing run %r of these settings yet; it trains the first", config.name)
+    texts, by_site, output = read_and_record(shared, config, model, source, base, device, engine)
+    kept = standing if growth == "encode" else {}
+    return [
+        take_apart(
+            config,
+            Stages(root, list(shared.outcomes)),
+            model,
+            texts,
+            activity,
+            output,
+            kept.get(str(activity.facts["site"])),
+            started,
+            device,
+        )
+        for activity in by_site.values()
+    ]
+
+
+def read_and_record(
+    shared: Stages,
+    config: RunConfig,
+    model: ResolvedModel,
+    source: ResolvedSource,
+    base: Artifact | None,
+    device: str,
+    engine: Engine,
+) -> tuple[Artifact, dict[str, Artifact], Artifact | None]:
+    """The corpus, the activations of each site that an SAE reads, and those of a transcoder's
+    output site. base: the corpus that this one grew from."""
     texts = shared.run(
         corpus,
         corpus_stage.recipe(config.corpus, source, model, base),
@@ -117,21 +146,7 @@ def pipeline(
     )
     by_site = {str(activity.facts["site"]): activity for activity in recorded}
     output = by_site.pop(config.sae.output_site or "", None)
-    kept = standing if growth == "encode" else {}
-    return [
-        take_apart(
-            config,
-            Stages(root, list(shared.outcomes)),
-            model,
-            texts,
-            activity,
-            output,
-            kept.get(str(activity.facts["site"])),
-            started,
-            device,
-        )
-        for activity in by_site.values()
-    ]
+    return texts, by_site, output
 
 
 def preflight(root: ArtifactStore, config: RunConfig) -> tuple[ResolvedModel, ResolvedSource]:

@@ -7,16 +7,12 @@ from datetime import UTC, datetime
 from prefect import flow
 from prefect.runtime import flow_run
 
-from deconstruct import activations as activation_stage
-from deconstruct import corpus as corpus_stage
 from deconstruct.artifact import ArtifactStore
 from deconstruct.sae import stage as sae_stage
 from deconstruct.sweep import SweepRun
 from flows.environment import data_root
 from flows.liveness import hold_lock
-from flows.pipeline import HERE, SiteResult, preflight, take_apart
-from tasks.activations import activations
-from tasks.corpus import corpus
+from flows.pipeline import HERE, SiteResult, preflight, read_and_record, take_apart
 from tasks.sae import sae_members
 from tasks.stage import Ref, Stages
 
@@ -39,26 +35,7 @@ def sweep(config: SweepRun, home: str | None = None, device: str = "auto") -> li
     hold_lock(root.root)
     model, source = preflight(root, config)
     shared = Stages(root)
-    texts = shared.run(
-        corpus,
-        corpus_stage.recipe(config.corpus, source, model),
-        config.corpus,
-        source,
-        model,
-        None,
-    )
-    recorded = shared.run_all(
-        activations,
-        activation_stage.recipes(config.activations, model, texts, dtype=config.model.dtype),
-        config.activations,
-        model,
-        Ref.of(texts),
-        config.model.dtype,
-        device,
-        HERE,
-    )
-    by_site = {str(activity.facts["site"]): activity for activity in recorded}
-    output = by_site.pop(config.sae.output_site or "", None)
+    texts, by_site, output = read_and_record(shared, config, model, source, None, device, HERE)
     members = config.members()
     results = []
     for activity in by_site.values():
