@@ -219,7 +219,8 @@ def test_what_can_not_be_read_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(
-    not SAE_LENS.exists(), reason="SAELens is not installed: `make bench-envs` installs it"
+    not SAE_LENS.exists(),
+    reason=f"no {SAE_LENS}: `make bench-train`, or `python -m benchmarks.variants`, makes it",
 )
 @pytest.mark.parametrize(
     "kind",

@@ -20,14 +20,19 @@ ROOT = Path(__file__).parent.parent
 SETTINGS = {"d_sae": 64, "k": 4, "tokens": 12_000, "batch_size": 256}
 
 
-def torchrun(store: ArtifactStore, activations: Artifact, **settings: object) -> list[str]:
+def torchrun(
+    store: ArtifactStore, activations: Artifact, *more: str, **settings: object
+) -> subprocess.CompletedProcess[str]:
     overrides = [f"sae.{name}={value}" for name, value in (SETTINGS | settings).items()]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "deconstruct.sae.parallel", str(store.root), activations.key, *overrides]
+    command += ["-m", "deconstruct.sae.parallel", str(store.root), activations.key, *overrides, *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
+    return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
+
+
+def digests_of(done: subprocess.CompletedProcess[str]) -> list[str]:
     assert done.returncode == 0, done.stderr
     return re.findall(r"\b[0-9a-f]{64}\b", done.stdout)
 
@@ -36,7 +41,7 @@ def torchrun(store: ArtifactStore, activations: Artifact, **settings: object) ->
 def test_two_processes_train_as_one_does(
     store: ArtifactStore, activations_artifact: Artifact, architecture: str
 ) -> None:
-    digests = torchrun(store, activations_artifact, architecture=architecture)
+    digests = digests_of(torchrun(store, activations_artifact, architecture=architecture))
     assert len(digests) == 2
     assert digests[0] == digests[1]  # both processes hold the same weights, to the last bit
     config = SaeConfig.model_validate(SETTINGS | {"architecture": architecture})
@@ -52,4 +57,20 @@ def test_two_processes_train_as_one_does(
     rows = [load(a.path).W_dec for a in (together, alone)]
     agree = torch.nn.functional.cosine_similarity(*rows, dim=1)
     assert float(agree.median()) > 0.9  # 46 steps let roundings grow
-    assert torchrun(store, activations_artifact, architecture=architecture) == []  # it is there
+    again = torchrun(store, activations_artifact, architecture=architecture)
+    assert digests_of(again) == []  # it is there
+
+
+def test_what_several_processes_can_not_train_is_refused(
+    store: ArtifactStore, activations_artifact: Artifact
+) -> None:
+    """Once, in one sentence, and no traceback of ours."""
+    sites = "activations.sites=['1.resid_pre','2.mlp_out']"
+    for field, value in (("output_site", "2.mlp_out"), ("patience", 3)):
+        done = torchrun(store, activations_artifact, sites, **{field: value})
+        assert done.returncode != 0
+        said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert len(said) == 1
+        assert f"sae.{field} = " in said[0]
+        assert "can't be trained by several processes: leave it out" in said[0]
+        assert "parallel.py" not in done.stderr

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from deconstruct.errors import ConfigError, DeconstructError
 from deconstruct.sae.engine import Engine
 
 
@@ -81,23 +82,31 @@ def digest(weights: Mapping[str, Tensor]) -> str:
 
 
 def main(home: str, key: str, overrides: list[str]) -> None:
-    """Train as the stage does, in this process of a group that torchrun has started."""
+    """Train as the stage does, in this process of a group that torchrun has started.
+
+    Raises ``ConfigError`` for settings that several processes can't be trained with, before they
+    meet.
+    """
     from deconstruct.artifact import ArtifactStore
     from deconstruct.config import load as load_config
-    from deconstruct.errors import ConfigError
     from deconstruct.reader import ActivationReader
     from deconstruct.sae import stage
     from deconstruct.sae.formats import load
     from deconstruct.sae.train import train
 
+    config = load_config(None, overrides).sae
+    for field in ("output_site", "patience"):
+        value = getattr(config, field)
+        if value is not None:
+            raise ConfigError(
+                f"sae.{field} = {value!r} can't be trained by several processes: leave it out, or "
+                "train in one process with `deconstruct run`"
+            )
     on_gpu = torch.cuda.is_available()
     dist.init_process_group("nccl" if on_gpu else "gloo")
     device = f"cuda:{os.environ['LOCAL_RANK']}" if on_gpu else "cpu"
     try:
         store = ArtifactStore(home)
-        config = load_config(None, overrides).sae
-        if config.output_site is not None or config.patience is not None:
-            raise ConfigError("sae.output_site and sae.patience can't be used with torchrun yet")
         activations = store.open("activations", key)
         there = [store.find(stage.recipe(config, activations)) is not None]
         dist.broadcast_object_list(there)
@@ -118,4 +127,9 @@ def main(home: str, key: str, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3:])
+    try:
+        main(sys.argv[1], sys.argv[2], sys.argv[3:])
+    except DeconstructError as error:
+        if os.environ.get("RANK", "0") == "0":  # said once
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
