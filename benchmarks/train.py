@@ -7,8 +7,8 @@
 ``--repeats`` times round, so that a drift of the clock hits all alike; medians are compared, and
 the encoder's bare product is timed between them. ``quality``: each trains on ``--tokens`` tokens,
 from ``--seeds`` that decide initial weights and the order of the rows, and is judged on the
-held-out rows, at its own default rate and at the multiples ``--rates`` of
-2e-4 * sqrt(2^14 / d_sae) (sparsify's signum: of 5e-3 * the same). ``--isa`` caps what torch
+held-out rows, at ``--rates``: its own default, or multiples of 2e-4 * sqrt(2^14 / d_sae)
+(sparsify's signum: of 5e-3 * the same). ``--isa`` caps what torch
 multiplies with: AVX512_CORE_BF16 leaves AMX out, for a machine that has none. Results are merged
 into ``benchmarks/results/train.json`` under the shape's name; the ratios of the slowest shape stand
 at the top of that file. ``make bench-train`` times both shapes that benchmarks/README.md shows.
@@ -47,6 +47,7 @@ RESULT = HERE / "results" / "train.json"
 ENVIRONMENTS = {"sae-lens": "sae-lens==6.54.12", "sparsify": "eai-sparsify==1.3.3"}
 PEERS = {"sae_lens_bf16": "sae-lens", "sparsify": "sparsify", "sparsify_adam": "sparsify"}
 HELD_OUT_ROWS = 20_480
+METRICS = ("fvu", "l0", "silent_share", "dead_share")
 
 
 def interpreter(contender: str) -> Path:
@@ -158,20 +159,21 @@ def measure_time(
 def measure_quality(
     contenders: list[str],
     job: dict[str, Any],
-    multiples: list[float],
+    multiples: list[float | None],
     seeds: list[int],
     scratch: Path,
 ) -> dict[str, Any]:
-    """Held-out FVU and silent latents of every contender at its default and at other rates."""
+    """Held-out FVU, silent and dead latents of every contender at multiples of a usual rate, or
+    (None) at its default."""
     root = math.sqrt(2**14 / job["d_sae"])
     rows: dict[str, Any] = {}
     for name in contenders:
         base = root * (5e-3 if name == "sparsify" else 2e-4)
-        for rate in [None, *(base * m for m in multiples)]:
+        for rate in [None if m is None else base * m for m in multiples]:
             label = "default" if rate is None else f"{rate:.2e}"
             runs = [run(name, job | {"rate": rate, "seed": seed}, scratch) for seed in seeds]
-            mean = {"runs": [{n: v for n, v in found.items() if n != "ms"} for found in runs]}
-            for metric in ("fvu", "l0", "silent_share"):
+            mean = {"runs": [{n: found[n] for n in METRICS} for found in runs]}
+            for metric in METRICS:
                 values = [found[metric] for found in runs]
                 mean[metric] = statistics.mean(values)
                 mean[f"{metric}_std"] = statistics.stdev(values) if len(values) > 1 else math.nan
@@ -179,7 +181,8 @@ def measure_quality(
             print(
                 f"{name:16s} rate {label:9s} FVU {mean['fvu']:.4f} +- {mean['fvu_std']:.4f}  "
                 f"L0 {mean['l0']:5.1f}  silent {mean['silent_share']:.3f} "
-                f"+- {mean['silent_share_std']:.3f}",
+                f"+- {mean['silent_share_std']:.3f}  dead {mean['dead_share']:.3f} "
+                f"+- {mean['dead_share_std']:.3f}",
                 flush=True,
             )
     return rows
@@ -197,12 +200,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12, help="of each timed training")
     parser.add_argument("--tokens", type=int, default=1_000_000, help="of each judged training")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rates", type=float, nargs="*", default=[1.0, 3.0, 10.0])
+    parser.add_argument("--rates", type=multiple, nargs="+", default=[None, 1.0, 3.0, 10.0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of judged trainings")
     parser.add_argument("--isa", help="oneDNN's ONEDNN_MAX_CPU_ISA")
     parser.add_argument(
         "--contenders", nargs="+", default=["deconstruct", "sae_lens_bf16", "sparsify"]
     )
+    parser.add_argument("--result", type=Path, default=RESULT, help="file to merge into")
     options = parser.parse_args()
     if options.isa:  # read at the first product, here and in the contenders' processes
         os.environ["ONEDNN_MAX_CPU_ISA"] = options.isa
@@ -230,19 +234,30 @@ def main() -> None:
             found = measure_quality(options.contenders, job, options.rates, options.seeds, scratch)
         else:
             found = measure_time(options.contenders, job, d_in, options.repeats, scratch)
-    report = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    report = json.loads(options.result.read_text()) if options.result.exists() else {}
     shape = f"B={options.batch} d_in={d_in} d_sae={options.d_sae} k={options.k}"
     if options.isa:
         shape += f" isa={options.isa}"
-    report.setdefault("shapes", {}).setdefault(shape, {})[options.what] = found | {
+    place = report.setdefault("shapes", {}).setdefault(shape, {})
+    if judged:  # contenders and rates may be measured one call at a time
+        place = place.setdefault(f"quality of {job['steps']} steps", {})
+        found = {name: place.get(name, {}) | rows for name, rows in found.items()}
+    else:
+        place = place.setdefault("time", {})
+    place |= found | {
         "data": "recorded" if options.activations else "synthetic",
         "machine": machine(),
         "threads": job["threads"],
         "steps": job["steps"],
         "date": datetime.now(UTC).date().isoformat(),
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(report | worst(report), indent=1) + "\n")
+    options.result.parent.mkdir(exist_ok=True)
+    options.result.write_text(json.dumps(report | worst(report), indent=1) + "\n")
+
+
+def multiple(text: str) -> float | None:
+    """``default``, or a number."""
+    return None if text == "default" else float(text)
 
 
 def machine() -> dict[str, Any]:

@@ -4,8 +4,9 @@
 
 JOB: ``contender``, ``data`` (safetensors: ``train`` and ``held_out``, float32 [rows, d_in]),
 ``out``, ``d_sae``, ``k``, ``batch``, ``steps``, ``rate`` (none: the contender's own default),
-``seed`` and ``judge`` (whether to measure the result on ``held_out``). Every contender reads the
-same rows in the same order and trains by its own trainer:
+``seed`` and ``judge`` (whether to measure the result on ``held_out``); ``architecture`` (none:
+topk), of deconstruct and SAELens, whose jumprelu are steered to an L0 of ``k``. Every contender
+reads the same rows in the same order and trains by its own trainer:
 `sae_lens.training.sae_trainer.SAETrainer.fit`,
 `sparsify.Trainer.fit`, `deconstruct.sae.train.train`. A step's time runs from one request for a
 batch to the next, so that it holds all that a trainer does between two batches.
@@ -39,6 +40,8 @@ class Feed:
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
         self.rows, self.batch = rows[order], batch
         self.asked: list[float] = []
+        self.l0: dict[int, float] = {}
+        """Of steps, where a contender says it."""
 
     def at(self, step: int) -> Tensor:
         self.asked.append(time.perf_counter())
@@ -72,16 +75,20 @@ def deconstruct(job: dict[str, Any], feed: Feed) -> Judge:
     rows = feed.rows
     sample = rows[:: max(1, len(rows) // 50_000)].double()
     moments = Moments(len(rows), sample.mean(0).numpy(), sample.var(0).numpy())
+    architecture = job.get("architecture", "topk")
     config = SaeConfig(
+        architecture=architecture,
         d_sae=job["d_sae"],
         k=job["k"],
+        target_l0=job["k"] if architecture == "jumprelu" else None,
         batch_size=job["batch"],
         tokens=job["batch"] * job["steps"],
         learning_rate=job["rate"],
         seed=job["seed"],
     )
     with tempfile.TemporaryDirectory() as scratch:
-        sae, _ = train(feed, moments, config, Path(scratch), device="cpu")
+        sae, log = train(feed, moments, config, Path(scratch), device="cpu")
+    feed.l0 = {row.step - 1: row.l0 for row in log}
 
     def judge(x: Tensor) -> Encoded:
         return sae(x), sae.encode(x) > 0
@@ -92,18 +99,24 @@ def deconstruct(job: dict[str, Any], feed: Feed) -> Judge:
 def sae_lens(job: dict[str, Any], feed: Feed, autocast: bool = True) -> Judge:
     """SAELens' trainer; inputs scaled by its own estimate, as its documentation advises."""
     from sae_lens.config import SAETrainerConfig
-    from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
+    from sae_lens.saes import batchtopk_sae, jumprelu_sae, topk_sae
     from sae_lens.training.sae_trainer import SAETrainer
 
     torch.manual_seed(job["seed"])
-    sae = TopKTrainingSAE(
-        TopKTrainingSAEConfig(
-            d_in=feed.rows.shape[1],
-            d_sae=job["d_sae"],
-            k=job["k"],
-            normalize_activations="expected_average_only_in",
+    sizes = {"d_in": feed.rows.shape[1], "d_sae": job["d_sae"]}
+    sizes |= {"normalize_activations": "expected_average_only_in"}
+    architecture = job.get("architecture", "topk")
+    if architecture == "jumprelu":  # as for Gemma Scope 2: a penalty about a wanted L0
+        steered = {"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": job["k"]}
+        sae = jumprelu_sae.JumpReLUTrainingSAE(
+            jumprelu_sae.JumpReLUTrainingSAEConfig(**sizes, **steered)
         )
-    )
+    elif architecture == "batchtopk":
+        sae = batchtopk_sae.BatchTopKTrainingSAE(
+            batchtopk_sae.BatchTopKTrainingSAEConfig(**sizes, k=job["k"])
+        )
+    else:
+        sae = topk_sae.TopKTrainingSAE(topk_sae.TopKTrainingSAEConfig(**sizes, k=job["k"]))
     steps = job["steps"]
     rate = SAETrainerConfig.lr if job["rate"] is None else job["rate"]
     config = SAETrainerConfig(
@@ -198,8 +211,9 @@ CONTENDERS: dict[str, Callable[[dict[str, Any], Feed], Judge]] = {
 
 
 @torch.no_grad()
-def verdict(judge: Judge, held_out: Tensor, d_sae: int) -> dict[str, float]:
-    """Held-out FVU about the mean, L0, and the share of latents silent on all of it, in float64."""
+def verdict(judge: Judge, held_out: Tensor, trained_on: Tensor, d_sae: int) -> dict[str, float]:
+    """Held-out FVU about the mean, in float64, and L0; the share of latents that are *silent*
+    (fire on no held-out row) and *dead* (nor on any training row): one rule for all."""
     fired = torch.zeros(d_sae, dtype=torch.bool)
     left, firings = 0.0, 0
     for x in held_out.split(2048):
@@ -208,10 +222,14 @@ def verdict(judge: Judge, held_out: Tensor, d_sae: int) -> dict[str, float]:
         firings += int(fires.sum())
         fired |= fires.any(0)
     total = float((held_out.double() - held_out.double().mean(0)).square().sum())
+    silent = float((~fired).double().mean())
+    for x in trained_on.split(2048):
+        fired |= judge(x)[1].any(0)
     return {
         "fvu": left / total,
         "l0": firings / len(held_out),
-        "silent_share": float((~fired).double().mean()),
+        "silent_share": silent,
+        "dead_share": float((~fired).double().mean()),
     }
 
 
@@ -226,10 +244,11 @@ def main() -> None:
     result: dict[str, Any] = {
         "ms": times,
         "ms_median": statistics.median(times),
+        "l0_of_steps": [feed.l0.get(step) for step in range(2, 2 + len(times))],
         "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }
     if job["judge"]:
-        result |= verdict(judge, data["held_out"], job["d_sae"])
+        result |= verdict(judge, data["held_out"], data["train"], job["d_sae"])
     Path(job["out"]).write_text(json.dumps(result))
 
 
