@@ -4,9 +4,10 @@
 
 Each trains in a process of its own over the same rows in the same order (`benchmarks.train` has
 how), ``--repeats`` times in turn; medians over steps are compared. BatchTopK keeps ``--k`` latents
-a token on both sides. JumpReLU is steered to the same L0 on both: SAELens' step is made of dense products and costs the
-same at any L0; ours costs what its active pairs cost, so that its whole run is timed, from the
-first steps on, and besides those steps alone in which its L0 is within a tenth of the wanted one.
+a token on both sides. JumpReLU is steered to the same L0 on both: SAELens' step is made of dense
+products and costs the same at any L0; ours costs what its active pairs cost, so that its whole run
+is timed, from the first steps on, and besides those steps alone in which its L0 is within a tenth
+of the wanted one.
 Leaves ``benchmarks/results/variants.json``. Without ``--activations`` the data are synthetic.
 """
 

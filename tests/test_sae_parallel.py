@@ -25,7 +25,8 @@ def torchrun(
 ) -> subprocess.CompletedProcess[str]:
     overrides = [f"sae.{name}={value}" for name, value in (SETTINGS | settings).items()]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "deconstruct.sae.parallel", str(store.root), activations.key, *overrides, *more]
+    command += ["-m", "deconstruct.sae.parallel", str(store.root), activations.key]
+    command += [*overrides, *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
