@@ -95,10 +95,15 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Artifact:
-    """A published folder and its manifest."""
+    """A published folder and its manifest.
+
+    made: whether the call that gave it has made it; it may as well have found it, or waited for
+    another run that made it.
+    """
 
     path: Path
     manifest: Manifest
+    made: bool = field(default=False, compare=False)
 
     @property
     def stage(self) -> str:
@@ -334,7 +339,7 @@ class ArtifactStore:
         fsync(draft.path)
         os.replace(draft.path, target)
         fsync(target.parent)
-        return Artifact(target, manifest)
+        return Artifact(target, manifest, made=True)
 
     @contextmanager
     def _lock(self, stage: str, key: str) -> Iterator[None]:

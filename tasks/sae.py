@@ -91,4 +91,9 @@ def _train_on_gpu_pool(
             f"the worker of pool {GPU_POOL!r} that trained left nothing in {home!r}; let its data "
             "root be the same folder as that of the worker which runs the pipeline"
         )
-    return Ref.of(found)
+    begun = run.start_time
+    return Ref(
+        stage=found.stage,
+        key=found.key,
+        made=begun is not None and found.manifest.started >= begun,
+    )

@@ -28,16 +28,20 @@ log = logging.getLogger("deconstruct.stages")
 
 
 class Ref(BaseModel):
-    """An artifact by name: all that a task returns, and all that Prefect keeps of it."""
+    """An artifact by name: all that a task returns, and all that Prefect keeps of it.
+
+    made: whether this very task made it, and not another run for which it waited.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     stage: str
     key: str
+    made: bool = False
 
     @classmethod
     def of(cls, artifact: Artifact) -> Ref:
-        return cls(stage=artifact.stage, key=artifact.key)
+        return cls(stage=artifact.stage, key=artifact.key, made=artifact.made)
 
     def open(self, store: ArtifactStore) -> Artifact:
         return store.open(self.stage, self.key)
@@ -126,10 +130,19 @@ class Stages:
         refs = stage(list(recipes), str(self.store.root), *inputs)
         artifacts = [ref.open(self.store) for ref in refs]
         seconds = time.perf_counter() - started
-        for recipe, was_there in zip(recipes, cached, strict=True):
+        for ref, was_there in zip(refs, cached, strict=True):
             self.outcomes.append(
-                Outcome(stage=recipe.stage, key=recipe.key, cached=was_there, seconds=seconds)
+                Outcome(
+                    stage=ref.stage,
+                    key=ref.key,
+                    cached=was_there or not ref.made,
+                    seconds=seconds,
+                )
             )
-            how = "from cache" if was_there else f"done in {seconds:.1f} s"
-            log.info("%-12s %s  (%s)", recipe.stage, how, recipe.key[:12])
+            how = f"done in {seconds:.1f} s"
+            if was_there:
+                how = "from cache"
+            elif not ref.made:
+                how = f"from cache, after {seconds:.1f} s in which another run made it"
+            log.info("%-12s %s  (%s)", ref.stage, how, ref.key[:12])
         return artifacts

@@ -127,7 +127,7 @@ def digests(home: Path) -> dict[str, tuple[str, str]]:
 
 def cached_stages(output: str) -> dict[str, bool]:
     """Stage -> whether it was answered from cache, as the command said."""
-    said = (line.split() for line in output.splitlines())
+    said = (line.replace(",", " ").split() for line in output.splitlines())
     return {
         words[0]: words[1:3] == ["from", "cache"]
         for words in said

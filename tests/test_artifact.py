@@ -49,7 +49,9 @@ def test_make_publishes_once_and_then_finds(tmp_path: Path) -> None:
         write_two(draft)
 
     artifact = store.make(RECIPE, write)
-    assert store.make(RECIPE, write).manifest == artifact.manifest
+    again = store.make(RECIPE, write)
+    assert again.manifest == artifact.manifest
+    assert (artifact.made, again.made) == (True, False)
     assert len(calls) == 1
     assert sorted(p.name for p in artifact.path.iterdir()) == ["a.txt", "b.txt", "manifest.json"]
     assert artifact.facts == {"documents": 2}

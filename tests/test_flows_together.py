@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from running import COMMAND, STAGES, deconstruct, environment
+from running import COMMAND, STAGES, cached_stages, deconstruct, environment
 
 from deconstruct.artifact import Artifact, ArtifactStore
 
@@ -34,11 +34,16 @@ def test_two_schedules_share_one_home(
         assert len(list((home / stage).iterdir())) == 1
         drawn = [f"\n{stage:<12}: " in f"\n{text}".replace("\r", "\n") for text in said]
         assert sum(drawn) == 1, (stage, said)
+        # One says that it made the stage, the other that it came from cache: it waited for it.
+        told = [cached_stages(text)[stage] for text in said]
+        assert told == [not computed for computed in drawn], said
     assert len(list((home / "cluster").iterdir())) == 2
-    (listing,) = {
-        deconstruct(home, "sql", "--format", "json", "SELECT count(*) AS n FROM runs").stdout
-    }
-    assert json.loads(listing) == [{"n": 2}]
+    query = (
+        "SELECT stage, count(*) AS runs, count(*) FILTER (cached) AS cached FROM stages "
+        "WHERE stage <> 'cluster' GROUP BY ALL ORDER BY min(ordinal)"
+    )
+    listing = json.loads(deconstruct(home, "sql", "--format", "json", query).stdout)
+    assert listing == [{"stage": s, "runs": 2, "cached": 1} for s in STAGES[:-1]]
     made, alone = by_key(home), by_key(finished)
     assert len(made) == len(STAGES) + 1
     assert {key: made[key].digest() for key in alone} == {k: a.digest() for k, a in alone.items()}
