@@ -22,10 +22,12 @@ from torch import Tensor
 
 from deconstruct.sae import varying_kernels as kernels
 from deconstruct.sae.architectures import Inputs, loss
-from deconstruct.sae.coding import CODINGS, Coded, Scene
+from deconstruct.sae.coding import CODINGS, Scene
 from deconstruct.sae.control import Control
 from deconstruct.sae.cpu_threads import share, weighted_sum
+from deconstruct.sae.cpu_update import SHARED, Gradient, RowAdam, bits_of, rows_of
 from deconstruct.sae.engine import StepSpec
+from deconstruct.sae.pair_products import Dictionary
 from deconstruct.sae.pairs import Encoder, Pairs, keep_largest, of_rows, ordered
 from deconstruct.sae.parallel import anywhere, average, ranks
 
@@ -50,8 +52,7 @@ class VaryingEngine:
         for name, weight in weights.items():
             own = weight.detach().float()
             self._state[name] = (own.T if name == "W_enc" else own).contiguous().clone()
-            self._state[f"{name}.m"] = torch.zeros_like(self._state[name])
-            self._state[f"{name}.v"] = torch.zeros_like(self._state[name])
+        self._optimizer = RowAdam(spec, self.rates, self._state)
         self._state["step"] = torch.zeros(1, dtype=torch.int64)
         self._state["since_fired"] = torch.zeros(spec.d_sae, dtype=torch.int64)
         self._state["edge"] = torch.zeros(1, dtype=torch.float64)
@@ -61,7 +62,6 @@ class VaryingEngine:
         self._shadow = self._state["W_enc"].bfloat16()
         ends = np.array(spec.prefixes or (spec.d_sae,))
         self._groups = np.searchsorted(ends, np.arange(spec.d_sae), side="right").astype(np.int32)
-        self._n_groups = len(ends)
         self._grad = {name: torch.zeros_like(self._state[name]) for name in self._names}
 
     def step(self, z: Tensor, target: Tensor | None = None) -> None:
@@ -127,37 +127,34 @@ class VaryingEngine:
         base = state["b_dec"] - target
         if spec.skip:
             base = base + z @ state["W_skip"].T
-        kept = 1 if self._n_groups == 1 else self._n_groups + 1
-        errors = np.empty((kept, n, base.shape[1]), np.float32)
-        W_dec, scale = _np(state["W_dec"]), 2 / n / self._n_groups
+        dictionary = Dictionary(state["W_dec"], self._groups)
+        scale = 2 / n / dictionary.n_groups
+        errors = np.empty(0, np.float32)
 
-        def slopes(values: NDArray[np.float32], into: NDArray[np.float32]) -> NDArray[np.float32]:
-            found = np.empty(len(pairs), np.float32)
-            of = (pairs.offsets, pairs.latents)
-            share(kernels.decode, n, *of, values, W_dec, self._groups, _np(base), into)
-            share(kernels.slopes, n, *of, W_dec, self._groups, into, scale, found)
-            return found
+        def decode(values: NDArray[np.float32]) -> NDArray[np.float32]:
+            nonlocal errors
+            errors = dictionary.errors(pairs, values, _np(base))
+            return dictionary.slopes(pairs, errors, scale)
+
+        def decode_frozen(values: NDArray[np.float32]) -> NDArray[np.float32]:
+            return dictionary.slopes(pairs, dictionary.errors(pairs, values, _np(base)), scale)
 
         own = {name: _np(state[name]) for name in self._names if state[name].dim() == 1}
         if spec.architecture == "relu":
             own["decoder_norm"] = _np(state["W_dec"].norm(dim=1))
-        coded = CODINGS[spec.architecture](
-            pairs,
-            Scene(spec, own, penalty, n),
-            lambda values: slopes(values, errors),
-            lambda values: slopes(values, np.empty_like(errors)),
-        )
+        scene = Scene(spec, own, penalty, n)
+        coded = CODINGS[spec.architecture](pairs, scene, decode, decode_frozen)
         pull = None if by_number or not len(dead) else self._pull(pairs, dead, n)
         push = coded.push if pull is None else coded.push + pull
-        self._pair_gradients(pairs, coded, push, errors, inputs, scale)
+        into = (_np(self._grad["W_dec"]), _np(self._grad["W_enc"]))
+        dictionary.gradients(pairs, coded.values, push, errors, scale, _np(inputs), into)
+        for name, gradient in coded.own.items():
+            self._grad[name].copy_(torch.from_numpy(gradient))
+        if coded.along is not None:
+            self._grad["W_dec"].addcmul_(torch.from_numpy(coded.along)[:, None], state["W_dec"])
         pushes = _sums(pairs, push, spec.d_sae)
         if pull is not None:
-            weight = spec.aux_coefficient / spec.d_sae
-            self._grad["W_enc"][dead] -= weight / n * _column_sums(_np(inputs))
-            pushes[dead] -= weight
-            if spec.architecture == "gated":
-                self._grad["b_gate"] += _sums(pairs, pull, spec.d_sae)
-                self._grad["b_gate"][dead] -= weight
+            self._pull_whole(dead, pushes, _sums(pairs, pull, spec.d_sae), inputs)
         if len(revived):
             pushes += self._auxk(revived, of_dead, torch.from_numpy(errors[-1]), inputs)
         if "b_enc" in self._grad:
@@ -210,39 +207,17 @@ class VaryingEngine:
         threshold = _np(self._state["threshold"])[pairs.latents] if jump else 0
         return weight[pairs.latents] * (pairs.pre > threshold)
 
-    def _pair_gradients(
-        self,
-        pairs: Pairs,
-        coded: Coded,
-        push: NDArray[np.float32],
-        errors: NDArray[np.float32],
-        inputs: Tensor,
-        scale: float,
-    ) -> None:
-        """Gradients of W_dec and W_enc, and of what the architecture alone has."""
-        starts = np.zeros(self.spec.d_sae + 1, np.int64)
-        order = np.empty(len(pairs), np.int32)
-        kernels.group_by_latent(pairs.latents, starts, order)
-        share(
-            kernels.weight_gradients,
-            self.spec.d_sae,
-            starts,
-            order,
-            pairs.tokens,
-            coded.values,
-            push,
-            self._groups,
-            errors,
-            scale,
-            _np(inputs),
-            _np(self._grad["W_dec"]),
-            _np(self._grad["W_enc"]),
-        )
-        for name, own in coded.own.items():
-            self._grad[name].copy_(torch.from_numpy(own))
-        if coded.along is not None:
-            along = torch.from_numpy(coded.along)
-            self._grad["W_dec"].addcmul_(along[:, None], self._state["W_dec"])
+    def _pull_whole(self, dead: Tensor, pushes: Tensor, left_out: Tensor, inputs: Tensor) -> None:
+        """Add the pull on dead latents, as if they fired nowhere, to gradients and pushes [d_sae].
+
+        left_out: sums of `_pull`, [d_sae].
+        """
+        weight = self.spec.aux_coefficient / self.spec.d_sae
+        self._grad["W_enc"][dead] -= weight / len(inputs) * _column_sums(_np(inputs))
+        pushes[dead] -= weight
+        if "b_gate" in self._grad:
+            self._grad["b_gate"] += left_out
+            self._grad["b_gate"][dead] -= weight
 
     def _auxk(self, dead: Tensor, pre: Tensor, error: Tensor, inputs: Tensor) -> Tensor:
         """AuxK over the dead latents, numbered 0, 1, ... meanwhile; returns their pushes [d_sae].
@@ -253,21 +228,16 @@ class VaryingEngine:
         weight = spec.aux_coefficient * min(1.0, n_dead / spec.k_aux)
         kept = pre.topk(min(spec.k_aux, n_dead), dim=1, sorted=False)
         pairs = of_rows(kept.indices, kept.values)
-        W_dec, groups = _np(self._state["W_dec"][dead]), np.zeros(n_dead, np.int32)
-        off, slope = np.empty((1, *error.shape), np.float32), np.empty(len(pairs), np.float32)
-        of, scale = (pairs.offsets, pairs.latents), 2 * weight / n
-        share(kernels.decode, n, *of, pairs.pre, W_dec, groups, _np(error.contiguous()), off)
-        share(kernels.slopes, n, *of, W_dec, groups, off, scale, slope)
-        starts, order = np.zeros(n_dead + 1, np.int64), np.empty(len(pairs), np.int32)
-        kernels.group_by_latent(pairs.latents, starts, order)
-        into_dec = np.empty_like(W_dec)
-        into_enc = np.empty((n_dead, spec.d_in), np.float32)
-        share(
-            kernels.weight_gradients, n_dead, starts, order, pairs.tokens, pairs.pre, slope,
-            groups, off, scale, _np(inputs), into_dec, into_enc,
-        )  # fmt: skip
-        self._grad["W_dec"].index_add_(0, dead, torch.from_numpy(into_dec))
-        self._grad["W_enc"].index_add_(0, dead, torch.from_numpy(into_enc))
+        dictionary = Dictionary(self._state["W_dec"][dead], np.zeros(n_dead, np.int32))
+        scale = 2 * weight / n
+        off = dictionary.errors(pairs, pairs.pre, _np(error.contiguous()))
+        slope = dictionary.slopes(pairs, off, scale)
+        into_dec = torch.empty(n_dead, error.shape[1])
+        into_enc = torch.empty(n_dead, spec.d_in)
+        into = (_np(into_dec), _np(into_enc))
+        dictionary.gradients(pairs, pairs.pre, slope, off, scale, _np(inputs), into)
+        self._grad["W_dec"].index_add_(0, dead, into_dec)
+        self._grad["W_enc"].index_add_(0, dead, into_enc)
         return torch.zeros(spec.d_sae).index_add_(0, dead, _sums(pairs, slope, n_dead))
 
     def _dense(
@@ -293,35 +263,29 @@ class VaryingEngine:
         return float(terms.squared), fires.any(0), int(fires.sum()), threshold
 
     def _update(self, done: int) -> None:
-        state, grad, spec = self._state, self._grad, self.spec
-        total = 0.0
-        for name, gradient in grad.items():
-            own = _np(gradient.reshape(-1, gradient.shape[-1]))
-            squares = np.empty(len(own), np.float64)
-            if name == "W_dec" and spec.unit_norm:
-                share(kernels.project, len(own), _np(state[name]), own, squares)
-            else:
-                share(kernels.row_squares, len(own), own, squares)
-            total += float(squares.sum())
-        clip = min(1.0, spec.clip_norm / max(math.sqrt(total), 1e-30))
-        beta1, beta2 = spec.betas
+        """Clip by the global norm, and let the optimiser move what has a gradient."""
+        state, spec = self._state, self.spec
+        touched, total = np.zeros(spec.d_sae, np.bool_), 0.0
+        gradients: dict[str, Gradient] = {}
         for name in self._names:
-            of = (state[name], grad[name], state[f"{name}.m"], state[f"{name}.v"])
-            rows = [_np(tensor.view(-1, tensor.shape[-1])) for tensor in of]
-            share(
-                kernels.adam,
-                len(rows[0]),
-                *rows,
-                clip,
-                self.rates[done] / (1 - beta1 ** (done + 1)),
-                spec.betas,
-                1 - beta2 ** (done + 1),
-                spec.epsilon,
-                name == "W_dec" and spec.unit_norm,
-            )
+            count = spec.d_sae if name not in SHARED else len(np.atleast_2d(_np(state[name])))
+            own = rows_of(self._grad[name], count)
+            squares = np.empty(count, np.float64)
+            if name == "W_dec" and spec.unit_norm:
+                along = np.empty(count, np.float32)
+                share(kernels.project, count, _np(state[name]), own, along, squares)
+                gradients[name] = Gradient(own, along)
+            else:
+                share(kernels.row_squares, count, own, squares)
+                gradients[name] = Gradient(own)
+            total += float(squares.sum())
+            if name not in SHARED:
+                touched |= squares > 0
+        gradients["W_enc"] = Gradient(gradients["W_enc"].rows, low=bits_of(self._shadow))
+        clip = min(1.0, spec.clip_norm / max(math.sqrt(total), 1e-30))
+        self._optimizer.step(done, torch.from_numpy(touched), clip, gradients)
         if "threshold" in state:
             state["threshold"].clamp_(min=0)
-        self._shadow.copy_(state["W_enc"])
 
 
 def _sums(pairs: Pairs, values: NDArray[np.float32], count: int) -> Tensor:

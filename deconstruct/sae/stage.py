@@ -21,7 +21,7 @@ from deconstruct.sae.formats import CONFIG, WEIGHTS, config_of, save_weights
 from deconstruct.sae.member import HeldOut, Member
 from deconstruct.sae.parallel import ranks
 
-VERSION = 5
+VERSION = 6
 
 
 def recipe(config: SaeConfig, activations: Artifact, output: Artifact | None = None) -> Recipe:

@@ -214,21 +214,22 @@ def weight_gradients(
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def project(
-    first: int, last: int, weight: Float, grad: Float, squares: NDArray[np.float64]
+    first: int, last: int, weight: Float, grad: Float, along: Float, squares: NDArray[np.float64]
 ) -> None:
-    """Take each gradient's part along its (unit) row away: renormalising would undo it anyway
-    (Bricken et al. 2023). squares[f] = |grad[f]|^2 of what is left."""
+    """along[f] = grad[f] . weight[f], the part along a row of unit norm, which renormalising would
+    undo (Bricken et al. 2023); squares[f] = |grad[f]|^2 without that part."""
     width = weight.shape[1]
     for f in range(first, last):
         own = weight[f]
-        into = grad[f]
-        along = np.float32(0)
+        row = grad[f]
+        dot = np.float32(0)
         for j in range(width):
-            along += own[j] * into[j]
+            dot += own[j] * row[j]
         total = np.float32(0)
         for j in range(width):
-            into[j] -= along * own[j]
-            total += into[j] * into[j]
+            left = row[j] - dot * own[j]
+            total += left * left
+        along[f] = dot
         squares[f] = total
 
 
@@ -242,47 +243,3 @@ def row_squares(first: int, last: int, grad: Float, squares: NDArray[np.float64]
         for j in range(width):
             total += row[j] * row[j]
         squares[f] = total
-
-
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def adam(
-    first: int,
-    last: int,
-    weight: Float,
-    grad: Float,
-    means: Float,
-    second: Float,
-    clip: float,
-    rate: float,
-    betas: tuple[float, float],
-    correction2: float,
-    epsilon: float,
-    unit_norm: bool,
-) -> None:
-    """Adam over the rows of a matrix, in one pass over memory (Kingma and Ba 2015).
-
-    rate: learning rate over the first moment's bias correction. unit_norm: renormalise each row
-    afterwards.
-    """
-    width = weight.shape[1]
-    keep1, keep2 = np.float32(betas[0]), np.float32(betas[1])
-    new1, new2 = np.float32(1 - betas[0]), np.float32(1 - betas[1])
-    scale, step = np.float32(clip), np.float32(rate)
-    root, tiny = np.float32(1 / np.sqrt(correction2)), np.float32(epsilon)
-    for f in range(first, last):
-        own, into = weight[f], grad[f]
-        mean, square = means[f], second[f]
-        total = np.float32(0)
-        for j in range(width):
-            g = scale * into[j]
-            m = keep1 * mean[j] + new1 * g
-            v = keep2 * square[j] + new2 * g * g
-            mean[j] = m
-            square[j] = v
-            w = own[j] - step * m / (np.sqrt(v) * root + tiny)
-            own[j] = w
-            total += w * w
-        if unit_norm:
-            inverse = np.float32(1) / np.sqrt(max(total, np.float32(1e-30)))
-            for j in range(width):
-                own[j] *= inverse
