@@ -16,6 +16,7 @@ from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 from rich.table import Table
 
+from deconstruct import trackers
 from deconstruct.artifact import ArtifactStore
 from deconstruct.cli import app, report_errors
 from deconstruct.config import Growth, RunConfig, load
@@ -196,6 +197,7 @@ def doctor(home: Home = None) -> None:
 
 def _started(home: str | None, settings: RunConfig) -> Path:
     """The data root, with a Prefect server that answers, after ``settings`` have been checked."""
+    trackers.wanted()
     root = environment.data_root(home)
     store = ArtifactStore(root)  # an unwritable home is said at once, before Prefect starts in it
     environment.apply(root, quiet=True)

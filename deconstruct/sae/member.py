@@ -6,7 +6,8 @@ import logging
 import math
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -50,6 +51,10 @@ class LogRow:
     dead_share: float
     held_out_fvu: float | None = None
 
+    def figures(self) -> Mapping[str, float]:
+        """What there is of it by name, but for the step."""
+        return {n: v for n, v in asdict(self).items() if n != "step" and v is not None}
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -72,6 +77,9 @@ class Member:
     folder of its own. held_out: what decides on an early stop, where ``config.patience`` asks
     for one.
     """
+
+    watch: Callable[[LogRow], None] | None = None
+    """Called with each new row of the log."""
 
     def __init__(
         self,
@@ -111,6 +119,8 @@ class Member:
         if self.step % every == 0 or self.step == self.steps or looks:
             row = self._log_row(bool(looks))
             self.rows.append(row)
+            if self.watch is not None:
+                self.watch(row)
         if time.monotonic() - self._saved > CHECKPOINT_SECONDS:
             _save(self.engine, self.rows, self.checkpoints)
             self._saved = time.monotonic()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from deconstruct import trackers
 from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe
 from deconstruct.config import ONLY_OF, SaeConfig
 from deconstruct.errors import ConfigError
@@ -18,7 +20,7 @@ from deconstruct.reader import ActivationReader, BatchSource
 from deconstruct.sae import train as training
 from deconstruct.sae.folding import Scaling
 from deconstruct.sae.formats import CONFIG, WEIGHTS, config_of, save_weights
-from deconstruct.sae.member import HeldOut, Member
+from deconstruct.sae.member import HeldOut, LogRow, Member
 from deconstruct.sae.parallel import ranks
 
 VERSION = 6
@@ -58,7 +60,8 @@ def train(
     """Train on the train split; a killed training goes on from its last checkpoint.
 
     output: see `recipe`. Raises ``DataError`` if the split has fewer rows than a batch or the two
-    sites do not hold the same rows, ``ConfigError`` for a device or an output that is not there.
+    sites do not hold the same rows, ``ConfigError`` for a device, an output or a log
+    (`deconstruct.trackers`) that is not there.
     """
     return train_all(store, [config], activations, output, device=device)[0]
 
@@ -77,6 +80,7 @@ def train_all(
     `same_pass`. Raises as `train` does.
     """
     where = pick_device(device)
+    trackers.wanted()  # raises before the work
     for config in configs:
         if (config.output_site is None) != (output is None):
             raise ConfigError(
@@ -101,7 +105,7 @@ def train_all(
                     own, lambda draft: make(others, {**drafts, config: draft})
                 )
             elif drafts:
-                _train_together(drafts, readers, where)
+                _train_together(drafts, readers, where, store.root / "logs", recipes)
 
         make(list(members.values()), {})
     return [artifact for config in configs if (artifact := made[recipes[config].key])]
@@ -129,7 +133,13 @@ class _Readers:
         return reader, beside
 
 
-def _train_together(drafts: Mapping[SaeConfig, Draft], readers: _Readers, device: str) -> None:
+def _train_together(
+    drafts: Mapping[SaeConfig, Draft],
+    readers: _Readers,
+    device: str,
+    logs: Path,
+    recipes: Mapping[SaeConfig, Recipe],
+) -> None:
     """One pass over the activations for members that agree in `same_pass`."""
     any_of = next(iter(drafts))
     reader, beside = readers.train
@@ -156,9 +166,30 @@ def _train_together(drafts: Mapping[SaeConfig, Draft], readers: _Readers, device
             )
             for config, draft in drafts.items()
         }
+        for config, member in members.items():
+            stack.enter_context(_watched(member, recipes[config], logs))
         training.train_all(batches(reader, beside), list(members.values()), output)
     for config, draft in drafts.items():
         _write(draft, members[config], readers.activations, readers.output)
+
+
+@contextmanager
+def _watched(member: Member, recipe: Recipe, logs: Path) -> Iterator[None]:
+    """Send a member's log, from its first row on, to what `deconstruct.trackers` is asked for."""
+    names = trackers.wanted()
+    if not names:
+        yield
+        return
+    name = f"{member.config.label()}-{recipe.key[:12]}"
+    with trackers.opened(names, logs, name, recipe.config) as write:
+
+        def watch(row: LogRow) -> None:
+            write(row.step, row.figures())
+
+        for row in member.rows:  # of an earlier, killed training
+            watch(row)
+        member.watch = watch
+        yield
 
 
 def _write(draft: Draft, member: Member, activations: Artifact, output: Artifact | None) -> None:
