@@ -16,7 +16,7 @@ from deconstruct.sae.cpu import CpuTopK
 from deconstruct.sae.cpu_pairs import CHUNK_TOKENS, ActivePairs, Gradients, fold_columns
 from deconstruct.sae.cpu_threads import even, share
 from deconstruct.sae.cpu_vectors import HALF, WIDTH
-from deconstruct.sae.engine import StepSpec, initial_weights
+from deconstruct.sae.engine import StepSpec, initial_weights, pace_of
 
 SIZES = {"n": st.integers(1, 20), "d_in": st.integers(1, 40), "d_sae": st.integers(1, 700)}
 
@@ -294,7 +294,7 @@ class Reference:
         second = torch.where(moves, beta2 * second + (1 - beta2) * g**2, second)
         self.moments[name] = (first, second)
         m_hat, v_hat = first / (1 - beta1**count), second / (1 - beta2**count)
-        step = rate * m_hat / (v_hat.sqrt() + self.spec.epsilon)
+        step = rate * pace_of(self.spec, name) * m_hat / (v_hat.sqrt() + self.spec.epsilon)
         self.weights[name] = torch.where(moves, weight - step, weight)
 
 

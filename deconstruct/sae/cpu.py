@@ -26,7 +26,7 @@ from deconstruct.sae import cpu_sparse as sparse
 from deconstruct.sae.cpu_pairs import ActivePairs, Gradients, fold_columns
 from deconstruct.sae.cpu_threads import share, weighted_sum
 from deconstruct.sae.cpu_vectors import HALF, WIDTH
-from deconstruct.sae.engine import NAMES, StepSpec
+from deconstruct.sae.engine import NAMES, StepSpec, pace_of
 
 BLOCK_BYTES = 32 << 20
 """Output of one block of the encoder's product, at most: larger blocks multiply faster, smaller
@@ -181,12 +181,14 @@ class CpuTopK:
         rates, roots = self._corrections(done, state["updates"])
         rates[~touched] = 0
         of_rows = (rates.numpy(), roots.numpy())
-        of_b_dec = tuple(_np(t) for t in self._corrections(done, torch.tensor([done + 1])))
+        of_b_enc = (rates.numpy() * np.float32(pace_of(spec, "b_enc")), roots.numpy())
+        rate, root = self._corrections(done, torch.tensor([done + 1]))
+        of_b_dec = (_np(rate) * np.float32(pace_of(spec, "b_dec")), _np(root))
         free, no_bits = np.zeros(0, np.float32), np.zeros((0, 0), np.uint16)
         unpacked = np.zeros((0, 0, 0), np.uint32)
         plan = {
             "W_enc": (grad.W_enc, of_rows, free, _bits(self._W_enc), unpacked),
-            "b_enc": (grad.b_enc[:, None], of_rows, free, no_bits, unpacked),
+            "b_enc": (grad.b_enc[:, None], of_b_enc, free, no_bits, unpacked),
             "W_dec": (grad.W_dec, of_rows, grad.along, no_bits, self._W_dec),
             "b_dec": (_np(grad_b_dec)[None], of_b_dec, free, no_bits, unpacked),
         }

@@ -12,12 +12,9 @@ from torch import Tensor
 
 from deconstruct.sae import cpu_kernels as kernels
 from deconstruct.sae.cpu_threads import share
-from deconstruct.sae.engine import StepSpec
+from deconstruct.sae.engine import SHARED, StepSpec, pace_of
 
 Floats = NDArray[np.float32]
-
-SHARED = ("b_dec", "W_skip")
-"""Parameters that belong to no latent: every step moves them."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +59,10 @@ class RowAdam:
         for name, gradient in gradients.items():
             count = len(gradient.rows)
             weight, mean, square = (rows_of(state[name + end], count) for end in ("", ".m", ".v"))
-            pace = of_latents
+            steps, roots = of_latents
             if name in SHARED:
-                pace = (np.repeat(of_shared[0], count), np.repeat(of_shared[1], count))
+                steps, roots = (np.repeat(one, count) for one in of_shared)
+            pace = (steps * np.float32(pace_of(spec, name)), roots)
             how = (clip, *spec.betas, spec.epsilon)
             copies = (gradient.along, gradient.low, gradient.packed)
             share(

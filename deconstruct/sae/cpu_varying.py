@@ -20,13 +20,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deconstruct.config import BY_NUMBER
 from deconstruct.sae import varying_kernels as kernels
 from deconstruct.sae.architectures import Inputs, loss
 from deconstruct.sae.coding import CODINGS, Scene
 from deconstruct.sae.control import Control
 from deconstruct.sae.cpu_threads import share, weighted_sum
-from deconstruct.sae.cpu_update import SHARED, Gradient, RowAdam, bits_of, rows_of
-from deconstruct.sae.engine import StepSpec
+from deconstruct.sae.cpu_update import Gradient, RowAdam, bits_of, rows_of
+from deconstruct.sae.engine import SHARED, StepSpec
 from deconstruct.sae.pair_products import Dictionary
 from deconstruct.sae.pairs import Encoder, Pairs, keep_largest, of_rows, ordered
 from deconstruct.sae.parallel import anywhere, average, ranks
@@ -117,7 +118,7 @@ class VaryingEngine:
         """Gradients by pairs; mean |e|^2, which latents fired, how many pairs did, BatchTopK's
         threshold. None: there are too many pairs."""
         state, spec, n = self._state, self.spec, len(z)
-        by_number = spec.architecture in ("topk", "batchtopk", "matryoshka")
+        by_number = spec.architecture in BY_NUMBER
         inputs = z if spec.transcoder else z - state["b_dec"]
         revived = dead if by_number and spec.k_aux else dead[:0]
         chosen = self._choose(inputs, revived)

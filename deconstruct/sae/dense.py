@@ -13,12 +13,13 @@ from torch import Tensor
 
 from deconstruct.sae.architectures import Inputs, loss
 from deconstruct.sae.control import Control
+from deconstruct.sae.dense_update import DenseAdam
 from deconstruct.sae.engine import StepSpec
 from deconstruct.sae.parallel import anywhere, average
 
 
 class DenseEngine:
-    """Parameters, torch's fused Adam, and the step by autograd."""
+    """Parameters, optimiser, and the step by autograd."""
 
     def __init__(
         self,
@@ -38,14 +39,9 @@ class DenseEngine:
             name: weight.detach().float().clone().to(device).requires_grad_()
             for name, weight in weights.items()
         }
-        self._adam = torch.optim.Adam(
-            self._parameters.values(), lr=0.0, betas=spec.betas, eps=spec.epsilon, fused=True
-        )
+        self._optimizer = DenseAdam(spec, self._rates, self._parameters)
         self._since_fired = torch.zeros(spec.d_sae, dtype=torch.int64, device=device)
         self._l0 = torch.zeros((), device=device)
-        for parameter in self._parameters.values():  # so that a checkpoint can be loaded into it
-            parameter.grad = torch.zeros_like(parameter)
-        self._adam.step()
 
     def step(self, z: Tensor, target: Tensor | None = None) -> None:
         """Train on z, float32 [batch, d_in], in scaled coordinates; target: a transcoder's."""
@@ -56,7 +52,8 @@ class DenseEngine:
         inputs = Inputs(z, target, dead, self._control.penalty(self._done))
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
             terms = loss(self._parameters, inputs, self.spec)
-        self._adam.zero_grad(set_to_none=True)
+        for parameter in self._parameters.values():
+            parameter.grad = None
         terms.loss.backward()  # type: ignore[no-untyped-call]
         for parameter in self._parameters.values():
             if parameter.grad is None:
@@ -80,12 +77,9 @@ class DenseEngine:
     def state_dict(self) -> dict[str, Tensor]:
         """The live tensors of a checkpoint."""
         state = {name: p.detach() for name, p in self._parameters.items()}
-        for name, parameter in self._parameters.items():
-            moments = self._adam.state[parameter]
-            state[f"{name}.m"], state[f"{name}.v"] = moments["exp_avg"], moments["exp_avg_sq"]
         step = torch.tensor([self._done])
         counts = {"since_fired": self._since_fired, "losses": self.losses, "step": step}
-        return state | counts | self._control.state()
+        return state | counts | self._optimizer.state() | self._control.state()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state_dict` gave. Raises ``KeyError`` where a tensor is missing."""
@@ -105,10 +99,7 @@ class DenseEngine:
         if self.spec.unit_norm:
             W_dec.grad -= (W_dec.grad * W_dec).sum(1, keepdim=True) * W_dec
         torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.spec.clip_norm)
-        self._adam.param_groups[0]["lr"] = self._rates[self._done]
-        for parameter in self._parameters.values():
-            self._adam.state[parameter]["step"].fill_(self._done)
-        self._adam.step()
+        self._optimizer.step(self._done)
         if self.spec.unit_norm:
             W_dec /= W_dec.norm(dim=1, keepdim=True)
         if "threshold" in self._parameters:

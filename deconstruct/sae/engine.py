@@ -13,7 +13,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from deconstruct.config import BY_NUMBER
+
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
+
+
+SHARED = ("b_dec", "W_skip")
+"""Parameters that belong to no latent: every token's gradient reaches them."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,19 @@ class StepSpec:
     def unit_norm(self) -> bool:
         """Whether rows of W_dec are kept at unit norm; ReLU's penalty is weighted by it instead."""
         return self.architecture != "relu"
+
+
+def pace_of(spec: StepSpec, name: str) -> float:
+    """A parameter's steps as a share of the learning rate.
+
+    Biases move all pre-activations of a token, or of a latent, at once, and Adam's step is as large
+    for a coordinate that hardly matters. At full pace b_dec wanders by a twentieth of a token's
+    norm in a step, and takes latents out of the data's reach (benchmarks/README.md). b_enc is as
+    slow where the number of latents is fixed; elsewhere it is what makes them sparse.
+    """
+    if name == "b_dec":
+        return 0.04
+    return 0.1 if name == "b_enc" and spec.architecture in BY_NUMBER else 1.0
 
 
 class Engine(Protocol):
@@ -102,9 +121,8 @@ def initial_weights(spec: StepSpec, seed: int) -> dict[str, Tensor]:
     if spec.transcoder:
         W_enc = torch.randn(spec.d_sae, spec.d_in, generator=generator)
         W_enc /= W_enc.norm(dim=1, keepdim=True)
-    by_number = spec.architecture in ("topk", "batchtopk", "matryoshka")
     weights = {
-        "W_enc": W_enc.T * (TOPK_ENCODER_NORM if by_number else 1.0),
+        "W_enc": W_enc.T * (TOPK_ENCODER_NORM if spec.architecture in BY_NUMBER else 1.0),
         "b_enc": torch.zeros(spec.d_sae),
         "W_dec": W_dec,
         "b_dec": torch.zeros(W_dec.shape[1]),
