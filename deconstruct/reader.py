@@ -219,8 +219,10 @@ class BatchSource:
             offset = place - plan.starts[pool]
             count = min(self.batch_size - filled, plan.starts[pool + 1] - place)
             rows = plan.order(pool)[offset : offset + count]
-            out = batch[filled : filled + count]
-            torch.index_select(self._pool(epoch, pool), 0, torch.from_numpy(rows), out=out)
+            out = batch[filled : filled + count].numpy()
+            # By numpy: torch's threads would spin on the cores that the training step needs. Clip:
+            # the rows are a permutation's, and "raise" would gather into a buffer first.
+            np.take(self._pool(epoch, pool).numpy(), rows, axis=0, out=out, mode="clip")
             filled += count
         return batch
 

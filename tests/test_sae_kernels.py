@@ -10,10 +10,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from deconstruct.sae import cpu_kernels as kernels
 from deconstruct.sae import cpu_sparse as sparse
 from deconstruct.sae.cpu import CpuTopK
-from deconstruct.sae.cpu_pairs import CHUNK_TOKENS, ActivePairs, Gradients, fold_columns
+from deconstruct.sae.cpu_pairs import CHUNK_TOKENS, ActivePairs, Gradients, select
 from deconstruct.sae.cpu_threads import even, share
 from deconstruct.sae.cpu_vectors import HALF, WIDTH
 from deconstruct.sae.engine import StepSpec, initial_weights, pace_of
@@ -31,12 +30,11 @@ def bf16_matrix(n: int, d_sae: int, seed: int, coarse: bool) -> torch.Tensor:
     return pre.bfloat16()
 
 
-def select(pre: torch.Tensor, k: int) -> tuple[np.ndarray, torch.Tensor]:
-    latents = np.full((len(pre), k), 99, np.int32)
-    bits = np.full((len(pre), k), 99, np.int16)
-    columns = fold_columns(pre.shape[1], k)
-    kernels.select_topk(0, len(pre), pre.view(torch.int16).numpy(), k, columns, latents, bits)
-    return latents, torch.from_numpy(bits).view(torch.bfloat16).float()
+def choice(allowed: np.ndarray, n: int, k: int) -> ActivePairs:
+    pairs = ActivePairs(n, len(allowed), k)
+    pairs.allowed[:] = np.where(allowed, -1, 0)
+    pairs.latents[:], pairs.values[:] = 99, 99
+    return pairs
 
 
 @settings(deadline=None, max_examples=60)
@@ -52,14 +50,20 @@ def test_selected_are_the_k_largest_positive(
 ) -> None:
     k = max(1, round(share * d_sae))  # from 1 to d_sae
     pre = bf16_matrix(n, d_sae, seed, coarse)
-    latents, values = select(pre, k)
-    expected = pre.float().relu().topk(k, dim=1).values
-    assert torch.equal(values.sort(dim=1, descending=True).values, expected)
-    for row in range(n):
-        fires = values[row] > 0
-        chosen = latents[row][fires.numpy()]
-        assert (np.diff(chosen) > 0).all()
-        assert torch.equal(pre[row].float()[torch.from_numpy(chosen).long()], values[row][fires])
+    some = np.random.default_rng(seed).random(d_sae) < 0.5
+    chosen = [choice(np.ones(d_sae, np.bool_), n, k), choice(some, n, min(d_sae, 3))]
+    select(pre, 0, chosen)
+    for pairs in chosen:
+        allowed = torch.from_numpy(pairs.allowed != 0)
+        values = torch.from_numpy(pairs.values)
+        expected = pre.float().relu().masked_fill(~allowed, 0).topk(values.shape[1], dim=1).values
+        assert torch.equal(values.sort(dim=1, descending=True).values, expected)
+        for row in range(n):
+            fires = values[row] > 0
+            latents = torch.from_numpy(pairs.latents[row]).long()[fires]
+            assert (latents.diff() > 0).all()
+            assert allowed[latents].all()
+            assert torch.equal(pre[row].float()[latents], values[row][fires])
 
 
 def packed(matrix: np.ndarray) -> np.ndarray:
@@ -96,10 +100,10 @@ def test_packing_rounds_to_the_nearest_bfloat16(n: int, d_in: int, seed: int) ->
 
 
 def pairs_of(latents: np.ndarray, values: np.ndarray, d_sae: int) -> ActivePairs:
-    """Pairs as `ActivePairs.select` leaves them; values must be bfloat16s."""
+    """Pairs as `select` leaves them."""
     pairs = ActivePairs(len(latents), d_sae, latents.shape[1])
     pairs.latents[:] = latents
-    pairs.bits[:] = torch.from_numpy(values).bfloat16().view(torch.int16).numpy()
+    pairs.values[:] = values
     return pairs
 
 
@@ -125,23 +129,23 @@ def test_decoding_and_gradients(n: int, d_in: int, d_sae: int, threads: int, see
     bias = np.pad(draw.normal(size=d_in), (0, width - d_in)).astype(np.float32)
     x, centred = draw.normal(size=(2, n, d_in)).astype(np.float32)
     rows = np.stack([packed(np.zeros((n, d_in))), packed(centred)], axis=2)
-    exact = np.empty((n, width), np.float32)
+    residual = np.empty((n, width), np.float32)
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         pairs = pairs_of(latents, values, d_sae)
-        total = pairs.decode(W_dec, bias, x, rows, 2 / n, exact)
+        total = pairs.decode(W_dec, bias, x, rows, 2 / n, residual)
         found = Gradients(d_sae, width)
         found.W_dec[:] = found.W_enc[:] = 7
-        pairs.gradients(rows, W_dec, found)
+        pairs.gradients(rows, W_dec, np.zeros(d_sae, np.bool_), found)
     finally:
         torch.set_num_threads(before)
 
     decoder = unpacked(W_dec, d_in)
     expected = dense @ decoder + bias[:d_in] - x
-    np.testing.assert_allclose(exact[:, :d_in], expected, rtol=1e-4, atol=1e-4)
-    assert not exact[:, d_in:].any()
+    np.testing.assert_allclose(residual[:, :d_in], -expected, rtol=1e-4, atol=1e-4)
+    assert not residual[:, d_in:].any()
     np.testing.assert_allclose(pairs.squared, (expected**2).sum(1), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(total[:d_in], expected.sum(0), rtol=1e-3, atol=2e-3)
     dense_slope = 2 / n * expected @ decoder.T * (dense > 0)
@@ -167,6 +171,31 @@ def test_decoding_and_gradients(n: int, d_in: int, d_sae: int, threads: int, see
     np.testing.assert_allclose(found.along, along, rtol=1e-3, atol=1e-3)
     squares = (grad_dec**2 + grad_enc**2).sum(1) + found.b_enc.astype(np.float64) ** 2 - along**2
     np.testing.assert_allclose(found.squares, np.where(fires, squares, 0), rtol=1e-3, atol=1e-3)
+
+
+@settings(deadline=None, max_examples=20)
+@given(n=SIZES["n"], d_in=st.integers(1, 130), d_sae=st.integers(1, 60), seed=st.integers(0, 99))
+def test_gradients_add_to_those_that_are_held(n: int, d_in: int, d_sae: int, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    k = 1 + seed % d_sae
+    latents = draw.permuted(np.tile(np.arange(d_sae), (n, 1)), axis=1)[:, :k]
+    pairs = pairs_of(latents, np.maximum(draw.normal(size=(n, k)), 0), d_sae)
+    W_dec = packed(draw.normal(size=(d_sae, d_in)))
+    x = draw.normal(size=(n, d_in)).astype(np.float32)
+    rows = np.stack([packed(np.zeros((n, d_in))), packed(x)], axis=2)
+    width = rows.shape[0] * WIDTH
+    pairs.decode(W_dec, np.zeros(width, np.float32), x, rows, 1.0, np.empty((0, width), np.float32))
+    once, twice = Gradients(d_sae, width), Gradients(d_sae, width)
+    held = draw.random(d_sae) < 0.5
+    for into in (once, twice):
+        pairs.gradients(rows, W_dec, np.zeros(d_sae, np.bool_), into)
+    pairs.gradients(rows, W_dec, held, twice)
+    times = np.where(held, 2, 1)
+    for name in ("W_dec", "W_enc", "b_enc", "along"):
+        single = getattr(once, name)
+        wanted = (times * single.T).T
+        np.testing.assert_allclose(getattr(twice, name), wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(twice.squares, times**2 * once.squares, rtol=1e-3, atol=1e-3)
 
 
 def test_pairs_are_sorted_by_latent_and_then_by_token() -> None:
@@ -243,7 +272,7 @@ class Reference:
         z = z.double()
         # The engine multiplies in bfloat16; so does its reference, for the same choice of latents.
         low = (z - p["b_dec"]).bfloat16().float() @ p["W_enc"].detach().bfloat16().float()
-        low = (low + p["b_enc"].detach().bfloat16().float()).bfloat16().double()
+        low = (low + p["b_enc"].detach().float()).bfloat16().double()
         pre = (z - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
         pre = pre + (low - pre).detach()
         # It decodes with a bfloat16 copy of W_dec, too.
@@ -404,6 +433,28 @@ def test_the_bfloat16_copies_are_the_weights_rounded() -> None:
     engine = CpuTopK(spec, initial_weights(spec, 0), torch.full((5,), 1e-2))
     for seed in range(5):
         engine.step(torch.randn(32, 8, generator=torch.Generator().manual_seed(seed)))
-    assert torch.equal(engine._W_enc, engine._state["W_enc"].bfloat16())
+    assert torch.equal(engine._W_enc[:, :8], engine._state["W_enc"].bfloat16())
+    bias = engine._W_enc[:, 8:].float().sum(1)
+    torch.testing.assert_close(bias, engine._state["b_enc"], rtol=2**-16, atol=0)
     copy = unpacked(engine._W_dec, spec.d_in)
     assert np.array_equal(copy, engine._state["W_dec"].bfloat16().double().numpy())
+
+
+def test_the_number_of_threads_changes_no_byte() -> None:
+    spec = StepSpec("topk", 2100, 48, 200, 6, 0.0, 1.0, 6, 1 / 32, dead_after=2100)
+    states = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            engine = CpuTopK(spec, initial_weights(spec, 0), torch.full((4,), 1e-2))
+            for seed in range(4):
+                z = torch.randn(2100, 48, generator=torch.Generator().manual_seed(seed)) / 7
+                z[:, 24:] = 0  # so that some latents are soon dead
+                engine.step(z)
+            assert (engine._state["since_fired"] >= spec.dead_after).any()
+            states.append(engine.state_dict())
+    finally:
+        torch.set_num_threads(before)
+    for other in states[1:]:
+        assert all(torch.equal(states[0][name], other[name]) for name in other)

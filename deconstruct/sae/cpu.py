@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from queue import Empty, SimpleQueue
 
 import numpy as np
 import torch
@@ -23,14 +24,15 @@ from torch import Tensor
 
 from deconstruct.sae import cpu_kernels as kernels
 from deconstruct.sae import cpu_sparse as sparse
-from deconstruct.sae.cpu_pairs import ActivePairs, Gradients, fold_columns
+from deconstruct.sae.cpu_pairs import ActivePairs, Gradients, fold_columns, select
 from deconstruct.sae.cpu_threads import share, weighted_sum
 from deconstruct.sae.cpu_vectors import HALF, WIDTH
 from deconstruct.sae.engine import NAMES, StepSpec, pace_of
 
-BLOCK_BYTES = 32 << 20
+BLOCK_BYTES = 64 << 20
+BLOCK_TOKENS = 1024
 """Output of one block of the encoder's product, at most: larger blocks multiply faster, smaller
-ones are still in cache when the largest are chosen."""
+ones are still in cache when the largest are chosen. The same for any number of threads."""
 ENCODER_BLOCK_TOKENS = 512
 
 
@@ -64,13 +66,18 @@ class CpuTopK:
         B, F = spec.batch, spec.d_sae
         slices = -(-spec.d_in // WIDTH)
         self._width = slices * WIDTH
-        self._pre = torch.empty(max(1, min(B, BLOCK_BYTES // (2 * F))), F, dtype=torch.bfloat16)
-        self._low = torch.empty(B, spec.d_in, dtype=torch.bfloat16)
+        self._block = max(1, min(B, BLOCK_TOKENS, BLOCK_BYTES // (2 * F)))
+        self._free: SimpleQueue[Tensor] = SimpleQueue()
+        # The bias is two more columns of W_enc, of which the second holds what bfloat16 rounds off
+        # the first; added by the product itself, it costs no pass over its output.
+        self._low = torch.ones(B, spec.d_in + 2, dtype=torch.bfloat16)
         self._rows = np.zeros((slices, B, 2, HALF), np.uint32)
-        self._W_enc = torch.empty(F, spec.d_in, dtype=torch.bfloat16)
+        self._W_enc = torch.empty(F, spec.d_in + 2, dtype=torch.bfloat16)
         self._W_dec = np.zeros((slices, F, HALF), np.uint32)
         self._copy_weights()
         self._pairs = ActivePairs(B, F, spec.k)
+        self._aux = ActivePairs(B, F, spec.k_aux)
+        self._residual = np.empty((B, self._width), np.float32)
         self._grad = Gradients(F, self._width)
 
     def step(self, z: Tensor, target: Tensor | None = None) -> None:
@@ -80,24 +87,25 @@ class CpuTopK:
             raise ValueError("the TopK step on a CPU reconstructs its input alone")
         state, spec, pairs = self._state, self.spec, self._pairs
         done = int(state["step"])
-        dead = torch.nonzero(state["since_fired"] >= spec.dead_after).squeeze(1)
-        if not spec.k_aux:
-            dead = dead[:0]
+        dead = state["since_fired"] >= spec.dead_after
+        n_dead = int(dead.sum()) if spec.k_aux else 0
+        np.negative(dead.numpy(), out=self._aux.allowed, dtype=np.int16)
         x, bias = _np(z), np.zeros(self._width, np.float32)
         bias[: spec.d_in] = _np(state["b_dec"])
         share(sparse.centre, spec.batch, x, bias, _bits(self._low), self._rows)
-        dead_pre = self._encode(dead)
-        error = np.empty((spec.batch if len(dead) else 0, self._width), np.float32)
-        total = pairs.decode(self._W_dec, bias, x, self._rows, 2 / spec.batch, error)
-        pairs.gradients(self._rows, self._W_dec, self._grad)
-        fired = torch.from_numpy(np.diff(pairs.starts)) > 0
-        touched = self._add_auxk(dead, dead_pre, error, fired) if len(dead) else fired
+        blocks = [*range(0, spec.batch, self._block), spec.batch]
+        share(self._encode, blocks, (pairs, self._aux) if n_dead else (pairs,))
+        residual = self._residual[: spec.batch if n_dead else 0]
+        total = pairs.decode(self._W_dec, bias, x, self._rows, 2 / spec.batch, residual)
+        pairs.gradients(self._rows, self._W_dec, np.zeros(spec.d_sae, np.bool_), self._grad)
+        fired = pairs.fired()
+        touched = fired | self._add_auxk(n_dead, fired) if n_dead else fired
         # Reduced over tokens first, so that the encoder's part is a product with one vector.
-        through = torch.from_numpy(weighted_sum(self._grad.b_enc, _np(state["W_enc"])))
-        grad_b_dec = torch.from_numpy(total[: spec.d_in]) * (2 / spec.batch) - through
-        self._update(done, touched, grad_b_dec)
+        through = weighted_sum(self._grad.b_enc, _np(state["W_enc"]))
+        grad_b_dec = torch.from_numpy(total[: spec.d_in] * np.float32(2 / spec.batch) - through)
+        self._update(done, torch.from_numpy(touched), grad_b_dec)
         state["since_fired"] += spec.batch
-        state["since_fired"][fired] = 0
+        state["since_fired"][torch.from_numpy(fired)] = 0
         self.losses[done] = float(pairs.squared.mean(dtype=np.float64))
         state["step"] += 1
 
@@ -123,48 +131,42 @@ class CpuTopK:
         return float(self._pairs.starts[-1]) / self.spec.batch, float(dead.float().mean())
 
     def _copy_weights(self) -> None:
-        self._W_enc.copy_(self._state["W_enc"])
+        self._W_enc[:, : self.spec.d_in] = self._state["W_enc"]
+        self._copy_bias()
         padded = torch.nn.functional.pad(self._state["W_dec"], (0, self._width - self.spec.d_in))
         share(sparse.pack, self.spec.d_sae, _np(padded), self._W_dec)
 
-    def _encode(self, dead: Tensor) -> Tensor:
-        """Choose the active latents of each token; returns pre-activations of the dead ones."""
-        bias = self._state["b_enc"].bfloat16()
-        dead_pre = torch.empty(self.spec.batch, len(dead), dtype=torch.bfloat16)
-        for first in range(0, self.spec.batch, len(self._pre)):
-            block = slice(first, min(first + len(self._pre), self.spec.batch))
-            pre = self._pre[: block.stop - first]
-            torch.addmm(bias, self._low[block], self._W_enc.T, out=pre)
-            self._pairs.select(pre, first)
-            if len(dead):
-                torch.index_select(pre, 1, dead, out=dead_pre[block])
-        return dead_pre
+    def _copy_bias(self) -> None:
+        bias = self._state["b_enc"]
+        self._W_enc[:, -2] = bias
+        self._W_enc[:, -1] = bias - self._W_enc[:, -2].float()
 
-    def _add_auxk(
-        self, dead: Tensor, pre: Tensor, error: NDArray[np.float32], fired: Tensor
-    ) -> Tensor:
+    def _encode(self, first: int, last: int, chosen: tuple[ActivePairs, ...]) -> None:
+        """Choose the active latents of tokens first <= token < last."""
+        try:
+            room = self._free.get_nowait()
+        except Empty:  # at most once a thread
+            room = torch.empty(self._block, self.spec.d_sae, dtype=torch.bfloat16)
+        pre = room[: last - first]
+        torch.mm(self._low[first:last], self._W_enc.T, out=pre)
+        select(pre, first, chosen)
+        self._free.put(room)
+
+    def _add_auxk(self, n_dead: int, fired: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """AuxK: the k_aux strongest dead latents explain what the living ones left over.
 
-        Gao et al. 2024, section A.2; the error they explain is a constant to it, and its weight
-        shrinks in proportion where fewer than k_aux latents are dead. The same kernels as in the
-        main step, over the dead latents numbered 0, 1, ...: dense products over all of the dead
-        take twice the time of the whole step once half of a dictionary is dead. Returns which
-        latents have a gradient now: bool [F], those that ``fired`` and those chosen here.
+        Gao et al. 2024, section A.2; the residual that they explain is a constant to it, and its
+        weight shrinks in proportion where fewer than k_aux latents are dead. The same sparse
+        kernels as in the main step: dense products over all of the dead take twice the time of
+        the whole step once half of a dictionary is dead. Returns which latents it reaches: [F].
         """
-        spec, n_dead = self.spec, len(dead)
-        weight = spec.aux_coefficient * min(1.0, n_dead / spec.k_aux)
-        pairs = ActivePairs(spec.batch, n_dead, min(spec.k_aux, n_dead))
-        pairs.select(pre)
-        W_dec = np.ascontiguousarray(self._W_dec[:, dead.numpy()])
-        none = np.zeros((0, 0), np.float32)
-        zero = np.zeros(self._width, np.float32)
-        pairs.decode(W_dec, zero, -error, self._rows, 2 * weight / spec.batch, none)
-        added = Gradients(n_dead, self._width)
-        pairs.gradients(self._rows, W_dec, added)
-        self._grad.add(added, dead.numpy(), fired[dead].numpy())
-        touched = fired.clone()
-        touched[dead] |= torch.from_numpy(np.diff(pairs.starts)) > 0
-        return touched
+        spec, pairs = self.spec, self._aux
+        scale = 2 / spec.batch * spec.aux_coefficient * min(1.0, n_dead / spec.k_aux)
+        no_bias = np.zeros(self._width, np.float32)
+        no_residual = self._residual[:0]
+        pairs.decode(self._W_dec, no_bias, self._residual, self._rows, scale, no_residual)
+        pairs.gradients(self._rows, self._W_dec, fired, self._grad)
+        return pairs.fired()
 
     def _update(self, done: int, touched: Tensor, grad_b_dec: Tensor) -> None:
         """Clip, and let Adam update the rows of the latents that this step ``touched``: bool [F].
@@ -199,6 +201,7 @@ class CpuTopK:
             )
             how = (clip, *spec.betas, spec.epsilon)
             share(kernels.adam_rows, rows, weight, gradient, mean, square, *pace, *rest, *how)
+        self._copy_bias()
 
     def _corrections(self, done: int, updates: Tensor) -> tuple[Tensor, Tensor]:
         """Adam's rate over the first moment's bias correction; 1 over the root of the second's."""
@@ -226,6 +229,7 @@ class TopKEncoder:
         d_sae = len(self.bias)
         self._candidates = min(d_sae, max(2 * k, k + 32))
         self._columns = fold_columns(d_sae, self._candidates)
+        self._everyone = np.full(d_sae, -1, np.int16)
         self._pre = torch.empty(ENCODER_BLOCK_TOKENS, d_sae, dtype=torch.bfloat16)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -242,16 +246,9 @@ class TopKEncoder:
             pre = self._pre[:n]
             torch.addmm(self._low_bias, centred[block].bfloat16(), self._low.T, out=pre)
             candidates = np.empty((n, self._candidates), np.int32)
-            unused = np.empty((n, self._candidates), np.int16)
-            share(
-                kernels.select_topk,
-                n,
-                pre.view(torch.int16).numpy(),
-                self._candidates,
-                self._columns,
-                candidates,
-                unused,
-            )
+            unused = np.empty((n, self._candidates), np.float32)
+            choice = (self._everyone, self._columns, candidates, unused)
+            share(kernels.select_topk, n, pre.view(torch.int16).numpy(), (choice,))
             share(
                 kernels.refine_topk,
                 n,

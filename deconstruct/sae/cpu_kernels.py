@@ -17,6 +17,7 @@ from deconstruct.sae.cpu_vectors import (
     WIDTH,
     count_bits,
     lowest_bit,
+    mask_allowed,
     mask_at_least,
     pack_row,
     raise_maxima,
@@ -49,78 +50,101 @@ def _kth_largest(values: Bits, count: int, k: int, floor: int) -> int:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _mask_of_tail(row: Bits, start: int, bound: int) -> np.uint32:
-    """`mask_at_least` for the fewer than 32 last values of a row."""
+def _mask_of_tail(row: Bits, allowed: Bits, start: int, bound: int) -> np.uint32:
+    """`mask_allowed` for the fewer than 32 last values of a row."""
     mask = np.uint32(0)
     for j in range(start, len(row)):
-        if row[j] >= bound:
+        if row[j] & allowed[j] >= bound:
             mask = np.uint32(mask | (np.uint32(1) << np.uint32(j - start)))
     return mask
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def select_topk(  # noqa: PLR0912
-    first: int, last: int, bits: Bits, k: int, columns: int, latents: Int, value_bits: Bits
+def _choose(  # noqa: PLR0912
+    row: Bits,
+    allowed: Bits,
+    columns: int,
+    maxima: Bits,
+    candidates: Bits,
+    places: Int,
+    latents: Int,
+    words: Int,
 ) -> None:
+    """One row of `select_topk`; maxima, candidates and places are room to work in."""
+    d_sae, k = len(row), len(latents)
+    folds = (d_sae + columns - 1) // columns
+    maxima[:columns] = 0
+    for fold in range(folds):
+        start = fold * columns
+        count = min(columns, d_sae - start)
+        whole = count // 32 * 32
+        for j in range(0, whole, 32):
+            place = 2 * (start + j)
+            raise_maxima(
+                maxima.ctypes.data + 2 * j, row.ctypes.data + place, allowed.ctypes.data + place
+            )
+        for j in range(whole, count):
+            maxima[j] = max(maxima[j], row[start + j] & allowed[start + j])
+    bound = max(1, _kth_largest(maxima, columns, k, 0))
+    found = 0
+    for start in range(0, d_sae, 32):
+        if start + 32 <= d_sae:
+            mask = mask_allowed(row.ctypes.data + 2 * start, allowed.ctypes.data + 2 * start, bound)
+        else:
+            mask = _mask_of_tail(row, allowed, start, bound)
+        while mask:
+            place = start + lowest_bit(mask)
+            mask = np.uint32(mask & (mask - np.uint32(1)))
+            candidates[found] = row[place]
+            places[found] = place
+            found += 1
+    at_bound = found
+    if found > k:
+        padded = (found + 31) // 32 * 32
+        candidates[found:padded] = 0
+        bound = _kth_largest(candidates, padded, k, bound)
+        at_bound = k
+        for j in range(found):
+            at_bound -= 1 if candidates[j] > bound else 0
+    filled = 0
+    for j in range(found):
+        wanted = candidates[j] > bound
+        if candidates[j] == bound and at_bound > 0:
+            at_bound -= 1
+            wanted = True
+        if wanted:
+            latents[filled] = places[j]
+            words[filled] = np.int32(candidates[j]) << np.int32(16)
+            filled += 1
+    for j in range(filled, k):
+        latents[j] = 0
+        words[j] = 0
+
+
+Choices = tuple[tuple[Bits, int, Int, Float], ...]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def select_topk(first: int, last: int, bits: Bits, choices: Choices) -> None:
     """The k largest positive entries of each row of a bfloat16 matrix, by ascending latent.
 
-    bits: int16 [B, F], the matrix's own bits: positive bfloat16s order as integers. latents:
-    int32 [B, K] and value_bits: int16 [B, K] are filled; a row with fewer than k positive entries
-    ends in zeros. Of equal entries those of the lower latents are chosen.
+    bits: int16 [B, F], the matrix's own bits: positive bfloat16s order as integers. Each of the
+    choices is (allowed, columns, latents, values). allowed: int16 [F], -1 for the latents that are
+    chosen from, 0 for others. latents: int32 [B, K] and values: float32 [B, K] are filled; a row
+    with fewer than k positive entries ends in zeros. Of equal entries those of the lower
+    latents are chosen. All choices are made while a row is in cache.
 
     The row is folded into ``columns`` maxima, a multiple of 32. The k-th largest maximum bounds
     the k-th largest entry from below, so that few more than k pass a second look at the row.
     """
     d_sae = bits.shape[1]
-    folds = (d_sae + columns - 1) // columns
-    maxima = np.empty(columns, np.int16)
+    maxima = np.empty(d_sae + 32, np.int16)
     candidates = np.empty(d_sae + 32, np.int16)
     places = np.empty(d_sae, np.int32)
     for b in range(first, last):
-        row = bits[b]
-        maxima[:] = 0
-        for fold in range(folds):
-            start = fold * columns
-            count = min(columns, d_sae - start)
-            whole = count // 32 * 32
-            for j in range(0, whole, 32):
-                raise_maxima(maxima.ctypes.data + 2 * j, row.ctypes.data + 2 * (start + j))
-            for j in range(whole, count):
-                maxima[j] = max(maxima[j], row[start + j])
-        bound = max(1, _kth_largest(maxima, columns, k, 0))
-        found = 0
-        for start in range(0, d_sae, 32):
-            if start + 32 <= d_sae:
-                mask = mask_at_least(row.ctypes.data + 2 * start, bound)
-            else:
-                mask = _mask_of_tail(row, start, bound)
-            while mask:
-                place = start + lowest_bit(mask)
-                mask = np.uint32(mask & (mask - np.uint32(1)))
-                candidates[found] = row[place]
-                places[found] = place
-                found += 1
-        at_bound = found
-        if found > k:
-            padded = (found + 31) // 32 * 32
-            candidates[found:padded] = 0
-            bound = _kth_largest(candidates, padded, k, bound)
-            at_bound = k
-            for j in range(found):
-                at_bound -= 1 if candidates[j] > bound else 0
-        filled = 0
-        for j in range(found):
-            wanted = candidates[j] > bound
-            if candidates[j] == bound and at_bound > 0:
-                at_bound -= 1
-                wanted = True
-            if wanted:
-                latents[b, filled] = places[j]
-                value_bits[b, filled] = candidates[j]
-                filled += 1
-        for j in range(filled, k):
-            latents[b, j] = 0
-            value_bits[b, j] = 0
+        for allowed, columns, latents, values in choices:
+            words = values[b].view(np.int32)  # a float32 is its bfloat16 and 16 zeros
+            _choose(bits[b], allowed, columns, maxima, candidates, places, latents[b], words)
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")

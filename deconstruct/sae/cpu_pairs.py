@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,42 +12,31 @@ from torch import Tensor
 
 from deconstruct.sae import cpu_kernels as kernels
 from deconstruct.sae import cpu_sparse as sparse
-from deconstruct.sae.cpu_threads import share
+from deconstruct.sae.cpu_threads import even, share
 
 CHUNK_TOKENS = 512
-"""Tokens that one pass over a slice of W_dec decodes; fixed, as sums are kept chunk by chunk."""
+"""Tokens whose errors are summed up apart, so that no sum depends on the number of threads. A
+thread decodes several chunks in one pass over W_dec."""
 
 
 class ActivePairs:
     """The (token, latent) pairs of one batch, k a token, some of which may not fire (value 0).
 
+    allowed: int16 [d_sae], -1 for the latents that are chosen from, 0 for others; all at first.
     latents int32, values and slope float32, all [tokens, k]; sorted by latent, those that fire:
     starts int32 [d_sae + 1] and a token, a value and a slope a place.
     """
 
     def __init__(self, tokens: int, d_sae: int, k: int) -> None:
-        self.k = k
+        self.allowed = np.full(d_sae, -1, np.int16)
         self.columns = fold_columns(d_sae, k)
         self.latents = np.zeros((tokens, k), np.int32)
-        self.bits = np.zeros((tokens, k), np.int16)
+        self.values = np.zeros((tokens, k), np.float32)
         self.slope = np.zeros((tokens, k), np.float32)
         self.squared = np.zeros(tokens, np.float32)
         self.starts = np.zeros(d_sae + 1, np.int32)
         self._tokens = np.zeros(tokens * k, np.int32)
         self._by_value, self._by_slope = np.zeros((2, tokens * k), np.float32)
-
-    def select(self, pre: Tensor, first: int = 0) -> None:
-        """Choose the k largest of each row of pre, bfloat16 [n, d_sae], tokens from first on."""
-        block = slice(first, first + len(pre))
-        share(
-            kernels.select_topk,
-            len(pre),
-            pre.view(torch.int16).numpy(),
-            self.k,
-            self.columns,
-            self.latents[block],
-            self.bits[block],
-        )
 
     def decode(
         self,
@@ -55,28 +45,29 @@ class ActivePairs:
         x: NDArray[np.float32],
         rows: NDArray[np.uint32],
         scale: float,
-        exact: NDArray[np.float32],
+        residual: NDArray[np.float32],
     ) -> NDArray[np.float32]:
-        """The error of each token, packed into rows (see `cpu_sparse`), and the slopes.
+        """The error of each token, packed into rows, its negative in residual [tokens, D] unless
+        that is empty (see `cpu_sparse`), and the slopes.
 
         scale: of a loss's gradient in the error; the slopes and the sorted values are multiplied
         by it. Returns the sum of the errors, [D].
         """
         tokens = len(self.latents)
-        values = torch.from_numpy(self.bits).view(torch.bfloat16).float().numpy()
-        cuts = [*range(0, tokens, CHUNK_TOKENS), tokens]
-        sums = np.zeros((len(cuts) - 1, len(bias)), np.float32)
+        sums = np.zeros((-(-tokens // CHUNK_TOKENS), len(bias)), np.float32)
+        chunks = even(len(sums), torch.get_num_threads())
+        cuts = [min(tokens, CHUNK_TOKENS * chunk) for chunk in chunks]
         share(
             sparse.decode_and_slope,
             cuts,
             W_dec,
             bias,
             self.latents,
-            values,
+            self.values,
             x,
             scale,
             rows,
-            exact,
+            residual,
             self.slope,
             self.squared,
             sums,
@@ -84,7 +75,7 @@ class ActivePairs:
         )
         sparse.group_by_latent(
             self.latents,
-            values,
+            self.values,
             self.slope,
             scale,
             self.starts,
@@ -95,10 +86,19 @@ class ActivePairs:
         total: NDArray[np.float32] = sums.sum(0)
         return total
 
+    def fired(self) -> NDArray[np.bool_]:
+        """Which latents fire on any of the decoded tokens: [d_sae]."""
+        some: NDArray[np.bool_] = np.diff(self.starts) > 0
+        return some
+
     def gradients(
-        self, rows: NDArray[np.uint32], W_dec: NDArray[np.uint32], into: Gradients
+        self,
+        rows: NDArray[np.uint32],
+        W_dec: NDArray[np.uint32],
+        held: NDArray[np.bool_],
+        into: Gradients,
     ) -> None:
-        """Fill ``into``; see `cpu_sparse.weight_gradients`."""
+        """Fill ``into``, or add to it for the latents held; see `cpu_sparse.weight_gradients`."""
         # A range has about as many pairs and rows as any other: common latents cost more.
         d_sae = len(into.b_enc)
         work = self.starts + 2.0 * np.arange(d_sae + 1)
@@ -113,6 +113,7 @@ class ActivePairs:
             self._by_slope,
             rows,
             W_dec,
+            held,
             into.W_dec,
             into.W_enc,
             into.b_enc,
@@ -129,16 +130,12 @@ class Gradients:
         self.b_enc, self.along = np.zeros((2, d_sae), np.float32)
         self.squares = np.zeros(d_sae)
 
-    def add(self, other: Gradients, latents: NDArray[np.int64], also: NDArray[np.bool_]) -> None:
-        """Add other's gradients of some latents; those not ``also`` in here had none so far."""
-        for name in ("W_dec", "W_enc", "b_enc", "along"):
-            own, new = getattr(self, name), getattr(other, name)
-            own[latents[~also]] = new[~also]
-            own[latents[also]] += new[also]
-        self.squares[latents] = -(self.along[latents].astype(np.float64) ** 2)
-        for name in ("W_dec", "W_enc", "b_enc"):
-            rows = getattr(self, name)[latents].reshape(len(latents), -1)
-            self.squares[latents] += np.einsum("fd,fd->f", rows, rows)
+
+def select(pre: Tensor, first: int, chosen: Sequence[ActivePairs]) -> None:
+    """Choose the largest of each row of pre, bfloat16 [n, d_sae], for tokens from ``first`` on."""
+    block = slice(first, first + len(pre))
+    choices = tuple((p.allowed, p.columns, p.latents[block], p.values[block]) for p in chosen)
+    kernels.select_topk(0, len(pre), pre.view(torch.int16).numpy(), choices)
 
 
 def fold_columns(d_sae: int, k: int) -> int:

@@ -64,7 +64,7 @@ def decode_and_slope(
     x: Float,
     scale: float,
     rows: Packed,
-    exact: Float,
+    residual: Float,
     slope: Float,
     squared: Float,
     sums: Float,
@@ -73,11 +73,11 @@ def decode_and_slope(
     """Reconstruct each token, and take the loss' slope in its active values.
 
     error = values @ W_dec + bias - x, for W_dec packed [S, F, HALF], bias [D], x [B, d_in]; it is
-    written packed to the first row of each pair of rows [S, B, 2, HALF], and to exact [B, D] in
-    float32 unless that is empty. squared [B] = |error|^2; slope [B, K] = scale * error .
-    W_dec[latent], 0 for a latent that does not fire. sums[first // chunk] += the errors, [D].
+    written packed to the first row of each pair of rows [S, B, 2, HALF], and its negative to
+    residual [B, D] in float32 unless that is empty. squared [B] = |error|^2; slope [B, K] = scale *
+    error . W_dec[latent], 0 for a latent that does not fire. sums[b // chunk] += token b's error,
+    [D].
     """
-    total_error = sums[first // chunk]
     d_in, k = x.shape[1], latents.shape[1]
     row = np.empty(WIDTH, np.float32)
     place = row.ctypes.data
@@ -90,6 +90,7 @@ def decode_and_slope(
         start = s * WIDTH
         own = min(WIDTH, d_in - start)
         for b in range(first, last):
+            total_error = sums[b // chunk]
             for j in range(own):
                 row[j] = bias[start + j] - x[b, start + j]
             for j in range(own, WIDTH):
@@ -101,9 +102,9 @@ def decode_and_slope(
                 total_error[start + j] += row[j]
             squared[b] += total
             pack_row(place, rows[s, b, 0].ctypes.data)
-            if exact.size:
+            if residual.size:
                 for j in range(WIDTH):
-                    exact[b, start + j] = row[j]
+                    residual[b, start + j] = -row[j]
             dot_rows(table, latents[b].ctypes.data, k, place, slope[b].ctypes.data)
     for b in range(first, last):
         for i in range(k):
@@ -158,6 +159,7 @@ def weight_gradients(
     by_slope: Float,
     rows: Packed,
     W_dec: Packed,
+    held: NDArray[np.bool_],
     grad_dec: Float,
     grad_enc: Float,
     grad_b_enc: Float,
@@ -167,7 +169,8 @@ def weight_gradients(
     """Gradients of W_dec, W_enc (both [F, D]) and b_enc [F], from pairs sorted by latent.
 
     grad_dec[f] = sum value * error[token], grad_enc[f] = sum slope * centred[token], for
-    rows [S, B, 2, HALF] = packed (error, centred). Rows of both are left as they were where a
+    rows [S, B, 2, HALF] = packed (error, centred). Gradients of the latents that held [F] names
+    are added to; others are made anew, but rows of both matrices are left as they were where a
     latent did not fire.
 
     While a row is at hand, along [F] = grad_dec . W_dec, with W_dec packed [S, F, HALF]: the part
@@ -176,8 +179,9 @@ def weight_gradients(
     """
     itself = np.zeros(1, np.int32)
     for f in range(first, last):
-        along[f] = 0
-        squares[f] = 0
+        if starts[f + 1] > starts[f] or not held[f]:
+            along[f] = 0
+            squares[f] = 0
     for s in range(rows.shape[0]):
         table = rows[s].ctypes.data
         for f in range(first, last):
@@ -186,6 +190,10 @@ def weight_gradients(
                 continue
             into_dec = grad_dec[f, s * WIDTH :]
             into_enc = grad_enc[f, s * WIDTH :]
+            if not held[f]:
+                for j in range(WIDTH):
+                    into_dec[j] = 0
+                    into_enc[j] = 0
             add_row_pairs(
                 table,
                 tokens[place:].ctypes.data,
@@ -207,7 +215,9 @@ def weight_gradients(
                 total += into_dec[j] * into_dec[j] + into_enc[j] * into_enc[j]
             squares[f] += total
     for f in range(first, last):
-        total = np.float32(0)
+        if held[f] and starts[f + 1] == starts[f]:
+            continue
+        total = grad_b_enc[f] if held[f] else np.float32(0)
         for place in range(starts[f], starts[f + 1]):
             total += by_slope[place]
         grad_b_enc[f] = total

@@ -1,8 +1,9 @@
 """Kernels on several threads: each takes a range of rows, and no two ranges meet.
 
-Plain Python threads, since the kernels let go of the interpreter's lock: they need no OpenMP
-runtime beside the one that torch brings, and they sleep while torch multiplies, where the waiting
-threads of a second OpenMP pool spin on the cores that it needs.
+Plain Python threads, since the kernels let go of the interpreter's lock. torch's own threads are
+kept out of a training step: those of its OpenMP pool spin for up to 15 ms after each operation, on
+the cores that the kernels need. A product is shared out like a kernel, each thread multiplying
+rows of its own.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
+from threading import Barrier
 
 import numpy as np
 import torch
 from numba import njit
 from numpy.typing import NDArray
+
+SUMMED_APART = 32
+"""Parts of a sum over rows: the same for any number of threads."""
 
 
 def share(kernel: Callable[..., None], rows: int | Sequence[int], *arguments: object) -> None:
@@ -36,35 +41,38 @@ def share(kernel: Callable[..., None], rows: int | Sequence[int], *arguments: ob
         for first, last in waiting:
             kernel(first, last, *arguments)
 
-    helpers = [_pool(threads - 1).submit(work) for _ in range(min(threads, len(ranges)) - 1)]
-    work()
-    for helper in helpers:
-        helper.result()
+    workers = [_pool(threads).submit(work) for _ in range(min(threads, len(ranges)))]
+    for worker in workers:
+        worker.result()
 
 
 def weighted_sum(weights: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """``weights @ rows``, [n] and [n, width] -> [width], in one order whatever the number of
     threads: a BLAS cuts the sum itself among them."""
-    total = np.zeros(rows.shape[1], np.float32)
-    share(_add_columns, even(len(total), 2 * torch.get_num_threads()), weights, rows, total)
+    cuts = np.array(even(len(rows), SUMMED_APART))
+    parts = np.zeros((len(cuts) - 1, rows.shape[1]), np.float32)
+    share(_add_rows, len(parts), weights, rows, cuts, parts)
+    total: NDArray[np.float32] = parts.sum(0)
     return total
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def _add_columns(
+def _add_rows(
     first: int,
     last: int,
     weights: NDArray[np.float32],
     rows: NDArray[np.float32],
-    total: NDArray[np.float32],
+    cuts: NDArray[np.int64],
+    parts: NDArray[np.float32],
 ) -> None:
-    into = total[first:last]
-    for r in range(len(rows)):
-        weight = weights[r]
-        if weight != 0:
-            own = rows[r, first:last]
-            for j in range(len(into)):
-                into[j] += weight * own[j]
+    for part in range(first, last):
+        into = parts[part]
+        for r in range(cuts[part], cuts[part + 1]):
+            weight = weights[r]
+            if weight != 0:
+                own = rows[r]
+                for j in range(len(into)):
+                    into[j] += weight * own[j]
 
 
 def even(rows: int, parts: int) -> list[int]:
@@ -74,5 +82,17 @@ def even(rows: int, parts: int) -> list[int]:
 
 
 @cache
-def _pool(helpers: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(helpers, "kernel")
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads in each of which torch computes on that thread alone."""
+    started = Barrier(threads + 1)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        started.wait()
+
+    pool = ThreadPoolExecutor(threads, "kernel", start)
+    for _ in range(threads):
+        pool.submit(int)
+    started.wait()
+    torch.set_num_threads(threads)  # the number is each thread's own, but new ones take the last
+    return pool

@@ -155,7 +155,7 @@ def dot_rows(_: Any, table: Any, indices: Any, count: Any, row: Any, out: Any) -
 def add_row_pairs(
     _: Any, table: Any, indices: Any, first: Any, second: Any, count: Any, into1: Any, into2: Any
 ) -> tuple[Any, Any]:
-    """into1 = sum of first[i] * table[indices[i]][0], into2 of second[i] * table[indices[i]][1].
+    """into1 += sum of first[i] * table[indices[i]][0], into2 of second[i] * table[indices[i]][1].
 
     table: pairs of packed rows, side by side; into1, into2: float32 [WIDTH].
     """
@@ -173,8 +173,8 @@ def add_row_pairs(
             weights = (by_first, by_first, by_second, by_second)
             return [_fma(b, w, r, s) for w, r, s in zip(weights, rows, sums, strict=True)]
 
-        zero = ir.Constant(_FLOATS, [0.0] * HALF)
-        low1, high1, low2, high2 = _accumulate(b, count, [zero] * 4, add)
+        before = [*_pair(b, into1), *_pair(b, into2)]
+        low1, high1, low2, high2 = _accumulate(b, count, before, add)
         _store_pair(b, low1, high1, into1)
         _store_pair(b, low2, high2, into2)
         return context.get_dummy_value()
@@ -214,16 +214,31 @@ def mask_at_least(_: Any, address: Any, bound: Any) -> tuple[Any, Any]:
 
 
 @intrinsic
-def raise_maxima(_: Any, maxima: Any, address: Any) -> tuple[Any, Any]:
-    """Each of the 32 int16 ``maxima`` becomes at least the number at its place at ``address``."""
+def mask_allowed(_: Any, address: Any, allowed: Any, bound: Any) -> tuple[Any, Any]:
+    """`mask_at_least` of the bitwise and of two times 32 int16."""
 
     def generate(context: Any, b: Builder, signature: Any, args: Any) -> Value:
-        old, new = (_load(b, place, _SHORTS) for place in args)
+        address, allowed, bound = args
+        least = _splat(b, b.trunc(bound, _I16), _SHORTS)
+        own = b.and_(_load(b, address, _SHORTS), _load(b, allowed, _SHORTS))
+        return b.bitcast(b.icmp_signed(">=", own, least), _I32)
+
+    return types.uint32(types.intp, types.intp, types.intp), generate
+
+
+@intrinsic
+def raise_maxima(_: Any, maxima: Any, address: Any, allowed: Any) -> tuple[Any, Any]:
+    """Each of the 32 int16 ``maxima`` becomes at least the number at its place at ``address``, of
+    which only the bits that are set in ``allowed`` count."""
+
+    def generate(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        old, own, mask = (_load(b, place, _SHORTS) for place in args)
+        new = b.and_(own, mask)
         larger = b.select(b.icmp_signed(">", new, old), new, old)
         b.store(larger, b.inttoptr(args[0], _SHORTS.as_pointer()), align=2)
         return context.get_dummy_value()
 
-    return _addresses(2), generate
+    return _addresses(3), generate
 
 
 @intrinsic

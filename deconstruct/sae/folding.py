@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deconstruct.sae.cpu_threads import share
 from deconstruct.sae.model import SparseAutoencoder
 from deconstruct.shards import Moments
 
@@ -28,7 +29,13 @@ class Scaling:
 
     def apply(self, x: Tensor) -> Tensor:
         """z of raw activations, float32 [n, d]."""
-        return (x - self.mean.float()) * (1 / self.scale)
+        z, mean = torch.empty_like(x), self.mean.float()
+
+        def scale(first: int, last: int) -> None:
+            torch.sub(x[first:last], mean, out=z[first:last]).mul_(1 / self.scale)
+
+        share(scale, len(x))
+        return z
 
 
 def fold(
