@@ -171,6 +171,11 @@ class SaeConfig(Settings):
     )
     tokens: int = Field(1_000_000, ge=1, description="Tokens trained on, repeats included.")
     batch_size: int = Field(4096, ge=1, description="Tokens in one step.")
+    optimizer: Literal["sparse_adam", "adam"] = Field(
+        "sparse_adam",
+        description="sparse_adam: Adam that leaves alone the latents that a step has no gradient "
+        "for, and moves biases slowly. adam: as published; it leaves more latents dead.",
+    )
     learning_rate: float | None = Field(
         None,
         gt=0,

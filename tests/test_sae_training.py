@@ -163,12 +163,24 @@ class _Killed(BaseException):
 
 @pytest.mark.parametrize(
     ("architecture", "kill_at"),
-    [("topk", 1), ("topk", 37), ("topk", 79), *((a, 37) for a in OTHERS), ("jumprelu", 79)],
+    [
+        *(("topk", step) for step in (1, 37, 79)),
+        *((other, 37) for other in OTHERS),
+        ("jumprelu", 79),
+        ("topk adam", 37),
+        ("gated adam", 37),
+    ],
 )
 def test_a_resumed_training_ends_with_the_same_bytes(
     tmp_path: Path, architecture: str, kill_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = settings(tokens=512 * 80, architecture=architecture, dead_after_tokens=2048)
+    architecture, _, optimizer = architecture.partition(" ")
+    config = settings(
+        tokens=512 * 80,
+        architecture=architecture,
+        optimizer=optimizer or "sparse_adam",
+        dead_after_tokens=2048,
+    )
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)  # after every step
     straight, log = train(Planted(512), Planted(512).moments, config, _folder(tmp_path / "a"))
 

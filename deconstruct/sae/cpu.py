@@ -179,6 +179,11 @@ class CpuTopK:
         state, grad, spec = self._state, self._grad, self.spec
         norm = math.sqrt(max(0.0, grad.squares.sum()) + float(grad_b_dec.double().square().sum()))
         clip = min(1.0, spec.clip_norm / max(norm, 1e-30))
+        if spec.optimizer == "adam":  # what has no gradient goes on by its momentum
+            silent = ~touched.numpy()
+            for stale in (grad.W_enc, grad.W_dec, grad.b_enc, grad.along):
+                stale[silent] = 0
+            touched = torch.ones_like(touched)
         state["updates"] += touched
         rates, roots = self._corrections(done, state["updates"])
         rates[~touched] = 0

@@ -35,8 +35,9 @@ class RowAdam:
     """Adam (Kingma and Ba 2015) that leaves alone the latents that a step has no gradient for.
 
     They keep weights and moments, as in torch's SparseAdam, but each counts its own updates.
-    Plain Adam would go on moving a latent by its momentum: one that fires once in many steps is
-    thrown ten learning rates far by a single token, and so out of the data's reach.
+    Plain Adam, which ``spec.optimizer`` = "adam" asks for, goes on moving a latent by its momentum:
+    one that fires once in many steps is thrown ten learning rates far by a single token, and so
+    out of the data's reach.
     """
 
     def __init__(self, spec: StepSpec, rates: list[float], state: dict[str, Tensor]) -> None:
@@ -50,8 +51,11 @@ class RowAdam:
     def step(
         self, done: int, touched: Tensor, clip: float, gradients: Mapping[str, Gradient]
     ) -> None:
-        """Update parameters in place. touched: bool [d_sae]. clip: factor of all gradients."""
+        """Update parameters in place. touched: bool [d_sae], the latents that have a gradient.
+        clip: factor of all gradients."""
         state, spec = self.state, self.spec
+        if spec.optimizer == "adam":
+            touched = torch.ones_like(touched)
         state["updates"] += touched
         of_latents = self._pace(done, state["updates"])
         of_latents[0][~touched.numpy()] = 0

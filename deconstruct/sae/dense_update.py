@@ -33,7 +33,7 @@ class DenseAdam:
     def step(self, done: int) -> None:
         """Update parameters in place from their gradients, which are used up."""
         beta1, beta2 = self.spec.betas
-        touched = torch.zeros_like(self.updates, dtype=torch.bool)
+        touched = torch.full_like(self.updates, self.spec.optimizer == "adam", dtype=torch.bool)
         for name, p in self.parameters.items():
             if name not in SHARED and p.grad is not None:
                 touched |= by_latent(p.grad, name).ne(0).any(1)

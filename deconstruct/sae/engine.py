@@ -49,6 +49,7 @@ class StepSpec:
     bandwidth: float = 0.05
     target_l0: float | None = None
     penalty_warmup: int = 0
+    optimizer: str = "sparse_adam"
 
     @property
     def transcoder(self) -> bool:
@@ -62,13 +63,15 @@ class StepSpec:
 
 
 def pace_of(spec: StepSpec, name: str) -> float:
-    """A parameter's steps as a share of the learning rate.
+    """A parameter's steps as a share of the learning rate, by the optimiser sparse_adam.
 
     Biases move all pre-activations of a token, or of a latent, at once, and Adam's step is as large
     for a coordinate that hardly matters. At full pace b_dec wanders by a twentieth of a token's
     norm in a step, and takes latents out of the data's reach (benchmarks/README.md). b_enc is as
     slow where the number of latents is fixed; elsewhere it is what makes them sparse.
     """
+    if spec.optimizer == "adam":
+        return 1.0
     if name == "b_dec":
         return 0.04
     return 0.1 if name == "b_enc" and spec.architecture in BY_NUMBER else 1.0

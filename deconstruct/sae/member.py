@@ -183,6 +183,7 @@ def step_spec(config: SaeConfig, d_in: int, d_out: int = 0) -> StepSpec:
         bandwidth=config.bandwidth,
         target_l0=config.target_l0,
         penalty_warmup=round(config.penalty_warmup_share * step_count(config)),
+        optimizer=config.optimizer,
     )
 
 
