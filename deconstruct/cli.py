@@ -27,6 +27,7 @@ from deconstruct.store import (
     garbage,
     open_store,
     pages,
+    remote_garbage,
     remove_runs,
     render,
     resolve_run,
@@ -225,12 +226,23 @@ def gc(
     partial: Annotated[
         bool, typer.Option("--partial", help="Also what interrupted stages left to go on from.")
     ] = False,
+    remote: Annotated[
+        bool,
+        typer.Option(
+            "--remote",
+            help="Look into DECONSTRUCT_REMOTE instead, and at the runs of this data root alone: "
+            "others may need what it does not.",
+        ),
+    ] = False,
     unused_hours: Annotated[
         float, typer.Option(min=0, help="Keep what was used within so many hours.")
     ] = UNUSED_HOURS,
 ) -> None:
     """List, or remove, artifacts that no run in the store and no running stage needs."""
-    found = garbage(home, partial=partial, unused_hours=unused_hours)
+    if remote:
+        found = remote_garbage(home, unused_hours=unused_hours)
+    else:
+        found = garbage(home, partial=partial, unused_hours=unused_hours)
     if delete:
         found = collect(home, found)
     if found:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from deconstruct.artifact import ArtifactStore, software
 from deconstruct.errors import StorageError
+from deconstruct.mirror import Mirror
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,10 @@ class Finding:
 
 
 def examine(home: Path) -> Iterator[Finding]:
-    """Look at one thing after another. Changes nothing but making ``home`` if it is not there."""
+    """Look at one thing after another.
+
+    Changes nothing but making ``home`` if it is not there, and a note in the remote.
+    """
     yield Finding("versions", ", ".join(f"{name} {v}" for name, v in software().items()))
     yield _device()
     yield _hub()
@@ -35,6 +39,8 @@ def examine(home: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(home).free
     yield Finding("home", f"{home}, {_size(free)} free", sound=free > 5e9)
     yield from _cache(store)
+    if store.mirror is not None:
+        yield _remote(store.mirror)
 
 
 def _device() -> Finding:
@@ -70,6 +76,15 @@ def _cache(store: ArtifactStore) -> Iterator[Finding]:
         yield Finding("unfinished", f"{len(partial)} stages, continued when their run is repeated")
     if not held:
         yield Finding("cache", "empty")
+
+
+def _remote(mirror: Mirror) -> Finding:
+    try:
+        mirror.check()
+        sizes = [held.bytes for held in mirror.held()]
+    except StorageError as error:
+        return Finding("remote", str(error), sound=False)
+    return Finding("remote", f"{mirror}, {len(sizes)} artifacts, {_size(sum(sizes))}")
 
 
 def _size(number: float) -> str:

@@ -152,8 +152,10 @@ def read_and_record(
 def preflight(root: ArtifactStore, config: RunConfig) -> tuple[ResolvedModel, ResolvedSource]:
     """Find model and source, and check what can be checked before any long work.
 
-    Raises ``DeconstructError`` for what can't be run.
+    Raises ``DeconstructError`` for what can't be run, or if the remote can't be reached.
     """
+    if root.mirror is not None:
+        root.mirror.check()
     model = resolve(root, config.model)
     model.check_sites(Site.parse(site) for site in config.activations.sites)
     return model, sources.resolve(config.corpus)

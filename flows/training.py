@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from prefect import flow
 
+from deconstruct.artifact import ArtifactStore
 from deconstruct.config import SaeConfig
+from flows.environment import data_root
 from flows.liveness import hold_lock
 from tasks.sae import train_here
 from tasks.stage import Ref
@@ -14,15 +14,17 @@ from tasks.stage import Ref
 
 @flow(name="train", persist_result=True, result_serializer="json")
 def train(
-    home: str,
+    home: str | None,
     config: SaeConfig,
     activations: Ref,
     output: Ref | None = None,
     device: str = "auto",
 ) -> Ref:
-    """Train an SAE on activations in the shared data root ``home``; returns its artifact's name.
+    """Train an SAE on activations in the data root ``home``; returns its artifact's name.
 
+    home: shared with the pipeline's worker; none: this worker's own, which shares its remote.
     output: activations of another site, for a transcoder.
     """
-    hold_lock(Path(home))
-    return train_here(home, config, activations, output, device)
+    root = ArtifactStore(data_root(home)).root
+    hold_lock(root)
+    return train_here(str(root), config, activations, output, device)

@@ -9,6 +9,7 @@ from prefect.client.orchestration import get_client
 from deconstruct.artifact import ArtifactStore, Recipe
 from deconstruct.config import SaeConfig
 from deconstruct.errors import DeconstructError
+from deconstruct.mirror import VARIABLE
 from deconstruct.sae import stage as library
 from tasks.stage import Ref, stage_task
 from tasks.workers import online_workers, run_on_pool
@@ -72,9 +73,10 @@ def _gpu_worker_online() -> bool:
 def _train_on_gpu_pool(
     recipe: Recipe, home: str, config: SaeConfig, activations: Ref, output: Ref | None
 ) -> Ref:
-    """Artifacts pass by reference: the worker shares the data root."""
+    """Artifacts pass by reference: the worker shares the data root, or has one with the remote."""
+    store = ArtifactStore(home)
     parameters = {
-        "home": home,
+        "home": None if store.mirror else home,
         "config": config.model_dump(mode="json"),
         "activations": activations.model_dump(),
         "output": output.model_dump() if output else None,
@@ -85,11 +87,12 @@ def _train_on_gpu_pool(
             f"training on pool {GPU_POOL!r} ended as {run.state_name} "
             f"({run.state.message if run.state else ''}); see flow run {run.name!r}"
         )
-    found = ArtifactStore(home).find(recipe)
+    found = store.find(recipe)
     if found is None:
+        where = f"{store.mirror}; set {VARIABLE} to it" if store.mirror else f"{home!r}; share it"
         raise DeconstructError(
-            f"the worker of pool {GPU_POOL!r} that trained left nothing in {home!r}; let its data "
-            "root be the same folder as that of the worker which runs the pipeline"
+            f"the worker of pool {GPU_POOL!r} that trained left nothing in {where} on that worker "
+            "as on the one which runs the pipeline"
         )
     begun = run.start_time
     return Ref(

@@ -102,6 +102,18 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Planted, P
 
 
 @pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """``host:port`` of a real S3 server on localhost; it takes the keys test, test."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
 def config(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, texts: Path) -> Path:
     """A configuration of the whole pipeline over the small model and texts."""
     return write_config(tmp_path_factory.mktemp("config") / "small.toml", tiny_model, texts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -59,23 +58,15 @@ def test_a_plain_shell_needs_no_setting(two_runs: TwoRuns) -> None:
 
 
 @pytest.fixture(scope="module")
-def bucket(two_runs: TwoRuns) -> Iterator[str]:
+def bucket(two_runs: TwoRuns, s3_server: str) -> str:
     """URL of the data root on a local S3 server."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
     keys = {"access_key": "test", "secret_key": "test", "region": "us-east-1"}
-    try:
-        s3 = fs.S3FileSystem(
-            endpoint_override=f"http://{host}:{port}", allow_bucket_creation=True, **keys
-        )
-        s3.create_dir("team")
-        fs.copy_files(str(two_runs[0]), "team/it's data", destination_filesystem=s3)
-        yield f"s3://test:test@team/it's%20data?endpoint_override={host}:{port}&scheme=http"
-    finally:
-        server.stop()
+    s3 = fs.S3FileSystem(
+        endpoint_override=f"http://{s3_server}", allow_bucket_creation=True, **keys
+    )
+    s3.create_dir("team")
+    fs.copy_files(str(two_runs[0]), "team/it's data", destination_filesystem=s3)
+    return f"s3://test:test@team/it's%20data?endpoint_override={s3_server}&scheme=http"
 
 
 def test_s3(two_runs: TwoRuns, bucket: str) -> None:

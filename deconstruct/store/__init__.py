@@ -17,7 +17,7 @@ from deconstruct.store.export import export_run
 from deconstruct.store.load import STAGES, RunRecord
 from deconstruct.store.publish import publish, run_id_of
 from deconstruct.store.query import QueryError, data_root, open_store, resolve_run
-from deconstruct.store.remove import Garbage, collect, garbage, remove_runs
+from deconstruct.store.remove import Garbage, collect, garbage, remote_garbage, remove_runs
 
 __all__ = [
     "STAGES",
@@ -30,6 +30,7 @@ __all__ = [
     "garbage",
     "open_store",
     "publish",
+    "remote_garbage",
     "remove_runs",
     "resolve_run",
     "run_id_of",

@@ -9,9 +9,10 @@ from pathlib import Path
 import duckdb
 
 from deconstruct.errors import DeconstructError, StorageError
+from deconstruct.mirror import shown
 from deconstruct.store.ddl import HOME_VARIABLE, create_macros, create_views, literal
 from deconstruct.store.migrate import check, migrate, publication, version
-from deconstruct.store.remote import connect_remote, is_remote, shown
+from deconstruct.store.remote import connect_remote, is_remote
 from deconstruct.store.rewrite import FILE, copy_database, state
 from deconstruct.store.schema import SCHEMA_VERSION
 

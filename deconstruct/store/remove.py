@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deconstruct.artifact import MANIFEST, RECIPE, SCRATCH, ArtifactStore
+from deconstruct.errors import StorageError
+from deconstruct.mirror import VARIABLE
 from deconstruct.store.ddl import create_macros, create_views, name
 from deconstruct.store.migrate import migrate
 from deconstruct.store.query import data_root, open_store, resolve_run
@@ -28,7 +30,8 @@ class Garbage:
     """A folder that no kept run and no running stage needs.
 
     kind: ``artifact``; ``partial``, of a stage that did not end; ``removed``, of a removal that
-    did not. used: seconds since the epoch at which it was last used or written.
+    did not; ``remote``, in the remote (its ``path`` is where it would be here). used: seconds
+    since the epoch at which it was last used or written.
     """
 
     kind: str
@@ -83,8 +86,31 @@ def garbage(
     return sorted(found, key=lambda thing: (-thing.bytes, thing.path))
 
 
+def remote_garbage(home: Path | str | None, *, unused_hours: float = UNUSED_HOURS) -> list[Garbage]:
+    """What the remote holds that no run in this data root's store needs, largest first.
+
+    Other data roots may need it: what this one knows is its own store. What was sent within
+    ``unused_hours`` is left out, and what was not sent whole is in it. Raises ``StorageError`` if
+    there is no remote, or it can't be reached.
+    """
+    store = ArtifactStore(data_root(home))
+    if store.mirror is None:
+        raise StorageError(f"there is no remote; name its URL in {VARIABLE}")
+    needed = _needed(home, store, partial=False)
+    found = [
+        Garbage(
+            "remote", held.stage, held.key, store.folder(held.stage, held.key), held.bytes,
+            held.modified,
+        )
+        for held in store.mirror.held()
+        if not (held.complete and (held.stage, held.key) in needed)
+        and time.time() - held.modified >= unused_hours * 3600
+    ]  # fmt: skip
+    return sorted(found, key=lambda thing: (-thing.bytes, thing.path))
+
+
 def collect(home: Path | str | None, things: Iterable[Garbage]) -> list[Garbage]:
-    """Remove what `garbage` found, but what has been used or is being written since then.
+    """Remove what `garbage` or `remote_garbage` found, but what is in use or has been since then.
 
     Returns what is gone. A kill leaves no artifact half there. Readers that opened the store
     before its runs were removed lose sight of those runs' tokens and firings.
@@ -93,6 +119,10 @@ def collect(home: Path | str | None, things: Iterable[Garbage]) -> list[Garbage]
     store = ArtifactStore(root)
     gone = []
     for thing in things:
+        if thing.kind == "remote" and store.mirror is not None:
+            store.mirror.remove(thing.stage, thing.key)
+            gone.append(thing)
+            continue
         with store.locked_now(thing.stage, thing.key) as free:
             if not free or not thing.path.exists() or _last_used(thing.path) > thing.used:
                 log.info("%s is in use; it stays", thing.path)
@@ -103,7 +133,7 @@ def collect(home: Path | str | None, things: Iterable[Garbage]) -> list[Garbage]
                 thing.path.rename(doomed)
             shutil.rmtree(doomed)
             gone.append(thing)
-    if gone:  # a view over files of which none is left would not bind
+    if any(thing.kind != "remote" for thing in gone):  # a view over no file would not bind
         with rewriting(root / FILE, start_from=root / FILE) as connection:
             migrate(connection, str(root / FILE))
             create_views(connection, root)
