@@ -141,7 +141,8 @@ class SaeConfig(Settings):
     k: int = Field(
         32,
         ge=1,
-        description="topk: latents that fire on a token; batchtopk, matryoshka: on average.",
+        description="topk: latents that fire on a token; batchtopk, matryoshka: on average. relu, "
+        "gated, jumprelu: where neither penalty nor target_l0 is given, the L0 steered to.",
     )
     prefixes: tuple[int, ...] = Field(
         (),
@@ -152,13 +153,14 @@ class SaeConfig(Settings):
         None,
         ge=0,
         description="relu, gated: weight of the L1 penalty, against an error that is 1 for the "
-        "mean alone; none: 0.1. jumprelu: weight of a latent that fires; none: 0.002.",
+        "mean alone; none: 0.1, then steered. jumprelu: weight of a latent that fires; none: "
+        "0.002, then steered.",
     )
     target_l0: float | None = Field(
         None,
         gt=0,
         description="relu, gated, jumprelu: mean L0 that the penalty is steered to; "
-        "none: the penalty stays as it is.",
+        "none: k, or, where a penalty is given, the penalty stays as it is.",
     )
     penalty_warmup_share: float = Field(
         0.1, ge=0, le=1, description="Share of the steps in which the penalty rises from zero."
@@ -180,7 +182,7 @@ class SaeConfig(Settings):
         None,
         gt=0,
         description="Adam's peak rate; none: 2e-4 * sqrt(16384 / d_sae), raised for "
-        "runs shorter than 20,000 steps (topk: 10,000).",
+        "runs shorter than 20,000 steps (topk: 12,000).",
     )
     warmup_share: float = Field(0.05, ge=0, le=1, description="Share of the steps of warm-up.")
     decay_share: float = Field(0.2, ge=0, le=1, description="Share of the steps of decay.")
@@ -201,7 +203,7 @@ class SaeConfig(Settings):
         None,
         ge=1,
         description="Tokens without firing after which a latent counts as dead; "
-        "none: a tenth of the run, at most 10 million.",
+        "none: a 25th of the run, at most 10 million.",
     )
     clip_norm: float = Field(1.0, gt=0, description="Gradient clipping by global norm.")
     patience: int | None = Field(
@@ -247,13 +249,20 @@ class SaeConfig(Settings):
             )
         return self
 
+    @property
+    def wanted_l0(self) -> float | None:
+        """Mean L0 that the penalty is steered to; None where k fixes it, or a penalty is given."""
+        if self.architecture in BY_NUMBER or self.target_l0 is not None:
+            return self.target_l0
+        return float(self.k) if self.penalty is None else None
+
     def label(self) -> str:
         """Architecture and sparsity at a glance: ``topk-32``, ``jumprelu-l0-32``, ``relu-0.1``."""
         if self.architecture in BY_NUMBER:
             return f"{self.architecture}-{self.k}"
-        if self.target_l0 is not None:
-            return f"{self.architecture}-l0-{self.target_l0:g}"
-        return f"{self.architecture}-{'default' if self.penalty is None else self.penalty}"
+        if self.wanted_l0 is not None:
+            return f"{self.architecture}-l0-{self.wanted_l0:g}"
+        return f"{self.architecture}-{self.penalty}"
 
 
 class LatentsConfig(Settings):

@@ -6,8 +6,10 @@ loss is the fraction of variance unexplained and a learning rate means the same 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Protocol
 
 import torch
@@ -136,9 +138,20 @@ def initial_weights(spec: StepSpec, seed: int) -> dict[str, Tensor]:
         weights["b_gate"] = weights.pop("b_enc")
         weights |= {name: torch.zeros(spec.d_sae) for name in ("b_mag", "r_mag")}
     if spec.architecture == "jumprelu":
-        weights["threshold"] = torch.full((spec.d_sae,), INITIAL_THRESHOLD)
+        weights["threshold"] = torch.full((spec.d_sae,), initial_threshold(spec))
     return weights
 
 
-INITIAL_THRESHOLD = 0.01
-"""Of JumpReLU, in scaled coordinates, where a token has about unit length."""
+START_OVER_WANTED = 4.0
+"""L0 of JumpReLU at the start over the L0 it is to end with, for data in all directions alike."""
+
+
+def initial_threshold(spec: StepSpec) -> float:
+    """JumpReLU's threshold at the start: so high that L0 starts within reach of where it is to end.
+
+    A unit row's product with a token of unit length in a random direction has a standard deviation
+    of 1 / sqrt(d_in). From a threshold near zero, half of all latents fire on a token at first;
+    steps are slow then, and end with a higher error (benchmarks/README.md).
+    """
+    wanted = START_OVER_WANTED * (spec.target_l0 or spec.k) / spec.d_sae
+    return NormalDist().inv_cdf(1 - min(0.4, wanted)) / math.sqrt(spec.d_in)

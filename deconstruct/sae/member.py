@@ -30,10 +30,10 @@ LOG_ROWS = 200
 HELD_OUT_LOOKS = 20
 CHECKPOINT_SECONDS = 30.0
 CHECKPOINT = "checkpoint.safetensors"
-DEAD_SHARE_OF_RUN = 0.1
+DEAD_SHARE_OF_RUN = 0.04
 DEAD_TOKENS_AT_MOST = 10_000_000
 PENALTIES = {"relu": 0.1, "gated": 0.1, "jumprelu": 0.002}
-"""Where ``sae.penalty`` is none."""
+"""Where ``sae.penalty`` is none: what steering starts from."""
 WORTH_WAITING_FOR = 0.002
 """Relative fall of the held-out FVU that counts as an improvement."""
 
@@ -181,7 +181,7 @@ def step_spec(config: SaeConfig, d_in: int, d_out: int = 0) -> StepSpec:
         prefixes=(*below, config.d_sae) if config.architecture == "matryoshka" else (),
         sparsity=config.sparsity,
         bandwidth=config.bandwidth,
-        target_l0=config.target_l0,
+        target_l0=config.wanted_l0,
         penalty_warmup=round(config.penalty_warmup_share * step_count(config)),
         optimizer=config.optimizer,
     )

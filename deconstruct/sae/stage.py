@@ -23,7 +23,7 @@ from deconstruct.sae.formats import CONFIG, WEIGHTS, config_of, save_weights
 from deconstruct.sae.member import HeldOut, LogRow, Member
 from deconstruct.sae.parallel import ranks
 
-VERSION = 8
+VERSION = 9
 
 
 def recipe(config: SaeConfig, activations: Artifact, output: Artifact | None = None) -> Recipe:
@@ -37,6 +37,8 @@ def recipe(config: SaeConfig, activations: Artifact, output: Artifact | None = N
     if config.patience is None:
         unused |= {"patience", "held_out_share"}
     settings = config.model_dump(mode="json", exclude=unused)
+    if "target_l0" in settings:  # k's part in it
+        settings["target_l0"] = config.wanted_l0
     if ranks() > 1:  # sums over several processes round differently
         settings["ranks"] = ranks()
     inputs = {"activations": activations.key} | ({"output": output.key} if output else {})
