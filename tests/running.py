@@ -72,11 +72,12 @@ def environment(home: Path, **changes: str) -> dict[str, str]:
     """This process' environment for a command on ``home``, without a Prefect of this process."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     own |= {"DECONSTRUCT_HOME": str(home), "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    own["PREFECT_HOME"] = str(home / ".prefect")  # else servers of tests share the user's database
     return own | changes
 
 
 def deconstruct(
-    home: Path, *arguments: object, env: Mapping[str, str] | None = None, timeout: float = 120
+    home: Path, *arguments: object, env: Mapping[str, str] | None = None, timeout: float = 480
 ) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     return subprocess.run(

@@ -33,10 +33,10 @@ def test_of_two_homes_with_one_remote_the_second_computes_nothing(
     remote: str, tmp_path: Path, config: Path, server: str, finished: Path
 ) -> None:
     env = {"PREFECT_API_URL": server, "DECONSTRUCT_REMOTE": remote}
-    first = deconstruct(tmp_path / "first", "run", config, env=env, timeout=500)
+    first = deconstruct(tmp_path / "first", "run", config, env=env)
     assert first.returncode == 0, first.stderr
     assert cached_stages(first.stderr) == dict.fromkeys(STAGES, False)
-    second = deconstruct(tmp_path / "second", "run", config, env=env, timeout=500)
+    second = deconstruct(tmp_path / "second", "run", config, env=env)
     assert second.returncode == 0, second.stderr
     assert cached_stages(second.stderr) == dict.fromkeys(STAGES, True)
     assert "fetched from s3://***@runs/data" in second.stderr
@@ -49,7 +49,7 @@ def test_a_remote_out_of_reach_is_said_before_any_work(
     tmp_path: Path, config: Path, server: str
 ) -> None:
     env = {"PREFECT_API_URL": server, "DECONSTRUCT_REMOTE": f"file://{config}/not-a-folder"}
-    run = deconstruct(tmp_path / "home", "run", config, env=env, timeout=500)
+    run = deconstruct(tmp_path / "home", "run", config, env=env)
     assert run.returncode == 1
     (said,) = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
     assert said.startswith("error: remote 'file:///")
@@ -65,9 +65,9 @@ def gpu_worker(home: Path, url: str, remote: str) -> Iterator[None]:
         PREFECT_API_URL=url,
         DECONSTRUCT_REMOTE=remote,
         DECONSTRUCT_CODE=str(ROOT),
-        PREFECT_HOME=str(home / ".prefect"),
         PREFECT_WORKER_QUERY_SECONDS="1",
     )
+    (home / ".prefect").mkdir(parents=True)
     prefect = [sys.executable, "-m", "prefect"]
     for arguments in (
         ["work-pool", "create", "gpu", "--type", "process"],
@@ -97,12 +97,13 @@ def test_a_gpu_worker_with_a_data_root_of_its_own_trains_through_the_remote(
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     remote = f"file://{tmp_path}/remote"
+    (tmp_path / "server" / ".prefect").mkdir(parents=True)
     server = EmbeddedServer.start(tmp_path / "server.log", environment(tmp_path / "server"))
     server.wait()
     try:
         with gpu_worker(there, server.url, remote):
             env = {"PREFECT_API_URL": server.url, "DECONSTRUCT_REMOTE": remote}
-            run = deconstruct(here, "run", config, env=env, timeout=500)
+            run = deconstruct(here, "run", config, env=env)
     finally:
         server.stop()
     assert run.returncode == 0, run.stderr
