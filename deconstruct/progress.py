@@ -63,4 +63,4 @@ def track(description: str, total: int, unit: str = "it", done: int = 0) -> Iter
 
         yield advance
         if listener is not None:
-            listener(description, int(bar.n), total)
+            listener(description, total, total)  # also of what stopped early, because it may

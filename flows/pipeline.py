@@ -30,7 +30,7 @@ from deconstruct.standing import Standing
 from deconstruct.store import RunRecord
 from flows.environment import data_root
 from flows.liveness import hold_lock
-from flows.seen import run_name, show_results, tag
+from flows.seen import run_name, show_results, speak, tag
 from tasks.activations import activations
 from tasks.cluster import cluster
 from tasks.corpus import corpus
@@ -70,21 +70,24 @@ def pipeline(
 ) -> list[SiteResult]:
     """Take a language model apart as ``config`` says, one SAE a hook site.
 
-    home: the data root; none: ``DECONSTRUCT_HOME`` or ``./data``. device: ``auto``, ``cpu`` or
-    ``cuda``. Stages whose results are there already are answered from cache. Raises
-    ``DeconstructError`` before any long work if the configuration can't be run, and in place of
-    publishing if the run fails a gate.
+    Stages whose results are there already are answered from cache. Raises ``DeconstructError``
+    before any long work if the configuration can't be run, and in place of publishing if the run
+    fails a gate.
 
-    growth: what becomes of documents that the standing run of ``config.name`` has seen. ``anew``:
-    nothing is known of it, the result is one of the configuration and the source alone.
-    ``encode``: activations and firings of its documents stand, new documents are run through the
-    model and through the standing SAE, and compared with those that it was trained on.
-    ``retrain``: their activations stand, and an SAE is trained on all. Without a standing run of
-    the same settings, both train the first one.
-
-    engine: what extraction is spread over; by default this process does all of it.
+    Args:
+        config: What is run: model, corpus, sites, SAE and how it is judged.
+        home: The data root; none: DECONSTRUCT_HOME of the worker, or ./data.
+        device: auto, cpu, cuda or cuda:N.
+        growth: What becomes of documents that the standing run of this name and these settings
+            has seen. anew: nothing is known of it, the result is one of the configuration and the
+            source alone. encode: their activations and firings stand; new documents are run
+            through the model and the standing SAE, and compared with those that it was trained
+            on. retrain: their activations stand, and an SAE is trained on all. Without a standing
+            run, both train the first one.
+        engine: What extraction is spread over; by default this process does all of it.
     """
     started = datetime.now(UTC)
+    speak()
     root = ArtifactStore(data_root(home))
     hold_lock(root.root)
     tag(config)
@@ -245,7 +248,7 @@ def take_apart(
     )
     run_id = publish(str(stages.store.root), record, [Ref.of(a) for a in everything])
     log.info("%-12s run %s", "store", run_id)
-    show_results(stages.store, run_id, site)
+    show_results(stages.store, config, run_id, site, stages.outcomes)
     return SiteResult(site=site, run_id=run_id, stages=stages.outcomes)
 
 

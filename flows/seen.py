@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import shlex
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +16,9 @@ from prefect.runtime import flow_run
 from deconstruct.artifact import ArtifactStore
 from deconstruct.config import RunConfig
 from deconstruct.site import Site
+from deconstruct.store.rewrite import FILE as STORE
 from flows.summary import HEADLINES, headlines
+from tasks.stage import Outcome
 
 
 def run_name() -> str:
@@ -41,35 +47,69 @@ def tag(config: RunConfig) -> None:
             client.update_flow_run(UUID(own), tags=sorted({*there, *tags_of(config)}))
 
 
-def show_results(store: ArtifactStore, run_id: str, site: str) -> None:
-    """Leave the headline figures as a table artifact, and how to ask for more as markdown."""
+def speak() -> None:
+    """Let what stages say reach the run's log in the UI.
+
+    Prefect hands its server the lines of ``PREFECT_LOGGING_EXTRA_LOGGERS``, but leaves these
+    loggers at the level of all, which is WARNING.
+    """
+    logging.getLogger("deconstruct").setLevel(logging.INFO)
+
+
+def show_results(
+    store: ArtifactStore, config: RunConfig, run_id: str, site: str, stages: Sequence[Outcome]
+) -> None:
+    """Leave the headline figures as a table artifact; as markdown, those, what they were made
+    from, and how to ask for more.
+
+    Their keys name configuration and site, so that runs on a schedule line up under one key.
+    Links in the markdown lead to other pages of the UI. A browser follows none from there to files
+    of this machine, so those stand as text to copy.
+    """
     if not flow_run.get_id():
         return
     rows = headlines(store.root, run_id)
-    suffix = site.replace(".", "-").replace("_", "-")
+    suffix = re.sub("[^a-z0-9]+", "-", f"{config.name} {site}".lower()).strip("-")
     table: list[dict[str, Any]] = [
         {"metric": label, "value": round(value, 4), "from": low, "to": high}
         for label, value, low, high in rows
     ]
-    create_table_artifact(table, key=f"results-{suffix}", description=f"Run {run_id}, {site}")
-    lines = [f"| {label} | {value:.3f} |" for label, value, _, _ in rows]
+    results = create_table_artifact(
+        table, key=f"results-{suffix}", description=f"Run {run_id}, {site}"
+    )
+    made = [
+        f"| {o.stage} | {'from cache' if o.cached else f'{o.seconds:.1f} s'} "
+        f"| `{store.folder(o.stage, o.key)}` |"
+        for o in stages
+    ]
+    home = shlex.quote(str(store.root))
+    commands = (
+        f"deconstruct show {run_id} --home {home}",
+        f"deconstruct sql \"FROM features WHERE run_id = '{run_id}'\" --home {home}",
+    )
+    text = [
+        f"# Run {run_id}",
+        f"Site `{site}`. Figures on held-out documents; "
+        f"[with their intervals](/artifacts/artifact/{results}).",
+        "",
+        "| held out | |",
+        "|---|---|",
+        *(f"| {label} | {value:.3f} |" for label, value, _, _ in rows),
+        "",
+        "## Ask for more",
+        "",
+        *(f"    {command}" for command in commands),
+        "",
+        f"The store is `{store.root / STORE}`.",
+        "",
+        "## Made from",
+        "",
+        "| stage | | artifact |",
+        "|---|---|---|",
+        *made,
+    ]
     create_markdown_artifact(
-        "\n".join(
-            [
-                f"# Run {run_id}",
-                f"Site `{site}`; store `{store.root / 'deconstruct.duckdb'}`.",
-                "",
-                "| held out | |",
-                "|---|---|",
-                *lines,
-                "",
-                "Ask for more:",
-                "",
-                f"    deconstruct show {run_id} --home {store.root}",
-                f"    deconstruct sql \"FROM features WHERE run_id = '{run_id}'\" "
-                f"--home {store.root}",
-            ]
-        ),
+        "\n".join(text),
         key=f"run-{suffix}",
         description=f"Run {run_id}: {HEADLINES['fvu']}, losses, probes, clusters",
     )

@@ -13,6 +13,7 @@ from deconstruct.sweep import SweepRun
 from flows.environment import data_root
 from flows.liveness import hold_lock
 from flows.pipeline import HERE, SiteResult, preflight, read_and_record, take_apart
+from flows.seen import speak
 from tasks.sae import sae_members
 from tasks.stage import Ref, Stages
 
@@ -31,6 +32,7 @@ def sweep(config: SweepRun, home: str | None = None, device: str = "auto") -> li
     macro ``pareto(name)`` sets them beside each other. Raises as `flows.pipeline.pipeline` does.
     """
     started = datetime.now(UTC)
+    speak()
     root = ArtifactStore(data_root(home))
     hold_lock(root.root)
     model, source = preflight(root, config)

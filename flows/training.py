@@ -8,6 +8,7 @@ from deconstruct.artifact import ArtifactStore
 from deconstruct.config import SaeConfig
 from flows.environment import data_root
 from flows.liveness import hold_lock
+from flows.seen import speak
 from tasks.sae import train_here
 from tasks.stage import Ref
 
@@ -25,6 +26,7 @@ def train(
     home: shared with the pipeline's worker; none: this worker's own, which shares its remote.
     output: activations of another site, for a transcoder.
     """
+    speak()
     root = ArtifactStore(data_root(home)).root
     hold_lock(root)
     return train_here(str(root), config, activations, output, device)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -129,6 +131,30 @@ def test_every_deployment_of_prefect_yaml_is_there_with_its_schedule(served: Ser
     assert {run["state_type"] for run in upcoming} == {"SCHEDULED"}
 
 
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium to load the UI with")
+def test_the_ui_asks_nobody_but_its_own_server(served: Served, tmp_path: Path) -> None:
+    """Requests that its pages make; those of the browser itself have no origin."""
+    origin = served.url.removesuffix("/api")
+    log = tmp_path / "net.json"
+    page = subprocess.run(
+        [
+            "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
+            f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}",
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+            "--virtual-time-budget=30000", "--dump-dom", f"{origin}/deployments",
+        ],
+        capture_output=True, text=True, timeout=240, check=True,
+    )  # fmt: skip
+    assert "nightly" in page.stdout
+    assert "At 03:00 AM every day" in page.stdout
+    found = json.loads(log.read_text())
+    kind = found["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
+    requests = [event.get("params", {}) for event in found["events"] if event["type"] == kind]
+    own = [asked["url"] for asked in requests if asked.get("initiator") == origin]
+    assert len(own) > 10
+    assert [url for url in own if not url.startswith((f"{origin}/", "data:"))] == []
+
+
 def test_a_run_on_the_workers_trains_on_pool_gpu_and_gives_the_same_bytes(
     served: Served, parameters: dict[str, Any], finished: Path
 ) -> None:
@@ -140,12 +166,15 @@ def test_a_run_on_the_workers_trains_on_pool_gpu_and_gives_the_same_bytes(
     said = served.ask("GET", f"/flow_runs/{run}")
     assert said["name"] == "tiny-llama 1.resid_post topk-4"
     assert {"tiny-llama", "layer-1", "topk"} <= set(said["tags"])
+    lines = served.ask("POST", "/logs/filter", logs={"flow_run_id": {"any_": [run]}})
+    stages = [line["message"].split()[0] for line in lines if line["name"] == "deconstruct.stages"]
+    assert set(STAGES) <= set(stages)  # in the UI as on a terminal
     left = served.ask("POST", "/artifacts/filter", artifacts={"flow_run_id": {"any_": [run]}})
     kinds = {artifact["type"]: artifact for artifact in left}
     table, text = kinds["table"], kinds["markdown"]
-    assert (table["type"], table["key"]) == ("table", "results-1-resid-post")
+    assert (table["type"], table["key"]) == ("table", "results-small-1-resid-post")
     assert "fraction of variance unexplained" in table["data"]
-    assert (text["type"], text["key"]) == ("markdown", "run-1-resid-post")
+    assert (text["type"], text["key"]) == ("markdown", "run-small-1-resid-post")
     assert "deconstruct show" in text["data"]
 
 
