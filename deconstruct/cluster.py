@@ -19,16 +19,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.metrics import (
-    adjusted_mutual_info_score,
-    adjusted_rand_score,
-    normalized_mutual_info_score,
-    silhouette_score,
-)
-from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe
@@ -152,6 +142,8 @@ def weigh(pooled: sparse.csr_matrix, keep: NDArray[np.bool_]) -> sparse.csr_matr
     Activations are damped by log1p of their ratio to the latent's own mean, so that strong
     latents don't drown the others.
     """
+    from sklearn.preprocessing import normalize
+
     kept = sparse.csr_matrix(pooled @ sparse.diags(keep.astype(np.float64)))
     kept.eliminate_zeros()
     documents, latents = kept.shape
@@ -172,6 +164,10 @@ def spherical_kmeans(
     starts; clusters are numbered from the largest to the smallest. Fewer than k come out if rows
     are equal. On one thread: others would add up in another order each time.
     """
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.preprocessing import normalize
+
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = KMeans(k, n_init=STARTS, random_state=seed, algorithm="lloyd").fit(rows)
@@ -187,19 +183,23 @@ def _metrics(
     rows: sparse.csr_matrix, assigned: NDArray[np.int64], label: NDArray[Any], seed: int
 ) -> dict[str, float]:
     """Silhouette by cosine, and, where labels are known, agreement with them."""
+    from sklearn import metrics as agreement
+
     k = int(assigned.max()) + 1
     metrics: dict[str, float] = {"k": float(k)}
     if 1 < k < len(assigned):
         size = min(SILHOUETTE_DOCUMENTS, len(assigned))
         metrics["silhouette"] = float(
-            silhouette_score(rows, assigned, metric="cosine", sample_size=size, random_state=seed)
+            agreement.silhouette_score(
+                rows, assigned, metric="cosine", sample_size=size, random_state=seed
+            )
         )
     known = np.array([own is not None for own in label], dtype=bool)
     if known.any():
         truth, found = label[known].astype(str), assigned[known]
-        metrics["nmi"] = float(normalized_mutual_info_score(truth, found))
-        metrics["ami"] = float(adjusted_mutual_info_score(truth, found))
-        metrics["ari"] = float(adjusted_rand_score(truth, found))
+        metrics["nmi"] = float(agreement.normalized_mutual_info_score(truth, found))
+        metrics["ami"] = float(agreement.adjusted_mutual_info_score(truth, found))
+        metrics["ari"] = float(agreement.adjusted_rand_score(truth, found))
         majority = sum(
             np.unique(truth[found == c], return_counts=True)[1].max() for c in np.unique(found)
         )
@@ -250,6 +250,8 @@ def class_keywords(
     weight(t, c) = tf(t, c) / sum tf(., c) * log(1 + A / f(t)), with A the mean number of words a
     cluster and f(t) the frequency of t in all of them.
     """
+    from sklearn.feature_extraction.text import CountVectorizer
+
     words = CountVectorizer(stop_words="english", token_pattern=r"(?u)\b[^\W\d_]{3,}\b")
     try:
         counts = words.fit_transform(texts)

@@ -21,12 +21,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe
@@ -196,6 +190,8 @@ class Probing:
 
     def _words(self, documents: Documents) -> tuple[Matrix, Matrix]:
         """TF-IDF of the words and pairs of words that two train documents have."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
         words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, dtype=np.float32)
         train, test = (
             [documents.text[d] for d in split] for split in (self.task.train, self.task.test)
@@ -207,6 +203,8 @@ class Probing:
 
     def fit(self, probe: Probe, train: Matrix, test: Matrix) -> Any:
         """Choose C by cross-validation on train documents, fit, and judge the test documents."""
+        from sklearn.model_selection import StratifiedKFold, cross_val_score
+
         rarest = int(np.bincount(self.truth).min())
         folds = StratifiedKFold(min(FOLDS, rarest), shuffle=True, random_state=self.config.seed)
         with _one_quiet_thread():
@@ -278,6 +276,10 @@ def _pipeline(probe: Probe, train: Matrix, penalty: float) -> Any:
 
     Rows of TF-IDF have unit length already; scaling its columns would undo the IDF.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     classifier = LogisticRegression(C=penalty, max_iter=300, tol=1e-3)
     if probe.representation == "tfidf":
         return make_pipeline(classifier)
@@ -291,6 +293,8 @@ def _one_quiet_thread() -> Iterator[None]:
     Products this narrow are no faster on two. L-BFGS that stops at its limit is as good a probe;
     sklearn's warning helps nobody here.
     """
+    from sklearn.exceptions import ConvergenceWarning
+
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         yield

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.stats import norm, rankdata
 
 from deconstruct.bootstrap import LEVEL, Bootstrap, Estimate
 
@@ -162,6 +161,8 @@ def auroc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> Estimate |
     None if there are no positives or no negatives; no interval with one of either, or where the
     classes are told apart without a fault.
     """
+    from scipy.stats import norm, rankdata
+
     m, n = int(positive.sum()), int((~positive).sum())
     if m == 0 or n == 0:
         return None
