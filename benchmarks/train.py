@@ -179,7 +179,8 @@ def measure_quality(
                 mean[f"{metric}_std"] = statistics.stdev(values) if len(values) > 1 else math.nan
             rows.setdefault(name, {})[label] = mean
             print(
-                f"{name:16s} rate {label:9s} FVU {mean['fvu']:.4f} +- {mean['fvu_std']:.4f}  "
+                f"{name:13s} {job['architecture']:10s} rate {label:9s} "
+                f"FVU {mean['fvu']:.4f} +- {mean['fvu_std']:.4f}  "
                 f"L0 {mean['l0']:5.1f}  silent {mean['silent_share']:.3f} "
                 f"+- {mean['silent_share_std']:.3f}  dead {mean['dead_share']:.3f} "
                 f"+- {mean['dead_share_std']:.3f}",
@@ -188,8 +189,8 @@ def measure_quality(
     return rows
 
 
-def main() -> None:
-    """Measure, print, and merge into the result file."""
+def arguments() -> argparse.Namespace:
+    """What the command line asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--activations", type=Path, help="folder of an activations artifact")
     parser.add_argument("--what", choices=["time", "quality"], default="time")
@@ -202,12 +203,23 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rates", type=multiple, nargs="+", default=[None, 1.0, 3.0, 10.0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of judged trainings")
+    parser.add_argument(
+        "--architectures",
+        nargs="+",
+        default=["topk"],
+        help="of judged trainings of ours; those whose L0 varies are steered to k",
+    )
     parser.add_argument("--isa", help="oneDNN's ONEDNN_MAX_CPU_ISA")
     parser.add_argument(
         "--contenders", nargs="+", default=["deconstruct", "sae_lens_bf16", "sparsify"]
     )
     parser.add_argument("--result", type=Path, default=RESULT, help="file to merge into")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print, and merge into the result file."""
+    options = arguments()
     if options.isa:  # read at the first product, here and in the contenders' processes
         os.environ["ONEDNN_MAX_CPU_ISA"] = options.isa
     for name in options.contenders:
@@ -231,7 +243,12 @@ def main() -> None:
         save_file({n: t.contiguous() for n, t in data.items()}, job["data"])
         del data
         if judged:
-            found = measure_quality(options.contenders, job, options.rates, options.seeds, scratch)
+            found = {}
+            for name in options.architectures:
+                end = "" if name == "topk" else f" {name}"
+                how = (options.rates, options.seeds, scratch)
+                rows = measure_quality(options.contenders, job | {"architecture": name}, *how)
+                found |= {contender + end: row for contender, row in rows.items()}
         else:
             found = measure_time(options.contenders, job, d_in, options.repeats, scratch)
     report = json.loads(options.result.read_text()) if options.result.exists() else {}

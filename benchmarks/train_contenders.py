@@ -5,7 +5,7 @@
 JOB: ``contender``, ``data`` (safetensors: ``train`` and ``held_out``, float32 [rows, d_in]),
 ``out``, ``d_sae``, ``k``, ``batch``, ``steps``, ``rate`` (none: the contender's own default),
 ``seed`` and ``judge`` (whether to measure the result on ``held_out``); ``architecture`` (none:
-topk), of deconstruct and SAELens, whose jumprelu are steered to an L0 of ``k``. Every contender
+topk), of deconstruct and SAELens, whose L0, where it varies, is steered to ``k``. Every contender
 reads the same rows in the same order and trains by its own trainer:
 `sae_lens.training.sae_trainer.SAETrainer.fit`,
 `sparsify.Trainer.fit`, `deconstruct.sae.train.train`. A step's time runs from one request for a
@@ -66,7 +66,7 @@ class Feed:
         return [1e3 * (b - a) for a, b in zip(self.asked[2:-1], self.asked[3:], strict=True)]
 
 
-def deconstruct(job: dict[str, Any], feed: Feed) -> Judge:
+def deconstruct(job: dict[str, Any], feed: Feed, optimizer: str = "sparse_adam") -> Judge:
     """Our training loop, checkpoints and log included."""
     from deconstruct.config import SaeConfig
     from deconstruct.sae.train import train
@@ -75,15 +75,14 @@ def deconstruct(job: dict[str, Any], feed: Feed) -> Judge:
     rows = feed.rows
     sample = rows[:: max(1, len(rows) // 50_000)].double()
     moments = Moments(len(rows), sample.mean(0).numpy(), sample.var(0).numpy())
-    architecture = job.get("architecture", "topk")
     config = SaeConfig(
-        architecture=architecture,
+        architecture=job.get("architecture", "topk"),
         d_sae=job["d_sae"],
         k=job["k"],
-        target_l0=job["k"] if architecture == "jumprelu" else None,
         batch_size=job["batch"],
         tokens=job["batch"] * job["steps"],
         learning_rate=job["rate"],
+        optimizer=optimizer,
         seed=job["seed"],
     )
     with tempfile.TemporaryDirectory() as scratch:
@@ -91,7 +90,8 @@ def deconstruct(job: dict[str, Any], feed: Feed) -> Judge:
     feed.l0 = {row.step - 1: row.l0 for row in log}
 
     def judge(x: Tensor) -> Encoded:
-        return sae(x), sae.encode(x) > 0
+        active = sae.encode(x)
+        return sae.decode(active), active > 0
 
     return judge
 
@@ -204,6 +204,7 @@ def sparsify(job: dict[str, Any], feed: Feed, optimizer: str = "signum") -> Judg
 
 CONTENDERS: dict[str, Callable[[dict[str, Any], Feed], Judge]] = {
     "deconstruct": deconstruct,
+    "deconstruct_adam": lambda job, feed: deconstruct(job, feed, "adam"),
     "sae_lens_bf16": sae_lens,
     "sparsify": sparsify,
     "sparsify_adam": lambda job, feed: sparsify(job, feed, "adam"),
