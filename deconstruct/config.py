@@ -182,7 +182,7 @@ class SaeConfig(Settings):
         None,
         gt=0,
         description="Adam's peak rate; none: 2e-4 * sqrt(16384 / d_sae), raised for "
-        "runs shorter than 20,000 steps (topk: 12,000).",
+        "runs shorter than 20,000 steps (topk: 10,000).",
     )
     warmup_share: float = Field(0.05, ge=0, le=1, description="Share of the steps of warm-up.")
     decay_share: float = Field(0.2, ge=0, le=1, description="Share of the steps of decay.")
@@ -203,7 +203,7 @@ class SaeConfig(Settings):
         None,
         ge=1,
         description="Tokens without firing after which a latent counts as dead; "
-        "none: a 25th of the run, at most 10 million.",
+        "none: a tenth of the run, at most 10 million.",
     )
     clip_norm: float = Field(1.0, gt=0, description="Gradient clipping by global norm.")
     patience: int | None = Field(

@@ -35,7 +35,7 @@ def default_learning_rate(config: SaeConfig, steps: int) -> float:
     is raised less: a higher one lowers the error still, but leaves more latents dead
     (benchmarks/README.md has the curve).
     """
-    short = 12_000 if config.architecture == "topk" else 20_000
+    short = 10_000 if config.architecture == "topk" else 20_000
     gao = 2e-4 * math.sqrt(2**14 / config.d_sae)
     return gao * min(10.0, max(1.0, math.sqrt(short / steps)))
 

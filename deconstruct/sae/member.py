@@ -30,7 +30,7 @@ LOG_ROWS = 200
 HELD_OUT_LOOKS = 20
 CHECKPOINT_SECONDS = 30.0
 CHECKPOINT = "checkpoint.safetensors"
-DEAD_SHARE_OF_RUN = 0.04
+DEAD_SHARE_OF_RUN = 0.1
 DEAD_TOKENS_AT_MOST = 10_000_000
 PENALTIES = {"relu": 0.1, "gated": 0.1, "jumprelu": 0.002}
 """Where ``sae.penalty`` is none: what steering starts from."""
