@@ -26,8 +26,9 @@ from deconstruct.sae import cpu_kernels as kernels
 from deconstruct.sae import cpu_sparse as sparse
 from deconstruct.sae.cpu_pairs import ActivePairs, Gradients, fold_columns, select
 from deconstruct.sae.cpu_threads import share, weighted_sum
+from deconstruct.sae.cpu_update import Gradient, RowAdam, bits_of
 from deconstruct.sae.cpu_vectors import HALF, WIDTH
-from deconstruct.sae.engine import NAMES, StepSpec, pace_of
+from deconstruct.sae.engine import NAMES, StepSpec
 
 BLOCK_BYTES = 64 << 20
 BLOCK_TOKENS = 1024
@@ -57,11 +58,8 @@ class CpuTopK:
             else weights[name].detach().float().clone()
             for name in NAMES
         }
-        for name in NAMES:
-            self._state[f"{name}.m"] = torch.zeros_like(self._state[name])
-            self._state[f"{name}.v"] = torch.zeros_like(self._state[name])
+        self._optimizer = RowAdam(spec, self.rates, self._state)
         self._state["step"] = torch.zeros(1, dtype=torch.int64)
-        self._state["updates"] = torch.zeros(spec.d_sae, dtype=torch.int32)
         self._state["since_fired"] = torch.zeros(spec.d_sae, dtype=torch.int64)
         B, F = spec.batch, spec.d_sae
         slices = -(-spec.d_in // WIDTH)
@@ -169,49 +167,22 @@ class CpuTopK:
         return pairs.fired()
 
     def _update(self, done: int, touched: Tensor, grad_b_dec: Tensor) -> None:
-        """Clip, and let Adam update the rows of the latents that this step ``touched``: bool [F].
-
-        A latent without a gradient keeps its weights and its moments, as in torch's SparseAdam,
-        but counts its own updates. Plain Adam would go on moving it by its momentum: a latent
-        that fires once in many steps is thrown ten learning rates far by a single token, and so
-        out of the data's reach.
-        """
-        state, grad, spec = self._state, self._grad, self.spec
+        """Clip, and let the optimiser move what this step ``touched``: bool [F]."""
+        grad, spec = self._grad, self.spec
         norm = math.sqrt(max(0.0, grad.squares.sum()) + float(grad_b_dec.double().square().sum()))
         clip = min(1.0, spec.clip_norm / max(norm, 1e-30))
-        if spec.optimizer == "adam":  # what has no gradient goes on by its momentum
+        if spec.optimizer == "adam":  # it moves rows that this step has not filled, too
             silent = ~touched.numpy()
             for stale in (grad.W_enc, grad.W_dec, grad.b_enc, grad.along):
                 stale[silent] = 0
-            touched = torch.ones_like(touched)
-        state["updates"] += touched
-        rates, roots = self._corrections(done, state["updates"])
-        rates[~touched] = 0
-        of_rows = (rates.numpy(), roots.numpy())
-        of_b_enc = (rates.numpy() * np.float32(pace_of(spec, "b_enc")), roots.numpy())
-        rate, root = self._corrections(done, torch.tensor([done + 1]))
-        of_b_dec = (_np(rate) * np.float32(pace_of(spec, "b_dec")), _np(root))
-        free, no_bits = np.zeros(0, np.float32), np.zeros((0, 0), np.uint16)
-        unpacked = np.zeros((0, 0, 0), np.uint32)
-        plan = {
-            "W_enc": (grad.W_enc, of_rows, free, _bits(self._W_enc), unpacked),
-            "b_enc": (grad.b_enc[:, None], of_b_enc, free, no_bits, unpacked),
-            "W_dec": (grad.W_dec, of_rows, grad.along, no_bits, self._W_dec),
-            "b_dec": (_np(grad_b_dec)[None], of_b_dec, free, no_bits, unpacked),
+        gradients = {
+            "W_enc": Gradient(grad.W_enc, low=bits_of(self._W_enc)),
+            "b_enc": Gradient(grad.b_enc[:, None]),
+            "W_dec": Gradient(grad.W_dec, grad.along, packed=self._W_dec),
+            "b_dec": Gradient(_np(grad_b_dec)[None]),
         }
-        for name, (gradient, pace, *rest) in plan.items():
-            rows = len(gradient)
-            weight, mean, square = (
-                _np(state[f"{name}{end}"]).reshape(rows, -1) for end in ("", ".m", ".v")
-            )
-            how = (clip, *spec.betas, spec.epsilon)
-            share(kernels.adam_rows, rows, weight, gradient, mean, square, *pace, *rest, *how)
+        self._optimizer.step(done, touched, clip, gradients)
         self._copy_bias()
-
-    def _corrections(self, done: int, updates: Tensor) -> tuple[Tensor, Tensor]:
-        """Adam's rate over the first moment's bias correction; 1 over the root of the second's."""
-        left1, left2 = (beta ** updates.double() for beta in self.spec.betas)
-        return (self.rates[done] / (1 - left1)).float(), (1 - left2).rsqrt().float()
 
 
 class TopKEncoder:
