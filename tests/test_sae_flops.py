@@ -18,9 +18,9 @@ from deconstruct.sae.engine import StepSpec, initial_weights
 def flops_of(kernel: str, arguments: tuple[Any, ...]) -> float:
     """Floating-point operations of one call over all rows; a multiply-add is two."""
     if kernel == "decode_and_slope":
-        _, _, latents, _, x, _, rows = arguments[:7]
+        _, _, _, counts, _, _, x, _, rows = arguments[:9]
         width = rows.shape[0] * 64
-        return latents.size * 4 * width + len(x) * 5 * width  # decode and dot; error, its square
+        return counts.sum() * 4 * width + len(x) * 5 * width  # decode and dot; error, its square
     if kernel == "weight_gradients":
         starts, *_ = arguments
         grad_dec = arguments[7]

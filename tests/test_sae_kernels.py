@@ -102,8 +102,11 @@ def test_packing_rounds_to_the_nearest_bfloat16(n: int, d_in: int, seed: int) ->
 def pairs_of(latents: np.ndarray, values: np.ndarray, d_sae: int) -> ActivePairs:
     """Pairs as `select` leaves them."""
     pairs = ActivePairs(len(latents), d_sae, latents.shape[1])
-    pairs.latents[:] = latents
-    pairs.values[:] = values
+    # As `select` leaves them: those that fire first.
+    order = np.argsort(values <= 0, axis=1, kind="stable")
+    pairs.latents[:] = np.take_along_axis(latents, order, axis=1)
+    pairs.values[:] = np.take_along_axis(values, order, axis=1)
+    pairs.counts[:] = (values > 0).sum(1)
     return pairs
 
 
@@ -135,10 +138,12 @@ def test_decoding_and_gradients(n: int, d_in: int, d_sae: int, threads: int, see
     torch.set_num_threads(threads)
     try:
         pairs = pairs_of(latents, values, d_sae)
-        total = pairs.decode(W_dec, bias, x, rows, 2 / n, residual)
+        own = pairs.values.reshape(-1)
+        total = pairs.decode(W_dec, own, bias, x, rows, 2 / n, residual)
         found = Gradients(d_sae, width)
         found.W_dec[:] = found.W_enc[:] = 7
-        pairs.gradients(rows, W_dec, np.zeros(d_sae, np.bool_), found)
+        nobody = np.zeros(d_sae, np.bool_)
+        pairs.gradients(own, pairs.slope, 2 / n, rows, W_dec, nobody, found)
     finally:
         torch.set_num_threads(before)
 
@@ -149,8 +154,9 @@ def test_decoding_and_gradients(n: int, d_in: int, d_sae: int, threads: int, see
     np.testing.assert_allclose(pairs.squared, (expected**2).sum(1), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(total[:d_in], expected.sum(0), rtol=1e-3, atol=2e-3)
     dense_slope = 2 / n * expected @ decoder.T * (dense > 0)
-    own = np.take_along_axis(dense_slope, latents, axis=1)
-    np.testing.assert_allclose(pairs.slope, own, rtol=1e-3, atol=1e-3)
+    slope = np.where(pairs.values > 0, pairs.slope.reshape(n, k), 0)
+    wanted = np.take_along_axis(dense_slope, pairs.latents, axis=1)
+    np.testing.assert_allclose(slope, wanted, rtol=1e-3, atol=1e-3)
     assert np.array_equal(np.diff(pairs.starts), (dense > 0).sum(0))
 
     # The gradients sum the error as it was rounded; that is at most half a bfloat16's step away.
@@ -184,12 +190,13 @@ def test_gradients_add_to_those_that_are_held(n: int, d_in: int, d_sae: int, see
     x = draw.normal(size=(n, d_in)).astype(np.float32)
     rows = np.stack([packed(np.zeros((n, d_in))), packed(x)], axis=2)
     width = rows.shape[0] * WIDTH
-    pairs.decode(W_dec, np.zeros(width, np.float32), x, rows, 1.0, np.empty((0, width), np.float32))
+    own, none = pairs.values.reshape(-1), np.empty((0, width), np.float32)
+    pairs.decode(W_dec, own, np.zeros(width, np.float32), x, rows, 1.0, none)
     once, twice = Gradients(d_sae, width), Gradients(d_sae, width)
     held = draw.random(d_sae) < 0.5
     for into in (once, twice):
-        pairs.gradients(rows, W_dec, np.zeros(d_sae, np.bool_), into)
-    pairs.gradients(rows, W_dec, held, twice)
+        pairs.gradients(own, pairs.slope, 1.0, rows, W_dec, np.zeros(d_sae, np.bool_), into)
+    pairs.gradients(own, pairs.slope, 1.0, rows, W_dec, held, twice)
     times = np.where(held, 2, 1)
     for name in ("W_dec", "W_enc", "b_enc", "along"):
         single = getattr(once, name)
@@ -203,15 +210,16 @@ def test_pairs_are_sorted_by_latent_and_then_by_token() -> None:
     latents = draw.permuted(np.tile(np.arange(40), (50, 1)), axis=1)[:, :7]
     values = torch.from_numpy(np.maximum(draw.normal(size=(50, 7)), 0)).bfloat16().double().numpy()
     pairs = pairs_of(latents, values, 40)
-    rows = np.zeros((1, 50, 2, HALF), np.uint32)
-    x = np.zeros((50, 3), np.float32)
-    pairs.decode(packed(np.ones((40, 3))), np.zeros(WIDTH, np.float32), x, rows, 1.0, x[:0])
+    own, slope = pairs.values.reshape(-1), np.arange(350, dtype=np.float32)
+    rows, W_dec = np.zeros((1, 50, 2, HALF), np.uint32), packed(np.ones((40, 3)))
+    nobody = np.zeros(40, np.bool_)
+    pairs.gradients(own, slope, 1.0, rows, W_dec, nobody, Gradients(40, WIDTH))
     for f in range(40):
-        tokens, slots = np.nonzero((latents == f) & (values > 0))
-        own = slice(pairs.starts[f], pairs.starts[f + 1])
-        assert np.array_equal(pairs._tokens[own], tokens)
-        assert np.array_equal(pairs._by_value[own], values[tokens, slots])
-        assert np.array_equal(pairs._by_slope[own], pairs.slope[tokens, slots])
+        tokens, slots = np.nonzero((pairs.latents == f) & (pairs.values > 0))
+        mine = slice(pairs.starts[f], pairs.starts[f + 1])
+        assert np.array_equal(pairs._tokens[mine], tokens)
+        assert np.array_equal(pairs._by_value[mine], pairs.values[tokens, slots])
+        assert np.array_equal(pairs._by_slope[mine], slope.reshape(50, 7)[tokens, slots])
 
 
 @given(rows=st.integers(1, 50), parts=st.integers(1, 60), threads=st.integers(1, 4))

@@ -94,13 +94,15 @@ class CpuTopK:
         blocks = [*range(0, spec.batch, self._block), spec.batch]
         share(self._encode, blocks, (pairs, self._aux) if n_dead else (pairs,))
         residual = self._residual[: spec.batch if n_dead else 0]
-        total = pairs.decode(self._W_dec, bias, x, self._rows, 2 / spec.batch, residual)
-        pairs.gradients(self._rows, self._W_dec, np.zeros(spec.d_sae, np.bool_), self._grad)
+        scale, nobody = 2 / spec.batch, np.zeros(spec.d_sae, np.bool_)
+        values = pairs.values.reshape(-1)
+        total = pairs.decode(self._W_dec, values, bias, x, self._rows, scale, residual)
+        pairs.gradients(values, pairs.slope, scale, self._rows, self._W_dec, nobody, self._grad)
         fired = pairs.fired()
         touched = fired | self._add_auxk(n_dead, fired) if n_dead else fired
         # Reduced over tokens first, so that the encoder's part is a product with one vector.
         through = weighted_sum(self._grad.b_enc, _np(state["W_enc"]))
-        grad_b_dec = torch.from_numpy(total[: spec.d_in] * np.float32(2 / spec.batch) - through)
+        grad_b_dec = torch.from_numpy(total[: spec.d_in] * np.float32(scale) - through)
         self._update(done, torch.from_numpy(touched), grad_b_dec)
         state["since_fired"] += spec.batch
         state["since_fired"][torch.from_numpy(fired)] = 0
@@ -160,10 +162,10 @@ class CpuTopK:
         """
         spec, pairs = self.spec, self._aux
         scale = 2 / spec.batch * spec.aux_coefficient * min(1.0, n_dead / spec.k_aux)
-        no_bias = np.zeros(self._width, np.float32)
-        no_residual = self._residual[:0]
-        pairs.decode(self._W_dec, no_bias, self._residual, self._rows, scale, no_residual)
-        pairs.gradients(self._rows, self._W_dec, fired, self._grad)
+        no_bias, no_residual = np.zeros(self._width, np.float32), self._residual[:0]
+        values, rows = pairs.values.reshape(-1), self._rows
+        pairs.decode(self._W_dec, values, no_bias, self._residual, rows, scale, no_residual)
+        pairs.gradients(values, pairs.slope, scale, rows, self._W_dec, fired, self._grad)
         return pairs.fired()
 
     def _update(self, done: int, touched: Tensor, grad_b_dec: Tensor) -> None:
@@ -222,8 +224,9 @@ class TopKEncoder:
             pre = self._pre[:n]
             torch.addmm(self._low_bias, centred[block].bfloat16(), self._low.T, out=pre)
             candidates = np.empty((n, self._candidates), np.int32)
-            unused = np.empty((n, self._candidates), np.float32)
-            choice = (self._everyone, self._columns, candidates, unused)
+            values_low = np.empty((n, self._candidates), np.float32)
+            counts = np.empty(n, np.int32)
+            choice = (self._everyone, self._columns, candidates, values_low, counts)
             share(kernels.select_topk, n, pre.view(torch.int16).numpy(), (choice,))
             share(
                 kernels.refine_topk,

@@ -69,8 +69,8 @@ def _choose(  # noqa: PLR0912
     places: Int,
     latents: Int,
     words: Int,
-) -> None:
-    """One row of `select_topk`; maxima, candidates and places are room to work in."""
+) -> int:
+    """One row of `select_topk`: how many it finds. maxima, candidates, places: room to work in."""
     d_sae, k = len(row), len(latents)
     folds = (d_sae + columns - 1) // columns
     maxima[:columns] = 0
@@ -119,9 +119,10 @@ def _choose(  # noqa: PLR0912
     for j in range(filled, k):
         latents[j] = 0
         words[j] = 0
+    return filled
 
 
-Choices = tuple[tuple[Bits, int, Int, Float], ...]
+Choices = tuple[tuple[Bits, int, Int, Float, Int], ...]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -129,9 +130,9 @@ def select_topk(first: int, last: int, bits: Bits, choices: Choices) -> None:
     """The k largest positive entries of each row of a bfloat16 matrix, by ascending latent.
 
     bits: int16 [B, F], the matrix's own bits: positive bfloat16s order as integers. Each of the
-    choices is (allowed, columns, latents, values). allowed: int16 [F], -1 for the latents that are
-    chosen from, 0 for others. latents: int32 [B, K] and values: float32 [B, K] are filled; a row
-    with fewer than k positive entries ends in zeros. Of equal entries those of the lower
+    choices is (allowed, columns, latents, values, counts). allowed: int16 [F], -1 for the latents
+    that are chosen from, 0 for others. latents: int32 [B, K], values: float32 [B, K] and counts:
+    int32 [B] are filled; a row with fewer than k positive entries ends in zeros. Of equal entries those of the lower
     latents are chosen. All choices are made while a row is in cache.
 
     The row is folded into ``columns`` maxima, a multiple of 32. The k-th largest maximum bounds
@@ -142,9 +143,11 @@ def select_topk(first: int, last: int, bits: Bits, choices: Choices) -> None:
     candidates = np.empty(d_sae + 32, np.int16)
     places = np.empty(d_sae, np.int32)
     for b in range(first, last):
-        for allowed, columns, latents, values in choices:
+        for allowed, columns, latents, values, counts in choices:
             words = values[b].view(np.int32)  # a float32 is its bfloat16 and 16 zeros
-            _choose(bits[b], allowed, columns, maxima, candidates, places, latents[b], words)
+            counts[b] = _choose(
+                bits[b], allowed, columns, maxima, candidates, places, latents[b], words
+            )
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")

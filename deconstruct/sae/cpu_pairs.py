@@ -14,112 +14,103 @@ from deconstruct.sae import cpu_kernels as kernels
 from deconstruct.sae import cpu_sparse as sparse
 from deconstruct.sae.cpu_threads import even, share
 
+Floats = NDArray[np.float32]
+Int = NDArray[np.int32]
+Packed = NDArray[np.uint32]
+
 CHUNK_TOKENS = 512
 """Tokens whose errors are summed up apart, so that no sum depends on the number of threads. A
 thread decodes several chunks in one pass over W_dec."""
 
 
-class ActivePairs:
-    """The (token, latent) pairs of one batch, k a token, some of which may not fire (value 0).
+class PairProducts:
+    """What is computed for the (token, latent) pairs of one batch alone, on packed matrices.
 
-    allowed: int16 [d_sae], -1 for the latents that are chosen from, 0 for others; all at first.
-    latents int32, values and slope float32, all [tokens, k]; sorted by latent, those that fire:
-    starts int32 [d_sae + 1] and a token, a value and a slope a place.
+    offsets, int64, and counts, int32: [tokens], where a token's pairs begin and how many they are.
+    latents int32, values and slope float32: [places]. Sorted by latent: starts int32 [d_sae + 1],
+    and a token, a value and a slope a place.
     """
 
-    def __init__(self, tokens: int, d_sae: int, k: int) -> None:
-        self.allowed = np.full(d_sae, -1, np.int16)
-        self.columns = fold_columns(d_sae, k)
-        self.latents = np.zeros((tokens, k), np.int32)
-        self.values = np.zeros((tokens, k), np.float32)
-        self.slope = np.zeros((tokens, k), np.float32)
-        self.squared = np.zeros(tokens, np.float32)
+    def __init__(
+        self, offsets: NDArray[np.int64], counts: NDArray[np.int32], latents: Int, d_sae: int
+    ) -> None:
+        self.offsets, self.counts, self._latents = offsets, counts, latents
+        self.slope = np.zeros(len(latents), np.float32)
+        self.squared = np.zeros(len(counts), np.float32)
         self.starts = np.zeros(d_sae + 1, np.int32)
-        self._tokens = np.zeros(tokens * k, np.int32)
-        self._by_value, self._by_slope = np.zeros((2, tokens * k), np.float32)
+        self._tokens = np.zeros(len(latents), np.int32)
+        self._by_value, self._by_slope = np.zeros((2, len(latents)), np.float32)
 
     def decode(
         self,
-        W_dec: NDArray[np.uint32],
-        bias: NDArray[np.float32],
-        x: NDArray[np.float32],
-        rows: NDArray[np.uint32],
+        W_dec: Packed,
+        values: Floats,
+        bias: Floats,
+        x: Floats,
+        rows: Packed,
         scale: float,
-        residual: NDArray[np.float32],
-    ) -> NDArray[np.float32]:
+        residual: Floats,
+    ) -> Floats:
         """The error of each token, packed into rows, its negative in residual [tokens, D] unless
         that is empty (see `cpu_sparse`), and the slopes.
 
-        scale: of a loss's gradient in the error; the slopes and the sorted values are multiplied
-        by it. Returns the sum of the errors, [D].
+        scale: of a loss's gradient in the error, that the slopes are multiplied by. Returns the
+        sum of the errors, [D].
         """
-        tokens = len(self.latents)
+        tokens = len(self.counts)
         sums = np.zeros((-(-tokens // CHUNK_TOKENS), len(bias)), np.float32)
         chunks = even(len(sums), torch.get_num_threads())
         cuts = [min(tokens, CHUNK_TOKENS * chunk) for chunk in chunks]
-        share(
-            sparse.decode_and_slope,
-            cuts,
-            W_dec,
-            bias,
-            self.latents,
-            self.values,
-            x,
-            scale,
-            rows,
-            residual,
-            self.slope,
-            self.squared,
-            sums,
-            CHUNK_TOKENS,
-        )
-        sparse.group_by_latent(
-            self.latents,
-            self.values,
-            self.slope,
-            scale,
-            self.starts,
-            self._tokens,
-            self._by_value,
-            self._by_slope,
-        )
-        total: NDArray[np.float32] = sums.sum(0)
+        of = (self.offsets, self.counts, self._latents, values, x, scale)
+        into = (rows, residual, self.slope, self.squared, sums)
+        share(sparse.decode_and_slope, cuts, W_dec, bias, *of, *into, CHUNK_TOKENS)
+        total: Floats = sums.sum(0)
         return total
 
     def fired(self) -> NDArray[np.bool_]:
-        """Which latents fire on any of the decoded tokens: [d_sae]."""
+        """Which latents have a pair, once `gradients` has sorted them: [d_sae]."""
         some: NDArray[np.bool_] = np.diff(self.starts) > 0
         return some
 
     def gradients(
         self,
-        rows: NDArray[np.uint32],
-        W_dec: NDArray[np.uint32],
+        values: Floats,
+        push: Floats,
+        scale: float,
+        rows: Packed,
+        W_dec: Packed,
         held: NDArray[np.bool_],
         into: Gradients,
     ) -> None:
-        """Fill ``into``, or add to it for the latents held; see `cpu_sparse.weight_gradients`."""
+        """Fill ``into``, or add to it for the latents held; see `cpu_sparse.weight_gradients`.
+
+        push: the loss' slope in each pair's pre-activation, [places]; values count ``scale``."""
+        by_latent = (self.starts, self._tokens, self._by_value, self._by_slope)
+        of = (self.offsets, self.counts, self._latents, values, push, scale)
+        sparse.group_by_latent(*of, *by_latent)
         # A range has about as many pairs and rows as any other: common latents cost more.
         d_sae = len(into.b_enc)
         work = self.starts + 2.0 * np.arange(d_sae + 1)
         shares = np.linspace(0, work[-1], 2 * torch.get_num_threads() + 1)
         cuts = [0, *np.searchsorted(work, shares[1:-1]).tolist(), d_sae]
-        share(
-            sparse.weight_gradients,
-            cuts,
-            self.starts,
-            self._tokens,
-            self._by_value,
-            self._by_slope,
-            rows,
-            W_dec,
-            held,
-            into.W_dec,
-            into.W_enc,
-            into.b_enc,
-            into.along,
-            into.squares,
-        )
+        found = (into.W_dec, into.W_enc, into.b_enc, into.along, into.squares)
+        share(sparse.weight_gradients, cuts, *by_latent, rows, W_dec, held, *found)
+
+
+class ActivePairs(PairProducts):
+    """The largest pre-activations of each token, at most k.
+
+    allowed: int16 [d_sae], -1 for the latents that are chosen from, 0 for others; all at first.
+    latents int32, values float32: [tokens, k], of which the first ``counts`` of a row count.
+    """
+
+    def __init__(self, tokens: int, d_sae: int, k: int) -> None:
+        self.latents = np.zeros((tokens, k), np.int32)
+        self.values = np.zeros((tokens, k), np.float32)
+        offsets, counts = k * np.arange(tokens, dtype=np.int64), np.zeros(tokens, np.int32)
+        super().__init__(offsets, counts, self.latents.reshape(-1), d_sae)
+        self.allowed = np.full(d_sae, -1, np.int16)
+        self.columns = fold_columns(d_sae, k)
 
 
 class Gradients:
@@ -134,7 +125,9 @@ class Gradients:
 def select(pre: Tensor, first: int, chosen: Sequence[ActivePairs]) -> None:
     """Choose the largest of each row of pre, bfloat16 [n, d_sae], for tokens from ``first`` on."""
     block = slice(first, first + len(pre))
-    choices = tuple((p.allowed, p.columns, p.latents[block], p.values[block]) for p in chosen)
+    choices = tuple(
+        (p.allowed, p.columns, p.latents[block], p.values[block], p.counts[block]) for p in chosen
+    )
     kernels.select_topk(0, len(pre), pre.view(torch.int16).numpy(), choices)
 
 

@@ -5,7 +5,8 @@ products wait for is memory, so matrices that rows are gathered from are kept in
 into slices of `WIDTH` columns, [slices, rows, HALF] words (packed; see `cpu_vectors`): a slice
 stays in a core's L2 while all tokens or latents pass over it. Sums are float32, each in a fixed
 order whatever the number of threads. Sizes: B tokens, F = d_sae, D = d_in (a multiple of WIDTH,
-where need be padded with zeros), S = D / WIDTH, K = k.
+where need be padded with zeros), S = D / WIDTH, P places of pairs. Token b's pairs are the
+counts[b] places from offsets[b] on, so that a row may have room for more than fire.
 
 Kernels work on rows first <= row < last; `cpu_threads.share` calls them.
 """
@@ -20,6 +21,7 @@ from deconstruct.sae.cpu_vectors import WIDTH, add_row_pairs, add_rows, dot_rows
 
 Float = NDArray[np.float32]
 Int = NDArray[np.int32]
+Long = NDArray[np.int64]
 Packed = NDArray[np.uint32]
 
 
@@ -59,6 +61,8 @@ def decode_and_slope(
     last: int,
     W_dec: Packed,
     bias: Float,
+    offsets: Long,
+    counts: Int,
     latents: Int,
     values: Float,
     x: Float,
@@ -74,17 +78,16 @@ def decode_and_slope(
 
     error = values @ W_dec + bias - x, for W_dec packed [S, F, HALF], bias [D], x [B, d_in]; it is
     written packed to the first row of each pair of rows [S, B, 2, HALF], and its negative to
-    residual [B, D] in float32 unless that is empty. squared [B] = |error|^2; slope [B, K] = scale *
-    error . W_dec[latent], 0 for a latent that does not fire. sums[b // chunk] += token b's error,
-    [D].
+    residual [B, D] in float32 unless that is empty. squared [B] = |error|^2; slope [P] = scale *
+    error . W_dec[latent]. sums[b // chunk] += token b's error, [D].
     """
-    d_in, k = x.shape[1], latents.shape[1]
+    d_in = x.shape[1]
     row = np.empty(WIDTH, np.float32)
     place = row.ctypes.data
     for b in range(first, last):
         squared[b] = 0
-        for i in range(k):
-            slope[b, i] = 0
+        for p in range(offsets[b], offsets[b] + counts[b]):
+            slope[p] = 0
     for s in range(W_dec.shape[0]):
         table = W_dec[s].ctypes.data
         start = s * WIDTH
@@ -95,7 +98,8 @@ def decode_and_slope(
                 row[j] = bias[start + j] - x[b, start + j]
             for j in range(own, WIDTH):
                 row[j] = 0
-            add_rows(table, latents[b].ctypes.data, values[b].ctypes.data, k, place)
+            at, k = offsets[b], counts[b]
+            add_rows(table, latents[at:].ctypes.data, values[at:].ctypes.data, k, place)
             total = np.float32(0)
             for j in range(WIDTH):
                 total += row[j] * row[j]
@@ -105,14 +109,16 @@ def decode_and_slope(
             if residual.size:
                 for j in range(WIDTH):
                     residual[b, start + j] = -row[j]
-            dot_rows(table, latents[b].ctypes.data, k, place, slope[b].ctypes.data)
+            dot_rows(table, latents[at:].ctypes.data, k, place, slope[at:].ctypes.data)
     for b in range(first, last):
-        for i in range(k):
-            slope[b, i] = np.float32(scale) * slope[b, i] if values[b, i] > 0 else np.float32(0)
+        for p in range(offsets[b], offsets[b] + counts[b]):
+            slope[p] *= np.float32(scale)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def group_by_latent(
+    offsets: Long,
+    counts: Int,
     latents: Int,
     values: Float,
     slope: Float,
@@ -122,31 +128,28 @@ def group_by_latent(
     by_value: Float,
     by_slope: Float,
 ) -> None:
-    """Sort the firing (token, latent) pairs by latent, stably: one counting sort a step.
+    """Sort the (token, latent) pairs by latent, stably: one counting sort a step.
 
     starts: int32 [F + 1]. Places starts[f]:starts[f + 1] of tokens, by_value and by_slope, all
-    [B * K], are filled with the tokens on which latent f fires, its values there times scale, and
-    their slopes.
+    [P], are filled with the tokens of latent f's pairs, its values there times scale, and their
+    slopes.
     """
-    n_tokens, k = latents.shape
     d_sae = len(starts) - 1
     for f in range(d_sae + 1):
         starts[f] = 0
-    for b in range(n_tokens):
-        for i in range(k):
-            if values[b, i] > 0:
-                starts[latents[b, i] + 1] += 1
+    for b in range(len(counts)):
+        for p in range(offsets[b], offsets[b] + counts[b]):
+            starts[latents[p] + 1] += 1
     for f in range(d_sae):
         starts[f + 1] += starts[f]
     cursor = starts[:-1].copy()
-    for b in range(n_tokens):
-        for i in range(k):
-            if values[b, i] > 0:
-                place = cursor[latents[b, i]]
-                cursor[latents[b, i]] += 1
-                tokens[place] = b
-                by_value[place] = np.float32(scale) * values[b, i]
-                by_slope[place] = slope[b, i]
+    for b in range(len(counts)):
+        for p in range(offsets[b], offsets[b] + counts[b]):
+            place = cursor[latents[p]]
+            cursor[latents[p]] += 1
+            tokens[place] = b
+            by_value[place] = np.float32(scale) * values[p]
+            by_slope[place] = slope[p]
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
