@@ -118,7 +118,9 @@ def pairs_of(latents: np.ndarray, values: np.ndarray, d_sae: int) -> ActivePairs
     threads=st.sampled_from([1, 2, 3]),
     seed=st.integers(0, 99),
 )
-def test_decoding_and_gradients(n: int, d_in: int, d_sae: int, threads: int, seed: int) -> None:
+def test_decoding_and_gradients(  # noqa: PLR0915
+    n: int, d_in: int, d_sae: int, threads: int, seed: int
+) -> None:
     k = 1 + seed % d_sae
     draw = np.random.default_rng(seed)
     latents = draw.permuted(np.tile(np.arange(d_sae), (n, 1)), axis=1)[:, :k]
@@ -142,8 +144,8 @@ def test_decoding_and_gradients(n: int, d_in: int, d_sae: int, threads: int, see
         total = pairs.decode(W_dec, own, bias, x, rows, 2 / n, residual)
         found = Gradients(d_sae, width)
         found.W_dec[:] = found.W_enc[:] = 7
-        nobody = np.zeros(d_sae, np.bool_)
-        pairs.gradients(own, pairs.slope, 2 / n, rows, W_dec, nobody, found)
+        held = np.zeros(d_sae, np.bool_)
+        pairs.gradients(own, pairs.slope, 2 / n, rows, W_dec, held, found)
     finally:
         torch.set_num_threads(before)
 
@@ -154,8 +156,8 @@ def test_decoding_and_gradients(n: int, d_in: int, d_sae: int, threads: int, see
     np.testing.assert_allclose(pairs.squared, (expected**2).sum(1), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(total[:d_in], expected.sum(0), rtol=1e-3, atol=2e-3)
     dense_slope = 2 / n * expected @ decoder.T * (dense > 0)
-    slope = np.where(pairs.values > 0, pairs.slope.reshape(n, k), 0)
     wanted = np.take_along_axis(dense_slope, pairs.latents, axis=1)
+    slope = np.where(pairs.values > 0, pairs.slope.reshape(n, k), 0)
     np.testing.assert_allclose(slope, wanted, rtol=1e-3, atol=1e-3)
     assert np.array_equal(np.diff(pairs.starts), (dense > 0).sum(0))
 

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 from deconstruct.sae import architectures, cpu_varying, varying_kernels
 from deconstruct.sae.architectures import LOSSES, Inputs, loss
+from deconstruct.sae.cpu_pairs import ActivePairs
 from deconstruct.sae.cpu_varying import VaryingEngine
 from deconstruct.sae.engine import StepSpec, initial_weights
-from deconstruct.sae.pairs import Encoder, Pairs, floats, keep_largest, ordered
-
-NONE = torch.zeros(0, dtype=torch.int64)
+from deconstruct.sae.pairs import Encoder, Pairs, floats, keep_largest, ordered, pairs_of, with_bias
 
 
 @settings(deadline=None, max_examples=60)
@@ -88,9 +87,9 @@ def reference(
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Dense float64 gradients, with pre-activations rounded as the engine rounds them."""
     p = {name: w.double().requires_grad_() for name, w in weights.items()}
-    bias = weights.get("b_gate", weights.get("b_enc")).bfloat16()
+    bias = weights.get("b_gate", weights.get("b_enc"))
     moved = inputs.z.float() if spec.transcoder else inputs.z.float() - weights["b_dec"]
-    low = torch.addmm(bias, moved.bfloat16(), weights["W_enc"].bfloat16())
+    low = (moved.bfloat16().float() @ weights["W_enc"].bfloat16().float() + bias).bfloat16()
     exact = moved.double() @ p["W_enc"].detach() + weights.get("b_gate", weights.get("b_enc"))
 
     product = architectures._product
@@ -107,7 +106,7 @@ def reference(
 @settings(deadline=None, max_examples=12)
 @given(
     n=st.integers(2, 20),
-    d_in=st.integers(2, 20),
+    d_in=st.integers(2, 20) | st.just(64),
     d_sae=st.integers(2, 90),
     k_of=st.sampled_from(["one", "some", "all"]),
     seed=st.integers(0, 999),
@@ -156,20 +155,22 @@ def test_gradients_are_those_of_the_dense_loss(
         patch.setattr(cpu_varying, "DENSE_ABOVE", 10.0)
         engine.step(z, target if d_out else None)
     assert not engine._state["dense"]
-    assert abs(float(engine.losses[0]) - float(terms.squared)) < 1e-4 * (1 + float(terms.squared))
+    close = 2e-2 if engine._packed else 2e-3  # that form multiplies by bfloat16s
+    squared = float(terms.squared)
+    assert abs(float(engine.losses[0]) - squared) < 0.1 * close * (1 + squared)
     for name, want in expected.items():
         size = float(want.abs().max()) + 1e-3
         off = float((engine.found[name] - want).abs().max())
-        assert off < 2e-3 * size, (name, off, size)
+        assert off < close * size, (name, off, size)
     fired = (terms.active > 0).any(0)
     assert torch.equal(engine._state["since_fired"] == 0, fired)
 
 
 def decided(spec, weights, inputs, terms) -> bool:
     """No tie decides which pairs are kept, in the batch or among the dead."""
-    bias = weights["b_enc"].bfloat16()
+    bias = weights["b_enc"]
     moved = inputs.z.float() if spec.transcoder else inputs.z.float() - weights["b_dec"]
-    low = torch.addmm(bias, moved.bfloat16(), weights["W_enc"].bfloat16()).float()
+    low = (moved.bfloat16().float() @ weights["W_enc"].bfloat16().float() + bias).bfloat16().float()
 
     def clear(rows: torch.Tensor, k: int) -> bool:
         ranked = rows.relu().sort(dim=1, descending=True).values
@@ -237,16 +238,25 @@ def test_the_encoder_gives_what_a_product_gives() -> None:
     generator = torch.Generator().manual_seed(0)
     W, bias = torch.randn(70, 20, generator=generator), torch.randn(70, generator=generator)
     x = torch.randn(1100, 20, generator=generator)  # three blocks, the last one short
-    encoder = Encoder(W.bfloat16(), bias, x)
-    dead = torch.tensor([3, 50])
-    pairs, of_dead = encoder.above(ordered(np.full(70, 2.0, np.float32)), 10**6, dead)
-    low = torch.addmm(bias.bfloat16(), x.bfloat16(), W.bfloat16().T).float()
+    shadow = torch.cat([W, torch.zeros(70, 2)], dim=1).bfloat16()
+    with_bias(shadow, bias)
+    encoder = Encoder(shadow, torch.cat([x, torch.ones(1100, 2)], dim=1).bfloat16())
+    aux = ActivePairs(1100, 70, 3)
+    aux.allowed[10:] = 0
+    edges = ordered(np.full(70, 2.0, np.float32))
+    pairs = encoder.above(edges, 10**6, aux)
+    low = (x.bfloat16().float() @ W.bfloat16().float().T + bias).bfloat16().float()
     dense = torch.zeros(1100, 70)
     dense[torch.from_numpy(pairs.tokens).long(), torch.from_numpy(pairs.latents).long()] = (
         torch.from_numpy(pairs.pre)
     )
     torch.testing.assert_close(dense, torch.where(low > 2, low, 0.0), rtol=0.02, atol=0.02)
-    torch.testing.assert_close(of_dead.float(), low[:, dead], rtol=0.02, atol=0.02)
-    assert encoder.above(ordered(np.full(70, 2.0, np.float32)), 100, NONE) is None
-    rows, _ = encoder.topk(5, NONE)
+    largest = low[:, :10].relu().topk(3).values.sort().values
+    torch.testing.assert_close(
+        torch.from_numpy(aux.values).sort().values, largest, rtol=0.02, atol=0.02
+    )
+    assert encoder.above(edges, 100) is None
+    five = ActivePairs(1100, 70, 5)
+    encoder.largest([five])
+    rows = pairs_of(five)
     assert (np.diff(rows.offsets) <= 5).all()

@@ -29,6 +29,7 @@ from deconstruct.sae.cpu_threads import share, weighted_sum
 from deconstruct.sae.cpu_update import Gradient, RowAdam, bits_of
 from deconstruct.sae.cpu_vectors import HALF, WIDTH
 from deconstruct.sae.engine import NAMES, StepSpec
+from deconstruct.sae.pairs import with_bias
 
 BLOCK_BYTES = 64 << 20
 BLOCK_TOKENS = 1024
@@ -66,8 +67,6 @@ class CpuTopK:
         self._width = slices * WIDTH
         self._block = max(1, min(B, BLOCK_TOKENS, BLOCK_BYTES // (2 * F)))
         self._free: SimpleQueue[Tensor] = SimpleQueue()
-        # The bias is two more columns of W_enc, of which the second holds what bfloat16 rounds off
-        # the first; added by the product itself, it costs no pass over its output.
         self._low = torch.ones(B, spec.d_in + 2, dtype=torch.bfloat16)
         self._rows = np.zeros((slices, B, 2, HALF), np.uint32)
         self._W_enc = torch.empty(F, spec.d_in + 2, dtype=torch.bfloat16)
@@ -132,14 +131,9 @@ class CpuTopK:
 
     def _copy_weights(self) -> None:
         self._W_enc[:, : self.spec.d_in] = self._state["W_enc"]
-        self._copy_bias()
+        with_bias(self._W_enc, self._state["b_enc"])
         padded = torch.nn.functional.pad(self._state["W_dec"], (0, self._width - self.spec.d_in))
         share(sparse.pack, self.spec.d_sae, _np(padded), self._W_dec)
-
-    def _copy_bias(self) -> None:
-        bias = self._state["b_enc"]
-        self._W_enc[:, -2] = bias
-        self._W_enc[:, -1] = bias - self._W_enc[:, -2].float()
 
     def _encode(self, first: int, last: int, chosen: tuple[ActivePairs, ...]) -> None:
         """Choose the active latents of tokens first <= token < last."""
@@ -184,7 +178,7 @@ class CpuTopK:
             "b_dec": Gradient(_np(grad_b_dec)[None]),
         }
         self._optimizer.step(done, touched, clip, gradients)
-        self._copy_bias()
+        with_bias(self._W_enc, self._state["b_enc"])
 
 
 class TopKEncoder:

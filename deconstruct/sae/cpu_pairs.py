@@ -118,6 +118,18 @@ class Gradients:
 
     def __init__(self, d_sae: int, width: int) -> None:
         self.W_dec, self.W_enc = np.zeros((2, d_sae, width), np.float32)
+        self._add_vectors()
+
+    @classmethod
+    def around(cls, W_dec: Floats, W_enc: Floats) -> Gradients:
+        """Those two matrices, [d_sae, D], and vectors beside them."""
+        found = cls.__new__(cls)
+        found.W_dec, found.W_enc = W_dec, W_enc
+        found._add_vectors()
+        return found
+
+    def _add_vectors(self) -> None:
+        d_sae = len(self.W_dec)
         self.b_enc, self.along = np.zeros((2, d_sae), np.float32)
         self.squares = np.zeros(d_sae)
 

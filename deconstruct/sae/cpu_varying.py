@@ -21,15 +21,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deconstruct.config import BY_NUMBER
+from deconstruct.sae import cpu_sparse as sparse
 from deconstruct.sae import varying_kernels as kernels
 from deconstruct.sae.architectures import Inputs, loss
 from deconstruct.sae.coding import CODINGS, Scene
 from deconstruct.sae.control import Control
+from deconstruct.sae.cpu_pairs import ActivePairs, Gradients
 from deconstruct.sae.cpu_threads import share, weighted_sum
 from deconstruct.sae.cpu_update import Gradient, RowAdam, bits_of, rows_of
+from deconstruct.sae.cpu_vectors import HALF, WIDTH
 from deconstruct.sae.engine import SHARED, StepSpec
-from deconstruct.sae.pair_products import Dictionary
-from deconstruct.sae.pairs import Encoder, Pairs, keep_largest, of_rows, ordered
+from deconstruct.sae.pair_products import Decoded, Flags, Floats, Nested, Packed, Products
+from deconstruct.sae.pairs import Encoder, Pairs, keep_largest, ordered, pairs_of, with_bias
 from deconstruct.sae.parallel import anywhere, average, ranks
 
 DENSE_ABOVE = 0.06
@@ -60,10 +63,16 @@ class VaryingEngine:
         self._state["dense"] = torch.zeros(1, dtype=torch.bool)
         self._state["l0"] = torch.zeros(1, dtype=torch.float64)
         self._bias = "b_gate" if spec.architecture == "gated" else "b_enc"
-        self._shadow = self._state["W_enc"].bfloat16()
+        self._shadow = torch.empty(spec.d_sae, spec.d_in + 2, dtype=torch.bfloat16)
+        self._encoder: Encoder | None = None
         ends = np.array(spec.prefixes or (spec.d_sae,))
         self._groups = np.searchsorted(ends, np.arange(spec.d_sae), side="right").astype(np.int32)
         self._grad = {name: torch.zeros_like(self._state[name]) for name in self._names}
+        whole = spec.d_in % WIDTH == 0  # else packed gradients would be wider than the weights
+        self._packed = not spec.transcoder and len(ends) == 1 and whole
+        slices = spec.d_in // WIDTH if self._packed else 0
+        self._W_dec = np.zeros((slices, spec.d_sae, HALF), np.uint32)
+        self._copy_weights()
 
     def step(self, z: Tensor, target: Tensor | None = None) -> None:
         """Train on z, float32 [batch, d_in], in scaled coordinates; target: a transcoder's."""
@@ -105,7 +114,7 @@ class VaryingEngine:
         """Take over what `state_dict` gave. Raises ``KeyError`` where a tensor is missing."""
         for name, tensor in self.state_dict().items():
             tensor.copy_(state[name])
-        self._shadow.copy_(self._state["W_enc"])
+        self._copy_weights()
 
     def firing(self) -> tuple[float, float]:
         """Mean L0 of the last step's tokens, and the share of latents that are dead."""
@@ -119,83 +128,106 @@ class VaryingEngine:
         threshold. None: there are too many pairs."""
         state, spec, n = self._state, self.spec, len(z)
         by_number = spec.architecture in BY_NUMBER
-        inputs = z if spec.transcoder else z - state["b_dec"]
-        revived = dead if by_number and spec.k_aux else dead[:0]
-        chosen = self._choose(inputs, revived)
+        aux = ActivePairs(n, spec.d_sae, spec.k_aux) if by_number and len(dead) else None
+        if aux is not None:
+            aux.allowed[:] = 0
+            aux.allowed[dead.numpy()] = -1
+        products, low = self._products(z, target)
+        chosen = self._choose(low, aux)
         if chosen is None:
             return None
-        pairs, of_dead, threshold = chosen
-        base = state["b_dec"] - target
-        if spec.skip:
-            base = base + z @ state["W_skip"].T
-        dictionary = Dictionary(state["W_dec"], self._groups)
-        scale = 2 / n / dictionary.n_groups
-        errors = np.empty(0, np.float32)
+        pairs, threshold = chosen
+        decoded: list[Decoded] = []
 
-        def decode(values: NDArray[np.float32]) -> NDArray[np.float32]:
-            nonlocal errors
-            errors = dictionary.errors(pairs, values, _np(base))
-            return dictionary.slopes(pairs, errors, scale)
+        def decode_frozen(values: Floats) -> Floats:
+            return products.decode(pairs, values, keep=False).slope
 
-        def decode_frozen(values: NDArray[np.float32]) -> NDArray[np.float32]:
-            return dictionary.slopes(pairs, dictionary.errors(pairs, values, _np(base)), scale)
+        def decode(values: Floats) -> Floats:
+            decoded[:] = [products.decode(pairs, values, residual=aux is not None)]
+            return decoded[0].slope
 
         own = {name: _np(state[name]) for name in self._names if state[name].dim() == 1}
         if spec.architecture == "relu":
             own["decoder_norm"] = _np(state["W_dec"].norm(dim=1))
         scene = Scene(spec, own, penalty, n)
         coded = CODINGS[spec.architecture](pairs, scene, decode, decode_frozen)
+        found = decoded[0]
         pull = None if by_number or not len(dead) else self._pull(pairs, dead, n)
         push = coded.push if pull is None else coded.push + pull
-        into = (_np(self._grad["W_dec"]), _np(self._grad["W_enc"]))
-        dictionary.gradients(pairs, coded.values, push, errors, scale, _np(inputs), into)
+        nobody = np.zeros(spec.d_sae, np.bool_)
+        products.gradients(pairs, coded.values, push, found, nobody)
         for name, gradient in coded.own.items():
             self._grad[name].copy_(torch.from_numpy(gradient))
         if coded.along is not None:
             self._grad["W_dec"].addcmul_(torch.from_numpy(coded.along)[:, None], state["W_dec"])
         pushes = _sums(pairs, push, spec.d_sae)
         if pull is not None:
-            self._pull_whole(dead, pushes, _sums(pairs, pull, spec.d_sae), inputs)
-        if len(revived):
-            pushes += self._auxk(revived, of_dead, torch.from_numpy(errors[-1]), inputs)
+            self._pull_whole(dead, pushes, _sums(pairs, pull, spec.d_sae), z)
+        own_part = torch.from_numpy(found.total[: len(state["b_dec"])]) * products.scale
+        if spec.skip:
+            heard = torch.from_numpy(found.errors[0])
+            self._grad["W_skip"].copy_(products.scale * (heard.T @ z))
+        if aux is not None:
+            held = np.bincount(pairs.latents, minlength=spec.d_sae) > 0
+            pushes += self._auxk(aux, len(dead), products, found.residual, held)
         if "b_enc" in self._grad:
             self._grad["b_enc"].copy_(pushes)
-        heard = torch.from_numpy(errors[0])
-        own_part = _column_sums(errors[0]) * scale
         # Reduced over tokens first, so that the encoder's part is a product with one vector.
         if not spec.transcoder:
             own_part -= torch.from_numpy(weighted_sum(_np(pushes), _np(state["W_enc"])))
         self._grad["b_dec"].copy_(own_part)
-        if spec.skip:
-            self._grad["W_skip"].copy_(scale * (heard.T @ z))
-        squared = float(np.square(errors[-1], dtype=np.float64).sum() / n)
         fires = coded.values > 0
         fired = torch.from_numpy(np.bincount(pairs.latents[fires], minlength=spec.d_sae) > 0)
-        return squared, fired, int(fires.sum()), threshold
+        return found.squared, fired, int(fires.sum()), threshold
 
-    def _choose(self, inputs: Tensor, dead: Tensor) -> tuple[Pairs, Tensor, float | None] | None:
+    def _products(self, z: Tensor, target: Tensor) -> tuple[Products, Tensor]:
+        """Products of this batch's pairs; the encoder's bfloat16 inputs, which end in two ones."""
+        state, spec, n = self._state, self.spec, len(z)
+        low = torch.ones(n, spec.d_in + 2, dtype=torch.bfloat16)
+        b_dec = _np(state["b_dec"])
+        if self._packed:
+            rows = np.empty((spec.d_in // WIDTH, n, 2, HALF), np.uint32)
+            share(sparse.centre, n, _np(z), b_dec, bits_of(low), rows)
+            into = Gradients.around(_np(self._grad["W_dec"]), _np(self._grad["W_enc"]))
+            return Packed(self._W_dec, b_dec, _np(z), rows, into, 2 / n), low
+        inputs = z if spec.transcoder else z - state["b_dec"]
+        low[:, : spec.d_in] = inputs
+        x = target - state["b_dec"] - (z @ state["W_skip"].T if spec.skip else 0)
+        into_both = (_np(self._grad["W_dec"]), _np(self._grad["W_enc"]))
+        W_dec = _np(state["W_dec"])
+        return Nested(W_dec, self._groups, _np(x), _np(inputs), into_both, 2 / n), low
+
+    def _choose(self, low: Tensor, aux: ActivePairs | None) -> tuple[Pairs, float | None] | None:
+        """The pairs, and BatchTopK's threshold; fills aux. None: too many pairs."""
         state, spec = self._state, self.spec
-        encoder = Encoder(self._shadow, state[self._bias], inputs)
-        limit = int(DENSE_ABOVE * len(inputs) * spec.d_sae)
+        if self._encoder is None or len(self._encoder.low) != len(low):
+            self._encoder = Encoder(self._shadow, low)
+        encoder = self._encoder
+        encoder.low = low
+        limit = int(DENSE_ABOVE * len(low) * spec.d_sae)
         if spec.architecture == "topk":
-            return (*encoder.topk(spec.k, dead), None) if spec.k * len(inputs) <= limit else None
+            if spec.k * len(low) > limit:
+                return None
+            largest = ActivePairs(len(low), spec.d_sae, spec.k)
+            encoder.largest([largest] if aux is None else [largest, aux])
+            return pairs_of(largest), None
         if spec.architecture not in ("batchtopk", "matryoshka"):
             edge = np.zeros(spec.d_sae, np.float32)
             if spec.architecture == "jumprelu":
                 edge = _np(state["threshold"]) - np.float32(spec.bandwidth / 2)
-            found = encoder.above(ordered(edge), limit, dead)
-            return None if found is None else (*found, None)
-        wanted = spec.k * len(inputs)
+            found = encoder.above(ordered(edge), limit)
+            return None if found is None else (found, None)
+        wanted = spec.k * len(low)
         edge_from = float(state["edge"]) or EDGE * encoder.guess(spec.k)
         while wanted <= limit:
             edges = ordered(np.full(spec.d_sae, edge_from, np.float32))
-            found = encoder.above(edges, limit, dead)
+            found = encoder.above(edges, limit, aux)
             if found is None:
                 return None
-            if len(found[0]) >= wanted or edge_from <= 0:
-                pairs, least = keep_largest(found[0], wanted)
+            if len(found) >= wanted or edge_from <= 0:
+                pairs, least = keep_largest(found, wanted)
                 state["edge"][0] = EDGE * least
-                return pairs, found[1], least
+                return pairs, least
             edge_from = 0.8 * edge_from if edge_from > 1e-3 else 0.0
         return None
 
@@ -208,38 +240,35 @@ class VaryingEngine:
         threshold = _np(self._state["threshold"])[pairs.latents] if jump else 0
         return weight[pairs.latents] * (pairs.pre > threshold)
 
-    def _pull_whole(self, dead: Tensor, pushes: Tensor, left_out: Tensor, inputs: Tensor) -> None:
+    def _pull_whole(self, dead: Tensor, pushes: Tensor, left_out: Tensor, z: Tensor) -> None:
         """Add the pull on dead latents, as if they fired nowhere, to gradients and pushes [d_sae].
 
         left_out: sums of `_pull`, [d_sae].
         """
-        weight = self.spec.aux_coefficient / self.spec.d_sae
-        self._grad["W_enc"][dead] -= weight / len(inputs) * _column_sums(_np(inputs))
+        weight, n = self.spec.aux_coefficient / self.spec.d_sae, len(z)
+        inputs = torch.from_numpy(np.add.reduce(_np(z), axis=0)) / n
+        if not self.spec.transcoder:
+            inputs -= self._state["b_dec"]
+        self._grad["W_enc"][dead] -= weight * inputs
         pushes[dead] -= weight
         if "b_gate" in self._grad:
             self._grad["b_gate"] += left_out
             self._grad["b_gate"][dead] -= weight
 
-    def _auxk(self, dead: Tensor, pre: Tensor, error: Tensor, inputs: Tensor) -> Tensor:
-        """AuxK over the dead latents, numbered 0, 1, ... meanwhile; returns their pushes [d_sae].
+    def _auxk(
+        self, aux: ActivePairs, n_dead: int, products: Products, residual: Floats, held: Flags
+    ) -> Tensor:
+        """Add AuxK's gradients; returns the pushes of the pairs chosen for it, [d_sae].
 
-        See `deconstruct.sae.architectures`; ``error`` is a constant to it.
+        See `deconstruct.sae.architectures`; ``residual`` is a constant to it. held: [d_sae], the
+        latents that have gradients already.
         """
-        spec, n, n_dead = self.spec, len(pre), len(dead)
+        spec, pairs = self.spec, pairs_of(aux)
         weight = spec.aux_coefficient * min(1.0, n_dead / spec.k_aux)
-        kept = pre.topk(min(spec.k_aux, n_dead), dim=1, sorted=False)
-        pairs = of_rows(kept.indices, kept.values)
-        dictionary = Dictionary(self._state["W_dec"][dead], np.zeros(n_dead, np.int32))
-        scale = 2 * weight / n
-        off = dictionary.errors(pairs, pairs.pre, _np(error.contiguous()))
-        slope = dictionary.slopes(pairs, off, scale)
-        into_dec = torch.empty(n_dead, error.shape[1])
-        into_enc = torch.empty(n_dead, spec.d_in)
-        into = (_np(into_dec), _np(into_enc))
-        dictionary.gradients(pairs, pairs.pre, slope, off, scale, _np(inputs), into)
-        self._grad["W_dec"].index_add_(0, dead, into_dec)
-        self._grad["W_enc"].index_add_(0, dead, into_enc)
-        return torch.zeros(spec.d_sae).index_add_(0, dead, _sums(pairs, slope, n_dead))
+        explained = products.explaining(residual, 2 * weight / len(residual))
+        decoded = explained.decode(pairs, pairs.pre)
+        explained.gradients(pairs, pairs.pre, decoded.slope, decoded, held)
+        return _sums(pairs, decoded.slope, spec.d_sae)
 
     def _dense(
         self, z: Tensor, target: Tensor, dead: Tensor, penalty: float
@@ -283,20 +312,26 @@ class VaryingEngine:
             if name not in SHARED:
                 touched |= squares > 0
         gradients["W_enc"] = Gradient(gradients["W_enc"].rows, low=bits_of(self._shadow))
+        if self._packed:
+            of_dec = gradients["W_dec"]
+            gradients["W_dec"] = Gradient(of_dec.rows, of_dec.along, packed=self._W_dec)
         clip = min(1.0, spec.clip_norm / max(math.sqrt(total), 1e-30))
         self._optimizer.step(done, torch.from_numpy(touched), clip, gradients)
         if "threshold" in state:
             state["threshold"].clamp_(min=0)
+        with_bias(self._shadow, state[self._bias])
+
+    def _copy_weights(self) -> None:
+        """Make the copies in bfloat16, which the optimiser keeps up, anew."""
+        self._shadow[:, : self.spec.d_in] = self._state["W_enc"]
+        with_bias(self._shadow, self._state[self._bias])
+        if self._packed:
+            share(sparse.pack, self.spec.d_sae, _np(self._state["W_dec"]), self._W_dec)
 
 
 def _sums(pairs: Pairs, values: NDArray[np.float32], count: int) -> Tensor:
     """Of each latent's pairs: [count]."""
     return torch.from_numpy(np.bincount(pairs.latents, values, count).astype(np.float32))
-
-
-def _column_sums(rows: NDArray[np.float32]) -> Tensor:
-    """In one order, whatever the number of threads."""
-    return torch.from_numpy(np.add.reduce(rows, axis=0))
 
 
 def _np(tensor: Tensor) -> NDArray[np.float32]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deconstruct.sae import varying_kernels as kernels
+from deconstruct.sae.cpu_pairs import ActivePairs, select
 from deconstruct.sae.cpu_threads import share
 
 BLOCK_TOKENS = 512
@@ -40,81 +44,109 @@ class Pairs:
 
 
 class Encoder:
-    """Blocks of ``inputs @ W_enc.T + bias`` in bfloat16, and choices from them.
+    """Blocks of ``low @ shadow.T`` in bfloat16, and choices from them while they are in cache.
 
-    shadow: bfloat16 [d_sae, d_in]. bias: float32 [d_sae]. inputs: float32 [n, d_in].
+    shadow: [d_sae, d_in + 2], W_enc and its bias, see `with_bias`. low: [n, d_in + 2], inputs and
+    two ones.
     """
 
-    def __init__(self, shadow: Tensor, bias: Tensor, inputs: Tensor) -> None:
-        self.shadow, self.bias = shadow, bias.bfloat16()
-        self.low = inputs.bfloat16()
-
-    def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """First token and pre-activations, bfloat16 [some, d_sae], of each block; one buffer."""
-        n, d_sae = len(self.low), len(self.shadow)
-        buffer = torch.empty(min(n, BLOCK_TOKENS), d_sae, dtype=torch.bfloat16)
-        for first in range(0, n, BLOCK_TOKENS):
-            rows = self.low[first : first + BLOCK_TOKENS]
-            pre = buffer[: len(rows)]
-            torch.addmm(self.bias, rows, self.shadow.T, out=pre)
-            yield first, pre
+    def __init__(self, shadow: Tensor, low: Tensor) -> None:
+        self.shadow, self.low = shadow, low
+        self._block = min(len(low), BLOCK_TOKENS)
+        self._cuts = [*range(0, len(low), BLOCK_TOKENS), len(low)]
+        self._free: SimpleQueue[_Room] = SimpleQueue()
 
     def above(
-        self, edges: NDArray[np.int16], limit: int, dead: Tensor
-    ) -> tuple[Pairs, Tensor] | None:
-        """Pairs at or above their latent's edge (`ordered` integers, [d_sae]), and the
-        pre-activations of ``dead`` latents, bfloat16 [n, n_dead]. None: more than ``limit``."""
-        n, d_sae = len(self.low), len(self.shadow)
-        rows = min(n, BLOCK_TOKENS)
-        # As wide as all latents, but memory that no find is written to is never touched.
-        places, values = np.empty((rows, d_sae), np.int32), np.empty((rows, d_sae), np.int16)
-        counts = np.zeros(n, np.int32)
-        of_dead = torch.empty(n, len(dead), dtype=torch.bfloat16)
-        parts, total = [], 0
-        for first, pre in self.blocks():
-            block = slice(first, first + len(pre))
-            bits = pre.view(torch.int16).numpy()
-            share(kernels.select_above, len(pre), bits, edges, places, values, counts[block])
-            offsets = _offsets(counts[block])
-            found = int(offsets[-1])
-            total += found
-            if total > limit:
-                return None
-            part = np.empty(found, np.int32), np.empty(found, np.int32), np.empty(found, np.int16)
-            share(kernels.gather_rows, len(pre), places, values, offsets, *part, first)
-            parts.append(part)
-            if len(dead):
-                torch.index_select(pre, 1, dead, out=of_dead[block])
-        latents, tokens, bits = (np.concatenate(own) for own in zip(*parts, strict=True))
-        return Pairs(_offsets(counts), latents, tokens, floats(bits)), of_dead
+        self, edges: NDArray[np.int16], limit: int, aux: ActivePairs | None = None
+    ) -> Pairs | None:
+        """Pairs at or above their latent's edge (`ordered` integers, [d_sae]); aux is filled from
+        the same products. None: more pairs than ``limit``."""
+        counts = np.zeros(len(self.low), np.int32)
+        finds: dict[int, tuple[NDArray[Any], ...]] = {}
 
-    def topk(self, k: int, dead: Tensor) -> tuple[Pairs, Tensor]:
-        """The k largest positive of each token."""
-        of_dead = torch.empty(len(self.low), len(dead), dtype=torch.bfloat16)
-        parts = []
-        for first, pre in self.blocks():
-            parts.append(pre.topk(k, dim=1, sorted=False))
-            if len(dead):
-                torch.index_select(pre, 1, dead, out=of_dead[first : first + len(pre)])
-        values = torch.cat([part.values for part in parts])
-        return of_rows(torch.cat([part.indices for part in parts]), values), of_dead
+        def choose(first: int, last: int) -> None:
+            if sum(len(find[0]) for find in list(finds.values())) > limit:
+                return
+            with self._room() as room:
+                pre = self._product(first, last, room)
+                bits, own = pre.view(torch.int16).numpy(), counts[first:last]
+                kernels.select_above(0, len(pre), bits, edges, room.places, room.values, own)
+                offsets = _offsets(own)
+                size = int(offsets[-1])
+                find = (
+                    np.empty(size, np.int32),
+                    np.empty(size, np.int32),
+                    np.empty(size, np.int16),
+                )
+                of = (room.places, room.values, offsets)
+                kernels.gather_rows(0, len(pre), *of, *find, first)
+                finds[first] = find
+                if aux is not None:
+                    select(pre, first, [aux])
+
+        share(choose, self._cuts)
+        found = [finds[first] for first in sorted(finds)]
+        if sum(len(find[0]) for find in found) > limit:
+            return None
+        latents, tokens, bits = (np.concatenate(own) for own in zip(*found, strict=True))
+        return Pairs(_offsets(counts), latents, tokens, floats(bits))
+
+    def largest(self, chosen: Sequence[ActivePairs]) -> None:
+        """Fill the choices with the largest of each token."""
+
+        def choose(first: int, last: int) -> None:
+            with self._room() as room:
+                select(self._product(first, last, room), first, chosen)
+
+        share(choose, self._cuts)
 
     def guess(self, k: int) -> float:
         """About the n * k-th largest pre-activation, from the first block alone; 0 if fewer are
         positive."""
-        _, pre = next(self.blocks())
-        bits = pre.view(torch.int16).numpy().ravel()
-        return _kth(bits[bits >= SMALLEST], k * len(pre))
+        with self._room() as room:
+            pre = self._product(0, self._block, room)
+            bits = pre.view(torch.int16).numpy().ravel()
+            return _kth(bits[bits >= SMALLEST], k * len(pre))
+
+    def _product(self, first: int, last: int, room: _Room) -> Tensor:
+        pre = room.pre[: last - first]
+        return torch.mm(self.low[first:last], self.shadow.T, out=pre)
+
+    @contextmanager
+    def _room(self) -> Iterator[_Room]:
+        try:
+            room = self._free.get_nowait()
+        except Empty:  # at most once a thread
+            room = _Room(self._block, len(self.shadow))
+        yield room
+        self._free.put(room)
 
 
-def of_rows(latents: Tensor, values: Tensor) -> Pairs:
-    """Pairs of the positive ``values`` [n, k] at ``latents`` [n, k]."""
-    fires = values > 0
-    tokens = torch.nonzero(fires)[:, 0].int().numpy()
-    counts = fires.sum(1).numpy()
-    return Pairs(
-        _offsets(counts), latents[fires].int().numpy(), tokens, values[fires].float().numpy()
-    )
+class _Room:
+    """What one thread works in. Places and values are as wide as all latents, but memory that no
+    find is written to is never touched."""
+
+    def __init__(self, tokens: int, d_sae: int) -> None:
+        self.pre = torch.empty(tokens, d_sae, dtype=torch.bfloat16)
+        self.places = np.empty((tokens, d_sae), np.int32)
+        self.values = np.empty((tokens, d_sae), np.int16)
+
+
+def with_bias(shadow: Tensor, bias: Tensor) -> None:
+    """Write float32 ``bias`` [d_sae] to the last two columns of shadow, bfloat16 [d_sae, d_in + 2].
+
+    The second holds what bfloat16 rounds off the first. Added by the product itself, to inputs
+    that end in two ones, a bias costs no pass over the product.
+    """
+    shadow[:, -2] = bias
+    shadow[:, -1] = bias - shadow[:, -2].float()
+
+
+def pairs_of(chosen: ActivePairs) -> Pairs:
+    """A choice's pairs as a list."""
+    fires = np.arange(chosen.latents.shape[1]) < chosen.counts[:, None]
+    tokens = np.repeat(np.arange(len(fires), dtype=np.int32), chosen.counts)
+    return Pairs(_offsets(chosen.counts), chosen.latents[fires], tokens, chosen.values[fires])
 
 
 def keep_largest(pairs: Pairs, count: int) -> tuple[Pairs, float]:

@@ -91,13 +91,13 @@ def decode(  # noqa: PLR0912
     values: Float,
     W_dec: Float,
     groups: Int,
-    base: Float,
+    x: Float,
     errors: Float,
 ) -> None:
     """Errors of each token's reconstruction by the first 1, 2, ... groups of latents, summed up.
 
-    groups: int32 [F], the group of each latent. base: [B, O], what is there before any latent
-    (b_dec and skip connection less the target). With e_g the error after groups 0..g, errors
+    groups: int32 [F], the group of each latent. x: [B, O], what they are to
+    add up to. With e_g the error after groups 0..g, errors
     [G + 1, B, O] becomes, at g < G, the sum of e_g, ..., e_(G-1), and at G that of the last alone;
     of one group it is [1, B, O].
     """
@@ -107,10 +107,9 @@ def decode(  # noqa: PLR0912
         for g in range(1, n_groups):
             for j in range(d_out):
                 errors[g, b, j] = 0
-        start = base[b]
         alone = errors[0, b]
         for j in range(d_out):
-            alone[j] = start[j]
+            alone[j] = -x[b, j]
         for p in range(offsets[b], offsets[b + 1]):
             value = values[p]
             if value != 0:
@@ -183,23 +182,26 @@ def weight_gradients(
     errors: Float,
     scale: float,
     inputs: Float,
+    held: NDArray[np.bool_],
     grad_dec: Float,
     grad_enc: Float,
 ) -> None:
     """Gradients of W_dec [F, O] and W_enc [F, D] (transposed), a latent's pairs at a time.
 
     grad_dec[f] = scale * sum value * error[token], grad_enc[f] = sum push * inputs[token], with
-    push [P] the slope in the pair's pre-activation. Rows of latents without pairs become zero.
+    push [P] the slope in the pair's pre-activation. Those of latents that held [F] names are added
+    to; of the others, rows without pairs become zero.
     """
     d_in, d_out = inputs.shape[1], errors.shape[2]
     factor = np.float32(scale)
     for f in range(first, last):
         into_dec = grad_dec[f]
         into_enc = grad_enc[f]
-        for j in range(d_out):
-            into_dec[j] = 0
-        for j in range(d_in):
-            into_enc[j] = 0
+        if not held[f]:
+            for j in range(d_out):
+                into_dec[j] = 0
+            for j in range(d_in):
+                into_enc[j] = 0
         for i in range(starts[f], starts[f + 1]):
             p = order[i]
             value = factor * values[p]
