@@ -23,7 +23,7 @@ from deconstruct.sae.formats import CONFIG, WEIGHTS, config_of, save_weights
 from deconstruct.sae.member import HeldOut, LogRow, Member
 from deconstruct.sae.parallel import ranks
 
-VERSION = 10
+VERSION = 11
 
 
 def recipe(config: SaeConfig, activations: Artifact, output: Artifact | None = None) -> Recipe:
