@@ -11,7 +11,6 @@ its quality does not matter here.
 from __future__ import annotations
 
 import argparse
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -57,9 +56,7 @@ def main() -> None:
             if number % 11 == 0:
                 late.append((file, target))
                 continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
-            _as_utf8(target)
+            copy_as_utf8(file, target)
         store = ArtifactStore(Path(folder) / "home")
         model = resolve(store, ModelConfig())
         config = CorpusConfig(source=str(texts))
@@ -80,8 +77,7 @@ def main() -> None:
         dictionary = sae.train(store, trained, activity)
         _, encoding = timed("latents", lambda: encode(dictionary, activity, base))
         for file, target in late:
-            shutil.copyfile(file, target)
-            _as_utf8(target)
+            copy_as_utf8(file, target)
         grown, _ = timed("corpus, grown", lambda: read(base))
         more, extraction_2 = timed("extraction, grown", lambda: extract(grown))
         _, encoding_2 = timed("latents, grown", lambda: encode(dictionary, more, grown))
@@ -92,13 +88,15 @@ def main() -> None:
         )
 
 
-def _as_utf8(path: Path) -> None:
+def copy_as_utf8(file: Path, target: Path) -> None:
     """One of the articles is in Windows-1252; a folder of one's own is read as UTF-8."""
-    content = path.read_bytes()
+    content = file.read_bytes()
     try:
-        content.decode()
+        text = content.decode()
     except UnicodeDecodeError:
-        path.write_text(content.decode("cp1252"))
+        text = content.decode("cp1252")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text, newline="")
 
 
 if __name__ == "__main__":

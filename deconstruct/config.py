@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from deconstruct.errors import ConfigError
 from deconstruct.site import Site
 
-Growth = Literal["anew", "encode", "retrain"]
+Growth = Literal["anew", "encode", "retrain", "retrain-warm"]
 """What becomes of documents that an earlier run of the same name has seen; no part of a key."""
 
 
@@ -172,6 +172,12 @@ class SaeConfig(Settings):
         0.05, gt=0, description="jumprelu: width of the window about a threshold that moves it."
     )
     tokens: int = Field(1_000_000, ge=1, description="Tokens trained on, repeats included.")
+    warm_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens of a training that starts from the standing SAE "
+        "(--growth retrain-warm); none: a quarter of tokens.",
+    )
     batch_size: int = Field(4096, ge=1, description="Tokens in one step.")
     optimizer: Literal["sparse_adam", "adam"] = Field(
         "sparse_adam",

@@ -3,8 +3,9 @@
 The reference is what the SAE was trained on. Reconstruction is compared on tokens that trained
 nothing: the reference's held-out documents and the new documents of both splits, a bounded sample
 of each. FVU is about the mean of the reference's train rows on both sides, so that a shift of the
-mean counts as error of the old model of the data. Intervals resample documents, each side on its
-own; they say how sure the difference is, not what caused it.
+mean counts as error of the old model of the data. Of a transcoder, all this is about the site that
+it writes. Intervals resample documents, each side on its own; they say how sure the difference is,
+not what caused it.
 """
 
 from __future__ import annotations
@@ -80,8 +81,9 @@ def recipe(
     activations: Artifact,
     sae: Artifact,
     latents: Artifact,
+    output: Artifact | None = None,
 ) -> Recipe:
-    """All that decides the comparison."""
+    """All that decides the comparison. output: activations of the site a transcoder writes."""
     inputs = {
         "reference": reference.key,
         "corpus": corpus.key,
@@ -89,6 +91,8 @@ def recipe(
         "sae": sae.key,
         "latents": latents.key,
     }
+    if output is not None:
+        inputs["output"] = output.key
     settings = {"bootstrap": config.bootstrap, "seed": config.seed}
     return Recipe("drift", VERSION, settings, inputs)
 
@@ -101,6 +105,7 @@ def compare(
     activations: Artifact,
     sae: Artifact,
     latents: Artifact,
+    output: Artifact | None = None,
     *,
     device: str = "auto",
 ) -> Artifact:
@@ -109,13 +114,14 @@ def compare(
     ``drift.parquet``: FVU, L0 and the like, the labels' shares, and as distances the
     Jensen-Shannon divergence in bits of the latents' and of the labels' distributions.
     ``latent_drift.parquet``: each latent's density on either side, over all recorded tokens.
-    Raises ``DataError`` if no new document has a recorded token.
+    output: over ``corpus``, of the site that a transcoder writes; None: an autoencoder. Raises
+    ``DataError`` if no new document has a recorded token.
     """
 
     def write(draft: Draft) -> None:
         known = int(reference.facts["documents"])
         dictionary = formats.load(sae.path).to(pick_device(device))
-        rows = _fidelity_rows(config, dictionary, store, activations, sae, corpus, known)
+        rows = _fidelity_rows(config, dictionary, store, activations, output, sae, corpus, known)
         densities, firings = _densities(latents, activations, corpus, known)
         labels = _labels(corpus, known)
         rows += labels[0]
@@ -136,7 +142,7 @@ def compare(
         draft.facts["latents_js"] = found["distance", "latents"]["current"]
         draft.facts["labels_js"] = found["distance", "labels"]["current"]
 
-    return store.make(recipe(config, reference, corpus, activations, sae, latents), write)
+    return store.make(recipe(config, reference, corpus, activations, sae, latents, output), write)
 
 
 def jensen_shannon(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
@@ -161,15 +167,18 @@ def _fidelity_rows(
     dictionary: Any,
     store: ArtifactStore,
     activations: Artifact,
+    output: Artifact | None,
     sae: Artifact,
     corpus: Artifact,
     known: int,
 ) -> list[dict[str, Any]]:
-    trained = store.open("activations", sae.manifest.inputs["activations"])
+    inputs = sae.manifest.inputs
+    trained = store.open("activations", inputs.get("output", inputs["activations"]))
     mean = ActivationReader(trained).moments.mean
-    shards = [ShardFile(path) for path in activations.files("*-*.parquet")]
-    new = [shard for shard in shards if shard.column(0, "doc_id")[0] >= known]
-    held_out = [shard for shard in shards if shard not in new and shard.path.name[:4] == "test"]
+    read = [ShardFile(path) for path in activations.files("*-*.parquet")]
+    shards = list(zip(read, _beside(read, output), strict=True))
+    new = [pair for pair in shards if pair[0].column(0, "doc_id")[0] >= known]
+    held_out = [p for p in shards if p not in new and p[0].path.name.startswith("test")]
     if not new:
         raise DataError("no document that came after the SAE was trained has a recorded token")
     documents = int(corpus.facts["documents"])
@@ -198,28 +207,40 @@ def _fidelity_rows(
     return rows
 
 
+def _beside(read: list[ShardFile], output: Artifact | None) -> list[ShardFile]:
+    """The shards of what is reconstructed: of equal names, so that they hold the same rows."""
+    if output is None:
+        return read
+    return [ShardFile(output.file(shard.path.name)) for shard in read]
+
+
 def _sums(
-    shards: list[ShardFile],
+    shards: list[tuple[ShardFile, ShardFile]],
     dictionary: Any,
     mean: NDArray[np.float64],
     documents: int,
     draw: np.random.Generator,
     advance: Any,
 ) -> dict[str, NDArray[np.float64]]:
-    """Sums by document over shards drawn until `SAMPLE_TOKENS` are seen: [documents seen]."""
+    """Sums by document over shards drawn until `SAMPLE_TOKENS` are seen: [documents seen].
+
+    shards: what is read, and what is reconstructed (of an autoencoder the same).
+    """
     sums: dict[str, NDArray[np.float64]] = {}
     device = dictionary.W_dec.device
     seen = 0
-    groups = [(shard, group) for shard in shards for group in range(len(shard.group_rows))]
+    groups = [(pair, group) for pair in shards for group in range(len(pair[0].group_rows))]
     for place in draw.permutation(len(groups)):
-        rows, activation = groups[place][0].block(groups[place][1])
+        (source, onto), group = groups[place]
+        rows, activation = source.block(group)
+        wanted = activation if onto is source else onto.block(group)[1]
         x = activation.to(device)
         with torch.no_grad():
             sparse = dictionary.encode_sparse(x)
-            values = per_token(x, dictionary.decode(sparse))
+            values = per_token(wanted.to(device), dictionary.decode(sparse, x))
         values["fires"] = sparse.offsets.diff().double().cpu().numpy()
         values["tokens"] = np.ones(len(rows))
-        values["variance"] = np.square(activation.double().numpy() - mean).sum(1)
+        values["variance"] = np.square(wanted.double().numpy() - mean).sum(1)
         for name, value in values.items():
             added = np.bincount(rows.doc_id, value, documents).astype(np.float64)
             sums[name] = sums[name] + added if name in sums else added

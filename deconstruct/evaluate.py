@@ -148,7 +148,7 @@ def evaluate(
         arithmetic = _dtype_of(activations, dtype)
         where = pick_device(device)
         dictionary = formats.load(sae.path).to(where)
-        output = output_of(store, sae)
+        output = output_of(store, sae, activations)
         rows: list[dict[str, Any]] = []
         rows += _reconstruction(dictionary, corpus, activations, output, config, draft, where)
         lm = load(model, arithmetic, where)

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from deconstruct.artifact import Artifact, ArtifactStore
-from deconstruct.config import RunConfig
+from deconstruct.config import Growth, RunConfig
 from deconstruct.errors import ConfigError
 from deconstruct.sources import ResolvedSource
 from deconstruct.store import open_store
@@ -21,12 +21,28 @@ class Standing:
     corpus: Artifact
     sae: Artifact
 
+    def role(
+        self, growth: Growth, activations: Artifact
+    ) -> tuple[Artifact | None, Artifact | None]:
+        """The SAE as the one that is kept, or as the one that training starts from, or neither.
+
+        One that was trained on these very activations is kept rather than trained further: the
+        same run again gives the same SAE.
+        """
+        if growth == "encode":
+            return self.sae, None
+        if growth != "retrain-warm":
+            return None, None
+        seen = self.sae.manifest.inputs["activations"] == activations.key
+        return (self.sae, None) if seen else (None, self.sae)
+
 
 def find(store: ArtifactStore, config: RunConfig) -> dict[str, Standing]:
     """Site -> the newest published run of ``config.name`` with the same settings, if there is one.
 
     Settings are the same if those of model, corpus (but for where its texts lie), activations and
-    sae are. Raises ``StorageError`` if artifacts of such a run are damaged or gone.
+    sae (but for ``warm_tokens``) are. Raises ``StorageError`` if artifacts of such a run are
+    damaged or gone.
     """
     if not (store.root / FILE).exists():
         return {}
@@ -80,5 +96,5 @@ def _identity(config: RunConfig, site: str) -> dict[str, object]:
         "model": config.model.model_dump(mode="json"),
         "corpus": config.corpus.model_dump(mode="json", exclude={"source", "revision"}),
         "activations": activations | {"site": site},
-        "sae": config.sae.model_dump(mode="json"),
+        "sae": config.sae.model_dump(mode="json", exclude={"warm_tokens"}),
     }

@@ -50,7 +50,7 @@ def run(
         typer.Option(
             help="Of documents that the newest run of the same name has seen: 'anew' takes no "
             "notice, 'encode' keeps its SAE and takes in new documents alone, 'retrain' keeps "
-            "their activations and trains on all."
+            "their activations and trains on all from the seed, 'retrain-warm' from its SAE."
         ),
     ] = "anew",
     engine: Annotated[

@@ -82,8 +82,10 @@ def pipeline(
             has seen. anew: nothing is known of it, the result is one of the configuration and the
             source alone. encode: their activations and firings stand; new documents are run
             through the model and the standing SAE, and compared with those that it was trained
-            on. retrain: their activations stand, and an SAE is trained on all. Without a standing
-            run, both train the first one.
+            on. retrain: their activations stand, and an SAE is trained on all, from its seed.
+            retrain-warm: the same, but from the standing SAE, on sae.warm_tokens; one that was
+            trained on all of them already is kept. Without a standing run, all of these train
+            the first one.
         engine: What extraction is spread over; by default this process does all of it.
     """
     started = datetime.now(UTC)
@@ -101,7 +103,6 @@ def pipeline(
     elif growth != "anew":
         log.info("no standing run %r of these settings yet; it trains the first", config.name)
     texts, by_site, output = read_and_record(shared, config, model, source, base, device, engine)
-    kept = standing if growth == "encode" else {}
     return [
         take_apart(
             config,
@@ -110,7 +111,8 @@ def pipeline(
             texts,
             activity,
             output,
-            kept.get(str(activity.facts["site"])),
+            standing.get(str(activity.facts["site"])),
+            growth,
             started,
             device,
         )
@@ -172,28 +174,30 @@ def take_apart(
     activity: Artifact,
     output: Artifact | None,
     standing: Standing | None,
+    growth: Growth,
     started: datetime,
     device: str,
 ) -> SiteResult:
     """The stages of one hook site, from its activations to the store.
 
     output: the activations that a transcoder makes of them; None: an autoencoder.
-    standing: whose SAE is kept; None: one is trained.
+    standing: the run that ``growth`` goes on from; None: there is none.
     """
     site = str(activity.facts["site"])
     if len(config.activations.sites) > 1:
         log.info("-- %s", site)
-    if standing is None:
+    kept, start = standing.role(growth, activity) if standing else (None, None)
+    if standing and kept:
+        dictionary = stages.keep(kept, f"of run {standing.run_id}")
+    else:
         dictionary = stages.run(
             sae,
-            sae_stage.recipe(config.sae, activity, output),
+            sae_stage.recipe(config.sae, activity, output, start),
             config.sae,
             Ref.of(activity),
-            Ref.of(output) if output else None,
+            *(Ref.of(ref) if ref else None for ref in (output, start)),
             device,
         )
-    else:
-        dictionary = stages.keep(standing.sae, f"of run {standing.run_id}")
     firings = stages.run(
         latents,
         latents_stage.recipe(config.latents, dictionary, activity, texts),
@@ -226,13 +230,14 @@ def take_apart(
     figures = {name: judged.facts.get(name) for name in ("fvu", "dead_share", "loss_recovered")}
     figures["probe_accuracy"] = probed.facts.get("accuracy")
     reference = drift_stage.reference_of(stages.store, texts, dictionary)
-    if reference is not None and output is None:
+    if reference is not None:
         compared = (reference, texts, activity, dictionary, firings)
         drifted = stages.run(
             drift,
-            drift_stage.recipe(config.evaluation, *compared),
+            drift_stage.recipe(config.evaluation, *compared, output),
             config.evaluation,
             *map(Ref.of, compared),
+            Ref.of(output) if output else None,
             device,
         )
         everything.append(drifted)

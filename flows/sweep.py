@@ -53,6 +53,8 @@ def sweep(config: SweepRun, home: str | None = None, device: str = "auto") -> li
             stages = Stages(root, list(shared.outcomes))
             run = config.run_of(member)
             results.append(
-                take_apart(run, stages, model, texts, activity, output, None, started, device)
+                take_apart(
+                    run, stages, model, texts, activity, output, None, "anew", started, device
+                )
             )
     return results

@@ -19,14 +19,16 @@ def train(
     config: SaeConfig,
     activations: Ref,
     output: Ref | None = None,
+    start: Ref | None = None,
     device: str = "auto",
 ) -> Ref:
     """Train an SAE on activations in the data root ``home``; returns its artifact's name.
 
     home: shared with the pipeline's worker; none: this worker's own, which shares its remote.
-    output: activations of another site, for a transcoder.
+    output: activations of another site, for a transcoder. start: the SAE to start from; none: the
+    seed.
     """
     speak()
     root = ArtifactStore(data_root(home)).root
     hold_lock(root)
-    return train_here(str(root), config, activations, output, device)
+    return train_here(str(root), config, activations, output, start, device)

@@ -18,9 +18,16 @@ def drift(
     activations: Ref,
     sae: Ref,
     latents: Ref,
+    output: Ref | None,
     device: str,
 ) -> list[Ref]:
     """Compare the two sides of ``recipes[0]``."""
     store = ArtifactStore(home)
-    upstream = (ref.open(store) for ref in (reference, corpus, activations, sae, latents))
-    return [Ref.of(library.compare(store, config, *upstream, device=device))]
+    old, texts, activity, dictionary, firings = (
+        ref.open(store) for ref in (reference, corpus, activations, sae, latents)
+    )
+    onto = output.open(store) if output else None
+    made = library.compare(
+        store, config, old, texts, activity, dictionary, firings, onto, device=device
+    )
+    return [Ref.of(made)]

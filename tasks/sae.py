@@ -27,6 +27,7 @@ def sae(
     config: SaeConfig,
     activations: Ref,
     output: Ref | None,
+    start: Ref | None,
     device: str,
 ) -> list[Ref]:
     """Train the SAE of ``recipes[0]``: on the GPU pool if a worker of it is online, else here.
@@ -36,8 +37,8 @@ def sae(
     """
     if device == "auto" and _gpu_worker_online():
         log.info("sae          goes to a worker of pool %r", GPU_POOL)
-        return [_train_on_gpu_pool(recipes[0], home, config, activations, output)]
-    return [train_here(home, config, activations, output, device)]
+        return [_train_on_gpu_pool(recipes[0], home, config, activations, output, start)]
+    return [train_here(home, config, activations, output, start, device)]
 
 
 @stage_task("sae", tags=["training"])
@@ -57,12 +58,18 @@ def sae_members(
 
 
 def train_here(
-    home: str, config: SaeConfig, activations: Ref, output: Ref | None, device: str
+    home: str,
+    config: SaeConfig,
+    activations: Ref,
+    output: Ref | None,
+    start: Ref | None,
+    device: str,
 ) -> Ref:
     """Train in this process."""
     store = ArtifactStore(home)
-    onto = output.open(store) if output else None
-    return Ref.of(library.train(store, config, activations.open(store), onto, device=device))
+    onto, begun = (ref.open(store) if ref else None for ref in (output, start))
+    made = library.train(store, config, activations.open(store), onto, begun, device=device)
+    return Ref.of(made)
 
 
 def _gpu_worker_online() -> bool:
@@ -71,7 +78,12 @@ def _gpu_worker_online() -> bool:
 
 
 def _train_on_gpu_pool(
-    recipe: Recipe, home: str, config: SaeConfig, activations: Ref, output: Ref | None
+    recipe: Recipe,
+    home: str,
+    config: SaeConfig,
+    activations: Ref,
+    output: Ref | None,
+    start: Ref | None,
 ) -> Ref:
     """Artifacts pass by reference: the worker shares the data root, or has one with the remote."""
     store = ArtifactStore(home)
@@ -80,6 +92,7 @@ def _train_on_gpu_pool(
         "config": config.model_dump(mode="json"),
         "activations": activations.model_dump(),
         "output": output.model_dump() if output else None,
+        "start": start.model_dump() if start else None,
     }
     run = run_on_pool(GPU_POOL, GPU_DEPLOYMENT, parameters, f"sae {recipe.key[:12]}")
     if run.state is None or not run.state.is_completed():

@@ -145,7 +145,8 @@ def first_run(first_run_of: tuple[Path, subprocess.CompletedProcess[str]]) -> st
 @pytest.fixture(scope="session")
 def server(finished: Path) -> Iterator[str]:
     """API address of a Prefect server, for commands that need not start their own."""
-    own = EmbeddedServer.start(finished.parent / "server.log", environment(finished))
+    apart = environment(finished, PREFECT_HOME=str(finished.parent / "prefect"))
+    own = EmbeddedServer.start(finished.parent / "server.log", apart)
     own.wait()
     yield own.url
     own.stop()

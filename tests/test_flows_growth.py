@@ -12,6 +12,8 @@ import pytest
 from conftest import write_texts
 from running import STAGES, cached_stages, deconstruct
 
+from deconstruct.artifact import ArtifactStore
+
 
 @pytest.fixture(scope="module")
 def home(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -82,6 +84,28 @@ def test_drift_is_reported_against_what_the_sae_was_trained_on(home: Path) -> No
     assert densities[0]["since"] == pytest.approx(4, abs=0.01)
 
 
+def test_warm_retraining_starts_from_the_standing_sae_and_keeps_one_that_has_seen_all(
+    home: Path, config: Path, grown: Path, server: str
+) -> None:
+    new = ("--growth", "retrain-warm", "--set", f"corpus.source={grown}")
+    asked = "SELECT key FROM stages JOIN runs USING (run_id) WHERE stage = 'sae' ORDER BY published"
+    standing = ask(home, asked)[-1]["key"]
+    run = deconstruct(home, "run", config, *new, env={"PREFECT_API_URL": server})
+    assert run.returncode == 0, run.stderr
+    cached = cached_stages(run.stderr)
+    assert (cached["corpus"], cached["activations"], cached["sae"]) == (True, True, False)
+    (key,) = {row["key"] for row in ask(home, asked)} - {standing}
+    warm = ArtifactStore(home).open("sae", key)
+    assert warm.manifest.inputs["start"] == standing
+    assert warm.facts["tokens"] == 5120  # a quarter of 20,000, in whole steps
+
+    before = ask(home, "SELECT run_id FROM runs")
+    again = deconstruct(home, "run", config, *new, env={"PREFECT_API_URL": server})
+    assert again.returncode == 0, again.stderr
+    assert f"({key[:12]})" in next(x for x in again.stderr.splitlines() if x.startswith("sae  "))
+    assert ask(home, "SELECT run_id FROM runs") == before
+
+
 def test_retraining_takes_all_documents_and_computes_no_activations_again(
     home: Path, config: Path, grown: Path, server: str
 ) -> None:
@@ -91,6 +115,29 @@ def test_retraining_takes_all_documents_and_computes_no_activations_again(
     cached = cached_stages(run.stderr)
     assert (cached["corpus"], cached["activations"], cached["sae"]) == (True, True, False)
     assert "drift" not in run.stderr
+
+
+def test_drift_of_a_transcoder_is_about_what_it_writes(
+    home: Path, config: Path, grown: Path, server: str
+) -> None:
+    coded = (
+        "--set", "name=coded", "--set", "sae.output_site=2.mlp_out",
+        "--set", "activations.sites=['1.resid_post', '2.mlp_out']",
+    )  # fmt: skip
+    env = {"PREFECT_API_URL": server}
+    first = deconstruct(home, "run", config, *coded, env=env)
+    assert first.returncode == 0, first.stderr
+    more = ("--growth", "encode", "--set", f"corpus.source={grown}")
+    second = deconstruct(home, "run", config, *coded, *more, env=env)
+    assert second.returncode == 0, second.stderr
+    query = (
+        "SELECT reference, (SELECT value FROM sae_metrics WHERE metric = 'fvu' AND run_id = "
+        "(SELECT run_id FROM runs WHERE name = 'coded' ORDER BY published LIMIT 1)) AS judged "
+        "FROM drift JOIN runs USING (run_id) WHERE runs.name = 'coded' AND metric = 'fvu'"
+    )
+    (row,) = ask(home, query)
+    # The held-out tokens of the first evaluation, about the train mean in place of their own
+    assert row["reference"] == pytest.approx(row["judged"], rel=0.05)
 
 
 def test_what_can_not_grow_is_said(home: Path, config: Path, server: str) -> None:

@@ -11,20 +11,25 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pytest
+import torch
 from conftest import write_texts
 from scipy.stats import entropy
 
-from deconstruct import activations, corpus, gates, latents, sources
+from deconstruct import activations, corpus, drift, gates, latents, sources
 from deconstruct.artifact import Artifact, ArtifactStore
 from deconstruct.config import (
     ActivationsConfig,
     CorpusConfig,
+    EvaluationConfig,
     GatesConfig,
     LatentsConfig,
     SaeConfig,
 )
 from deconstruct.drift import jensen_shannon
+from deconstruct.evaluate import evaluate
 from deconstruct.model import ResolvedModel
+from deconstruct.reader import ActivationReader
+from deconstruct.sae import formats
 from deconstruct.sae import stage as sae
 
 RECORDED = ActivationsConfig(sites=("1.resid_post",), shard_tokens=512)
@@ -144,6 +149,57 @@ def test_shards_and_firings_are_taken_over_and_the_bytes_are_the_same(
     assert straight.facts == rerecorded.facts
     assert other.encode(dictionary, straight, more).digest() == reencoded.digest()
     assert reencoded.facts["tokens"] == rows
+
+
+def test_drift_of_a_transcoder(home: Home, texts: Path, grown: Path) -> None:
+    """FVU of what it writes, on either side, against sums over its activations taken at once."""
+    sites = ActivationsConfig(sites=("1.resid_pre", "2.mlp_out"), shard_tokens=512)
+
+    def record(of: Artifact) -> list[Artifact]:
+        made = activations.extract(home.store, sites, home.model, of, dtype="float32", device="cpu")
+        return list(made.values())
+
+    base = home.read(texts)
+    config = TRAINED.model_copy(update={"output_site": "2.mlp_out", "skip_connection": True})
+    onto = record(base)[1]
+    coder = sae.train(home.store, config, *record(base), device="cpu")
+    more = home.read(grown, base)
+    read, wanted = record(more)
+    firings = home.encode(coder, read, more)
+    reference = drift.reference_of(home.store, more, coder)
+    assert reference is not None
+    assert reference.key == base.key
+    compared = (reference, more, read, coder, firings)
+    made = drift.compare(home.store, EvaluationConfig(), *compared, wanted, device="cpu")
+    own = drift.recipe(EvaluationConfig(), *compared, wanted)
+    assert own.key != drift.recipe(EvaluationConfig(), *compared).key
+
+    judged = evaluate(
+        home.store, EvaluationConfig(max_documents=4, bootstrap=20), home.model, more, read, coder,
+        firings, device="cpu",
+    )  # fmt: skip
+    assert judged.manifest.inputs["activations"] == read.key  # not those it was trained on
+    beside = sae.output_of(home.store, coder, read)
+    assert beside is not None
+    assert beside.key == wanted.key
+
+    dictionary = formats.load(coder.path)
+    mean = torch.from_numpy(ActivationReader(onto).moments.mean)
+    sums = {True: np.zeros(2), False: np.zeros(2)}
+    for split in ("train", "test"):
+        pairs = zip(
+            *(ActivationReader(a, split).rows_in_order() for a in (read, wanted)), strict=True
+        )
+        for source, target in pairs:
+            y = target.activation.double()
+            error = (dictionary(source.activation).double() - y).square().sum(1).numpy()
+            squares = (y - mean).square().sum(1).numpy()
+            for new in (True, False):
+                rows = (source.doc_id >= 120) == new
+                if new or split == "test":
+                    sums[new] += error[rows].sum(), squares[rows].sum()
+    assert made.facts["fvu"] == pytest.approx(sums[True][0] / sums[True][1], rel=1e-5)
+    assert made.facts["reference_fvu"] == pytest.approx(sums[False][0] / sums[False][1], rel=1e-5)
 
 
 def test_nothing_new_is_an_empty_segment(home: Home, texts: Path, tmp_path: Path) -> None:

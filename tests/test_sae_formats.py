@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from deconstruct.errors import ConfigError, StorageError
-from deconstruct.sae.folding import Scaling, fold
+from deconstruct.sae.folding import Scaling, fold, unfold
 from deconstruct.sae.formats import config_of, load, save_weights
 from deconstruct.sae.model import SparseAutoencoder
 
@@ -145,6 +145,35 @@ def test_centre_and_scale_fold_exactly(kind: str, seed: int, offset: float, scal
     slack = 2e-6 * (1 + offset) * float(trained["W_enc"].norm(dim=0).max()) * 12
     torch.testing.assert_close(found, unit, rtol=1e-4, atol=slack)
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(40))
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 999), scale=st.sampled_from([0.03, 1.0, 4000.0]))
+@pytest.mark.parametrize("kind", KINDS)
+def test_unfolding_keeps_the_function_and_undoes_folding(
+    kind: str, seed: int, scale: float
+) -> None:
+    """Whatever the new moments; with those of the training itself, its weights come back."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def scaling(width: int, size: float) -> Scaling:
+        return Scaling(size * torch.randn(width, generator=generator).double(), size)
+
+    architecture, _, form = kind.partition(" ")
+    trained = weights_of(kind, seed)
+    at, onto = scaling(12, 1.0), scaling(D_OUT, 1.0) if form else None
+    sae = fold(architecture, trained, 5, at, onto)
+    new, new_onto = scaling(12, scale), scaling(D_OUT, 2 * scale) if form else None
+    again = fold(architecture, unfold(sae, new, new_onto), 5, new, new_onto)
+    for name, weight in sae.weights().items():
+        error = (again.weights()[name] - weight).norm() / weight.norm()
+        # b_enc is what is left of a shift by the new mean: far from it, less of it is
+        assert float(error) < 1e-5 * (1 + 10 * scale * (name.startswith("b_"))), name
+    back = unfold(sae, at, onto)
+    for name, weight in trained.items():
+        if architecture == "relu" and name != "b_dec":  # norms of rows went into the encoder
+            continue
+        torch.testing.assert_close(back[name], weight, rtol=1e-5, atol=2e-5)
 
 
 def decided(kind: str, product: torch.Tensor, w: dict[str, torch.Tensor], margin: float) -> bool:

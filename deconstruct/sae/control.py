@@ -16,6 +16,20 @@ THRESHOLD_RATE = 0.1
 """Share of a step's own threshold in the running one: a mean over some ten steps: it
 follows while the rate decays, and a batch of thousands of tokens has little noise in it."""
 
+DEAD_SHARE_OF_RUN = 0.1
+DEAD_TOKENS_AT_MOST = 10_000_000
+
+
+def step_count(config: SaeConfig) -> int:
+    """How many steps ``config.tokens`` come to."""
+    return max(1, round(config.tokens / config.batch_size))
+
+
+def dead_after(config: SaeConfig) -> int:
+    """Tokens without firing after which a latent counts as dead."""
+    share = min(DEAD_TOKENS_AT_MOST, int(DEAD_SHARE_OF_RUN * config.tokens))
+    return config.dead_after_tokens or max(config.batch_size, share)
+
 
 def learning_rates(config: SaeConfig, steps: int) -> Tensor:
     """One rate a step, [steps]: linear warm-up, a plateau, then linear or cosine decay to zero."""

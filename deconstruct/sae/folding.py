@@ -1,4 +1,4 @@
-"""From what was trained in scaled coordinates to an SAE for raw activations, exactly."""
+"""From what was trained in scaled coordinates to an SAE for raw activations, and back, exactly."""
 
 from __future__ import annotations
 
@@ -74,3 +74,40 @@ def fold(
         folded["W_skip"] = w["W_skip"] * (scale / inputs.scale)
         folded["b_dec"] = folded["b_dec"] - folded["W_skip"] @ inputs.mean
     return SparseAutoencoder(architecture, folded, k, transcoder=outputs is not None)
+
+
+def unfold(
+    sae: SparseAutoencoder, inputs: Scaling, outputs: Scaling | None = None
+) -> dict[str, Tensor]:
+    """Weights on z that compute what ``sae`` does on raw activations: the inverse of `fold`.
+
+    The scalings need not be those that the SAE was trained with. Decoder rows get unit norm; those
+    of a ReLU SAE too, whose own went into its encoder. With thresholds, also where they are no
+    parameters. Float32, rounded once from float64.
+    """
+    w = {name: weight.double() for name, weight in sae.weights().items()}
+    onto = outputs or inputs
+    norm = w["W_dec"].norm(dim=1).clamp(min=1e-30)
+    grow = onto.scale / norm
+    b_dec = w["b_dec"] - onto.mean
+    if "W_skip" in w:
+        b_dec = b_dec + w["W_skip"] @ inputs.mean
+    b_dec = b_dec / onto.scale
+    centre = inputs.mean if outputs else inputs.mean + inputs.scale * b_dec
+    shift = centre @ w["W_enc"]
+    unfolded = {
+        "W_enc": w["W_enc"] * (inputs.scale / grow),
+        "W_dec": w["W_dec"] / norm[:, None],
+        "b_dec": b_dec,
+    }
+    if sae.architecture == "gated":
+        unfolded["r_mag"] = w["r_mag"]
+        unfolded["b_gate"] = (w["b_gate"] + shift) / grow
+        unfolded["b_mag"] = (w["b_mag"] + w["r_mag"].exp() * shift) / grow
+    else:
+        unfolded["b_enc"] = (w["b_enc"] + shift) / grow
+    if "threshold" in w:
+        unfolded["threshold"] = w["threshold"] / grow
+    if "W_skip" in w:
+        unfolded["W_skip"] = w["W_skip"] * (inputs.scale / onto.scale)
+    return {name: weight.float() for name, weight in unfolded.items()}

@@ -18,11 +18,12 @@ from torch import Tensor
 from deconstruct.artifact import fsync
 from deconstruct.config import SaeConfig
 from deconstruct.model import pick_dtype
-from deconstruct.sae.control import learning_rates
+from deconstruct.sae.control import dead_after, learning_rates, step_count
 from deconstruct.sae.engine import Engine, StepSpec, initial_weights
 from deconstruct.sae.folding import Scaling, fold
 from deconstruct.sae.model import SparseAutoencoder
 from deconstruct.sae.parallel import own_rows, ranks, take_first
+from deconstruct.sae.warm import Start
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +31,6 @@ LOG_ROWS = 200
 HELD_OUT_LOOKS = 20
 CHECKPOINT_SECONDS = 30.0
 CHECKPOINT = "checkpoint.safetensors"
-DEAD_SHARE_OF_RUN = 0.1
-DEAD_TOKENS_AT_MOST = 10_000_000
 PENALTIES = {"relu": 0.1, "gated": 0.1, "jumprelu": 0.002}
 """Where ``sae.penalty`` is none: what steering starts from."""
 WORTH_WAITING_FOR = 0.002
@@ -75,7 +74,7 @@ class Member:
 
     inputs, outputs: scalings of what is read and, in a transcoder, reconstructed. checkpoints: a
     folder of its own. held_out: what decides on an early stop, where ``config.patience`` asks
-    for one.
+    for one. start: what takes the place of initial weights.
     """
 
     watch: Callable[[LogRow], None] | None = None
@@ -90,6 +89,7 @@ class Member:
         device: str = "cpu",
         dtype: str = "auto",
         held_out: HeldOut | None = None,
+        start: Start | None = None,
     ) -> None:
         self.config = config
         self.inputs, self.outputs, self.held_out = inputs, outputs, held_out
@@ -97,8 +97,13 @@ class Member:
         spec = step_spec(config, len(inputs.mean), len(outputs.mean) if outputs else 0)
         self.steps = step_count(config)
         self.rates = learning_rates(config, self.steps)
-        weights = initial_weights(spec, config.seed)
+        weights = (
+            start.weights(spec, inputs, outputs) if start else initial_weights(spec, config.seed)
+        )
         self.engine = build_engine(spec, weights, self.rates, device, dtype)
+        if start is not None:
+            controls = start.controls(inputs, outputs)
+            self.engine.load_state_dict({**self.engine.state_dict(), **controls})
         self.rows = _resume(self.engine, checkpoints)
         take_first(self.engine)
         self.step = _step_of(self.engine)
@@ -132,6 +137,12 @@ class Member:
         weights = self.engine.weights()
         return fold(config.architecture, weights, config.k, self.inputs, self.outputs)
 
+    @property
+    def penalty_factor(self) -> float | None:
+        """What the target-L0 controller has made of the penalty; None: there is no penalty."""
+        factor = self.engine.state_dict().get("control.factor")
+        return None if factor is None else float(factor)
+
     def _log_row(self, looks: bool) -> LogRow:
         l0, dead = self.engine.firing()
         loss = float(self.engine.losses[self.step - 1])
@@ -151,19 +162,11 @@ class Member:
         return since >= self.config.patience
 
 
-def step_count(config: SaeConfig) -> int:
-    """How many steps ``config.tokens`` come to."""
-    return max(1, round(config.tokens / config.batch_size))
-
-
 def step_spec(config: SaeConfig, d_in: int, d_out: int = 0) -> StepSpec:
     """Sizes and weights of a step, with the defaults that depend on the run filled in.
 
     d_out: of the site that a transcoder reconstructs; 0: an autoencoder.
     """
-    dead_after = config.dead_after_tokens or max(
-        config.batch_size, min(DEAD_TOKENS_AT_MOST, int(DEAD_SHARE_OF_RUN * config.tokens))
-    )
     below = config.prefixes or tuple(sorted({config.d_sae >> n for n in (4, 3, 2, 1)} - {0}))
     return StepSpec(
         architecture=config.architecture,
@@ -175,7 +178,7 @@ def step_spec(config: SaeConfig, d_in: int, d_out: int = 0) -> StepSpec:
         clip_norm=config.clip_norm,
         k_aux=min(config.d_sae, config.k if config.aux_k is None else config.aux_k),
         aux_coefficient=config.aux_coefficient,
-        dead_after=dead_after,
+        dead_after=dead_after(config),
         d_out=d_out,
         skip=config.skip_connection,
         prefixes=(*below, config.d_sae) if config.architecture == "matryoshka" else (),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deconstruct import trackers
+from deconstruct.ancestry import recipe_of
 from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe
-from deconstruct.config import ONLY_OF, SaeConfig
+from deconstruct.config import ONLY_OF, PENALISED, SaeConfig
 from deconstruct.errors import ConfigError
 from deconstruct.model import pick_device
 from deconstruct.reader import ActivationReader, BatchSource
@@ -22,16 +23,26 @@ from deconstruct.sae.folding import Scaling
 from deconstruct.sae.formats import CONFIG, WEIGHTS, config_of, save_weights
 from deconstruct.sae.member import HeldOut, LogRow, Member
 from deconstruct.sae.parallel import ranks
+from deconstruct.sae.warm import FACTOR, Start, check, factor_of, warmed
 
 VERSION = 11
 
 
-def recipe(config: SaeConfig, activations: Artifact, output: Artifact | None = None) -> Recipe:
+def recipe(
+    config: SaeConfig,
+    activations: Artifact,
+    output: Artifact | None = None,
+    start: Artifact | None = None,
+) -> Recipe:
     """All that decides the weights; settings of another architecture are none of it.
 
-    output: the activations of ``config.output_site``, which a transcoder reconstructs.
+    output: the activations of ``config.output_site``, which a transcoder reconstructs. start: the
+    SAE that training starts from (`deconstruct.sae.warm`); None: the seed.
     """
-    unused = {f for f, owners in ONLY_OF.items() if config.architecture not in owners}
+    config = config if start is None else warmed(config)
+    unused = {"warm_tokens"} | {
+        f for f, owners in ONLY_OF.items() if config.architecture not in owners
+    }
     if output is None:
         unused |= {"output_site", "skip_connection"}
     if config.patience is None:
@@ -41,14 +52,25 @@ def recipe(config: SaeConfig, activations: Artifact, output: Artifact | None = N
         settings["target_l0"] = config.wanted_l0
     if ranks() > 1:  # sums over several processes round differently
         settings["ranks"] = ranks()
-    inputs = {"activations": activations.key} | ({"output": output.key} if output else {})
+    if start is not None and config.architecture in PENALISED:
+        settings[FACTOR] = factor_of(start)
+    upstream = {"activations": activations, "output": output, "start": start}
+    inputs = {name: artifact.key for name, artifact in upstream.items() if artifact is not None}
     return Recipe("sae", VERSION, settings, inputs)
 
 
-def output_of(store: ArtifactStore, sae: Artifact) -> Artifact | None:
-    """The activations that a transcoder reconstructs; None of an autoencoder."""
-    key = sae.manifest.inputs.get("output")
-    return None if key is None else store.open("activations", key)
+def output_of(store: ArtifactStore, sae: Artifact, activations: Artifact) -> Artifact | None:
+    """What a transcoder makes of ``activations``: its output site's, recorded with them.
+
+    They need not be those that it was trained on. None of an autoencoder. Raises ``StorageError``
+    if they are not there.
+    """
+    if "output" not in sae.manifest.inputs:
+        return None
+    beside = recipe_of(activations)
+    site = str(sae.facts["output_site"])
+    own = replace(beside, config={**beside.config, "site": site})
+    return store.open("activations", own.key)
 
 
 def train(
@@ -56,16 +78,17 @@ def train(
     config: SaeConfig,
     activations: Artifact,
     output: Artifact | None = None,
+    start: Artifact | None = None,
     *,
     device: str = "auto",
 ) -> Artifact:
     """Train on the train split; a killed training goes on from its last checkpoint.
 
-    output: see `recipe`. Raises ``DataError`` if the split has fewer rows than a batch or the two
-    sites do not hold the same rows, ``ConfigError`` for a device, an output or a log
-    (`deconstruct.trackers`) that is not there.
+    output, start: see `recipe`. Raises ``DataError`` if the split has fewer rows than a batch or
+    the two sites do not hold the same rows, ``ConfigError`` for a device, an output or a log
+    (`deconstruct.trackers`) that is not there, or a start of another site, architecture or size.
     """
-    return train_all(store, [config], activations, output, device=device)[0]
+    return train_all(store, [config], activations, output, start, device=device)[0]
 
 
 def train_all(
@@ -73,6 +96,7 @@ def train_all(
     configs: Sequence[SaeConfig],
     activations: Artifact,
     output: Artifact | None = None,
+    start: Artifact | None = None,
     *,
     device: str = "auto",
 ) -> list[Artifact]:
@@ -89,7 +113,9 @@ def train_all(
                 f"sae.output_site = {config.output_site!r}, but its activations are "
                 f"{'not given' if output is None else 'given'}; name it in activations.sites too"
             )
-    recipes = {config: recipe(config, activations, output) for config in configs}
+        if start is not None:
+            check(start, config, activations, output)
+    recipes = {config: recipe(config, activations, output, start) for config in configs}
     made = {own.key: store.find(own) for own in recipes.values()}
     passes: dict[Hashable, dict[str, SaeConfig]] = {}
     for config, own in sorted(recipes.items(), key=lambda item: item[1].key):
@@ -107,7 +133,8 @@ def train_all(
                     own, lambda draft: make(others, {**drafts, config: draft})
                 )
             elif drafts:
-                _train_together(drafts, readers, where, store.root / "logs", recipes)
+                begun = Start.of(start) if start is not None else None
+                _train_together(drafts, readers, begun, where, store.root / "logs", recipes)
 
         make(list(members.values()), {})
     return [artifact for config in configs if (artifact := made[recipes[config].key])]
@@ -138,6 +165,7 @@ class _Readers:
 def _train_together(
     drafts: Mapping[SaeConfig, Draft],
     readers: _Readers,
+    start: Start | None,
     device: str,
     logs: Path,
     recipes: Mapping[SaeConfig, Recipe],
@@ -164,7 +192,13 @@ def _train_together(
         onto = Scaling.of(output.moments) if output else None
         members = {
             config: Member(
-                config, Scaling.of(moments), onto, draft.scratch, device, held_out=held_out
+                warmed(config) if start else config,
+                Scaling.of(moments),
+                onto,
+                draft.scratch,
+                device,
+                held_out=held_out,
+                start=start,
             )
             for config, draft in drafts.items()
         }
@@ -228,6 +262,8 @@ def _write(draft: Draft, member: Member, activations: Artifact, output: Artifact
         train_l0=rows[-1].l0,
         train_dead_share=rows[-1].dead_share,
     )
+    if sae.architecture in PENALISED:
+        draft.facts[FACTOR] = member.penalty_factor
 
 
 def tensor_lens_name(layer: int, hook: str) -> str:

@@ -22,6 +22,7 @@ from deconstruct.progress import track
 from deconstruct.sae.folding import Scaling
 from deconstruct.sae.member import HeldOut, LogRow, Member
 from deconstruct.sae.model import SparseAutoencoder
+from deconstruct.sae.warm import Start
 from deconstruct.shards import Moments
 
 
@@ -48,6 +49,7 @@ def train(
     *,
     output: Output | None = None,
     held_out: HeldOut | None = None,
+    start: Start | None = None,
     device: str = "cpu",
     dtype: str = "auto",
 ) -> tuple[SparseAutoencoder, list[LogRow]]:
@@ -55,11 +57,11 @@ def train(
 
     moments: of the training rows; activations are centred and scaled by them to E|z|^2 = 1, and
     both are folded into the weights at the end. checkpoints: a folder; what an earlier, killed
-    call left there is continued. output: of a transcoder. held_out: see `Member`. Returns the
-    SAE, for raw activations, and rows of the log.
+    call left there is continued. output: of a transcoder. held_out: see `Member`. start: an
+    SAE to go on from; None: the seed. Returns the SAE, for raw activations, and rows of the log.
     """
     onto = Scaling.of(output.moments) if output else None
-    member = Member(config, Scaling.of(moments), onto, checkpoints, device, dtype, held_out)
+    member = Member(config, Scaling.of(moments), onto, checkpoints, device, dtype, held_out, start)
     train_all(batches, [member], output)
     return member.result(), member.rows
 
