@@ -72,7 +72,8 @@ def test_step_0_computes_what_the_standing_sae_computes(
         kept = pre.topk(3 * len(x))
         wanted = sae.decode(torch.zeros_like(pre).scatter(0, *kept[::-1]).view(len(x), -1))
     error = float((wanted - y).double().square().sum(1).mean()) / (onto or inputs).scale ** 2
-    assert float(member.engine.losses[0]) == pytest.approx(error, rel=0.01)
+    close = 0.05 if dtype == "auto" or kind == "topk" else 0.01  # bfloat16 where it is fast
+    assert float(member.engine.losses[0]) == pytest.approx(error, rel=close)
 
 
 def test_the_same_tokens_go_further_from_the_standing_sae(tmp_path: Path) -> None:
