@@ -27,6 +27,8 @@ Home = Annotated[
     typer.Option(help="Data root.", show_default="$DECONSTRUCT_HOME or ./data"),
 ]
 
+EngineName = Literal["threads", "dask", "ray"]
+
 TEND_SECONDS = 2
 
 console = Console(stderr=True, highlight=False)
@@ -54,8 +56,7 @@ def run(
         ),
     ] = "anew",
     engine: Annotated[
-        Literal["threads", "dask", "ray"],
-        typer.Option(help="What extraction is spread over, with --workers above 1."),
+        EngineName, typer.Option(help="What extraction is spread over, with --workers above 1.")
     ] = "threads",
     workers: Annotated[int, typer.Option(min=1, help="Parts extracted side by side.")] = 1,
 ) -> None:
@@ -90,6 +91,14 @@ def sweep(
     ] = None,
     home: Home = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    engine: Annotated[
+        EngineName,
+        typer.Option(
+            help="What extraction and training are spread over, with --workers above 1; threads "
+            "train all members in one pass."
+        ),
+    ] = "threads",
+    workers: Annotated[int, typer.Option(min=1, help="Parts computed side by side.")] = 1,
 ) -> None:
     """Train many SAEs in one pass over the activations, judge each, print their Pareto front."""
     started = time.monotonic()
@@ -101,7 +110,13 @@ def sweep(
     from flows.summary import print_front
     from flows.sweep import sweep as flow
 
-    run_here(flow, config=settings, home=str(root), device=device)
+    run_here(
+        flow,
+        config=settings,
+        home=str(root),
+        device=device,
+        engine={"kind": engine, "workers": workers},
+    )
     console.print(f"finished in {time.monotonic() - started:.0f} s")
     print_front(root, settings.name)
 

@@ -15,6 +15,7 @@ from flows.liveness import hold_lock
 from flows.pipeline import HERE, SiteResult, preflight, read_and_record, take_apart
 from flows.seen import speak
 from tasks.sae import sae_members
+from tasks.spread import Engine
 from tasks.stage import Ref, Stages
 
 
@@ -24,12 +25,16 @@ def _name() -> str:
 
 
 @flow(name="sweep", flow_run_name=_name, persist_result=True, result_serializer="json")
-def sweep(config: SweepRun, home: str | None = None, device: str = "auto") -> list[SiteResult]:
+def sweep(
+    config: SweepRun, home: str | None = None, device: str = "auto", engine: Engine = HERE
+) -> list[SiteResult]:
     """Train every member of ``config`` at every site, judge each, publish each as a run.
 
     A member's artifacts have the keys of a run of its own: what is there already is not made
     again, and a later single run finds it. All runs carry the name ``config.name``; the store's
-    macro ``pareto(name)`` sets them beside each other. Raises as `flows.pipeline.pipeline` does.
+    macro ``pareto(name)`` sets them beside each other. engine: what extraction is spread over, and
+    training: processes of Dask or Ray train the members in groups; by default this process trains
+    all of them in one pass. Raises as `flows.pipeline.pipeline` does.
     """
     started = datetime.now(UTC)
     speak()
@@ -37,7 +42,7 @@ def sweep(config: SweepRun, home: str | None = None, device: str = "auto") -> li
     hold_lock(root.root)
     model, source = preflight(root, config)
     shared = Stages(root)
-    texts, by_site, output = read_and_record(shared, config, model, source, None, device, HERE)
+    texts, by_site, output = read_and_record(shared, config, model, source, None, device, engine)
     members = config.members()
     results = []
     for activity in by_site.values():
@@ -48,6 +53,7 @@ def sweep(config: SweepRun, home: str | None = None, device: str = "auto") -> li
             Ref.of(activity),
             Ref.of(output) if output else None,
             device,
+            engine,
         )
         for member in members:
             stages = Stages(root, list(shared.outcomes))

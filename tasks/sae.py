@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+import torch
+from prefect import task
 from prefect.client.orchestration import get_client
 
 from deconstruct.artifact import ArtifactStore, Recipe
@@ -11,6 +13,7 @@ from deconstruct.config import SaeConfig
 from deconstruct.errors import DeconstructError
 from deconstruct.mirror import VARIABLE
 from deconstruct.sae import stage as library
+from tasks.spread import Engine, side_by_side
 from tasks.stage import Ref, stage_task
 from tasks.workers import online_workers, run_on_pool
 
@@ -49,8 +52,45 @@ def sae_members(
     activations: Ref,
     output: Ref | None,
     device: str,
+    engine: Engine,
 ) -> list[Ref]:
-    """Train the SAEs of ``recipes`` together, in this process."""
+    """Train the SAEs of ``recipes`` together, in this process; or in groups, side by side.
+
+    Each group makes one pass over the activations. An engine of threads makes one group of all:
+    they share this machine's cores in one pass.
+    """
+    groups = 1 if engine.kind == "threads" else min(engine.workers, len(configs))
+    if groups == 1 and engine.address is None:
+        return train_group(home, configs, activations, output, device)
+    same = {"home": home, "activations": activations, "output": output, "device": device}
+    dealt = [configs[first::groups] for first in range(groups)]
+    calls = [{**same, "configs": own, "threads": engine.threads()} for own in dealt]
+    found = {ref.key: ref for refs in side_by_side(engine, members, calls) for ref in refs}
+    return [found[recipe.key] for recipe in recipes]
+
+
+@task(name="members", tags=["training"], persist_result=False, retries=1, retry_delay_seconds=5)
+def members(
+    home: str,
+    configs: list[SaeConfig],
+    activations: Ref,
+    output: Ref | None,
+    device: str,
+    threads: int | None,
+) -> list[Ref]:
+    """Train one group of a sweep's members, in a process of an engine.
+
+    threads: of the CPU; their number changes no byte. None: all of this process'.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return train_group(home, configs, activations, output, device)
+
+
+def train_group(
+    home: str, configs: list[SaeConfig], activations: Ref, output: Ref | None, device: str
+) -> list[Ref]:
+    """Train some SAEs in this process, in passes that those share which can."""
     store = ArtifactStore(home)
     onto = output.open(store) if output else None
     made = library.train_all(store, configs, activations.open(store), onto, device=device)

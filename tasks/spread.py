@@ -1,16 +1,18 @@
-"""Extraction spread over an engine: threads here, Dask or Ray processes here or elsewhere.
+"""Work spread over an engine: threads here, Dask or Ray processes here or elsewhere.
 
-The engine computes shards into the artifact in the making; the stage's own task finds them there,
-and publishes. So which engine ran, and how many workers, changes no byte.
+Of an extraction, the engine computes shards into the artifact in the making; the stage's own task
+finds them there, and publishes. Of a sweep, it trains members in groups (`tasks.sae`). Either way,
+which engine ran, and how many workers, changes no byte.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
-from prefect import task
+from prefect import Task, task
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,10 +24,11 @@ from deconstruct.errors import ConfigError
 from deconstruct.model import ResolvedModel
 
 Runner = TaskRunner[Any]
+R = TypeVar("R")
 
 
 class Engine(BaseModel):
-    """What computes shards side by side. No part of any key: results are the same."""
+    """What computes parts of a stage side by side. No part of any key: results are the same."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,15 +53,32 @@ class Engine(BaseModel):
                 own = {"n_workers": self.workers, "threads_per_worker": 1}
                 made: dict[str, Any] = {**own, "dashboard_address": None}
                 return cast(Runner, DaskTaskRunner(cluster_kwargs=made))
+            # Its usage reports are on by default, and are decided on when it is imported.
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             from prefect_ray import RayTaskRunner
 
-            cluster = {"num_cpus": self.workers}
-            return cast(Runner, RayTaskRunner(address=self.address, init_kwargs=cluster))
+            if self.address:
+                return cast(Runner, RayTaskRunner(address=self.address))
+            cluster = {"num_cpus": self.workers, "include_dashboard": False}
+            return cast(Runner, RayTaskRunner(init_kwargs=cluster))
         except ImportError as error:
             raise ConfigError(
                 f"engine {self.kind!r} needs packages that are not installed; "
                 f"run: pip install 'deconstruct[{self.kind}]'"
             ) from error
+
+    def threads(self) -> int | None:
+        """Of this machine's, what a worker of a cluster made for this run gets; None: all."""
+        if self.kind == "threads" or self.address is not None:
+            return None
+        return max(1, (os.cpu_count() or 1) // self.workers)
+
+
+def side_by_side(engine: Engine, what: Task[..., R], calls: Sequence[Mapping[str, Any]]) -> list[R]:
+    """What task ``what`` gives for each of ``calls``, in their order, computed by ``engine``."""
+    with engine.runner() as runner:
+        futures = [runner.submit(what, dict(call)) for call in calls]
+        return [future.result() for future in futures]
 
 
 @task(name="shards", tags=["activations"], persist_result=False, retries=1, retry_delay_seconds=5)
@@ -93,20 +113,5 @@ def _spread(
     device: str,
     deal: Callable[[int], list[Part]],
 ) -> None:
-    with engine.runner() as runner:
-        futures = [
-            runner.submit(
-                shards,
-                {
-                    "home": home,
-                    "config": config,
-                    "model": model,
-                    "part": part,
-                    "dtype": dtype,
-                    "device": device,
-                },
-            )
-            for part in deal(engine.workers)
-        ]
-        for future in futures:
-            future.result()
+    same = {"home": home, "config": config, "model": model, "dtype": dtype, "device": device}
+    side_by_side(engine, shards, [{**same, "part": part} for part in deal(engine.workers)])

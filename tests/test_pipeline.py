@@ -156,11 +156,13 @@ def parts_computed(server: str) -> int:
     return int(answer.raise_for_status().json())
 
 
-@pytest.mark.parametrize("engine", ["threads", "dask"])
+@pytest.mark.parametrize("engine", ["threads", "dask", "ray"])
 def test_extraction_spread_over_an_engine_gives_the_same_bytes(
     engine: str, tmp_path: Path, config: Path, server: str, finished: Path
 ) -> None:
-    """Two parts side by side; with Dask, in two processes of a cluster made for the run."""
+    """Two parts side by side; with Dask and Ray, in two processes of a cluster made for the run."""
+    if engine == "ray":
+        pytest.importorskip("prefect_ray", reason="prefect-ray is not installed: engine not tested")
     more = ("--engine", engine, "--workers", "2")
     before = parts_computed(server)
     run = deconstruct(tmp_path / "home", "run", config, *more, env={"PREFECT_API_URL": server})

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import httpx
 import pytest
-from running import artifacts, deconstruct
+from running import artifacts, deconstruct, environment
 
-from deconstruct.artifact import ArtifactStore
-from deconstruct.config import RunConfig
+from deconstruct.artifact import Artifact, ArtifactStore
+from deconstruct.config import RunConfig, SaeConfig
 from deconstruct.errors import ConfigError
+from deconstruct.sae import stage as sae
 from deconstruct.sweep import load_sweep
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -54,6 +58,74 @@ def test_faults_are_sentences(override: str, sentence: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+SPREAD = """
+import json, sys
+from prefect import flow
+from deconstruct.artifact import ArtifactStore
+from deconstruct.config import SaeConfig
+from deconstruct.sae import stage
+from tasks.sae import sae_members
+from tasks.spread import Engine
+from tasks.stage import Ref
+
+kind, home, key, settings = sys.argv[1:]
+members = [SaeConfig.model_validate(own) for own in json.loads(settings)]
+
+@flow
+def spread():
+    activity = ArtifactStore(home).open("activations", key)
+    recipes = [stage.recipe(member, activity) for member in members]
+    engine = Engine(kind=kind, workers=2)
+    return sae_members(recipes, home, members, Ref.of(activity), None, "cpu", engine)
+
+print(json.dumps([[ref.key, ref.made] for ref in spread()]))
+"""
+
+
+def groups_trained(server: str) -> int:
+    """How many tasks have trained a group of members, as the server knows."""
+    done = {"name": {"like_": "members"}, "state": {"name": {"any_": ["Completed"]}}}
+    answer = httpx.post(f"{server}/task_runs/count", json={"task_runs": done}, timeout=30)
+    return int(answer.raise_for_status().json())
+
+
+@pytest.mark.parametrize("engine", ["dask", "ray"])
+def test_members_trained_in_processes_are_the_same(
+    engine: str,
+    store: ArtifactStore,
+    activations_artifact: Artifact,
+    tmp_path: Path,
+    server: str,
+) -> None:
+    """In two groups, by two processes of a cluster, and in one pass in this process."""
+    pytest.importorskip(
+        f"prefect_{engine}", reason=f"prefect-{engine} is not installed: engine not tested"
+    )
+    changes = ({}, {"k": 8}, {"architecture": "batchtopk"}, {"architecture": "relu"}, {"seed": 1})
+    base = SaeConfig(d_sae=64, k=4, tokens=4096, batch_size=256)
+    members = [base.model_copy(update=own) for own in changes]
+    alone = sae.train_all(ArtifactStore(tmp_path / "alone"), members, activations_artifact)
+    home = tmp_path / "spread"
+    (home / "activations").mkdir(parents=True)
+    key = activations_artifact.key
+    (home / "activations" / key).symlink_to(activations_artifact.path)
+    settings = json.dumps([member.model_dump() for member in members])
+    before = groups_trained(server)
+    done = subprocess.run(
+        [sys.executable, "-c", SPREAD, engine, str(home), key, settings],
+        env=environment(home, PREFECT_API_URL=server),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said == [[artifact.key, True] for artifact in alone]
+    assert groups_trained(server) == before + 2
+    spread = ArtifactStore(home)
+    assert [spread.open("sae", a.key).digest() for a in alone] == [a.digest() for a in alone]
+
+
 def test_the_command_leaves_a_run_a_member_and_a_front(
     finished: Path, config: Path, tmp_path: Path
 ) -> None:
@@ -63,7 +135,8 @@ def test_the_command_leaves_a_run_a_member_and_a_front(
     single = artifacts(home)["sae"]
     file = tmp_path / "sweep.toml"
     file.write_text(config.read_text() + "\n[sweep]\narchitecture = ['topk', 'relu']\nk = [4, 8]\n")
-    done = deconstruct(home, "sweep", file, "--set", "name=front")
+    spread = ("--engine", "dask", "--workers", "2")
+    done = deconstruct(home, "sweep", file, "--set", "name=front", *spread)
     assert done.returncode == 0, done.stderr
     saes = {a.key: a for a in ArtifactStore(home).artifacts() if a.stage == "sae"}
     assert len(saes) == 3
