@@ -1,4 +1,4 @@
-"""The fused TopK step against a dense float64 reference.
+"""The fused TopK step on a GPU against the reference of the CPU's, and against the CPU's itself.
 
 On a CUDA device the kernels run there; without one, in Triton's interpreter, on small shapes;
 without Triton, nothing here runs and the reason is printed.
@@ -11,22 +11,23 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sae_reference import Reference
 from torch import Tensor
 
 ON_GPU = torch.cuda.is_available()
 if not ON_GPU and find_spec("triton"):
     os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are first imported
 
+from deconstruct.sae.cpu import CpuTopK  # noqa: E402
 from deconstruct.sae.cuda import FusedTopK, GpuOptions, Tiling, unavailable  # noqa: E402
-from deconstruct.sae.engine import StepSpec  # noqa: E402
+from deconstruct.sae.engine import StepSpec, initial_weights  # noqa: E402
 
 REASON = unavailable()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=REASON or "")
 DEVICE = "cuda" if ON_GPU else "cpu"
 STEPS = 8
-
-
-RAW = GpuOptions(unit_norm=False)  # so that W_dec's gradient can be seen whole
 
 
 def step_spec(
@@ -90,29 +91,6 @@ def selection(found: FusedTopK) -> Tensor:
     return dense.scatter(1, index, found._buffers.value)[:, :-1]
 
 
-def reference(
-    spec: StepSpec, start: dict[str, Tensor], x: Tensor, mask: Tensor, dead: Tensor | None = None
-) -> dict[str, Tensor]:
-    """Gradients by autograd through dense float64 products, for a given choice of latents."""
-    p = {n: t.detach().to("cpu", torch.float64).requires_grad_() for n, t in start.items()}
-    x64 = x.double()
-    pre = (x64 - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
-    z = torch.where(mask.cpu(), pre, 0.0)
-    error = z @ p["W_dec"] + p["b_dec"] - x64
-    loss = error.square().sum(1).mean()
-    if dead is not None:
-        centered = (x - start["b_dec"]).bfloat16()
-        rounded = torch.addmm(
-            start["b_enc"][dead].bfloat16(), centered, start["W_enc"][:, dead].bfloat16()
-        )
-        z_dead = torch.where(chosen(rounded, spec.k_aux), pre[:, dead], 0.0)
-        missing = z_dead @ p["W_dec"][dead] + error.detach()
-        weight = spec.aux_coefficient * min(1.0, len(dead) / spec.k_aux)
-        loss = loss + weight * missing.square().sum(1).mean()
-    loss.backward()
-    return {n: t.grad for n, t in p.items() if t.grad is not None}
-
-
 def gradients(found: FusedTopK) -> dict[str, Tensor]:
     """The gradients of a first step, read back from Adam's first moment."""
     state, beta = snapshot(found), found.spec.betas[0]
@@ -126,31 +104,107 @@ def check_close(found: Tensor, wanted: Tensor, tolerance: float, name: str) -> N
     assert gap < tolerance, f"{name}: relative error {gap:.2e}"
 
 
-SHAPES = [(12, 24, 72, 5), (6, 40, 48, 1), (6, 16, 32, 32), (10, 17, 50, 7)]
+@settings(deadline=None, max_examples=100 if ON_GPU else 8, derandomize=True)
+@given(
+    n=st.integers(2, 12),
+    d_in=st.integers(2, 24),
+    d_sae=st.integers(2, 40),
+    seed=st.integers(0, 999),
+    dead_share=st.sampled_from([0.0, 0.3, 1.0]),
+    k_aux=st.integers(0, 12),
+    clip_norm=st.sampled_from([0.05, 1e9]),
+)
+def test_whole_step(
+    n: int, d_in: int, d_sae: int, seed: int, dead_share: float, k_aux: int, clip_norm: float
+) -> None:
+    """As the CPU engine's test of the same name: gradients, loss, counts and new weights."""
+    draw = torch.Generator().manual_seed(seed)
+    k = 1 + seed % d_sae
+    k_aux = min(k_aux, d_sae)
+    spec = step_spec(n, d_in, d_sae, k, clip_norm, k_aux, 0.5, dead_after=1000)
+    spec = replace(spec, epsilon=1e-4)
+    start = initial_weights(spec, seed)
+    start["b_enc"] += 0.1 * torch.randn(d_sae, generator=draw)
+    dead = torch.rand(d_sae, generator=draw) < dead_share
+    z = torch.randn(n, d_in, generator=draw) / d_in**0.5
+    reference = Reference(spec, dict(start))
+    wanted, touched, loss = reference.gradients(z, dead)
+    reference.step(z, dead, 1e-3)
+    clip = min(1.0, clip_norm / sum(float(g.square().sum()) for g in wanted.values()) ** 0.5)
+
+    found = FusedTopK(spec, start, torch.full((2,), 1e-3), DEVICE)
+    found.load_state_dict({**snapshot(found), "since_fired": 10_000 * dead.long()})
+    found.step(z)
+    assert found.losses[0].item() == pytest.approx(loss, rel=1e-2, abs=1e-6)
+    for name, grad in gradients(found).items():
+        check_close(grad, clip * wanted[name], 2e-2, name)
+    after = snapshot(found)
+    assert torch.equal(after["updates"].long(), touched.long())
+    fired = selection(found).cpu().any(0)
+    assert torch.equal(after["since_fired"], torch.where(fired, 0, 10_000 * dead + n))
+    assert found.firing()[1] == float((after["since_fired"] >= 1000).float().mean())
+    for name, want in reference.weights.items():
+        # Adam's first step is rate * g / (|g| + epsilon): it magnifies what bfloat16 rounds off
+        # gradients near epsilon, hence a share of the elements may differ by part of a step.
+        off = (found.weights()[name].double() - want).abs()
+        assert float(off.max()) < 2.1e-3, name
+        assert int((off > 1e-4).sum()) <= max(1, 0.12 * off.numel()), name
+    torch.testing.assert_close(found.weights()["W_dec"].norm(dim=1), torch.ones(d_sae))
+
+
+SHAPES = [(12, 24, 72, 5), (6, 16, 32, 32)]
 if ON_GPU:
     SHAPES += [(512, 768, 4096, 32), (256, 100, 40000, 64), (128, 1024, 131072, 256)]
+    SHAPES += [(64, 4096, 8192, 512)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_one_step_matches_the_dense_reference(shape: tuple[int, int, int, int]) -> None:
+def test_the_choice_is_the_largest_of_the_product(shape: tuple[int, int, int, int]) -> None:
     spec = step_spec(*shape)
-    found, x = engine(spec, options=RAW), batch(spec)
+    found, x = engine(spec), batch(spec)
     found.step(x)
     start = weights(spec)
-    centered = (x - start["b_dec"]).double()
-    pre = centered @ start["W_enc"].double() + start["b_enc"].double()
+    pre = (x - start["b_dec"]).double() @ start["W_enc"].double() + start["b_enc"].double()
     check_close(found._buffers.pre, pre, 1e-2, "pre")
     mask = chosen(found._buffers.pre, spec.k)
     assert torch.equal(selection(found), torch.where(mask, found._buffers.pre.float(), 0.0))
-    wanted = reference(spec, start, x, mask)
-    for name, grad in gradients(found).items():
-        check_close(grad, wanted[name], 1.5e-2, name)
-    assert torch.equal(found.fired, mask.sum(0))
-    since_fired = snapshot(found)["since_fired"].long()
-    assert torch.equal(since_fired, torch.where(mask.any(0), 0, spec.batch).cpu())
-    z = torch.where(mask.cpu(), pre, 0.0)
-    error = z @ start["W_dec"].double() + start["b_dec"].double() - x.double()
-    assert found.losses[0].item() == pytest.approx(error.square().sum(1).mean().item(), rel=1e-2)
+
+
+def test_steps_beside_the_cpu_engine() -> None:
+    """From a state of the CPU engine: the same steps, up to bfloat16, latents left alone alike."""
+    spec = step_spec(16, 24, 64, 64, 1.0, k_aux=8, dead_after=48)
+    spec = replace(spec, epsilon=1e-3)
+    start = initial_weights(spec, 0)
+    start["b_enc"] -= 0.05  # so that few of them fire
+    rates = torch.full((8,), 3e-3)
+    beside = CpuTopK(spec, start, rates)
+    draw = torch.Generator().manual_seed(0)
+
+    def few() -> Tensor:
+        return torch.rand(16, 3, generator=draw) @ torch.randn(3, 24, generator=draw) / 5
+
+    for _ in range(4):
+        beside.step(few())
+    found = FusedTopK(spec, start, rates, DEVICE)
+    found.load_state_dict(beside.state_dict())
+    left_alone, revived = 0, 0
+    for step in range(4, 7 if not ON_GPU else 8):
+        z, before, dead = few(), found.weights(), beside.firing()[1]
+        found.step(z)
+        beside.step(z)
+        assert found.losses[step].item() == pytest.approx(beside.losses[step].item(), rel=1e-2)
+        assert found.firing() == pytest.approx(beside.firing(), abs=0.2)
+        still = snapshot(found)["updates"] == beside.state_dict()["updates"]
+        assert still.float().mean() > 0.95  # a latent at the edge may fire in one of them alone
+        silent = (found.weights()["W_enc"] == before["W_enc"]).all(0)
+        assert torch.equal(before["W_dec"][silent], found.weights()["W_dec"][silent])
+        left_alone += int(silent.sum())
+        revived += int(dead > 0)
+    assert left_alone
+    assert revived
+    assert beside.state_dict()["updates"].float().std() > 1
+    for name, want in beside.weights().items():
+        torch.testing.assert_close(found.weights()[name], want, rtol=0, atol=1.5e-3)
 
 
 @pytest.mark.skipif(not ON_GPU, reason="the fused product needs Hopper's TMA")
@@ -181,55 +235,51 @@ def test_rows_where_nothing_fires() -> None:
     found.step(batch(spec))
     after = found.weights()
     assert (found._buffers.index == 64).all()
-    assert found.fired.sum() == 0
+    assert (snapshot(found)["updates"] == 0).all()
     assert (snapshot(found)["since_fired"] == 8).all()
-    for name in ("W_enc", "b_enc"):
+    for name in ("W_enc", "b_enc", "W_dec"):
         assert torch.equal(after[name], before[name])
-    check_close(after["W_dec"], before["W_dec"], 1e-6, "W_dec")
     assert not torch.equal(after["b_dec"], before["b_dec"])  # it still learns the mean
 
 
 def test_one_latent_on_every_token() -> None:
     # 70 pairs of one latent: its run is head, blocks of CHUNK and tail.
     spec = step_spec(70, 16, 24, 2)
-    options = GpuOptions(unit_norm=False, tiling=Tiling(chunk=16))
-    bias = torch.zeros(24)
-    bias[7] = 20.0
-    found, x = engine(spec, {"b_enc": bias}, options), batch(spec)
+    options = GpuOptions(tiling=Tiling(chunk=16))
+    start = initial_weights(spec, 0)
+    start["b_enc"][7] = 20.0
+    draw = torch.Generator().manual_seed(2)
+    x = torch.randn(4000, 16, generator=draw)
+    ranked = (x @ start["W_enc"]).sort(dim=1, descending=True).values
+    x = x[(ranked[:, 0] - ranked[:, 1] > 0.1) & (ranked[:, 1] - ranked[:, 2] > 0.1)][:70]
+    found = engine(spec, start, options)
     found.step(x)
-    assert found.fired[7] == 70
-    wanted = reference(spec, {**weights(spec), "b_enc": bias}, x, chosen(found._buffers.pre, 2))
+    assert (selection(found)[:, 7] > 0).all()
+    wanted, _, _ = Reference(spec, start).gradients(x, torch.zeros(24, dtype=torch.bool))
     for name, grad in gradients(found).items():
         check_close(grad, wanted[name], 1.5e-2, name)
 
 
-@pytest.mark.parametrize("k_aux", [4, 40])
-def test_auxk_reaches_encoder_and_decoder(k_aux: int) -> None:
-    spec = step_spec(12, 24, 72, 4, k_aux=k_aux, aux_coefficient=2.0, dead_after=100)
-    found, x = engine(spec, options=RAW), batch(spec)
-    dead = torch.arange(3, 70, 5)
+def test_room_for_the_dead_is_made_before_they_are() -> None:
+    """Looked at every few steps, and yet no latent that dies in between is left out."""
+    spec = step_spec(2, 8, 16, 1, k_aux=2, dead_after=40)
+    found = engine(spec, options=GpuOptions(refresh_every=8))
+    assert found._every == 2  # an eighth of the 20 steps it takes to die
     state = snapshot(found)
-    state["dead"][dead] = True
+    state["since_fired"][3:] = 33 + torch.arange(13) // 7
     found.load_state_dict(state)
-    found.step(x)
-    mask = chosen(found._buffers.pre, spec.k)
-    wanted = reference(spec, weights(spec), x, mask, dead)
-    without = reference(spec, weights(spec), x, mask)
-    for name, grad in gradients(found).items():
-        check_close(grad, wanted[name], 2e-2, name)
-    for name in ("W_enc", "W_dec"):
-        assert (wanted[name] - without[name]).norm() > 0.05 * wanted[name].norm()
-
-
-def test_dead_latents_are_found_at_the_refresh() -> None:
-    spec = step_spec(4, 16, 40, 2, k_aux=8, dead_after=8)
-    found = engine(spec, options=GpuOptions(refresh_every=3))
-    for seed in range(4):
+    rooms = []
+    for seed in range(5):
+        dead = snapshot(found)["since_fired"] >= 40
+        rooms.append(int(found._room))
         found.step(batch(spec, seed))
-        assert (found._buffers.dead_capacity > 0) == (seed == 3)
-        if seed == 2:
-            expected = snapshot(found)["since_fired"] >= 8
-    assert torch.equal(snapshot(found)["dead"], expected)
+        if dead.any():
+            listed = found._buffers.dead_list[: int(found._buffers.n_dead)].cpu()
+            assert torch.equal(listed, dead.nonzero().squeeze(1))
+            assert torch.equal(found._buffers.aux_slot.cpu()[dead], torch.arange(int(dead.sum())))
+    assert rooms[0] == 0
+    assert rooms[-1] == 16
+    assert dead.any()
 
 
 @pytest.mark.parametrize("limit", [0.5, 60.0, 1e4])
@@ -247,29 +297,6 @@ def test_clipping_by_the_exact_global_norm(limit: float) -> None:
     assert clipped._buffers.clip.item() == pytest.approx(factor, rel=1e-3)
     for name, grad in gradients(clipped).items():
         check_close(grad, gradients(found)[name] * factor, 1e-3, name)
-
-
-def test_adam_projection_and_unit_rows_over_steps() -> None:
-    spec = step_spec(6, 16, 32, 4)
-    found = engine(spec)
-    twins = {n: t.clone().requires_grad_() for n, t in weights(spec).items()}
-    adam = torch.optim.Adam(twins.values(), lr=1.0)
-    before = snapshot(found)
-    for step in range(3):
-        found.step(batch(spec, step))
-        after = snapshot(found)
-        for name, twin in twins.items():
-            grad = (after[f"{name}.m"] - 0.9 * before[f"{name}.m"]).cpu() / 0.1
-            twin.grad = grad.mT if name == "W_enc" else grad
-        along = (twins["W_dec"].grad * twins["W_dec"]).sum(1)  # the projection took it out
-        assert along.abs().max() < 1e-5
-        adam.param_groups[0]["lr"] = torch.linspace(1e-3, 5e-4, STEPS)[step].item()
-        adam.step()
-        with torch.no_grad():
-            twins["W_dec"] /= twins["W_dec"].norm(dim=1, keepdim=True)
-        before = after
-    for name, tensor in found.weights().items():
-        check_close(tensor, twins[name], 1e-5, name)
 
 
 def test_same_bytes_again_and_after_a_resume() -> None:
@@ -292,9 +319,6 @@ def test_same_bytes_again_and_after_a_resume() -> None:
         fresh[2].step(data[step % 4])
     resumed = FusedTopK(spec, weights(spec, seed=9), rates, DEVICE, options)
     resumed.load_state_dict(snapshot(fresh[2]))
-    if not ON_GPU:  # Triton's interpreter truncates to bf16 where torch and a GPU round
-        for name in ("enc", "dec", "bias_half"):
-            getattr(resumed._buffers, name).copy_(getattr(fresh[2]._buffers, name))
     runs.append(run(resumed))
     for name, tensor in runs[0].items():
         assert torch.equal(tensor, runs[1][name]), name
@@ -320,14 +344,17 @@ def test_refusals() -> None:
     spec = step_spec(8, 16, 64, 4)
     for changed, message in (
         ({"architecture": "relu"}, "topk, not relu"),
-        ({"k": 0}, "k=0"),
-        ({"k_aux": 65}, "k_aux=65"),
+        ({"k": 0}, "not 0"),
+        ({"k_aux": 65}, "aux_k in 0..d_sae = 64, not 65"),
+        ({"d_out": 9}, "no transcoders"),
     ):
         with pytest.raises(ValueError, match=message):
             engine(replace(spec, **changed))
     found = engine(spec)
-    with pytest.raises(ValueError, match="x is"):
+    with pytest.raises(ValueError, match="z is"):
         found.step(torch.zeros(7, 16))
+    with pytest.raises(ValueError, match="input alone"):
+        found.step(torch.zeros(8, 16), torch.zeros(8, 16))
     with pytest.raises(ValueError, match="b_enc is"):
         engine(spec, {"b_enc": torch.zeros(63)})
     found.steps_done = STEPS

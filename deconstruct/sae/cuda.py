@@ -9,7 +9,7 @@ Gradients are sums over the B*k firing (token, latent) pairs, sorted by latent o
 formed a row at a time in registers and meet Adam there, so the optimiser moves 24 bytes a parameter
 plus 2 for the bf16 copy that the next step multiplies by. The order of launches: `cuda_step`; the
 launches: `cuda_forward`, `cuda_backward`; kernels: `cuda_topk`, `cuda_order`, `cuda_gradients`,
-`cuda_update`; their dense references: ``tests/test_sae_cuda.py``.
+`cuda_latents`, `cuda_update`; their reference, the CPU engine's: ``tests/sae_reference.py``.
 
 Numbers: master weights and moments float32, products bf16 with float32 sums. W_enc is kept
 transposed, [d_sae, d_in], so that a latent is a row everywhere.
@@ -18,12 +18,14 @@ Deterministic: no float atomics, nothing chosen by timing; one GPU model, one to
 give the same bytes on every run, and a resumed run those of an uninterrupted one.
 
 The host never waits within `FusedTopK.step`, but for one place: with AuxK, every
-``refresh_every`` steps, the list of dead latents is read back and the step (a CUDA graph) for that
-many dead latents is taken or built. Between two refreshes the list stands still.
+``refresh_every`` steps at most, the number of latents that can be dead before the next such look is
+read back, and the step (a CUDA graph) with room for that many is taken or built. Which are dead,
+the device finds out in every step.
 """
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from os import environ
@@ -35,6 +37,7 @@ from torch import Tensor
 from deconstruct.sae.engine import NAMES, StepSpec
 
 MAX_K = 512  # beyond, the second level of the selection no longer fits a program's registers
+MAX_D_IN = 8192  # a program holds rows of that width
 
 
 def unavailable() -> str | None:
@@ -47,6 +50,21 @@ def unavailable() -> str | None:
         return "no CUDA device; TRITON_INTERPRET=1 runs the kernels on the CPU, slowly, for tests"
     if torch.cuda.get_device_capability() < (8, 0):
         return "the fused GPU step needs bf16 tensor cores: compute capability 8.0 or later"
+    return None
+
+
+def unsuited(spec: StepSpec) -> str | None:
+    """Why the fused step does not make this step, as a sentence; None where it does."""
+    if spec.architecture != "topk":
+        return f"the fused GPU step trains topk, not {spec.architecture}"
+    if spec.transcoder:
+        return "the fused GPU step trains autoencoders, no transcoders"
+    if not 1 <= spec.k <= min(spec.d_sae, MAX_K):
+        return f"the fused GPU step takes k in 1..min(d_sae, {MAX_K}), not {spec.k}"
+    if not 0 <= spec.k_aux <= spec.d_sae:
+        return f"the fused GPU step takes aux_k in 0..d_sae = {spec.d_sae}, not {spec.k_aux}"
+    if spec.d_in > MAX_D_IN:
+        return f"the fused GPU step takes d_in up to {MAX_D_IN}, not {spec.d_in}"
     return None
 
 
@@ -71,8 +89,7 @@ class Tiling:
 class GpuOptions:
     """How the fused step is done, where there is a choice."""
 
-    unit_norm: bool = True  # rows of W_dec; their gradient is then projected off the row
-    refresh_every: int = 64  # steps between two looks at which latents are dead
+    refresh_every: int = 64  # steps between two looks at how many latents may be dead, at most
     # bfloat16: 18 bytes a parameter in place of 26, rounded stochastically.
     moments: Literal["float32", "bfloat16"] = "float32"
     # fused: a Triton product that makes the selection's maxima on its way out (Hopper's TMA).
@@ -84,10 +101,9 @@ class GpuOptions:
 class FusedTopK:
     """Parameters, Adam's moments and the step over them, in static buffers on one device.
 
-    spec: a TopK step; its sizes are fixed, so a run's last, shorter batch is not for it.
-    ``clip_norm`` infinite: no clipping. weights: ``W_enc [d_in, d_sae]``, ``b_enc [d_sae]``,
-    ``W_dec [d_sae, d_in]``, ``b_dec [d_in]``, any float dtype. learning_rates: one a step, [steps];
-    the schedule lives on the device.
+    spec: a TopK step. ``clip_norm`` infinite: no clipping. weights: ``W_enc [d_in, d_sae]``,
+    ``b_enc [d_sae]``, ``W_dec [d_sae, d_in]``, ``b_dec [d_in]``, any float dtype. learning_rates:
+    one a step, [steps]; the schedule lives on the device.
 
     Raises RuntimeError with `unavailable`'s reason, ValueError for sizes out of range.
     """
@@ -106,12 +122,8 @@ class FusedTopK:
         from deconstruct.sae.cuda_step import Launcher  # imports Triton
 
         d, f = spec.d_in, spec.d_sae
-        if spec.architecture != "topk":
-            raise ValueError(f"the fused GPU step trains topk, not {spec.architecture}")
-        if not 1 <= spec.k <= min(f, MAX_K):
-            raise ValueError(f"k={spec.k} must lie in 1..min(d_sae, {MAX_K})")
-        if not 0 <= spec.k_aux <= f:
-            raise ValueError(f"k_aux={spec.k_aux} must lie in 0..d_sae={f}")
+        if reason := unsuited(spec):
+            raise ValueError(reason)
         shapes = {"W_enc": (d, f), "b_enc": (f,), "W_dec": (f, d), "b_dec": (d,)}
         for name, shape in shapes.items():
             if tuple(weights[name].shape) != shape:
@@ -126,9 +138,8 @@ class FusedTopK:
         self._state: dict[str, Tensor] = {
             "step": new(1, dtype=torch.int32),
             "losses": new(len(learning_rates)),
-            "since_fired": new(f, dtype=torch.int32),
-            "fired": new(f, dtype=torch.int64),
-            "dead": new(f, dtype=torch.bool),
+            "since_fired": new(f, dtype=torch.int64),
+            "updates": new(f, dtype=torch.int32),
         }
         for name in NAMES:
             shape = (f, d) if name == "W_enc" else shapes[name]
@@ -139,12 +150,15 @@ class FusedTopK:
         # [steps]: each step's mean |e|^2, 0 for those to come; reading it waits for the device
         self.losses = self._state["losses"]
         self.steps_done = 0  # the host's count of `step`
-        schedule = _adam_schedule(learning_rates, spec.betas).to(self.device)
-        self._buffers = Buffers(spec, self.options, self._state, schedule, self.device)
-        self._launcher = Launcher(self._buffers)
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
-        self.load_weights(weights)
+        # Steps between two looks at the dead: fewer than it takes to die, or all would need room.
+        self._every = min(self.options.refresh_every, max(1, spec.dead_after // (8 * spec.batch)))
+        self._room = torch.zeros(1, dtype=torch.int64)
+        with self._current():
+            self._buffers = Buffers(spec, self.options, self._state, learning_rates, self.device)
+            self._launcher = Launcher(self._buffers)
+            self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+            self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+            self.load_weights(weights)
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Copy weights in (names and shapes as in the class); moments and counts stay."""
@@ -159,11 +173,6 @@ class FusedTopK:
         found["W_enc"] = found["W_enc"].mT.contiguous()
         return found
 
-    @property
-    def fired(self) -> Tensor:
-        """int64 [d_sae]: how often each latent has fired. The live buffer, not a copy."""
-        return self._state["fired"]
-
     def firing(self) -> tuple[float, float]:
         """Mean L0 of the last step's tokens, and the share of latents that are dead. Waits."""
         dead = self._state["since_fired"] >= self.spec.dead_after
@@ -171,40 +180,55 @@ class FusedTopK:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The live tensors of a checkpoint, all that the same bytes need; W_enc transposed."""
-        return dict(self._state)
+        return {**self._state, "room": self._room}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a `state_dict`; raises KeyError where a tensor is missing."""
+        """Take over a `state_dict`, or a `deconstruct.sae.cpu.CpuTopK`'s; raises KeyError where a
+        tensor is missing."""
         for name, tensor in self._state.items():
             tensor.copy_(state[name])
         self.steps_done = int(self._state["step"].item())
         self._buffers.refresh_copies()
-        self._buffers.take_dead()
+        ahead = self._every - self.steps_done % self._every
+        self._room.copy_(state.get("room", torch.zeros(1)))
+        self._room.clamp_(min=self._buffers.room_for_dead(ahead))
 
-    def step(self, x: Tensor) -> None:
-        """Train on x, [batch, d_in], any float dtype and device; returns before it is done.
+    def prepare(self) -> None:
+        """Compile the step, where that is not done: what can't run here says so before a run."""
+        room = int(self._room)
+        if self.device.type == "cuda" and room not in self._graphs:
+            with self._current():
+                self._graphs[room] = self._capture(room)
 
-        Raises ValueError for another shape, IndexError after the schedule's last step.
+    def step(self, z: Tensor, target: Tensor | None = None) -> None:
+        """Train on z, [batch, d_in], any float dtype and device; returns before it is done.
+
+        Raises ValueError for another shape or a target, IndexError after the schedule's last step.
         """
         from deconstruct.sae import cuda_forward as forward
 
-        spec, buffers = self.spec, self._buffers
-        if tuple(x.shape) != (spec.batch, spec.d_in):
-            raise ValueError(f"x is {tuple(x.shape)}, not {(spec.batch, spec.d_in)}")
+        spec = self.spec
+        if target is not None:
+            raise ValueError("the fused TopK step reconstructs its input alone")
+        if tuple(z.shape) != (spec.batch, spec.d_in):
+            raise ValueError(f"z is {tuple(z.shape)}, not {(spec.batch, spec.d_in)}")
         if self.steps_done >= len(self.losses):
             raise IndexError(f"the schedule has {len(self.losses)} steps, all of them done")
-        if spec.k_aux and self.steps_done and self.steps_done % self.options.refresh_every == 0:
-            self._state["dead"].copy_(self._state["since_fired"] >= spec.dead_after)
-            buffers.take_dead()
-        capacity = buffers.dead_capacity
-        if self.device.type == "cuda" and capacity not in self._graphs:
-            self._graphs[capacity] = self._capture(capacity)
-        forward.begin(buffers, x.to(self.device, non_blocking=True).contiguous())
-        if capacity in self._graphs:
-            self._graphs[capacity].replay()
-        else:
-            self._launcher.launch(capacity)
+        if self.steps_done and self.steps_done % self._every == 0:
+            self._room.fill_(self._buffers.room_for_dead(self._every))
+        self.prepare()
+        room = int(self._room)
+        with self._current():
+            forward.begin(self._buffers, z.to(self.device, non_blocking=True).contiguous())
+            if room in self._graphs:
+                self._graphs[room].replay()
+            else:
+                self._launcher.launch(room)
         self.steps_done += 1
+
+    def _current(self) -> AbstractContextManager[object]:
+        """Makes the engine's device the one that kernels are launched on."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def _capture(self, capacity: int) -> "torch.cuda.CUDAGraph":
         """The step's launches as one graph; the state is left as it was."""
@@ -230,10 +254,3 @@ class FusedTopK:
 def power_of_two(n: float) -> int:
     """The smallest power of two that is n or more, at least 1."""
     return 1 << max(0, math.ceil(math.log2(n)))
-
-
-def _adam_schedule(learning_rates: Tensor, betas: tuple[float, float]) -> Tensor:
-    """float32 [steps, 2]: ``lr / (1 - beta1^t)`` and ``(1 - beta2^t)^-1/2`` of step t = 1 on."""
-    t = torch.arange(1, len(learning_rates) + 1, dtype=torch.float64)
-    rate = learning_rates.detach().to("cpu", torch.float64) / (1 - betas[0] ** t)
-    return torch.stack([rate, (1 - betas[1] ** t).rsqrt()], dim=1).float()

@@ -3,9 +3,30 @@
 import torch
 from torch import Tensor
 
-from deconstruct.sae import cuda_gradients, cuda_update
+from deconstruct.sae import cuda_gradients, cuda_latents, cuda_update
 from deconstruct.sae.cuda import power_of_two
 from deconstruct.sae.cuda_buffers import LATENTS_A_PROGRAM, Buffers
+from deconstruct.sae.engine import pace_of
+
+
+def set_pace(b: Buffers, aux: dict[str, Tensor] | None) -> None:
+    """Which latents this step updates, and how far; their records of firing."""
+    s = b.spec
+    cuda_latents.pace_kernel[(-(-(s.d_sae + 1) // 1024),)](
+        b.row_ptr,
+        b.aux_slot,
+        aux["largest"] if aux else b.clip,
+        b.state["since_fired"],
+        b.state["updates"],
+        b.rates,
+        b.corrections,
+        b.state["step"],
+        b.pace,
+        s.batch,
+        s.d_sae,
+        AUX=aux is not None,
+        BLOCK=1024,
+    )
 
 
 def chunk_sums(b: Buffers) -> None:
@@ -26,7 +47,7 @@ def chunk_sums(b: Buffers) -> None:
             CHUNK=b.options.tiling.chunk,
             BLOCK_D=power_of_two(s.d_in),
             U=8,
-            num_warps=b.options.tiling.row_warps,
+            num_warps=b.warps(b.options.tiling.row_warps),
         )
 
 
@@ -80,6 +101,7 @@ def bias_gradients(b: Buffers, aux: dict[str, Tensor] | None) -> None:
         SPAN_WEIGHT=b.span_weight,
         U=8,
         BLOCK_D=power_of_two(s.d_in),
+        num_warps=b.warps(4),
     )
     cuda_gradients.decoder_bias_gradient_kernel[(-(-s.d_in // 32),)](
         b.b_dec_partial,
@@ -136,10 +158,10 @@ def clip(b: Buffers, aux: dict[str, Tensor] | None) -> None:
         CHUNK=b.options.tiling.chunk,
         BLOCK_D=power_of_two(s.d_in),
         U=b.options.tiling.row_unroll,
-        UNIT=b.options.unit_norm,
+        UNIT=True,
         AUX=aux is not None,
         PROGRAMS=programs,
-        num_warps=b.options.tiling.row_warps,
+        num_warps=b.warps(b.options.tiling.row_warps),
     )
     cuda_update.clip_kernel[(1,)](
         b.norm_bound,
@@ -158,7 +180,7 @@ def update_rows(b: Buffers, name: str, aux: dict[str, Tensor] | None) -> None:
         b.state[name],
         _moment(b, f"{name}.m"),
         _moment(b, f"{name}.v"),
-        b.dec if decoder else b.enc,
+        (b.dec if decoder else b.enc).view(torch.int16),
         b.error if decoder else b.centered,
         b.value if decoder else b.slope,
         b.order,
@@ -166,7 +188,7 @@ def update_rows(b: Buffers, name: str, aux: dict[str, Tensor] | None) -> None:
         b.partial[name],
         b.aux_slot,
         aux[name] if aux else b.enc,
-        b.schedule,
+        b.pace,
         b.state["step"],
         b.clip,
         2.0 / s.batch,
@@ -177,10 +199,10 @@ def update_rows(b: Buffers, name: str, aux: dict[str, Tensor] | None) -> None:
         CHUNK=b.options.tiling.chunk,
         BLOCK_D=power_of_two(s.d_in),
         U=b.options.tiling.row_unroll,
-        UNIT=decoder and b.options.unit_norm,
+        UNIT=decoder,
         AUX=aux is not None,
         HALF=b.options.moments == "bfloat16",
-        num_warps=b.options.tiling.row_warps,
+        num_warps=b.warps(b.options.tiling.row_warps),
     )
 
 
@@ -191,19 +213,16 @@ def update_biases(b: Buffers) -> None:
             b.state[name],
             b.state[f"{name}.m"],
             b.state[f"{name}.v"],
-            b.bias_half,
+            b.bias_half.view(torch.int16),
             grad,
-            b.row_ptr,
-            b.state["since_fired"],
-            b.state["fired"],
-            b.schedule,
-            b.state["step"],
+            b.pace,
+            pace_of(s, name),
             b.clip,
             2.0 / s.batch,
             *s.betas,
             s.epsilon,
-            s.batch,
             len(grad),
+            s.d_sae,
             LATENTS=name == "b_enc",
             BLOCK=1024,
         )

@@ -14,9 +14,9 @@ LATENTS_A_PROGRAM = 32  # of `cuda_gradients.run_scalars_kernel`
 class Buffers:
     """What a step reads and writes, beside its batch.
 
-    state: the trained tensors by name, which belong to `deconstruct.sae.cuda.FusedTopK`; schedule:
-    float32 [steps, 2] as `cuda_update` reads it. The rest is derived from the state or lives
-    within a step; shapes and dtypes are explained where kernels take them.
+    state: the trained tensors by name, which belong to `deconstruct.sae.cuda.FusedTopK`;
+    learning_rates: [steps]. The rest is derived from the state or lives within a step; shapes and
+    dtypes are explained where kernels take them.
 
     Raises ValueError where ``encoder="fused"`` can't be had.
     """
@@ -26,12 +26,11 @@ class Buffers:
         spec: StepSpec,
         options: GpuOptions,
         state: dict[str, Tensor],
-        schedule: Tensor,
+        learning_rates: Tensor,
         device: torch.device,
     ) -> None:
         b, d, f, k = spec.batch, spec.d_in, spec.d_sae, spec.k
-        self.spec, self.options, self.state, self.schedule = spec, options, state, schedule
-        self.device = device
+        self.spec, self.options, self.state, self.device = spec, options, state, device
         self.sms = 1
         hopper = False
         if device.type == "cuda":
@@ -82,10 +81,14 @@ class Buffers:
         # the norm: parts of a bound; [bound, biases' part]; a sum for each program
         self.bound = new(-(-f // LATENTS_A_PROGRAM), 2)
         self.norm_bound, self.squares = new(2), new(8 * self.sms)
-        # AuxK: the dead latents, padded to a power of two
-        self.dead_capacity = 0
+        # the optimiser's schedule, and how far each latent moves in this step
+        self.rates = learning_rates.detach().to(device, torch.float32)
+        self.corrections = _corrections(len(learning_rates), spec.betas).to(device)
+        self.pace = new(f + 1, 2)
+        # AuxK: the dead latents
         self.dead_list, self.aux_slot = new(f, dtype=torch.int64), new(f, dtype=int32)
-        self.aux_bias, self.aux_weight = new(f), new(1)
+        self.n_dead = new(1, dtype=int32)
+        self.places = torch.arange(f, dtype=int32, device=device)
 
     def refresh_copies(self) -> None:
         """Renew the bf16 copies after the float32 weights were set from outside."""
@@ -93,19 +96,24 @@ class Buffers:
         self.dec.copy_(self.state["W_dec"])
         self.bias_half.copy_(self.state["b_enc"])
 
-    def take_dead(self) -> None:
-        """Fix the dead latents until the next call, from ``state["dead"]``. Waits."""
+    def warps(self, narrow: int) -> int:
+        """Warps of a program that holds rows of d_in entries, of which ``narrow`` hold 1024."""
+        return min(32, narrow * max(1, power_of_two(self.spec.d_in) // 1024))
+
+    def room_for_dead(self, steps: int) -> int:
+        """For how many latents AuxK needs room in the next ``steps`` steps. Waits.
+
+        A power of two, so that there are few graphs, with at most twice the work; 0 where no latent
+        can be dead so soon.
+        """
         s = self.spec
-        if not s.k_aux:
-            return
-        found = self.state["dead"].nonzero().squeeze(1)
-        n = len(found)
-        # Powers of two: few graphs, at most twice the work.
-        self.dead_capacity = min(s.d_sae, power_of_two(max(n, 64))) if n else 0
-        self.dead_list.zero_()
-        self.dead_list[:n] = found
-        self.aux_slot.fill_(-1)
-        self.aux_slot[found] = torch.arange(n, dtype=torch.int32, device=self.device)
-        self.aux_bias.zero_()
-        self.aux_bias[n:] = -torch.inf  # padding never fires
-        self.aux_weight.fill_(s.aux_coefficient * min(1.0, n / s.k_aux))
+        silent_for = s.dead_after - (steps - 1) * s.batch
+        n = int((self.state["since_fired"] >= silent_for).sum()) if s.k_aux else 0
+        return min(s.d_sae, power_of_two(max(n, 64))) if n else 0
+
+
+def _corrections(steps: int, betas: tuple[float, float]) -> Tensor:
+    """Adam's bias corrections, float32 [steps, 2]: ``1 / (1 - beta1^n)`` and
+    ``(1 - beta2^n)^-1/2`` of the n-th update, from n = 1 on."""
+    n = torch.arange(1, steps + 1, dtype=torch.float64)
+    return torch.stack([1 / (1 - betas[0] ** n), (1 - betas[1] ** n).rsqrt()], dim=1).float()

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from deconstruct.sae import cuda_order, cuda_topk
+from deconstruct.sae import cuda_latents, cuda_order, cuda_topk
 from deconstruct.sae.cuda import power_of_two
 from deconstruct.sae.cuda_buffers import Buffers
 
@@ -15,7 +15,7 @@ def begin(b: Buffers, x: Tensor) -> None:
     cuda_topk.center_kernel[(-(-max(x.numel(), s.d_sae) // 4096),)](
         x,
         b.state["b_dec"],
-        b.centered,
+        b.centered.view(torch.int16),
         b.state["step"],
         b.count,
         x.numel(),
@@ -120,7 +120,7 @@ def decode(b: Buffers) -> None:
         b.dec,
         b.index,
         b.value,
-        b.error,
+        b.error.view(torch.int16),
         b.slope,
         b.loss,
         b.size,
@@ -129,16 +129,33 @@ def decode(b: Buffers) -> None:
         K=s.k,
         BLOCK_D=power_of_two(s.d_in),
         BLOCK_K=t.decode_rows,
-        num_warps=t.decode_warps,
+        num_warps=b.warps(t.decode_warps),
     )
 
 
 def auxk(b: Buffers, capacity: int) -> dict[str, Tensor]:
-    """AuxK's gradients of the dead latents, [capacity, ...]: dense, over these latents only."""
+    """AuxK's gradients of the dead latents, [capacity, ...]: dense, over these latents only.
+
+    largest: of each one's chosen activations, 0 where it is not chosen.
+    """
     s = b.spec
+    cuda_latents.list_dead_kernel[(-(-s.d_sae // 4096),)](
+        b.state["since_fired"],
+        b.dead_list,
+        b.aux_slot,
+        b.n_dead,
+        s.dead_after,
+        s.d_sae,
+        capacity,
+        BLOCK=4096,
+        WIDE=16384,
+        num_warps=16,
+    )
     listed = b.dead_list[:capacity]
     enc, dec = b.enc.index_select(0, listed), b.dec.index_select(0, listed)
-    bias = b.bias_half.index_select(0, listed) + b.aux_bias[:capacity].bfloat16()
+    padding = b.places[:capacity] >= b.n_dead  # never fires
+    bias = b.bias_half.index_select(0, listed).masked_fill_(padding, -torch.inf)
+    weight = (b.n_dead / s.k_aux).clamp_(max=1.0) * s.aux_coefficient
     z = torch.addmm(bias, b.centered, enc.mT)
     if s.k_aux < capacity:
         block = min(4096, power_of_two(capacity))
@@ -147,7 +164,7 @@ def auxk(b: Buffers, capacity: int) -> dict[str, Tensor]:
         )
     else:
         z.relu_()
-    e = torch.addmm(b.error, z, dec) * b.aux_weight.bfloat16()
+    e = (torch.addmm(b.error, z, dec) * weight).bfloat16()
     dz = torch.where(z > 0, e @ dec.mT, 0)
     rows_dec, rows_enc = z.mT @ e, dz.mT @ b.centered
     squares = sum(torch.linalg.vector_norm(r, dtype=torch.float32) for r in (rows_dec, rows_enc))
@@ -155,6 +172,7 @@ def auxk(b: Buffers, capacity: int) -> dict[str, Tensor]:
         "W_dec": rows_dec,
         "W_enc": rows_enc,
         "b_enc": dz.sum(0, dtype=torch.float32),
+        "largest": z.amax(0).float(),
         "squares": torch.as_tensor(squares).square(),  # (a + b)^2, at least a^2 + b^2
     }
 

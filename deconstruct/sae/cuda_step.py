@@ -25,7 +25,7 @@ class Launcher:
             self._side = torch.cuda.Stream(buffers.device)  # type: ignore[no-untyped-call]
 
     def launch(self, capacity: int) -> None:
-        """Every kernel of a step after `cuda_forward.begin`; ``capacity`` dead latents in AuxK."""
+        """All kernels of a step after `cuda_forward.begin`; AuxK has room for ``capacity`` dead."""
         b = self._buffers
         clips = not math.isinf(b.spec.clip_norm)
         forward.encode(b)
@@ -35,6 +35,7 @@ class Launcher:
         forward.decode(b)
         aux = forward.auxk(b, capacity) if capacity else None
         self._join()
+        backward.set_pace(b, aux)
         with self._aside():
             backward.bias_gradients(b, aux)
             if not clips:

@@ -20,8 +20,19 @@ import triton.language as tl
 
 
 @triton.jit
+def bf16_bits(value):
+    """The bits, int16, of float32s rounded to the nearest bfloat16, ties to even.
+
+    As the hardware and torch round; Triton's interpreter cuts, and copies of weights that are made
+    anew after a resume would differ from those that the steps wrote.
+    """
+    bits = value.to(tl.int32, bitcast=True)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.int16)
+
+
+@triton.jit
 def center_kernel(x, b_dec, out, step, count, total, F, D, BLOCK: tl.constexpr):
-    """``out = bf16(x - b_dec)`` over a [B, D] batch of ``total`` entries; begins a step.
+    """``out = x - b_dec``, bf16 bits, over a [B, D] batch of ``total`` entries; begins a step.
 
     Beginning: ``step`` is raised by one, ``count`` (int32 [F]) is set to zero.
     """
@@ -31,7 +42,7 @@ def center_kernel(x, b_dec, out, step, count, total, F, D, BLOCK: tl.constexpr):
     inside = at < total
     value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     bias = tl.load(b_dec + at % D, mask=inside, other=0.0)
-    tl.store(out + at, (value - bias).to(tl.bfloat16), mask=inside)
+    tl.store(out + at, bf16_bits(value - bias), mask=inside)
     tl.store(count + at, tl.zeros((BLOCK,), tl.int32), mask=at < F)
 
 
@@ -257,7 +268,7 @@ def decode_kernel(
     """Decode, error and the chosen activations' gradients; one program a token.
 
     centered: bf16 [B, D], ``x - b_dec``; weight: bf16 [F, D]; index, value [B, K] as the selection
-    left them; error: bf16 [B, D], ``e = value @ weight - centered``; slope: float32 [B, K],
+    left them; error: bf16 bits [B, D], ``e = value @ weight - centered``; slope: float32 [B, K],
     ``e . weight[index]``, 0 where nothing fires; loss, size: float32 [B], ``|e|^2``,
     ``|centered|^2``. Every row is gathered twice. Gathering once, with slopes out of the rows'
     Gram matrix, was tried: its small tensor-core products took four times as long.
@@ -274,7 +285,7 @@ def decode_kernel(
         real = (latent < F)[:, None] & wide[None, :]
         w = tl.load(weight + latent[:, None] * D + cols[None, :], mask=real, other=0.0)
         e += tl.sum(w.to(tl.float32) * a[:, None], axis=0)
-    tl.store(error + row * D + cols, e.to(tl.bfloat16), mask=wide)
+    tl.store(error + row * D + cols, bf16_bits(e), mask=wide)
     tl.store(loss + row, tl.sum(e * e, axis=0))
     for start in range(0, K, BLOCK_K):
         slots = start + tl.arange(0, BLOCK_K)

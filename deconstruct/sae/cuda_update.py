@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from deconstruct.sae.cuda_gradients import gradient_row
+from deconstruct.sae.cuda_topk import bf16_bits
 
 
 @triton.jit
@@ -102,7 +103,7 @@ def row_squares_kernel(
 
 @triton.jit
 def clip_kernel(norm_bound, squares, clip, limit, N, BLOCK: tl.constexpr):
-    """``clip = min(1, limit / (norm + 1e-6))``, torch's clip_grad_norm_; squares: [N]."""
+    """``clip = min(1, limit / norm)``; squares: [N]."""
     at = tl.arange(0, BLOCK)
     acc = tl.zeros((BLOCK,), dtype=tl.float32)
     start = 0
@@ -110,13 +111,13 @@ def clip_kernel(norm_bound, squares, clip, limit, N, BLOCK: tl.constexpr):
         acc += tl.load(squares + start + at, mask=start + at < N, other=0.0)
         start += BLOCK
     norm = tl.sqrt(tl.sum(acc, axis=0) + tl.load(norm_bound + 1))
-    factor = tl.minimum(limit / (norm + 1e-6), 1.0)
+    factor = tl.minimum(limit / tl.maximum(norm, 1e-30), 1.0)
     tl.store(clip, tl.where(tl.load(norm_bound) > limit * limit, factor, 1.0))
 
 
 @triton.jit
 def _adam(w, m, v, g, rate, correction, beta1, beta2, eps):
-    """torch.optim.Adam's arithmetic; rate = lr / (1 - beta1^t), correction = (1 - beta2^t)^-1/2."""
+    """torch.optim.Adam's arithmetic; rate = lr / (1 - beta1^n), correction = (1 - beta2^n)^-1/2."""
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g * g
     return w - rate * m / (tl.sqrt(v) * correction + eps), m, v
@@ -163,7 +164,7 @@ def update_rows_kernel(
     partial,
     aux_slot,
     aux_grad,
-    schedule,
+    pace,
     step,
     clip,
     scale,
@@ -182,38 +183,39 @@ def update_rows_kernel(
     """One latent's gradient row and its Adam update, in registers; one program a latent.
 
     weight, moment1, moment2: float32 [F, D], HALF: the moments are the int16 bits of bf16 ones,
-    rounded stochastically; shadow: bf16 copy of weight, written. The gradient is
+    rounded stochastically; shadow: bf16 bits of the weight, written. The gradient is
     ``scale * clip * (sum over the run of coef * rows [+ aux_grad[aux_slot[i]]])``. UNIT: the
-    gradient's part along the row is taken out, and the new row has norm 1. schedule: float32
-    [steps, 2] with (rate, correction) of `_adam`; step: int32 [1], 1 in the first step.
+    gradient's part along the row is taken out, and the new row has norm 1. pace: float32
+    [F + 1, 2] with (rate, correction) of `_adam`, as `pace_kernel` left it; at rate 0 the latent is
+    left alone. step: int32 [1], 1 in the first step.
     """
     i = tl.program_id(0)
-    cols = tl.arange(0, BLOCK_D)
-    wide = cols < D
-    at = i.to(tl.int64) * D + cols
-    # In flight while the gradient is gathered, and first to leave the cache: nothing else of this
-    # step wants them, while the rows that the gradient is made of are read again and again.
-    w = tl.load(weight + at, mask=wide, other=0.0, eviction_policy="evict_first")
-    m = _load_moment(moment1 + at, wide, HALF)
-    v = _load_moment(moment2 + at, wide, HALF)
-    g = gradient_row(
-        i, rows, coef, order, row_ptr, partial, aux_slot, aux_grad, cols, D,
-        K, CHUNK, BLOCK_D, U, AUX,
-    )  # fmt: skip
-    g *= scale * tl.load(clip)
-    if UNIT:
-        g -= w * tl.sum(g * w, axis=0)
-    t = tl.load(step) - 1
-    rate = tl.load(schedule + 2 * t)
-    w, m, v = _adam(w, m, v, g, rate, tl.load(schedule + 2 * t + 1), beta1, beta2, eps)
-    if UNIT:
-        # A row of zeros stays one: it has no direction to keep.
-        w /= tl.maximum(tl.sqrt(tl.sum(w * w, axis=0)), 1e-30)
-    tl.store(weight + at, w, mask=wide, eviction_policy="evict_first")
-    noise = _noise(at, t)
-    _store_moment(moment1 + at, m, wide, (noise & 0xFFFF).to(tl.int32), HALF)
-    _store_moment(moment2 + at, v, wide, (noise >> 16).to(tl.int32), HALF)
-    tl.store(shadow + at, w.to(tl.bfloat16), mask=wide)
+    rate = tl.load(pace + 2 * i)
+    if rate != 0:
+        cols = tl.arange(0, BLOCK_D)
+        wide = cols < D
+        at = i.to(tl.int64) * D + cols
+        # In flight while the gradient is gathered, and first to leave the cache: nothing else of
+        # this step wants them, while the rows that the gradient is made of are read many times.
+        w = tl.load(weight + at, mask=wide, other=0.0, eviction_policy="evict_first")
+        m = _load_moment(moment1 + at, wide, HALF)
+        v = _load_moment(moment2 + at, wide, HALF)
+        g = gradient_row(
+            i, rows, coef, order, row_ptr, partial, aux_slot, aux_grad, cols, D,
+            K, CHUNK, BLOCK_D, U, AUX,
+        )  # fmt: skip
+        g *= scale * tl.load(clip)
+        if UNIT:
+            g -= w * tl.sum(g * w, axis=0)
+        w, m, v = _adam(w, m, v, g, rate, tl.load(pace + 2 * i + 1), beta1, beta2, eps)
+        if UNIT:
+            # A row of zeros stays one: it has no direction to keep.
+            w /= tl.maximum(tl.sqrt(tl.sum(w * w, axis=0)), 1e-30)
+        tl.store(weight + at, w, mask=wide, eviction_policy="evict_first")
+        noise = _noise(at, tl.load(step) - 1)
+        _store_moment(moment1 + at, m, wide, (noise & 0xFFFF).to(tl.int32), HALF)
+        _store_moment(moment2 + at, v, wide, (noise >> 16).to(tl.int32), HALF)
+        tl.store(shadow + at, bf16_bits(w), mask=wide)
 
 
 @triton.jit
@@ -223,45 +225,37 @@ def update_bias_kernel(
     moment2,
     shadow,
     grad,
-    row_ptr,
-    since_fired,
-    fired,
-    schedule,
-    step,
+    pace,
+    share,
     clip,
     scale,
     beta1,
     beta2,
     eps,
-    B,
     N,
+    F,
     LATENTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Adam for a bias of N entries; LATENTS: it is b_enc, and the firing records are kept too.
+    """Adam for a bias of N entries, at a ``share`` of the learning rate.
 
-    since_fired: int32 [N], tokens since the latent last fired; fired: int64 [N], how often it has.
+    LATENTS: it is b_enc, an entry has its latent's pace, and its bf16 bits go to ``shadow``; else
+    all have that of the last row of pace: float32 [F + 1, 2].
     """
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < N
-    g = tl.load(grad + at, mask=inside, other=0.0)
+    own = at if LATENTS else tl.zeros_like(at) + F
+    rate = tl.load(pace + 2 * own, mask=inside, other=0.0)
+    moves = inside & (rate != 0)
+    correction = tl.load(pace + 2 * own + 1, mask=moves, other=1.0)
+    g = tl.load(grad + at, mask=moves, other=0.0)
     g *= scale * tl.load(clip)
-    w = tl.load(bias + at, mask=inside, other=0.0)
-    m = tl.load(moment1 + at, mask=inside, other=0.0)
-    v = tl.load(moment2 + at, mask=inside, other=0.0)
-    t = tl.load(step) - 1
-    w, m, v = _adam(
-        w, m, v, g, tl.load(schedule + 2 * t), tl.load(schedule + 2 * t + 1), beta1, beta2, eps
-    )
-    tl.store(bias + at, w, mask=inside)
-    tl.store(moment1 + at, m, mask=inside)
-    tl.store(moment2 + at, v, mask=inside)
+    w = tl.load(bias + at, mask=moves, other=0.0)
+    m = tl.load(moment1 + at, mask=moves, other=0.0)
+    v = tl.load(moment2 + at, mask=moves, other=0.0)
+    w, m, v = _adam(w, m, v, g, rate * share, correction, beta1, beta2, eps)
+    tl.store(bias + at, w, mask=moves)
+    tl.store(moment1 + at, m, mask=moves)
+    tl.store(moment2 + at, v, mask=moves)
     if LATENTS:
-        tl.store(shadow + at, w.to(tl.bfloat16), mask=inside)
-        count = tl.load(row_ptr + at + 1, mask=inside, other=0)
-        count -= tl.load(row_ptr + at, mask=inside, other=0)
-        age = tl.load(since_fired + at, mask=inside, other=0)
-        tl.store(
-            since_fired + at, tl.where(count > 0, 0, tl.minimum(age + B, 1 << 30)), mask=inside
-        )
-        tl.store(fired + at, tl.load(fired + at, mask=inside, other=0) + count, mask=inside)
+        tl.store(shadow + at, bf16_bits(w), mask=moves)
