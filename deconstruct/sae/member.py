@@ -202,6 +202,10 @@ def build_engine(
         from deconstruct.sae.cpu_varying import VaryingEngine
 
         return VaryingEngine(spec, weights, rates)
+    if device != "cpu":
+        from deconstruct.sae.cuda_choice import gpu_engine
+
+        return gpu_engine(spec, weights, rates, device, dtype)
     from deconstruct.sae.dense import DenseEngine
 
     return DenseEngine(spec, weights, rates, device, pick_dtype(dtype, device))
