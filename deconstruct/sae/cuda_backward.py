@@ -25,6 +25,7 @@ def set_pace(b: Buffers, aux: dict[str, Tensor] | None) -> None:
         s.batch,
         s.d_sae,
         AUX=aux is not None,
+        EVERY=s.optimizer == "adam",
         BLOCK=1024,
     )
 

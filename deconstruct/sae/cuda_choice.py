@@ -80,6 +80,7 @@ def check_spec(spec: StepSpec) -> StepSpec:
         dead_after=100 * batch,
         betas=spec.betas,
         epsilon=norm / (2 * spec.d_in * d_sae) ** 0.5,
+        optimizer=spec.optimizer,
     )
 
 

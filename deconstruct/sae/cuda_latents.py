@@ -1,7 +1,8 @@
 """Triton kernels for what a TopK step keeps of each latent: which are dead, which it updates.
 
-A latent without a gradient keeps its weights and moments, as in torch's SparseAdam, and each counts
-its own updates, by which Adam's moments are corrected (`deconstruct.sae.cpu_update.RowAdam`).
+Unless the optimiser is plain Adam, a latent without a gradient keeps its weights and moments, as in
+torch's SparseAdam, and each counts its own updates, by which Adam's moments are corrected
+(`deconstruct.sae.cpu_update.RowAdam`).
 """
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, unused-ignore"
 # Kernels are Triton's language in Python's clothes: their arguments have no Python types.
@@ -52,13 +53,15 @@ def pace_kernel(
     B,
     F,
     AUX: tl.constexpr,
+    EVERY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """How far Adam moves each latent in this step, and the records of its firing.
 
     row_ptr: int32 [F + 1], runs of the firing pairs; aux_largest: float32, of each dead latent's
     chosen activations in AuxK, by ``aux_slot``. Where either has something positive there is a
-    gradient, and ``updates`` (int32 [F]) is raised. since_fired: int64 [F], tokens since the latent
+    gradient, and ``updates`` (int32 [F]) is raised; EVERY: for all latents, as in plain Adam.
+    since_fired: int64 [F], tokens since the latent
     last fired; AuxK's choice does not count.
 
     rates: float32 [steps]; corrections: float32 [steps, 2], ``1 / (1 - beta1^n)`` and
@@ -76,6 +79,8 @@ def pace_kernel(
     if AUX:
         place = tl.load(aux_slot + at, mask=inside, other=-1)
         touched = touched | (tl.load(aux_largest + place, mask=place >= 0, other=0.0) > 0)
+    if EVERY:
+        touched = inside
     made = tl.load(updates + at, mask=inside, other=0) + touched.to(tl.int32)
     tl.store(updates + at, made, mask=inside)
     t = tl.load(step)
