@@ -132,4 +132,5 @@ def _margin(pre: Tensor, k: int) -> Tensor:
     border = torch.zeros(len(pre), 1)
     if k < pre.shape[1]:
         border = pre.topk(k + 1, dim=1).values[:, -2:].mean(1, keepdim=True).clamp(min=0)
-    return (pre - border).abs().amin(1)
+    margin: Tensor = (pre - border).abs().amin(1)
+    return margin
