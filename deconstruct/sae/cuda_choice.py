@@ -8,6 +8,7 @@ and by the dense one, from the same weights on the same batch, and compared.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from functools import cache
 
@@ -91,7 +92,7 @@ def disagreement(spec: StepSpec, device: str) -> str | None:
     raises."""
     weights = initial_weights(spec, 0)
     # Active everywhere, by 8 deviations: the pairs of a latent are then summed in blocks, too.
-    weights["b_enc"][0] = 4 / spec.d_in**0.5
+    weights["b_enc"][0] = 4 / math.sqrt(spec.d_in)
     dead = torch.arange(spec.d_sae) % 3 == 1
     weights["W_enc"][:, dead] *= 0.3  # seldom active
     z = decided_tokens(spec, weights, dead)
@@ -121,10 +122,10 @@ def disagreement(spec: StepSpec, device: str) -> str | None:
 def decided_tokens(spec: StepSpec, weights: Mapping[str, Tensor], dead: Tensor) -> Tensor:
     """Tokens [batch, d_in] whose active latents, and AuxK's, bfloat16 can't take for others."""
     draw = torch.Generator().manual_seed(1)
-    z = torch.randn(64 * spec.batch, spec.d_in, generator=draw) / spec.d_in**0.5
+    z = torch.randn(64 * spec.batch, spec.d_in, generator=draw) / math.sqrt(spec.d_in)
     pre = z @ weights["W_enc"] + weights["b_enc"]
-    margins = [_margin(pre, spec.k), _margin(pre[:, dead], spec.k_aux)]
-    return z[torch.minimum(*margins).topk(spec.batch).indices]
+    margin = torch.minimum(_margin(pre, spec.k), _margin(pre[:, dead], spec.k_aux))
+    return z[margin.topk(spec.batch).indices]
 
 
 def _margin(pre: Tensor, k: int) -> Tensor:
