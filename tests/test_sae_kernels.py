@@ -13,6 +13,7 @@ from deconstruct.sae import cpu_sparse as sparse
 from deconstruct.sae.cpu import CpuTopK
 from deconstruct.sae.cpu_pairs import CHUNK_TOKENS, ActivePairs, Gradients, select
 from deconstruct.sae.cpu_threads import even, share
+from deconstruct.sae.cpu_varying import VaryingEngine
 from deconstruct.sae.cpu_vectors import HALF, WIDTH
 from deconstruct.sae.engine import StepSpec, initial_weights
 
@@ -384,8 +385,12 @@ def test_the_bfloat16_copies_are_the_weights_rounded() -> None:
     assert np.array_equal(copy, engine._state["W_dec"].bfloat16().double().numpy())
 
 
-def test_the_number_of_threads_changes_no_byte() -> None:
-    spec = StepSpec("topk", 2100, 48, 200, 6, 0.0, 1.0, 6, 1 / 32, dead_after=2100)
+@pytest.mark.parametrize("engine_of", [CpuTopK, VaryingEngine])
+@pytest.mark.parametrize("batch", [300, 2100])
+def test_the_number_of_threads_changes_no_byte(
+    batch: int, engine_of: type[CpuTopK] | type[VaryingEngine]
+) -> None:
+    spec = StepSpec("topk", batch, 640, 2000, 6, 0.0, 1.0, 6, 1 / 32, dead_after=batch)
     states = []
     before = torch.get_num_threads()
     try:
@@ -393,10 +398,10 @@ def test_the_number_of_threads_changes_no_byte() -> None:
             torch.set_num_threads(threads)
             weights = initial_weights(spec, 0)
             weights["W_enc"][:, :40] *= 0.01  # so that these are soon dead, for AuxK to choose
-            engine = CpuTopK(spec, weights, torch.full((4,), 1e-2))
+            engine = engine_of(spec, weights, torch.full((4,), 1e-2))
             dead = []
             for seed in range(4):
-                z = torch.randn(2100, 48, generator=torch.Generator().manual_seed(seed)) / 7
+                z = torch.randn(batch, 640, generator=torch.Generator().manual_seed(seed)) / 25
                 dead.append(int((engine._state["since_fired"] >= spec.dead_after).sum()))
                 engine.step(z)
             assert max(dead) >= 10

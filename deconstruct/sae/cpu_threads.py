@@ -26,12 +26,14 @@ SUMMED_APART = 32
 def share(kernel: Callable[..., None], rows: int | Sequence[int], *arguments: object) -> None:
     """Call ``kernel(first, last, *arguments)`` on ranges that cover 0 .. rows, in no set order.
 
-    rows: how many, cut evenly, a few ranges a thread; or the cuts themselves, ascending.
+    rows: how many, cut evenly, a few ranges a thread; or the cuts themselves, ascending. Even a
+    single range goes to a thread on which torch computes alone: a product may round otherwise on
+    several.
     """
     threads = torch.get_num_threads()
     cuts = even(rows, 4 * threads) if isinstance(rows, int) else rows
     ranges = list(pairwise(cuts))
-    if threads == 1 or len(ranges) == 1:
+    if threads == 1:
         for first, last in ranges:
             kernel(first, last, *arguments)
         return
