@@ -13,11 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 from threading import Barrier
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numba import njit
 from numpy.typing import NDArray
+
+Result = TypeVar("Result")
 
 SUMMED_APART = 32
 """Parts of a sum over rows: the same for any number of threads."""
@@ -46,6 +49,12 @@ def share(kernel: Callable[..., None], rows: int | Sequence[int], *arguments: ob
     workers = [_pool(threads).submit(work) for _ in range(min(threads, len(ranges)))]
     for worker in workers:
         worker.result()
+
+
+def on_one_thread(work: Callable[[], Result]) -> Result:
+    """What ``work`` returns, torch computing on a single thread meanwhile."""
+    threads = torch.get_num_threads()
+    return work() if threads == 1 else _pool(threads).submit(work).result()
 
 
 def weighted_sum(weights: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -89,6 +98,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     started = Barrier(threads + 1)
 
     def start() -> None:
+        torch.get_num_threads()  # or torch sets this thread's number by itself, later on
         torch.set_num_threads(1)
         started.wait()
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from deconstruct.sae.architectures import Inputs, loss
 from deconstruct.sae.coding import CODINGS, Scene
 from deconstruct.sae.control import Control
 from deconstruct.sae.cpu_pairs import ActivePairs, Gradients
-from deconstruct.sae.cpu_threads import share, weighted_sum
+from deconstruct.sae.cpu_threads import on_one_thread, share, weighted_sum
 from deconstruct.sae.cpu_update import Gradient, RowAdam, bits_of, rows_of
 from deconstruct.sae.cpu_vectors import HALF, WIDTH
 from deconstruct.sae.engine import SHARED, StepSpec
@@ -82,7 +83,9 @@ class VaryingEngine:
         penalty = float(self._control.penalty(done))
         result = None if bool(state["dense"]) else self._sparse(z, target, dead, penalty)
         if result is None:
-            result = self._dense(z, target, dead, penalty)
+            # On several threads a product may cut its sums, and so round otherwise: a member of a
+            # sweep has one, and its bytes are those of a run of its own.
+            result = on_one_thread(partial(self._dense, z, target, dead, penalty))
         squared, fired, fires, threshold = result
         if ranks() > 1:
             average(self._grad.values())
