@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from deconstruct.sae import architectures, cpu_varying, varying_kernels
 from deconstruct.sae.architectures import LOSSES, Inputs, loss
 from deconstruct.sae.cpu_pairs import ActivePairs
+from deconstruct.sae.cpu_threads import on_one_thread
 from deconstruct.sae.cpu_varying import VaryingEngine
 from deconstruct.sae.engine import StepSpec, initial_weights
 from deconstruct.sae.pairs import Encoder, Pairs, floats, keep_largest, ordered, pairs_of, with_bias
@@ -82,6 +83,14 @@ def spec_of(architecture: str, n: int, d_in: int, d_sae: int, k: int, **more: ob
     return StepSpec(**(values | more))
 
 
+def as_the_engine(inputs: torch.Tensor, W_enc: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Pre-activations in bfloat16 by the engine's own product: near an edge, one bit decides."""
+    shadow = torch.cat([W_enc.T, torch.zeros(len(bias), 2)], dim=1).bfloat16()
+    with_bias(shadow, bias)
+    low = torch.cat([inputs, torch.ones(len(inputs), 2)], dim=1).bfloat16()
+    return on_one_thread(lambda: low @ shadow.T)
+
+
 def reference(
     spec: StepSpec, weights: dict[str, torch.Tensor], inputs: Inputs
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -89,7 +98,7 @@ def reference(
     p = {name: w.double().requires_grad_() for name, w in weights.items()}
     bias = weights.get("b_gate", weights.get("b_enc"))
     moved = inputs.z.float() if spec.transcoder else inputs.z.float() - weights["b_dec"]
-    low = (moved.bfloat16().float() @ weights["W_enc"].bfloat16().float() + bias).bfloat16()
+    low = as_the_engine(moved, weights["W_enc"], bias)
     exact = moved.double() @ p["W_enc"].detach() + weights.get("b_gate", weights.get("b_enc"))
 
     product = architectures._product
@@ -170,7 +179,7 @@ def decided(spec, weights, inputs, terms) -> bool:
     """No tie decides which pairs are kept, in the batch or among the dead."""
     bias = weights["b_enc"]
     moved = inputs.z.float() if spec.transcoder else inputs.z.float() - weights["b_dec"]
-    low = (moved.bfloat16().float() @ weights["W_enc"].bfloat16().float() + bias).bfloat16().float()
+    low = as_the_engine(moved, weights["W_enc"], bias).float()
 
     def clear(rows: torch.Tensor, k: int) -> bool:
         ranked = rows.relu().sort(dim=1, descending=True).values

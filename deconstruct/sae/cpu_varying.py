@@ -280,7 +280,9 @@ class VaryingEngine:
         leaves = {name: self._state[name].detach().requires_grad_() for name in self._names}
         is_dead = torch.zeros(self.spec.d_sae, dtype=torch.bool)
         is_dead[dead] = True
-        with torch.autocast("cpu", torch.bfloat16):
+        # Without its cache, which all threads share: whether two uses of a weight were one cast,
+        # whose gradients add up in bfloat16, would hang on when another member's step ends.
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
             p = {name: leaf.T if name == "W_enc" else leaf for name, leaf in leaves.items()}
             terms = loss(p, Inputs(z, target, is_dead, penalty), self.spec)
         terms.loss.backward()  # type: ignore[no-untyped-call]
