@@ -6,7 +6,7 @@ import csv
 import os
 import random
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -111,6 +111,22 @@ def s3_server() -> Iterator[str]:
     host, port = server.get_host_and_port()
     yield f"{host}:{port}"
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def new_bucket(s3_server: str) -> Callable[[str], str]:
+    """Makes a bucket on the local S3 server; gives the query part of its URLs."""
+
+    def make(name: str) -> str:
+        from pyarrow import fs
+
+        keys = {"access_key": "test", "secret_key": "test", "region": "us-east-1"}
+        fs.S3FileSystem(
+            endpoint_override=f"http://{s3_server}", allow_bucket_creation=True, **keys
+        ).create_dir(name)
+        return f"?endpoint_override={s3_server}&scheme=http"
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,18 @@ from dataclasses import dataclass, field
 
 import torch
 from hypothesis import assume
+from hypothesis import strategies as st
 
 from deconstruct.sae.engine import StepSpec, pace_of
+
+TRIED = {
+    "seed": st.integers(0, 999),
+    "dead_share": st.sampled_from([0.0, 0.3, 1.0]),
+    "k_aux": st.integers(0, 12),
+    "clip_norm": st.sampled_from([0.05, 1e9]),
+    "optimizer": st.sampled_from(["sparse_adam", "adam"]),
+}
+"""What a whole step is tried with, beside sizes."""
 
 
 def decided(pre: torch.Tensor, k: int) -> bool:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyarrow import fs
 from store_artifacts import plant
 from typer.testing import CliRunner
 
@@ -19,7 +18,6 @@ from deconstruct.errors import StorageError
 from deconstruct.store import publish
 
 RECIPE = Recipe("corpus", 1, {"limit": 3}, {"source": "ab12"})
-KEYS = {"access_key": "test", "secret_key": "test", "region": "us-east-1"}
 
 
 def write(draft: Draft) -> None:
@@ -35,12 +33,9 @@ def never(draft: Draft) -> None:
 
 
 @pytest.fixture(scope="session")
-def bucket(s3_server: str) -> str:
+def bucket(new_bucket: Callable[[str], str]) -> str:
     """Query part of URLs on the local S3 server, which has a bucket ``shared``."""
-    fs.S3FileSystem(
-        endpoint_override=f"http://{s3_server}", allow_bucket_creation=True, **KEYS
-    ).create_dir("shared")
-    return f"?endpoint_override={s3_server}&scheme=http"
+    return new_bucket("shared")
 
 
 @pytest.fixture(params=["s3", "memory", "file"])

@@ -6,27 +6,21 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
-from pyarrow import fs
 from running import ROOT, STAGES, artifacts, cached_stages, deconstruct, digests, environment
 
 from flows.embedded_server import EmbeddedServer
 
-KEYS = {"access_key": "test", "secret_key": "test", "region": "us-east-1"}
-
 
 @pytest.fixture(scope="module")
-def remote(s3_server: str) -> str:
+def remote(new_bucket: Callable[[str], str]) -> str:
     """URL of an empty remote on the local S3 server."""
-    fs.S3FileSystem(
-        endpoint_override=f"http://{s3_server}", allow_bucket_creation=True, **KEYS
-    ).create_dir("runs")
-    return f"s3://test:test@runs/data?endpoint_override={s3_server}&scheme=http"
+    return f"s3://test:test@runs/data{new_bucket('runs')}"
 
 
 def test_of_two_homes_with_one_remote_the_second_computes_nothing(

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sae_reference import Reference
+from sae_reference import TRIED, Reference
 from torch import Tensor
 
 ON_GPU = torch.cuda.is_available()
@@ -109,11 +109,7 @@ def check_close(found: Tensor, wanted: Tensor, tolerance: float, name: str) -> N
     n=st.integers(2, 12),
     d_in=st.integers(2, 24),
     d_sae=st.integers(2, 40),
-    seed=st.integers(0, 999),
-    dead_share=st.sampled_from([0.0, 0.3, 1.0]),
-    k_aux=st.integers(0, 12),
-    clip_norm=st.sampled_from([0.05, 1e9]),
-    optimizer=st.sampled_from(["sparse_adam", "adam"]),
+    **TRIED,
 )
 def test_whole_step(
     n: int,

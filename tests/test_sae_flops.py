@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from deconstruct.sae import cpu, cpu_pairs
+from deconstruct.sae import cpu, cpu_pairs, pairs
 from deconstruct.sae.cpu import CpuTopK
 from deconstruct.sae.cpu_threads import share
 from deconstruct.sae.engine import StepSpec, initial_weights
@@ -27,9 +27,11 @@ def flops_of(kernel: str, arguments: tuple[Any, ...]) -> float:
         return int(starts[-1]) * 4 * grad_dec.shape[1] + 6 * grad_dec.size
     if kernel == "adam_rows":
         return 16 * arguments[0].size
+    if kernel == "add_weighted_rows":
+        return 2 * arguments[1].size
     if kernel == "centre":
         return arguments[0].size
-    assert kernel in ("_encode", "pack"), kernel  # the product, counted apart; comparisons; copies
+    assert kernel in ("choose", "pack"), kernel  # the product, counted apart; comparisons; copies
     return 0.0
 
 
@@ -47,7 +49,7 @@ def test_a_step_costs_its_product_and_what_its_pairs_need(
         name = kernel.__name__
         counted[name] = counted.get(name, 0) + flops_of(name, arguments)
 
-    for module in (cpu, cpu_pairs):
+    for module in (cpu, cpu_pairs, pairs):
         monkeypatch.setattr(module, "share", counting)
     z = torch.randn(batch, d_in, generator=torch.Generator().manual_seed(0)) / d_in**0.5
     threads = torch.get_num_threads()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sae_reference import Reference
+from sae_reference import TRIED, Reference
 
 from deconstruct.sae import cpu_sparse as sparse
 from deconstruct.sae.cpu import CpuTopK
@@ -142,7 +142,7 @@ def test_decoding_and_gradients(  # noqa: PLR0915
         pairs = pairs_of(latents, values, d_sae)
         own = pairs.values.reshape(-1)
         total = pairs.decode(W_dec, own, bias, x, rows, 2 / n, residual)
-        found = Gradients(d_sae, width)
+        found = Gradients.zeros(d_sae, width)
         found.W_dec[:] = found.W_enc[:] = 7
         held = np.zeros(d_sae, np.bool_)
         pairs.gradients(own, pairs.slope, 2 / n, rows, W_dec, held, found)
@@ -194,7 +194,7 @@ def test_gradients_add_to_those_that_are_held(n: int, d_in: int, d_sae: int, see
     width = rows.shape[0] * WIDTH
     own, none = pairs.values.reshape(-1), np.empty((0, width), np.float32)
     pairs.decode(W_dec, own, np.zeros(width, np.float32), x, rows, 1.0, none)
-    once, twice = Gradients(d_sae, width), Gradients(d_sae, width)
+    once, twice = Gradients.zeros(d_sae, width), Gradients.zeros(d_sae, width)
     held = draw.random(d_sae) < 0.5
     for into in (once, twice):
         pairs.gradients(own, pairs.slope, 1.0, rows, W_dec, np.zeros(d_sae, np.bool_), into)
@@ -215,7 +215,7 @@ def test_pairs_are_sorted_by_latent_and_then_by_token() -> None:
     own, slope = pairs.values.reshape(-1), np.arange(350, dtype=np.float32)
     rows, W_dec = np.zeros((1, 50, 2, HALF), np.uint32), packed(np.ones((40, 3)))
     nobody = np.zeros(40, np.bool_)
-    pairs.gradients(own, slope, 1.0, rows, W_dec, nobody, Gradients(40, WIDTH))
+    pairs.gradients(own, slope, 1.0, rows, W_dec, nobody, Gradients.zeros(40, WIDTH))
     for f in range(40):
         tokens, slots = np.nonzero((pairs.latents == f) & (pairs.values > 0))
         mine = slice(pairs.starts[f], pairs.starts[f + 1])
@@ -255,11 +255,7 @@ def test_an_error_in_a_shared_kernel_is_raised() -> None:
     n=st.integers(2, 24),
     d_in=st.integers(2, 24),
     d_sae=st.integers(2, 80),
-    seed=st.integers(0, 999),
-    dead_share=st.sampled_from([0.0, 0.3, 1.0]),
-    k_aux=st.integers(0, 12),
-    clip_norm=st.sampled_from([0.05, 1e9]),
-    optimizer=st.sampled_from(["sparse_adam", "adam"]),
+    **TRIED,
 )
 def test_whole_step(
     n: int,

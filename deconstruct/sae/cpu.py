@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from queue import Empty, SimpleQueue
 
 import numpy as np
 import torch
@@ -24,12 +23,12 @@ from torch import Tensor
 
 from deconstruct.sae import cpu_kernels as kernels
 from deconstruct.sae import cpu_sparse as sparse
-from deconstruct.sae.cpu_pairs import ActivePairs, Gradients, fold_columns, select
-from deconstruct.sae.cpu_threads import share, weighted_sum
-from deconstruct.sae.cpu_update import Gradient, RowAdam, bits_of
+from deconstruct.sae.cpu_pairs import ActivePairs, Gradients, fold_columns, weighted_sum
+from deconstruct.sae.cpu_threads import share
+from deconstruct.sae.cpu_update import Gradient, RowAdam, array_of, bits_of
 from deconstruct.sae.cpu_vectors import HALF, WIDTH
 from deconstruct.sae.engine import NAMES, StepSpec
-from deconstruct.sae.pairs import with_bias
+from deconstruct.sae.pairs import Encoder, with_bias
 
 BLOCK_BYTES = 64 << 20
 BLOCK_TOKENS = 1024
@@ -65,17 +64,17 @@ class CpuTopK:
         B, F = spec.batch, spec.d_sae
         slices = -(-spec.d_in // WIDTH)
         self._width = slices * WIDTH
-        self._block = max(1, min(B, BLOCK_TOKENS, BLOCK_BYTES // (2 * F)))
-        self._free: SimpleQueue[Tensor] = SimpleQueue()
         self._low = torch.ones(B, spec.d_in + 2, dtype=torch.bfloat16)
         self._rows = np.zeros((slices, B, 2, HALF), np.uint32)
         self._W_enc = torch.empty(F, spec.d_in + 2, dtype=torch.bfloat16)
         self._W_dec = np.zeros((slices, F, HALF), np.uint32)
         self._copy_weights()
+        block = max(1, min(B, BLOCK_TOKENS, BLOCK_BYTES // (2 * F)))
+        self._encoder = Encoder(self._W_enc, self._low, block)
         self._pairs = ActivePairs(B, F, spec.k)
         self._aux = ActivePairs(B, F, spec.k_aux)
         self._residual = np.empty((B, self._width), np.float32)
-        self._grad = Gradients(F, self._width)
+        self._grad = Gradients.zeros(F, self._width)
 
     def step(self, z: Tensor, target: Tensor | None = None) -> None:
         """Train on z, float32 [batch, d_in], in scaled coordinates. Raises ValueError for a
@@ -87,11 +86,10 @@ class CpuTopK:
         dead = state["since_fired"] >= spec.dead_after
         n_dead = int(dead.sum()) if spec.k_aux else 0
         np.negative(dead.numpy(), out=self._aux.allowed, dtype=np.int16)
-        x, bias = _np(z), np.zeros(self._width, np.float32)
-        bias[: spec.d_in] = _np(state["b_dec"])
-        share(sparse.centre, spec.batch, x, bias, _bits(self._low), self._rows)
-        blocks = [*range(0, spec.batch, self._block), spec.batch]
-        share(self._encode, blocks, (pairs, self._aux) if n_dead else (pairs,))
+        x, bias = array_of(z), np.zeros(self._width, np.float32)
+        bias[: spec.d_in] = array_of(state["b_dec"])
+        share(sparse.centre, spec.batch, x, bias, bits_of(self._low), self._rows)
+        self._encoder.largest((pairs, self._aux) if n_dead else (pairs,))
         residual = self._residual[: spec.batch if n_dead else 0]
         scale, nobody = 2 / spec.batch, np.zeros(spec.d_sae, np.bool_)
         values = pairs.values.reshape(-1)
@@ -100,7 +98,7 @@ class CpuTopK:
         fired = pairs.fired()
         touched = fired | self._add_auxk(n_dead, fired) if n_dead else fired
         # Reduced over tokens first, so that the encoder's part is a product with one vector.
-        through = weighted_sum(self._grad.b_enc, _np(state["W_enc"]))
+        through = weighted_sum(self._grad.b_enc, array_of(state["W_enc"]))
         grad_b_dec = torch.from_numpy(total[: spec.d_in] * np.float32(scale) - through)
         self._update(done, torch.from_numpy(touched), grad_b_dec)
         state["since_fired"] += spec.batch
@@ -133,18 +131,7 @@ class CpuTopK:
         self._W_enc[:, : self.spec.d_in] = self._state["W_enc"]
         with_bias(self._W_enc, self._state["b_enc"])
         padded = torch.nn.functional.pad(self._state["W_dec"], (0, self._width - self.spec.d_in))
-        share(sparse.pack, self.spec.d_sae, _np(padded), self._W_dec)
-
-    def _encode(self, first: int, last: int, chosen: tuple[ActivePairs, ...]) -> None:
-        """Choose the active latents of tokens first <= token < last."""
-        try:
-            room = self._free.get_nowait()
-        except Empty:  # at most once a thread
-            room = torch.empty(self._block, self.spec.d_sae, dtype=torch.bfloat16)
-        pre = room[: last - first]
-        torch.mm(self._low[first:last], self._W_enc.T, out=pre)
-        select(pre, first, chosen)
-        self._free.put(room)
+        share(sparse.pack, self.spec.d_sae, array_of(padded), self._W_dec)
 
     def _add_auxk(self, n_dead: int, fired: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """AuxK: the k_aux strongest dead latents explain what the living ones left over.
@@ -175,7 +162,7 @@ class CpuTopK:
             "W_enc": Gradient(grad.W_enc, low=bits_of(self._W_enc)),
             "b_enc": Gradient(grad.b_enc[:, None]),
             "W_dec": Gradient(grad.W_dec, grad.along, packed=self._W_dec),
-            "b_dec": Gradient(_np(grad_b_dec)[None]),
+            "b_dec": Gradient(array_of(grad_b_dec)[None]),
         }
         self._optimizer.step(done, touched, clip, gradients)
         with_bias(self._W_enc, self._state["b_enc"])
@@ -225,24 +212,12 @@ class TopKEncoder:
             share(
                 kernels.refine_topk,
                 n,
-                _np(centred[block]),
-                _np(self.W_enc),
-                _np(self.bias),
+                array_of(centred[block]),
+                array_of(self.W_enc),
+                array_of(self.bias),
                 candidates,
                 self.k,
                 latents[block].numpy(),
-                _np(values[block]),
+                array_of(values[block]),
             )
         return latents, values
-
-
-def _np(tensor: Tensor) -> NDArray[np.float32]:
-    """The tensor's own memory as an array."""
-    array: NDArray[np.float32] = tensor.detach().numpy()
-    return array
-
-
-def _bits(tensor: Tensor) -> NDArray[np.uint16]:
-    """The bits of a bfloat16 tensor, its own memory."""
-    array: NDArray[np.uint16] = tensor.view(torch.uint16).numpy()
-    return array

@@ -18,9 +18,21 @@ Floats = NDArray[np.float32]
 Int = NDArray[np.int32]
 Packed = NDArray[np.uint32]
 
+SUMMED_APART = 32
+"""Parts of a sum over rows: the same for any number of threads."""
 CHUNK_TOKENS = 512
 """Tokens whose errors are summed up apart, so that no sum depends on the number of threads. A
 thread decodes several chunks in one pass over W_dec."""
+
+
+def weighted_sum(weights: Floats, rows: Floats) -> Floats:
+    """``weights @ rows``, [n] and [n, width] -> [width], in one order whatever the number of
+    threads: a BLAS cuts the sum itself among them."""
+    cuts = np.array(even(len(rows), SUMMED_APART))
+    parts = np.zeros((len(cuts) - 1, rows.shape[1]), np.float32)
+    share(sparse.add_weighted_rows, len(parts), weights, rows, cuts, parts)
+    total: Floats = parts.sum(0)
+    return total
 
 
 class PairProducts:
@@ -116,22 +128,16 @@ class ActivePairs(PairProducts):
 class Gradients:
     """Of a latent's weights, [d_sae, D] or [d_sae]; W_dec's still with its part along the row."""
 
-    def __init__(self, d_sae: int, width: int) -> None:
-        self.W_dec, self.W_enc = np.zeros((2, d_sae, width), np.float32)
-        self._add_vectors()
+    def __init__(self, W_dec: Floats, W_enc: Floats) -> None:
+        """Into those two matrices, [d_sae, D], and vectors beside them."""
+        self.W_dec, self.W_enc = W_dec, W_enc
+        self.b_enc, self.along = np.zeros((2, len(W_dec)), np.float32)
+        self.squares = np.zeros(len(W_dec))
 
     @classmethod
-    def around(cls, W_dec: Floats, W_enc: Floats) -> Gradients:
-        """Those two matrices, [d_sae, D], and vectors beside them."""
-        found = cls.__new__(cls)
-        found.W_dec, found.W_enc = W_dec, W_enc
-        found._add_vectors()
-        return found
-
-    def _add_vectors(self) -> None:
-        d_sae = len(self.W_dec)
-        self.b_enc, self.along = np.zeros((2, d_sae), np.float32)
-        self.squares = np.zeros(d_sae)
+    def zeros(cls, d_sae: int, width: int) -> Gradients:
+        """Of ``width`` columns, a multiple of `WIDTH`."""
+        return cls(*np.zeros((2, d_sae, width), np.float32))
 
 
 def select(pre: Tensor, first: int, chosen: Sequence[ActivePairs]) -> None:

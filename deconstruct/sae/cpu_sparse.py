@@ -225,3 +225,23 @@ def weight_gradients(
             total += by_slope[place]
         grad_b_enc[f] = total
         squares[f] += total * total - along[f] * along[f]
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def add_weighted_rows(
+    first: int,
+    last: int,
+    weights: Float,
+    rows: Float,
+    cuts: Long,
+    parts: Float,
+) -> None:
+    """parts[p] += sum of weights[r] * rows[r] over cuts[p] <= r < cuts[p + 1]."""
+    for part in range(first, last):
+        into = parts[part]
+        for r in range(cuts[part], cuts[part + 1]):
+            weight = weights[r]
+            if weight != 0:
+                own = rows[r]
+                for j in range(len(into)):
+                    into[j] += weight * own[j]

@@ -15,15 +15,9 @@ from itertools import pairwise
 from threading import Barrier
 from typing import TypeVar
 
-import numpy as np
 import torch
-from numba import njit
-from numpy.typing import NDArray
 
 Result = TypeVar("Result")
-
-SUMMED_APART = 32
-"""Parts of a sum over rows: the same for any number of threads."""
 
 
 def share(kernel: Callable[..., None], rows: int | Sequence[int], *arguments: object) -> None:
@@ -55,35 +49,6 @@ def on_one_thread(work: Callable[[], Result]) -> Result:
     """What ``work`` returns, torch computing on a single thread meanwhile."""
     threads = torch.get_num_threads()
     return work() if threads == 1 else _pool(threads).submit(work).result()
-
-
-def weighted_sum(weights: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``weights @ rows``, [n] and [n, width] -> [width], in one order whatever the number of
-    threads: a BLAS cuts the sum itself among them."""
-    cuts = np.array(even(len(rows), SUMMED_APART))
-    parts = np.zeros((len(cuts) - 1, rows.shape[1]), np.float32)
-    share(_add_rows, len(parts), weights, rows, cuts, parts)
-    total: NDArray[np.float32] = parts.sum(0)
-    return total
-
-
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def _add_rows(
-    first: int,
-    last: int,
-    weights: NDArray[np.float32],
-    rows: NDArray[np.float32],
-    cuts: NDArray[np.int64],
-    parts: NDArray[np.float32],
-) -> None:
-    for part in range(first, last):
-        into = parts[part]
-        for r in range(cuts[part], cuts[part + 1]):
-            weight = weights[r]
-            if weight != 0:
-                own = rows[r]
-                for j in range(len(into)):
-                    into[j] += weight * own[j]
 
 
 def even(rows: int, parts: int) -> list[int]:

@@ -86,6 +86,12 @@ def rows_of(tensor: Tensor, count: int) -> Floats:
     return array
 
 
+def array_of(tensor: Tensor) -> Floats:
+    """The tensor's own memory as an array."""
+    array: Floats = tensor.detach().numpy()
+    return array
+
+
 def bits_of(tensor: Tensor) -> NDArray[np.uint16]:
     """The bits of a bfloat16 tensor, its own memory."""
     array: NDArray[np.uint16] = tensor.view(torch.uint16).numpy()

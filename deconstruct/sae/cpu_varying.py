@@ -27,9 +27,9 @@ from deconstruct.sae import varying_kernels as kernels
 from deconstruct.sae.architectures import Inputs, loss
 from deconstruct.sae.coding import CODINGS, Scene
 from deconstruct.sae.control import Control
-from deconstruct.sae.cpu_pairs import ActivePairs, Gradients
-from deconstruct.sae.cpu_threads import on_one_thread, share, weighted_sum
-from deconstruct.sae.cpu_update import Gradient, RowAdam, bits_of, rows_of
+from deconstruct.sae.cpu_pairs import ActivePairs, Gradients, weighted_sum
+from deconstruct.sae.cpu_threads import on_one_thread, share
+from deconstruct.sae.cpu_update import Gradient, RowAdam, array_of, bits_of, rows_of
 from deconstruct.sae.cpu_vectors import HALF, WIDTH
 from deconstruct.sae.engine import SHARED, StepSpec
 from deconstruct.sae.pair_products import Decoded, Flags, Floats, Nested, Packed, Products
@@ -135,8 +135,8 @@ class VaryingEngine:
         if aux is not None:
             aux.allowed[:] = 0
             aux.allowed[dead.numpy()] = -1
-        products, low = self._products(z, target)
-        chosen = self._choose(low, aux)
+        products, encoder = self._products(z, target)
+        chosen = self._choose(encoder, aux)
         if chosen is None:
             return None
         pairs, threshold = chosen
@@ -149,9 +149,9 @@ class VaryingEngine:
             decoded[:] = [products.decode(pairs, values, residual=aux is not None)]
             return decoded[0].slope
 
-        own = {name: _np(state[name]) for name in self._names if state[name].dim() == 1}
+        own = {name: array_of(state[name]) for name in self._names if state[name].dim() == 1}
         if spec.architecture == "relu":
-            own["decoder_norm"] = _np(state["W_dec"].norm(dim=1))
+            own["decoder_norm"] = array_of(state["W_dec"].norm(dim=1))
         scene = Scene(spec, own, penalty, n)
         coded = CODINGS[spec.architecture](pairs, scene, decode, decode_frozen)
         found = decoded[0]
@@ -177,50 +177,57 @@ class VaryingEngine:
             self._grad["b_enc"].copy_(pushes)
         # Reduced over tokens first, so that the encoder's part is a product with one vector.
         if not spec.transcoder:
-            own_part -= torch.from_numpy(weighted_sum(_np(pushes), _np(state["W_enc"])))
+            own_part -= torch.from_numpy(weighted_sum(array_of(pushes), array_of(state["W_enc"])))
         self._grad["b_dec"].copy_(own_part)
         fires = coded.values > 0
         fired = torch.from_numpy(np.bincount(pairs.latents[fires], minlength=spec.d_sae) > 0)
         return found.squared, fired, int(fires.sum()), threshold
 
-    def _products(self, z: Tensor, target: Tensor) -> tuple[Products, Tensor]:
-        """Products of this batch's pairs; the encoder's bfloat16 inputs, which end in two ones."""
+    def _products(self, z: Tensor, target: Tensor) -> tuple[Products, Encoder]:
+        """Products of this batch's pairs; the encoder, which has its inputs."""
         state, spec, n = self._state, self.spec, len(z)
-        low = torch.ones(n, spec.d_in + 2, dtype=torch.bfloat16)
-        b_dec = _np(state["b_dec"])
+        encoder = self._encoder_of(n)
+        low = encoder.low
+        b_dec = array_of(state["b_dec"])
         if self._packed:
             rows = np.empty((spec.d_in // WIDTH, n, 2, HALF), np.uint32)
-            share(sparse.centre, n, _np(z), b_dec, bits_of(low), rows)
-            into = Gradients.around(_np(self._grad["W_dec"]), _np(self._grad["W_enc"]))
-            return Packed(self._W_dec, b_dec, _np(z), rows, into, 2 / n), low
+            share(sparse.centre, n, array_of(z), b_dec, bits_of(low), rows)
+            into = Gradients(array_of(self._grad["W_dec"]), array_of(self._grad["W_enc"]))
+            return Packed(self._W_dec, b_dec, array_of(z), rows, into, 2 / n), encoder
         inputs = z if spec.transcoder else z - state["b_dec"]
         low[:, : spec.d_in] = inputs
         x = target - state["b_dec"] - (z @ state["W_skip"].T if spec.skip else 0)
-        into_both = (_np(self._grad["W_dec"]), _np(self._grad["W_enc"]))
-        W_dec = _np(state["W_dec"])
-        return Nested(W_dec, self._groups, _np(x), _np(inputs), into_both, 2 / n), low
+        into_both = (array_of(self._grad["W_dec"]), array_of(self._grad["W_enc"]))
+        W_dec = array_of(state["W_dec"])
+        return Nested(W_dec, self._groups, array_of(x), array_of(inputs), into_both, 2 / n), encoder
 
-    def _choose(self, low: Tensor, aux: ActivePairs | None) -> tuple[Pairs, float | None] | None:
+    def _encoder_of(self, tokens: int) -> Encoder:
+        """The encoder of batches of so many tokens; kept, with the room for its inputs."""
+        if self._encoder is None or len(self._encoder.low) != tokens:
+            low = torch.ones(tokens, self.spec.d_in + 2, dtype=torch.bfloat16)
+            self._encoder = Encoder(self._shadow, low)
+        return self._encoder
+
+    def _choose(
+        self, encoder: Encoder, aux: ActivePairs | None
+    ) -> tuple[Pairs, float | None] | None:
         """The pairs, and BatchTopK's threshold; fills aux. None: too many pairs."""
         state, spec = self._state, self.spec
-        if self._encoder is None or len(self._encoder.low) != len(low):
-            self._encoder = Encoder(self._shadow, low)
-        encoder = self._encoder
-        encoder.low = low
-        limit = int(DENSE_ABOVE * len(low) * spec.d_sae)
+        n = len(encoder.low)
+        limit = int(DENSE_ABOVE * n * spec.d_sae)
         if spec.architecture == "topk":
-            if spec.k * len(low) > limit:
+            if spec.k * n > limit:
                 return None
-            largest = ActivePairs(len(low), spec.d_sae, spec.k)
+            largest = ActivePairs(n, spec.d_sae, spec.k)
             encoder.largest([largest] if aux is None else [largest, aux])
             return pairs_of(largest), None
         if spec.architecture not in ("batchtopk", "matryoshka"):
             edge = np.zeros(spec.d_sae, np.float32)
             if spec.architecture == "jumprelu":
-                edge = _np(state["threshold"]) - np.float32(spec.bandwidth / 2)
+                edge = array_of(state["threshold"]) - np.float32(spec.bandwidth / 2)
             found = encoder.above(ordered(edge), limit)
             return None if found is None else (found, None)
-        wanted = spec.k * len(low)
+        wanted = spec.k * n
         edge_from = float(state["edge"]) or EDGE * encoder.guess(spec.k)
         while wanted <= limit:
             edges = ordered(np.full(spec.d_sae, edge_from, np.float32))
@@ -240,7 +247,7 @@ class VaryingEngine:
         weight = np.zeros(self.spec.d_sae, np.float32)
         weight[dead.numpy()] = self.spec.aux_coefficient / self.spec.d_sae / n
         jump = self.spec.architecture == "jumprelu"
-        threshold = _np(self._state["threshold"])[pairs.latents] if jump else 0
+        threshold = array_of(self._state["threshold"])[pairs.latents] if jump else 0
         return weight[pairs.latents] * (pairs.pre > threshold)
 
     def _pull_whole(self, dead: Tensor, pushes: Tensor, left_out: Tensor, z: Tensor) -> None:
@@ -249,7 +256,7 @@ class VaryingEngine:
         left_out: sums of `_pull`, [d_sae].
         """
         weight, n = self.spec.aux_coefficient / self.spec.d_sae, len(z)
-        inputs = torch.from_numpy(np.add.reduce(_np(z), axis=0)) / n
+        inputs = torch.from_numpy(np.add.reduce(array_of(z), axis=0)) / n
         if not self.spec.transcoder:
             inputs -= self._state["b_dec"]
         self._grad["W_enc"][dead] -= weight * inputs
@@ -303,12 +310,12 @@ class VaryingEngine:
         touched, total = np.zeros(spec.d_sae, np.bool_), 0.0
         gradients: dict[str, Gradient] = {}
         for name in self._names:
-            count = spec.d_sae if name not in SHARED else len(np.atleast_2d(_np(state[name])))
+            count = spec.d_sae if name not in SHARED else len(np.atleast_2d(array_of(state[name])))
             own = rows_of(self._grad[name], count)
             squares = np.empty(count, np.float64)
             if name == "W_dec" and spec.unit_norm:
                 along = np.empty(count, np.float32)
-                share(kernels.project, count, _np(state[name]), own, along, squares)
+                share(kernels.project, count, array_of(state[name]), own, along, squares)
                 gradients[name] = Gradient(own, along)
             else:
                 share(kernels.row_squares, count, own, squares)
@@ -331,15 +338,9 @@ class VaryingEngine:
         self._shadow[:, : self.spec.d_in] = self._state["W_enc"]
         with_bias(self._shadow, self._state[self._bias])
         if self._packed:
-            share(sparse.pack, self.spec.d_sae, _np(self._state["W_dec"]), self._W_dec)
+            share(sparse.pack, self.spec.d_sae, array_of(self._state["W_dec"]), self._W_dec)
 
 
 def _sums(pairs: Pairs, values: NDArray[np.float32], count: int) -> Tensor:
     """Of each latent's pairs: [count]."""
     return torch.from_numpy(np.bincount(pairs.latents, values, count).astype(np.float32))
-
-
-def _np(tensor: Tensor) -> NDArray[np.float32]:
-    """The tensor's own memory as an array."""
-    array: NDArray[np.float32] = tensor.detach().numpy()
-    return array

@@ -50,10 +50,11 @@ class Encoder:
     two ones.
     """
 
-    def __init__(self, shadow: Tensor, low: Tensor) -> None:
+    def __init__(self, shadow: Tensor, low: Tensor, block: int = BLOCK_TOKENS) -> None:
+        """Both are read anew at each choice. block: tokens, at most."""
         self.shadow, self.low = shadow, low
-        self._block = min(len(low), BLOCK_TOKENS)
-        self._cuts = [*range(0, len(low), BLOCK_TOKENS), len(low)]
+        self._block = min(len(low), block)
+        self._cuts = [*range(0, len(low), block), len(low)]
         self._free: SimpleQueue[_Room] = SimpleQueue()
 
     def above(
