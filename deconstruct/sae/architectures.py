@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deconstruct.sae.engine import StepSpec
+from deconstruct.sae.engine import StepSpec, aux_tokens
 
 TANH_SCALE = 4.0
 """Slope of the tanh penalty; Conerly et al. 2025."""
@@ -233,16 +233,17 @@ def _with_auxk(
 def _auxk(
     p: Parameters, inputs: Inputs, spec: StepSpec, pre: Tensor, error: Tensor
 ) -> Tensor | float:
-    """The k_aux strongest dead latents explain what the living ones left over.
+    """The k_aux strongest dead latents explain what the living ones left over, on the first tokens.
 
-    Gao et al. 2024, section A.2; the weight shrinks in proportion where fewer are dead.
+    Gao et al. 2024, section A.2, who take all tokens; the weight shrinks in proportion where fewer are dead.
     """
     n_dead = int(inputs.dead.sum()) if spec.k_aux else 0
     if not n_dead:
         return 0.0
-    aux = _top(pre.masked_fill(~inputs.dead, 0), min(spec.k_aux, n_dead))
+    some = slice(aux_tokens(len(pre)))
+    aux = _top(pre[some].masked_fill(~inputs.dead, 0), min(spec.k_aux, n_dead))
     weight = spec.aux_coefficient * min(1.0, n_dead / spec.k_aux)
-    return weight * _mean_square(aux @ p["W_dec"] + error.detach())
+    return weight * _mean_square(aux @ p["W_dec"] + error[some].detach())
 
 
 def _pull(pre: Tensor, threshold: Tensor | float, inputs: Inputs, spec: StepSpec) -> Tensor:

@@ -27,7 +27,7 @@ from deconstruct.sae.cpu_pairs import ActivePairs, Gradients, fold_columns, weig
 from deconstruct.sae.cpu_threads import share
 from deconstruct.sae.cpu_update import Gradient, RowAdam, array_of, bits_of
 from deconstruct.sae.cpu_vectors import HALF, WIDTH
-from deconstruct.sae.engine import NAMES, StepSpec
+from deconstruct.sae.engine import NAMES, StepSpec, aux_tokens
 from deconstruct.sae.pairs import Encoder, with_bias
 
 BLOCK_BYTES = 64 << 20
@@ -72,8 +72,8 @@ class CpuTopK:
         block = max(1, min(B, BLOCK_TOKENS, BLOCK_BYTES // (2 * F)))
         self._encoder = Encoder(self._W_enc, self._low, block)
         self._pairs = ActivePairs(B, F, spec.k)
-        self._aux = ActivePairs(B, F, spec.k_aux)
-        self._residual = np.empty((B, self._width), np.float32)
+        self._aux = ActivePairs(aux_tokens(B), F, spec.k_aux)
+        self._residual = np.empty((aux_tokens(B), self._width), np.float32)
         self._grad = Gradients.zeros(F, self._width)
 
     def step(self, z: Tensor, target: Tensor | None = None) -> None:
@@ -90,7 +90,7 @@ class CpuTopK:
         bias[: spec.d_in] = array_of(state["b_dec"])
         share(sparse.centre, spec.batch, x, bias, bits_of(self._low), self._rows)
         self._encoder.largest((pairs, self._aux) if n_dead else (pairs,))
-        residual = self._residual[: spec.batch if n_dead else 0]
+        residual = self._residual[: None if n_dead else 0]
         scale, nobody = 2 / spec.batch, np.zeros(spec.d_sae, np.bool_)
         values = pairs.values.reshape(-1)
         total = pairs.decode(self._W_dec, values, bias, x, self._rows, scale, residual)
@@ -134,7 +134,8 @@ class CpuTopK:
         share(sparse.pack, self.spec.d_sae, array_of(padded), self._W_dec)
 
     def _add_auxk(self, n_dead: int, fired: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """AuxK: the k_aux strongest dead latents explain what the living ones left over.
+        """AuxK: the k_aux strongest dead latents explain what the living ones left over, on the
+        first `aux_tokens`.
 
         Gao et al. 2024, section A.2; the residual that they explain is a constant to it, and its
         weight shrinks in proportion where fewer than k_aux latents are dead. The same sparse
@@ -142,7 +143,8 @@ class CpuTopK:
         the whole step once half of a dictionary is dead. Returns which latents it reaches: [F].
         """
         spec, pairs = self.spec, self._aux
-        scale = 2 / spec.batch * spec.aux_coefficient * min(1.0, n_dead / spec.k_aux)
+        weight = spec.aux_coefficient * min(1.0, n_dead / spec.k_aux)
+        scale = 2 / len(self._residual) * weight
         no_bias, no_residual = np.zeros(self._width, np.float32), self._residual[:0]
         values, rows = pairs.values.reshape(-1), self._rows
         pairs.decode(self._W_dec, values, no_bias, self._residual, rows, scale, no_residual)

@@ -132,8 +132,9 @@ def select_topk(first: int, last: int, bits: Bits, choices: Choices) -> None:
     bits: int16 [B, F], the matrix's own bits: positive bfloat16s order as integers. Each of the
     choices is (allowed, columns, latents, values, counts). allowed: int16 [F], -1 for the latents
     that are chosen from, 0 for others. latents: int32 [B, K], values: float32 [B, K] and counts:
-    int32 [B] are filled; a row with fewer than k positive entries ends in zeros. Of equal entries
-    those of the lower latents are chosen. All choices are made while a row is in cache.
+    int32 [B] are filled, or fewer rows, of which a choice then is; a row with fewer than k positive
+    entries ends in zeros. Of equal entries those of the lower latents are chosen. All choices are
+    made while a row is in cache.
 
     The row is folded into ``columns`` maxima, a multiple of 32. The k-th largest maximum bounds
     the k-th largest entry from below, so that few more than k pass a second look at the row.
@@ -144,6 +145,8 @@ def select_topk(first: int, last: int, bits: Bits, choices: Choices) -> None:
     places = np.empty(d_sae, np.int32)
     for b in range(first, last):
         for allowed, columns, latents, values, counts in choices:
+            if b >= len(counts):
+                continue
             words = values[b].view(np.int32)  # a float32 is its bfloat16 and 16 zeros
             counts[b] = _choose(
                 bits[b], allowed, columns, maxima, candidates, places, latents[b], words

@@ -63,8 +63,8 @@ class PairProducts:
         scale: float,
         residual: Floats,
     ) -> Floats:
-        """The error of each token, packed into rows, its negative in residual [tokens, D] unless
-        that is empty (see `cpu_sparse`), and the slopes.
+        """The error of each token, packed into rows, the negatives of the first in residual
+        [<= tokens, D] (see `cpu_sparse`), and the slopes.
 
         scale: of a loss's gradient in the error, that the slopes are multiplied by. Returns the
         sum of the errors, [D].
@@ -141,7 +141,10 @@ class Gradients:
 
 
 def select(pre: Tensor, first: int, chosen: Sequence[ActivePairs]) -> None:
-    """Choose the largest of each row of pre, bfloat16 [n, d_sae], for tokens from ``first`` on."""
+    """Choose the largest of each row of pre, bfloat16 [n, d_sae], for tokens from ``first`` on.
+
+    Choices of fewer tokens than that end where they do.
+    """
     block = slice(first, first + len(pre))
     choices = tuple(
         (p.allowed, p.columns, p.latents[block], p.values[block], p.counts[block]) for p in chosen

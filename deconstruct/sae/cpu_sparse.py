@@ -78,7 +78,7 @@ def decode_and_slope(
 
     error = values @ W_dec + bias - x, for W_dec packed [S, F, HALF], bias [D], x [B, d_in]; it is
     written packed to the first row of each pair of rows [S, B, 2, HALF], and its negative to
-    residual [B, D] in float32 unless that is empty. squared [B] = |error|^2; slope [P] = scale *
+    residual in float32, as many rows as that has: [<= B, D]. squared [B] = |error|^2; slope [P] = scale *
     error . W_dec[latent]. sums[b // chunk] += token b's error, [D].
     """
     d_in = x.shape[1]
@@ -106,7 +106,7 @@ def decode_and_slope(
                 total_error[start + j] += row[j]
             squared[b] += total
             pack_row(place, rows[s, b, 0].ctypes.data)
-            if residual.size:
+            if b < len(residual):
                 for j in range(WIDTH):
                     residual[b, start + j] = -row[j]
             dot_rows(table, latents[at:].ctypes.data, k, place, slope[at:].ctypes.data)

@@ -31,7 +31,7 @@ from deconstruct.sae.cpu_pairs import ActivePairs, Gradients, weighted_sum
 from deconstruct.sae.cpu_threads import on_one_thread, share
 from deconstruct.sae.cpu_update import Gradient, RowAdam, array_of, bits_of, rows_of
 from deconstruct.sae.cpu_vectors import HALF, WIDTH
-from deconstruct.sae.engine import SHARED, StepSpec
+from deconstruct.sae.engine import SHARED, StepSpec, aux_tokens
 from deconstruct.sae.pair_products import Decoded, Flags, Floats, Nested, Packed, Products
 from deconstruct.sae.pairs import Encoder, Pairs, keep_largest, ordered, pairs_of, with_bias
 from deconstruct.sae.parallel import anywhere, average, ranks
@@ -131,7 +131,8 @@ class VaryingEngine:
         threshold. None: there are too many pairs."""
         state, spec, n = self._state, self.spec, len(z)
         by_number = spec.architecture in BY_NUMBER
-        aux = ActivePairs(n, spec.d_sae, spec.k_aux) if by_number and len(dead) else None
+        aux_rows = aux_tokens(n) if by_number and len(dead) else 0
+        aux = ActivePairs(aux_rows, spec.d_sae, spec.k_aux) if aux_rows else None
         if aux is not None:
             aux.allowed[:] = 0
             aux.allowed[dead.numpy()] = -1
@@ -146,7 +147,7 @@ class VaryingEngine:
             return products.decode(pairs, values, keep=False).slope
 
         def decode(values: Floats) -> Floats:
-            decoded[:] = [products.decode(pairs, values, residual=aux is not None)]
+            decoded[:] = [products.decode(pairs, values, residual=aux_rows)]
             return decoded[0].slope
 
         own = {name: array_of(state[name]) for name in self._names if state[name].dim() == 1}

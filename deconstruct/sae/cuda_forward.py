@@ -7,6 +7,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from deconstruct.sae import cuda_latents, cuda_order, cuda_topk
 from deconstruct.sae.cuda import power_of_two
 from deconstruct.sae.cuda_buffers import Buffers
+from deconstruct.sae.engine import aux_tokens
 
 
 def begin(b: Buffers, x: Tensor) -> None:
@@ -134,7 +135,8 @@ def decode(b: Buffers) -> None:
 
 
 def auxk(b: Buffers, capacity: int) -> dict[str, Tensor]:
-    """AuxK's gradients of the dead latents, [capacity, ...]: dense, over these latents only.
+    """AuxK's gradients of the dead latents, [capacity, ...]: dense, over these latents only, and
+    over the first `aux_tokens`.
 
     largest: of each one's chosen activations, 0 where it is not chosen.
     """
@@ -155,18 +157,21 @@ def auxk(b: Buffers, capacity: int) -> dict[str, Tensor]:
     enc, dec = b.enc.index_select(0, listed), b.dec.index_select(0, listed)
     padding = b.places[:capacity] >= b.n_dead  # never fires
     bias = b.bias_half.index_select(0, listed).masked_fill_(padding, -torch.inf)
-    weight = (b.n_dead / s.k_aux).clamp_(max=1.0) * s.aux_coefficient
-    z = torch.addmm(bias, b.centered, enc.mT)
+    some = aux_tokens(s.batch)
+    centered, error = b.centered[:some], b.error[:some]
+    # Gradients are divided by the whole batch later on.
+    weight = (b.n_dead / s.k_aux).clamp_(max=1.0) * (s.aux_coefficient * s.batch / some)
+    z = torch.addmm(bias, centered, enc.mT)
     if s.k_aux < capacity:
         block = min(4096, power_of_two(capacity))
-        cuda_topk.keep_top_kernel[(s.batch,)](
+        cuda_topk.keep_top_kernel[(some,)](
             z.view(torch.int16), capacity, s.k_aux, BLOCK=block, num_warps=4
         )
     else:
         z.relu_()
-    e = (torch.addmm(b.error, z, dec) * weight).bfloat16()
+    e = (torch.addmm(error, z, dec) * weight).bfloat16()
     dz = torch.where(z > 0, e @ dec.mT, 0)
-    rows_dec, rows_enc = z.mT @ e, dz.mT @ b.centered
+    rows_dec, rows_enc = z.mT @ e, dz.mT @ centered
     squares = sum(torch.linalg.vector_norm(r, dtype=torch.float32) for r in (rows_dec, rows_enc))
     return {
         "W_dec": rows_dec,

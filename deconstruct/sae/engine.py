@@ -79,6 +79,16 @@ def pace_of(spec: StepSpec, name: str) -> float:
     return 0.1 if name == "b_enc" and spec.architecture in BY_NUMBER else 1.0
 
 
+AUX_PART = 4
+"""AuxK looks at one token in so many. It costs as much a token as the step's own sparse products,
+and has a mean over tokens to follow, which a quarter of a batch tells as well."""
+
+
+def aux_tokens(tokens: int) -> int:
+    """How many of a step's tokens AuxK looks at: the first, since batches come in random order."""
+    return -(-tokens // AUX_PART)
+
+
 class Engine(Protocol):
     """Parameters, optimiser and the step over them."""
 

@@ -24,8 +24,8 @@ Flags = NDArray[np.bool_]
 @dataclass
 class Decoded:
     """What values come to. slope: error . decoder row at each pair, [P]. squared: mean |e|^2.
-    total: sum of the errors, [d_out]. residual: target less reconstruction, [n, d_out], where it
-    was asked for. errors: what the form keeps for its gradients."""
+    total: sum of the errors, [d_out]. residual: target less reconstruction of the first tokens,
+    as many as were asked for, [.., d_out]. errors: what the form keeps for its gradients."""
 
     slope: Floats
     squared: float
@@ -41,7 +41,7 @@ class Products(Protocol):
     scale: float
 
     def decode(
-        self, pairs: Pairs, values: Floats, residual: bool = False, keep: bool = True
+        self, pairs: Pairs, values: Floats, residual: int = 0, keep: bool = True
     ) -> Decoded:
         """Reconstruct by the pairs' values [P]. keep: what `gradients` needs of it."""
 
@@ -52,7 +52,8 @@ class Products(Protocol):
         the latents ``held`` [F]. push: the loss' slope in each pair's pre-activation, [P]."""
 
     def explaining(self, residual: Floats, scale: float) -> Products:
-        """The same for another target, [n, d_out]: by one dictionary, without a bias."""
+        """The same for another target of the first tokens, [<= n, d_out]: by one dictionary,
+        without a bias."""
 
 
 class Nested:
@@ -77,7 +78,7 @@ class Nested:
         self.scale = scale / self.n_groups
 
     def decode(
-        self, pairs: Pairs, values: Floats, residual: bool = False, keep: bool = True
+        self, pairs: Pairs, values: Floats, residual: int = 0, keep: bool = True
     ) -> Decoded:
         """See `Products` and `varying_kernels.decode`."""
         n = len(self.x)
@@ -92,7 +93,7 @@ class Nested:
         )  # fmt: skip
         squared = float(np.square(errors[-1], dtype=np.float64).sum() / n)
         total: Floats = np.add.reduce(errors[0], axis=0)
-        return Decoded(slope, squared, total, -errors[-1] if residual else errors[-1, :0], errors)
+        return Decoded(slope, squared, total, -errors[-1, :residual], errors)
 
     def gradients(
         self, pairs: Pairs, values: Floats, push: Floats, decoded: Decoded, held: Flags
@@ -127,13 +128,13 @@ class Packed:
         self.scale = scale
 
     def decode(
-        self, pairs: Pairs, values: Floats, residual: bool = False, keep: bool = True
+        self, pairs: Pairs, values: Floats, residual: int = 0, keep: bool = True
     ) -> Decoded:
         """See `Products`. Errors are kept in ``rows``: `gradients` reads those kept last."""
         products = PairProducts(
             pairs.offsets[:-1], np.diff(pairs.offsets).astype(np.int32), pairs.latents, len(self)
         )
-        left = np.empty(self.x.shape if residual else (0, self.x.shape[1]), np.float32)
+        left = np.empty((residual, self.x.shape[1]), np.float32)
         rows = self.rows if keep else np.empty_like(self.rows)
         of = (self.W_dec, values, self.bias, self.x, rows, self.scale)
         total = products.decode(*of, left)

@@ -60,8 +60,8 @@ class Encoder:
     def above(
         self, edges: NDArray[np.int16], limit: int, aux: ActivePairs | None = None
     ) -> Pairs | None:
-        """Pairs at or above their latent's edge (`ordered` integers, [d_sae]); aux is filled from
-        the same products. None: more pairs than ``limit``."""
+        """Pairs at or above their latent's edge (`ordered` integers, [d_sae]); aux, of the first
+        tokens, is filled from the same products. None: more pairs than ``limit``."""
         counts = np.zeros(len(self.low), np.int32)
         finds: dict[int, tuple[NDArray[Any], ...]] = {}
 
@@ -82,7 +82,7 @@ class Encoder:
                 of = (room.places, room.values, offsets)
                 kernels.gather_rows(0, len(pre), *of, *find, first)
                 finds[first] = find
-                if aux is not None:
+                if aux is not None and first < len(aux.counts):
                     select(pre, first, [aux])
 
         share(choose, self._cuts)
@@ -93,7 +93,7 @@ class Encoder:
         return Pairs(_offsets(counts), latents, tokens, floats(bits))
 
     def largest(self, chosen: Sequence[ActivePairs]) -> None:
-        """Fill the choices with the largest of each token."""
+        """Fill the choices with the largest of each token, or of the first tokens."""
 
         def choose(first: int, last: int) -> None:
             with self._room() as room:

@@ -25,7 +25,7 @@ from deconstruct.sae.member import HeldOut, LogRow, Member
 from deconstruct.sae.parallel import ranks
 from deconstruct.sae.warm import FACTOR, Start, check, factor_of, warmed
 
-VERSION = 11
+VERSION = 12
 
 
 def recipe(
