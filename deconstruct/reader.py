@@ -82,6 +82,7 @@ class ActivationReader:
         if not self.shards:
             raise DataError(f"{artifact.path} has no shards of split {split!r}")
         self.d_in = self.shards[0].d_in
+        self._threads = torch.get_num_threads()  # the reader's may be another thread with fewer
         self._take([Part(s, g, 0, n) for s in self.shards for g, n in enumerate(s.group_rows)])
 
     def _take(self, groups: list[Part]) -> None:
@@ -134,7 +135,7 @@ class ActivationReader:
             own = self.groups[groups[place]].activation()
             into[ends[place] : ends[place + 1]] = own.numpy()
 
-        with ThreadPoolExecutor(torch.get_num_threads(), "row-group") as pool:
+        with ThreadPoolExecutor(self._threads, "row-group") as pool:
             for _ in pool.map(fill, range(len(groups))):
                 pass
         return rows

@@ -8,6 +8,7 @@ rows of its own.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -40,7 +41,7 @@ def share(kernel: Callable[..., None], rows: int | Sequence[int], *arguments: ob
         for first, last in waiting:
             kernel(first, last, *arguments)
 
-    workers = [_pool(threads).submit(work) for _ in range(min(threads, len(ranges)))]
+    workers = [_pool().submit(work) for _ in range(min(threads, len(ranges)))]
     for worker in workers:
         worker.result()
 
@@ -48,7 +49,7 @@ def share(kernel: Callable[..., None], rows: int | Sequence[int], *arguments: ob
 def on_one_thread(work: Callable[[], Result]) -> Result:
     """What ``work`` returns, torch computing on a single thread meanwhile."""
     threads = torch.get_num_threads()
-    return work() if threads == 1 else _pool(threads).submit(work).result()
+    return work() if threads == 1 else _pool().submit(work).result()
 
 
 def even(rows: int, parts: int) -> list[int]:
@@ -58,17 +59,23 @@ def even(rows: int, parts: int) -> list[int]:
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads in each of which torch computes on that thread alone."""
-    started = Barrier(threads + 1)
+def _pool() -> ThreadPoolExecutor:
+    """The process' kernel threads, in each of which torch computes on that thread alone.
+
+    As many as there are cores: several callers share them, each using no more of them at once than
+    it has threads of torch.
+    """
+    threads = torch.get_num_threads()
+    size = max(threads, os.cpu_count() or 1)
+    started = Barrier(size + 1)
 
     def start() -> None:
         torch.get_num_threads()  # or torch sets this thread's number by itself, later on
         torch.set_num_threads(1)
         started.wait()
 
-    pool = ThreadPoolExecutor(threads, "kernel", start)
-    for _ in range(threads):
+    pool = ThreadPoolExecutor(size, "kernel", start)
+    for _ in range(size):
         pool.submit(int)
     started.wait()
     torch.set_num_threads(threads)  # the number is each thread's own, but new ones take the last

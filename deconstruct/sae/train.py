@@ -7,9 +7,7 @@ the same batches are trained in one pass, each as it would be alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +20,7 @@ from deconstruct.progress import track
 from deconstruct.sae.folding import Scaling
 from deconstruct.sae.member import HeldOut, LogRow, Member
 from deconstruct.sae.model import SparseAutoencoder
+from deconstruct.sae.side_by_side import Batch, SideBySide
 from deconstruct.sae.warm import Start
 from deconstruct.shards import Moments
 
@@ -72,44 +71,29 @@ def train_all(
     """Train all members on the same batches, each of which is read and scaled once.
 
     They agree in batch size, seed and scalings. On a CPU, members share the cores rather than
-    each step its threads: what a step does on one thread alone then costs the others nothing.
+    each step its threads (`SideBySide`): what a step does on one thread alone then costs the
+    others nothing.
     """
     total = sum(member.steps for member in members)
     size = members[0].config.batch_size
     done = sum(member.step for member in members)
-    with track("sae", total * size, "tokens", done * size) as advance, _side_by_side(members) as do:
-        while waiting := [member for member in members if not member.finished]:
-            step = min(member.step for member in waiting)
-            inputs, outputs = members[0].inputs, members[0].outputs
-            z = inputs.apply(batches.at(step))
-            target = outputs.apply(output.batches.at(step)) if output and outputs else None
-            now = [member for member in waiting if member.step == step]
-            rows = [row for row in do(lambda member: member.train(z, target), now) if row]  # noqa: B023
-            if rows:
-                advance(0, **{name: _shown(rows, name) for name in ("fvu", "l0", "dead_share")})
-            advance(size * len(now))
+    inputs, outputs = members[0].inputs, members[0].outputs
+    on_cpu = members[0].engine.losses.device.type == "cpu"
+
+    def read(step: int) -> Batch:
+        z = inputs.apply(batches.at(step))
+        return Batch(z, outputs.apply(output.batches.at(step)) if output and outputs else None)
+
+    with track("sae", total * size, "tokens", done * size) as advance:
+
+        def told(row: LogRow | None) -> None:
+            rows = [member.rows[-1] for member in members if member.rows] if row else []
+            advance(size, **{n: _shown(rows, n) for n in ("fvu", "l0", "dead_share") if rows})
+
+        SideBySide(members, read, told, len(members) if on_cpu else 1).run()
 
 
 def _shown(rows: Sequence[LogRow], name: str) -> str:
-    """A figure of all members for the progress bar."""
+    """A figure of the first members for the progress bar."""
     form = "{:.0f}" if name == "l0" else "{:.3f}"
     return " ".join(form.format(getattr(row, name)) for row in rows[:4])
-
-
-Do = Callable[[Callable[[Member], LogRow | None], Sequence[Member]], list[LogRow | None]]
-
-
-@contextmanager
-def _side_by_side(members: Sequence[Member]) -> Iterator[Do]:
-    """How something is done for several members: on the CPU at once, a thread each."""
-    threads = torch.get_num_threads()
-    on_cpu = members[0].engine.losses.device.type == "cpu"
-    if len(members) == 1 or threads == 1 or not on_cpu:
-        yield lambda what, some: [what(member) for member in some]
-        return
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads, "member", torch.set_num_threads, (1,)) as pool:
-            yield lambda what, some: list(pool.map(what, some))
-    finally:
-        torch.set_num_threads(threads)
