@@ -40,15 +40,15 @@ MAX_K = 512  # beyond, the second level of the selection no longer fits a progra
 MAX_D_IN = 8192  # a program holds rows of that width
 
 
-def unavailable() -> str | None:
-    """Why the fused step can't run here, as a sentence; None where it can."""
+def unavailable(device: torch.device | str = "cuda") -> str | None:
+    """Why the fused step can't run on the device, as a sentence; None where it can."""
     if find_spec("triton") is None:
         return "the fused GPU step needs Triton, which is not installed"
     if not torch.cuda.is_available():
         if environ.get("TRITON_INTERPRET") == "1":
             return None
         return "no CUDA device; TRITON_INTERPRET=1 runs the kernels on the CPU, slowly, for tests"
-    if torch.cuda.get_device_capability() < (8, 0):
+    if torch.cuda.get_device_capability(device) < (8, 0):
         return "the fused GPU step needs bf16 tensor cores: compute capability 8.0 or later"
     return None
 
@@ -116,9 +116,9 @@ class FusedTopK:
         device: torch.device | str = "cuda",
         options: GpuOptions | None = None,
     ) -> None:
-        if reason := unavailable():
+        if reason := unavailable(device):
             raise RuntimeError(reason)
-        from deconstruct.sae.cuda_buffers import Buffers
+        from deconstruct.sae.cuda_buffers import Buffers, new_state
         from deconstruct.sae.cuda_step import Launcher  # imports Triton
 
         d, f = spec.d_in, spec.d_sae
@@ -129,24 +129,7 @@ class FusedTopK:
             if tuple(weights[name].shape) != shape:
                 raise ValueError(f"{name} is {tuple(weights[name].shape)}, not {shape}")
         self.spec, self.device, self.options = spec, torch.device(device), options or GpuOptions()
-        half = torch.bfloat16 if self.options.moments == "bfloat16" else torch.float32
-
-        def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=self.device)
-
-        # Everything that a checkpoint holds.
-        self._state: dict[str, Tensor] = {
-            "step": new(1, dtype=torch.int32),
-            "losses": new(len(learning_rates)),
-            "since_fired": new(f, dtype=torch.int64),
-            "updates": new(f, dtype=torch.int32),
-        }
-        for name in NAMES:
-            shape = (f, d) if name == "W_enc" else shapes[name]
-            self._state[name] = new(*shape)
-            for moment in ("m", "v"):
-                dtype = half if len(shape) == 2 else torch.float32
-                self._state[f"{name}.{moment}"] = new(*shape, dtype=dtype)
+        self._state = new_state(spec, self.options, len(learning_rates), self.device)
         # [steps]: each step's mean |e|^2, 0 for those to come; reading it waits for the device
         self.losses = self._state["losses"]
         self.steps_done = 0  # the host's count of `step`

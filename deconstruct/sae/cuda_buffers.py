@@ -1,21 +1,70 @@
 """The tensors of one fused TopK step: allocated once, at addresses that a CUDA graph can keep."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from deconstruct.sae.cuda import GpuOptions, power_of_two
-from deconstruct.sae.engine import StepSpec
+from deconstruct.sae.engine import NAMES, StepSpec
 
 LATENTS_A_PROGRAM = 32  # of `cuda_gradients.run_scalars_kernel`
+
+
+@dataclass(frozen=True)
+class Card:
+    """What of a device decides how kernels are launched.
+
+    sms: multiprocessors; capability: NVIDIA's compute capability.
+    """
+
+    sms: int = 1
+    capability: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def of(cls, device: torch.device) -> "Card":
+        """The device's; a card of one multiprocessor for the CPU, where kernels are interpreted."""
+        if device.type != "cuda":
+            return cls()
+        sms = torch.cuda.get_device_properties(device).multi_processor_count
+        # AMD's numbers are other families'.
+        return cls(sms, (0, 0) if torch.version.hip else torch.cuda.get_device_capability(device))
+
+    @property
+    def fuses(self) -> bool:
+        """Whether the fused product runs: TMA, and shared memory for its stages (227 KB; the
+        workstation and consumer cards of capability 12 have TMA too, but 99 KB)."""
+        return self.capability[0] in (9, 10)
+
+
+def new_state(
+    spec: StepSpec, options: GpuOptions, steps: int, device: torch.device
+) -> dict[str, Tensor]:
+    """Everything that a checkpoint holds, zeros. W_enc is [d_sae, d_in]."""
+    d, f = spec.d_in, spec.d_sae
+    half = torch.bfloat16 if options.moments == "bfloat16" else torch.float32
+    state = {
+        "step": torch.zeros(1, dtype=torch.int32, device=device),
+        "losses": torch.zeros(steps, device=device),
+        "since_fired": torch.zeros(f, dtype=torch.int64, device=device),
+        "updates": torch.zeros(f, dtype=torch.int32, device=device),
+    }
+    shapes = {"W_enc": (f, d), "b_enc": (f,), "W_dec": (f, d), "b_dec": (d,)}
+    for name in NAMES:
+        shape = shapes[name]
+        state[name] = torch.zeros(shape, device=device)
+        for moment in ("m", "v"):
+            dtype = half if len(shape) == 2 else torch.float32
+            state[f"{name}.{moment}"] = torch.zeros(shape, dtype=dtype, device=device)
+    return state
 
 
 class Buffers:
     """What a step reads and writes, beside its batch.
 
     state: the trained tensors by name, which belong to `deconstruct.sae.cuda.FusedTopK`;
-    learning_rates: [steps]. The rest is derived from the state or lives within a step; shapes and
+    learning_rates: [steps]; card: None is the device's own. The rest is derived from the state or lives within a step; shapes and
     dtypes are explained where kernels take them.
 
     Raises ValueError where ``encoder="fused"`` can't be had.
@@ -28,21 +77,21 @@ class Buffers:
         state: dict[str, Tensor],
         learning_rates: Tensor,
         device: torch.device,
+        card: Card | None = None,
     ) -> None:
         b, d, f, k = spec.batch, spec.d_in, spec.d_sae, spec.k
         self.spec, self.options, self.state, self.device = spec, options, state, device
-        self.sms = 1
-        hopper = False
-        if device.type == "cuda":
-            self.sms = torch.cuda.get_device_properties(device).multi_processor_count
-            hopper = torch.cuda.get_device_capability(device) >= (9, 0)
+        card = card or Card.of(device)
+        self.sms = card.sms
         # Near sqrt(d_sae / k) columns a group, both levels of the selection read as much.
         self.group = min(128, max(16, power_of_two(math.sqrt(f / k))))
         # TMA wants rows that begin on 16 bytes.
-        able = hopper and d % 8 == 0 and f % 8 == 0
+        able = card.fuses and d % 8 == 0 and f % 8 == 0
         self.fused = options.encoder == "fused" or (options.encoder == "auto" and able)
         if self.fused and not able:
-            raise ValueError("encoder='fused' needs compute capability 9.0, d_in and d_sae % 8 = 0")
+            raise ValueError(
+                "encoder='fused' needs compute capability 9 or 10, d_in and d_sae % 8 = 0"
+            )
 
         def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)

@@ -39,7 +39,7 @@ def gpu_engine(
     """
     several = f"the fused GPU step is for one process, not {ranks()}" if ranks() > 1 else None
     exact = "the fused GPU step multiplies in bfloat16" if dtype == "float32" else None
-    reason = unavailable() or unsuited(spec) or several or exact
+    reason = unavailable(device) or unsuited(spec) or several or exact
     if reason is not None:
         log.info("sae          trains by the dense step: %s", reason)
         return DenseEngine(spec, weights, rates, device, pick_dtype(dtype, device))

@@ -33,7 +33,7 @@ def encode(b: Buffers) -> None:
     if not b.fused:
         torch.addmm(b.bias_half, b.centered, b.enc.mT, out=b.pre)
         block = 4096 // b.group
-        cuda_topk.group_max_kernel[(-(-groups // block), s.batch)](
+        cuda_topk.group_max_kernel[(-(-groups // block) * s.batch,)](
             b.pre.view(torch.int16),
             b.maxima,
             s.d_sae,

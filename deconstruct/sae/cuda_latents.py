@@ -10,6 +10,8 @@ torch's SparseAdam, and each counts its own updates, by which Adam's moments are
 import triton
 import triton.language as tl
 
+from deconstruct.sae.cuda_order import sum_before
+
 
 @triton.jit
 def list_dead_kernel(
@@ -19,24 +21,17 @@ def list_dead_kernel(
 
     since_fired: int64 [F]; listed: int64 [ROOM], filled from its start; slot: int32 [F], a latent's
     place in the list, -1 where it is alive; number: int32 [1], how many are dead, at most ROOM.
-    Every program counts the dead before its block: cheaper than a second launch.
     """
     first = tl.program_id(0) * BLOCK
-    before = tl.zeros((WIDE,), dtype=tl.int32)
-    start = 0
-    while start < first:
-        at = start + tl.arange(0, WIDE)
-        before += (tl.load(since_fired + at, mask=at < first, other=-1) >= least).to(tl.int32)
-        start += WIDE
+    before = sum_before(since_fired, first, least, WIDE)
     at = first + tl.arange(0, BLOCK)
     dead = (tl.load(since_fired + at, mask=at < F, other=-1) >= least).to(tl.int32)
-    count = tl.sum(before, axis=0)
-    place = count + tl.cumsum(dead, axis=0) - 1
+    place = before + tl.cumsum(dead, axis=0) - 1
     held = (dead > 0) & (place < ROOM)
     tl.store(listed + place, at.to(tl.int64), mask=held)
     tl.store(slot + at, tl.where(held, place, -1), mask=at < F)
     if first + BLOCK >= F:
-        tl.store(number, tl.minimum(count + tl.sum(dead, axis=0), ROOM))
+        tl.store(number, tl.minimum(before + tl.sum(dead, axis=0), ROOM))
 
 
 @triton.jit

@@ -13,21 +13,31 @@ import triton.language as tl
 
 
 @triton.jit
-def run_bounds_kernel(count, row_ptr, F, BLOCK: tl.constexpr, WIDE: tl.constexpr):
-    """``row_ptr[i + 1] = sum(count[: i + 1])``; int32 [F] to [F + 1]; row_ptr[0] is 0 already.
+def sum_before(values, first, least, WIDE: tl.constexpr):
+    """Sum of ``values[:first]``, int32; with ``least``, how many of them are so large or larger.
 
-    Every program sums all counts before its block: cheaper than a second launch.
+    Every program of a scan calls it for its block: cheaper than a second launch.
     """
-    first = tl.program_id(0) * BLOCK
-    before = tl.zeros((WIDE,), dtype=tl.int32)
+    total = tl.zeros((WIDE,), dtype=tl.int32)
     start = 0
     while start < first:
         at = start + tl.arange(0, WIDE)
-        before += tl.load(count + at, mask=at < first, other=0)
+        value = tl.load(values + at, mask=at < first, other=0)
+        if least is not None:
+            value = (value >= least) & (at < first)
+        total += value.to(tl.int32)
         start += WIDE
+    return tl.sum(total, axis=0)
+
+
+@triton.jit
+def run_bounds_kernel(count, row_ptr, F, BLOCK: tl.constexpr, WIDE: tl.constexpr):
+    """``row_ptr[i + 1] = sum(count[: i + 1])``; int32 [F] to [F + 1]; row_ptr[0] is 0 already."""
+    first = tl.program_id(0) * BLOCK
+    before = sum_before(count, first, None, WIDE)
     at = first + tl.arange(0, BLOCK)
     here = tl.load(count + at, mask=at < F, other=0)
-    tl.store(row_ptr + at + 1, tl.sum(before, axis=0) + tl.cumsum(here, axis=0), mask=at < F)
+    tl.store(row_ptr + at + 1, before + tl.cumsum(here, axis=0), mask=at < F)
 
 
 @triton.jit

@@ -117,9 +117,13 @@ def encode_kernel(
 
 @triton.jit
 def group_max_kernel(pre, maxima, F, G, GROUP: tl.constexpr, BLOCK_G: tl.constexpr):
-    """ReLU'd maximum of each GROUP columns of a row. pre: int16 bits [B, F]; maxima [B, G]."""
-    row = tl.program_id(1).to(tl.int64)
-    groups = tl.program_id(0) * BLOCK_G + tl.arange(0, BLOCK_G)
+    """ReLU'd maximum of each GROUP columns of a row; ceil(G / BLOCK_G) programs a row.
+
+    pre: int16 bits [B, F]; maxima [B, G].
+    """
+    programs = tl.cdiv(G, BLOCK_G)
+    row = (tl.program_id(0) // programs).to(tl.int64)
+    groups = tl.program_id(0) % programs * BLOCK_G + tl.arange(0, BLOCK_G)
     cols = groups[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
     bits = tl.load(pre + row * F + cols, mask=cols < F, other=0)
     top = tl.maximum(tl.max(bits, axis=1), 0)
@@ -131,6 +135,7 @@ def _take_top(key, K, low, high):
     """(mask of the K largest positive keys, ties to the lower index; rank by index of each).
 
     low <= high bracket the K-th largest key; low is 0 where fewer than K keys may be positive.
+    K: up to 1024; keys: below 2^21 of them.
     """
     while low < high:
         trial = (low + high + 1) // 2
@@ -140,11 +145,11 @@ def _take_top(key, K, low, high):
     above = key > low
     tied = (key == low) & (low > 0)
     room = K - tl.sum(above.to(tl.int32), axis=0)
-    # Both counts in one scan: above in the low half, tied in the high half.
-    scan = tl.cumsum(above.to(tl.int32) + (tied.to(tl.int32) << 16), axis=0)
-    tied_before = scan >> 16
+    # Both counts in one scan: those above, fewer than K, in the low bits, and tied ones over them.
+    scan = tl.cumsum(above.to(tl.int32) + (tied.to(tl.int32) << 10), axis=0)
+    tied_before = scan >> 10
     take = above | (tied & (tied_before <= room))
-    return take, (scan & 0xFFFF) + tl.minimum(tied_before, room) - 1, low
+    return take, (scan & 0x3FF) + tl.minimum(tied_before, room) - 1, low
 
 
 @triton.jit
