@@ -6,6 +6,7 @@ without Triton, nothing here runs and the reason is printed.
 
 import math
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -234,6 +235,16 @@ def test_ties_go_to_the_lower_index() -> None:
     found = engine(spec, {"W_enc": same, "b_enc": torch.zeros(60), "b_dec": torch.zeros(16)})
     found.step(torch.ones(4, 16))
     assert torch.equal(found._buffers.index.long().cpu(), torch.arange(1, 12, 2).expand(4, 6))
+
+
+def test_more_ties_than_sixteen_bits_count() -> None:
+    from deconstruct.sae.cuda_topk import choose_groups_kernel
+
+    maxima = torch.full((1, 1 << 16), 9, dtype=torch.int16, device=DEVICE)
+    groups = torch.full((1, 5), -1, dtype=torch.int32, device=DEVICE)
+    with torch.cuda.device(DEVICE) if ON_GPU else nullcontext():
+        choose_groups_kernel[(1,)](maxima, groups, 1 << 16, K=3, GROUPS_P2=1 << 16, num_warps=16)
+    assert groups.tolist() == [[0, 1, 2, 3, 9]]
 
 
 def test_rows_where_nothing_fires() -> None:

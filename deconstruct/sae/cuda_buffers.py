@@ -64,8 +64,8 @@ class Buffers:
     """What a step reads and writes, beside its batch.
 
     state: the trained tensors by name, which belong to `deconstruct.sae.cuda.FusedTopK`;
-    learning_rates: [steps]; card: None is the device's own. The rest is derived from the state or lives within a step; shapes and
-    dtypes are explained where kernels take them.
+    learning_rates: [steps]; card: None is the device's own. The rest is derived from the state or
+    lives within a step; shapes and dtypes are explained where kernels take them.
 
     Raises ValueError where ``encoder="fused"`` can't be had.
     """
