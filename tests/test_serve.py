@@ -166,9 +166,13 @@ def test_a_run_on_the_workers_trains_on_pool_gpu_and_gives_the_same_bytes(
     said = served.ask("GET", f"/flow_runs/{run}")
     assert said["name"] == "tiny-llama 1.resid_post topk-4"
     assert {"tiny-llama", "layer-1", "topk"} <= set(said["tags"])
-    lines = served.ask("POST", "/logs/filter", logs={"flow_run_id": {"any_": [run]}})
-    stages = [line["message"].split()[0] for line in lines if line["name"] == "deconstruct.stages"]
-    assert set(STAGES) <= set(stages)  # in the UI as on a terminal
+
+    def in_the_ui() -> bool:  # as on a terminal; the last lines arrive after the state does
+        lines = served.ask("POST", "/logs/filter", logs={"flow_run_id": {"any_": [run]}})
+        own = (line["message"] for line in lines if line["name"] == "deconstruct.stages")
+        return set(STAGES) <= {message.split(maxsplit=1)[0] for message in own}
+
+    served.wait(in_the_ui)
     left = served.ask("POST", "/artifacts/filter", artifacts={"flow_run_id": {"any_": [run]}})
     kinds = {artifact["type"]: artifact for artifact in left}
     table, text = kinds["table"], kinds["markdown"]
