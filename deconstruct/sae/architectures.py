@@ -235,7 +235,8 @@ def _auxk(
 ) -> Tensor | float:
     """The k_aux strongest dead latents explain what the living ones left over, on the first tokens.
 
-    Gao et al. 2024, section A.2, who take all tokens; the weight shrinks in proportion where fewer are dead.
+    Gao et al. 2024, section A.2, who take all tokens; the weight shrinks in proportion where
+    fewer are dead.
     """
     n_dead = int(inputs.dead.sum()) if spec.k_aux else 0
     if not n_dead:

@@ -78,8 +78,8 @@ def decode_and_slope(
 
     error = values @ W_dec + bias - x, for W_dec packed [S, F, HALF], bias [D], x [B, d_in]; it is
     written packed to the first row of each pair of rows [S, B, 2, HALF], and its negative to
-    residual in float32, as many rows as that has: [<= B, D]. squared [B] = |error|^2; slope [P] = scale *
-    error . W_dec[latent]. sums[b // chunk] += token b's error, [D].
+    residual in float32, as many rows as that has: [<= B, D]. squared [B] = |error|^2; slope [P] =
+    scale * error . W_dec[latent]. sums[b // chunk] += token b's error, [D].
     """
     d_in = x.shape[1]
     row = np.empty(WIDTH, np.float32)

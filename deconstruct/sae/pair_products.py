@@ -40,9 +40,7 @@ class Products(Protocol):
 
     scale: float
 
-    def decode(
-        self, pairs: Pairs, values: Floats, residual: int = 0, keep: bool = True
-    ) -> Decoded:
+    def decode(self, pairs: Pairs, values: Floats, residual: int = 0, keep: bool = True) -> Decoded:
         """Reconstruct by the pairs' values [P]. keep: what `gradients` needs of it."""
 
     def gradients(
@@ -77,9 +75,7 @@ class Nested:
         self.n_groups = int(groups[-1]) + 1
         self.scale = scale / self.n_groups
 
-    def decode(
-        self, pairs: Pairs, values: Floats, residual: int = 0, keep: bool = True
-    ) -> Decoded:
+    def decode(self, pairs: Pairs, values: Floats, residual: int = 0, keep: bool = True) -> Decoded:
         """See `Products` and `varying_kernels.decode`."""
         n = len(self.x)
         kept = 1 if self.n_groups == 1 else self.n_groups + 1
@@ -127,9 +123,7 @@ class Packed:
         self.W_dec, self.bias, self.x, self.rows, self.into = W_dec, bias, x, rows, into
         self.scale = scale
 
-    def decode(
-        self, pairs: Pairs, values: Floats, residual: int = 0, keep: bool = True
-    ) -> Decoded:
+    def decode(self, pairs: Pairs, values: Floats, residual: int = 0, keep: bool = True) -> Decoded:
         """See `Products`. Errors are kept in ``rows``: `gradients` reads those kept last."""
         products = PairProducts(
             pairs.offsets[:-1], np.diff(pairs.offsets).astype(np.int32), pairs.latents, len(self)

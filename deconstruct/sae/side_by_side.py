@@ -55,7 +55,7 @@ class SideBySide:
         self._let_go()
 
     def run(self) -> None:
-        """Raises what a step, ``read`` or ``told`` raises; other members end the step they are in."""
+        """Raises what a step, ``read`` or ``told`` raises; others end the step they are in."""
         threads = torch.get_num_threads()
         # In copies of this context: what is told may go to the task that runs here.
         others = [
