@@ -243,8 +243,7 @@ def _auxk(
         return 0.0
     some = slice(aux_tokens(len(pre)))
     aux = _top(pre[some].masked_fill(~inputs.dead, 0), min(spec.k_aux, n_dead))
-    weight = spec.aux_coefficient * min(1.0, n_dead / spec.k_aux)
-    return weight * _mean_square(aux @ p["W_dec"] + error[some].detach())
+    return spec.aux_weight(n_dead) * _mean_square(aux @ p["W_dec"] + error[some].detach())
 
 
 def _pull(pre: Tensor, threshold: Tensor | float, inputs: Inputs, spec: StepSpec) -> Tensor:

@@ -90,7 +90,7 @@ class CpuTopK:
         bias[: spec.d_in] = array_of(state["b_dec"])
         share(sparse.centre, spec.batch, x, bias, bits_of(self._low), self._rows)
         self._encoder.largest((pairs, self._aux) if n_dead else (pairs,))
-        residual = self._residual[: None if n_dead else 0]
+        residual = self._residual if n_dead else self._residual[:0]
         scale, nobody = 2 / spec.batch, np.zeros(spec.d_sae, np.bool_)
         values = pairs.values.reshape(-1)
         total = pairs.decode(self._W_dec, values, bias, x, self._rows, scale, residual)
@@ -142,9 +142,8 @@ class CpuTopK:
         kernels as in the main step: dense products over all of the dead take twice the time of
         the whole step once half of a dictionary is dead. Returns which latents it reaches: [F].
         """
-        spec, pairs = self.spec, self._aux
-        weight = spec.aux_coefficient * min(1.0, n_dead / spec.k_aux)
-        scale = 2 / len(self._residual) * weight
+        pairs = self._aux
+        scale = 2 / len(self._residual) * self.spec.aux_weight(n_dead)
         no_bias, no_residual = np.zeros(self._width, np.float32), self._residual[:0]
         values, rows = pairs.values.reshape(-1), self._rows
         pairs.decode(self._W_dec, values, no_bias, self._residual, rows, scale, no_residual)

@@ -145,6 +145,9 @@ def select(pre: Tensor, first: int, chosen: Sequence[ActivePairs]) -> None:
 
     Choices of fewer tokens than that end where they do.
     """
+    chosen = [pairs for pairs in chosen if first < len(pairs.counts)]
+    if not chosen:
+        return
     block = slice(first, first + len(pre))
     choices = tuple(
         (p.allowed, p.columns, p.latents[block], p.values[block], p.counts[block]) for p in chosen

@@ -52,6 +52,12 @@ def on_one_thread(work: Callable[[], Result]) -> Result:
     return work() if threads == 1 else _pool().submit(work).result()
 
 
+def compute_on(threads: int) -> None:
+    """Let torch and the kernels use so many threads for what this thread does from now on."""
+    torch.get_num_threads()  # or torch sets this thread's number by itself, later on
+    torch.set_num_threads(threads)
+
+
 def even(rows: int, parts: int) -> list[int]:
     """At most ``parts`` + 1 cuts of 0 .. rows."""
     parts = max(1, min(parts, rows))
@@ -70,8 +76,7 @@ def _pool() -> ThreadPoolExecutor:
     started = Barrier(size + 1)
 
     def start() -> None:
-        torch.get_num_threads()  # or torch sets this thread's number by itself, later on
-        torch.set_num_threads(1)
+        compute_on(1)
         started.wait()
 
     pool = ThreadPoolExecutor(size, "kernel", start)

@@ -274,12 +274,11 @@ class VaryingEngine:
         See `deconstruct.sae.architectures`; ``residual`` is a constant to it. held: [d_sae], the
         latents that have gradients already.
         """
-        spec, pairs = self.spec, pairs_of(aux)
-        weight = spec.aux_coefficient * min(1.0, n_dead / spec.k_aux)
-        explained = products.explaining(residual, 2 * weight / len(residual))
+        pairs = pairs_of(aux)
+        explained = products.explaining(residual, 2 * self.spec.aux_weight(n_dead) / len(residual))
         decoded = explained.decode(pairs, pairs.pre)
         explained.gradients(pairs, pairs.pre, decoded.slope, decoded, held)
-        return _sums(pairs, decoded.slope, spec.d_sae)
+        return _sums(pairs, decoded.slope, self.spec.d_sae)
 
     def _dense(
         self, z: Tensor, target: Tensor, dead: Tensor, penalty: float

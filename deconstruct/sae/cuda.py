@@ -98,6 +98,12 @@ class GpuOptions:
     tiling: Tiling = field(default_factory=Tiling)
 
 
+def shapes_of(spec: StepSpec) -> dict[str, tuple[int, ...]]:
+    """Of the weights that the engine takes and gives."""
+    d, f = spec.d_in, spec.d_sae
+    return {"W_enc": (d, f), "b_enc": (f,), "W_dec": (f, d), "b_dec": (d,)}
+
+
 class FusedTopK:
     """Parameters, Adam's moments and the step over them, in static buffers on one device.
 
@@ -121,11 +127,9 @@ class FusedTopK:
         from deconstruct.sae.cuda_buffers import Buffers, new_state
         from deconstruct.sae.cuda_step import Launcher  # imports Triton
 
-        d, f = spec.d_in, spec.d_sae
         if reason := unsuited(spec):
             raise ValueError(reason)
-        shapes = {"W_enc": (d, f), "b_enc": (f,), "W_dec": (f, d), "b_dec": (d,)}
-        for name, shape in shapes.items():
+        for name, shape in shapes_of(spec).items():
             if tuple(weights[name].shape) != shape:
                 raise ValueError(f"{name} is {tuple(weights[name].shape)}, not {shape}")
         self.spec, self.device, self.options = spec, torch.device(device), options or GpuOptions()

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deconstruct.sae.cuda import GpuOptions, power_of_two
-from deconstruct.sae.engine import NAMES, StepSpec
+from deconstruct.sae.cuda import GpuOptions, power_of_two, shapes_of
+from deconstruct.sae.engine import StepSpec
 
 LATENTS_A_PROGRAM = 32  # of `cuda_gradients.run_scalars_kernel`
 
@@ -42,7 +42,7 @@ def new_state(
     spec: StepSpec, options: GpuOptions, steps: int, device: torch.device
 ) -> dict[str, Tensor]:
     """Everything that a checkpoint holds, zeros. W_enc is [d_sae, d_in]."""
-    d, f = spec.d_in, spec.d_sae
+    f = spec.d_sae
     half = torch.bfloat16 if options.moments == "bfloat16" else torch.float32
     state = {
         "step": torch.zeros(1, dtype=torch.int32, device=device),
@@ -50,9 +50,8 @@ def new_state(
         "since_fired": torch.zeros(f, dtype=torch.int64, device=device),
         "updates": torch.zeros(f, dtype=torch.int32, device=device),
     }
-    shapes = {"W_enc": (f, d), "b_enc": (f,), "W_dec": (f, d), "b_dec": (d,)}
-    for name in NAMES:
-        shape = shapes[name]
+    for name, given in shapes_of(spec).items():
+        shape = given[::-1] if name == "W_enc" else given
         state[name] = torch.zeros(shape, device=device)
         for moment in ("m", "v"):
             dtype = half if len(shape) == 2 else torch.float32

@@ -63,6 +63,10 @@ class StepSpec:
         """Whether rows of W_dec are kept at unit norm; ReLU's penalty is weighted by it instead."""
         return self.architecture != "relu"
 
+    def aux_weight(self, n_dead: int) -> float:
+        """Of AuxK's loss: in proportion less where fewer latents are dead than it takes."""
+        return self.aux_coefficient * min(1.0, n_dead / self.k_aux)
+
 
 def pace_of(spec: StepSpec, name: str) -> float:
     """A parameter's steps as a share of the learning rate, by the optimiser sparse_adam.

@@ -82,7 +82,7 @@ class Encoder:
                 of = (room.places, room.values, offsets)
                 kernels.gather_rows(0, len(pre), *of, *find, first)
                 finds[first] = find
-                if aux is not None and first < len(aux.counts):
+                if aux is not None:
                     select(pre, first, [aux])
 
         share(choose, self._cuts)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from deconstruct.sae.cpu_threads import compute_on
 from deconstruct.sae.member import LogRow, Member
 
 WINDOW = 4
@@ -67,7 +68,7 @@ class SideBySide:
         self._work()
         for thread in others:
             thread.join()
-        _compute_on(threads)
+        compute_on(threads)  # which new threads take over, too
         if self._error is not None:
             raise self._error
 
@@ -103,7 +104,7 @@ class SideBySide:
         return step in self._held or next_one
 
     def _step(self, member: Member, threads: int) -> None:
-        _compute_on(threads)
+        compute_on(threads)
         if member.step not in self._held:
             batch = self._read(member.step)
             with self._changed:
@@ -124,9 +125,3 @@ class SideBySide:
         for step in [step for step in self._held if step < last]:
             del self._held[step]
         self._next = max(self._next, last)
-
-
-def _compute_on(threads: int) -> None:
-    """Let torch and the kernels use so many threads for what this thread does."""
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
