@@ -18,7 +18,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 kills: $(VENV)/.installed-dev
-	DECONSTRUCT_KILLS=30 $(BIN)/python -m pytest -s --timeout 3600 tests/test_kills.py
+	DECONSTRUCT_KILLS=30 $(BIN)/python -m pytest -s --timeout 3600 tests/runs/test_kills.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

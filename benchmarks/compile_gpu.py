@@ -25,11 +25,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from deconstruct.sae import cuda_forward as forward
-from deconstruct.sae.cuda import GpuOptions
-from deconstruct.sae.cuda_buffers import Buffers, Card, new_state
-from deconstruct.sae.cuda_step import Launcher
-from deconstruct.sae.engine import StepSpec
+from deconstruct.sae.engines.cuda import forward
+from deconstruct.sae.engines.cuda.buffers import Buffers, Card, new_state
+from deconstruct.sae.engines.cuda.options import GpuOptions
+from deconstruct.sae.engines.cuda.step import Launcher
+from deconstruct.sae.spec import StepSpec
 
 CARDS = {
     "a100": (Card(108, (8, 0)), 163),

@@ -21,12 +21,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deconstruct import activations, corpus, layout, sources
-from deconstruct.artifact import Artifact, ArtifactStore
+from deconstruct.activations import layout
+from deconstruct.activations import stage as activations
+from deconstruct.artifacts import Artifact, DataRoot
+from deconstruct.common.hardware import pick_device, pick_dtype
+from deconstruct.common.site import Site
 from deconstruct.config import ActivationsConfig, RunConfig
-from deconstruct.hooks import capture
-from deconstruct.model import ResolvedModel, load, pick_device, pick_dtype, resolve
-from deconstruct.site import Site
+from deconstruct.corpus import sources
+from deconstruct.corpus import stage as corpus
+from deconstruct.model.hooks import capture
+from deconstruct.model.loading import load
+from deconstruct.model.resolve import ResolvedModel, resolve
 
 
 def bare(model: torch.nn.Module, texts: Artifact, site: Site, device: str) -> float:
@@ -43,7 +48,7 @@ def bare(model: torch.nn.Module, texts: Artifact, site: Site, device: str) -> fl
 
 
 def extraction(
-    store: ArtifactStore, resolved: ResolvedModel, texts: Artifact, site: Site, load_seconds: float
+    store: DataRoot, resolved: ResolvedModel, texts: Artifact, site: Site, load_seconds: float
 ) -> float:
     """Tokens per second of the whole stage, published; the time to load the model left out."""
     config = ActivationsConfig(sites=(str(site),))
@@ -63,7 +68,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=None, help="documents")
     options = parser.parse_args()
 
-    store = ArtifactStore(options.home)
+    store = DataRoot(options.home)
     run = RunConfig()
     resolved = resolve(store, run.model)
     settings = run.corpus.model_copy(update={"limit": options.limit})
@@ -81,7 +86,7 @@ def main() -> None:
         for _ in range(options.repeats):
             rates["bare"].append(bare(model, texts, site, device))
             rates["extraction"].append(
-                extraction(ArtifactStore(scratch), resolved, texts, site, load_seconds)
+                extraction(DataRoot(scratch), resolved, texts, site, load_seconds)
             )
     medians = {name: statistics.median(values) for name, values in rates.items()}
     result = {

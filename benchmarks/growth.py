@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from deconstruct import activations, corpus, latents, sources
-from deconstruct.artifact import Artifact, ArtifactStore
+from deconstruct.activations import stage as activations
+from deconstruct.artifacts import Artifact, DataRoot
 from deconstruct.config import (
     ActivationsConfig,
     CorpusConfig,
@@ -26,7 +26,10 @@ from deconstruct.config import (
     ModelConfig,
     SaeConfig,
 )
-from deconstruct.model import resolve
+from deconstruct.corpus import sources
+from deconstruct.corpus import stage as corpus
+from deconstruct.latents import stage as latents
+from deconstruct.model.resolve import resolve
 from deconstruct.sae import stage as sae
 
 R = TypeVar("R")
@@ -57,7 +60,7 @@ def main() -> None:
                 late.append((file, target))
                 continue
             copy_as_utf8(file, target)
-        store = ArtifactStore(Path(folder) / "home")
+        store = DataRoot(Path(folder) / "home")
         model = resolve(store, ModelConfig())
         config = CorpusConfig(source=str(texts))
         recorded = ActivationsConfig()

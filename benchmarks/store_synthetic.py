@@ -22,13 +22,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe
+from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
+from deconstruct.common.parquet import GroupedWriter
+from deconstruct.common.progress import track
 from deconstruct.config import LatentsConfig, RunConfig, SaeConfig
-from deconstruct.feature import FEATURES, FeatureCounts, Geometry, directions
-from deconstruct.latents import BUCKET_TOKENS, _Encoding
-from deconstruct.parquet import GroupedWriter
-from deconstruct.progress import track
-from deconstruct.spill import FIRING, Buckets
+from deconstruct.features.counts import FeatureCounts
+from deconstruct.features.geometry import Geometry, directions
+from deconstruct.features.tables import FEATURES
+from deconstruct.latents.buckets import FIRING, Buckets
+from deconstruct.latents.stage import BUCKET_TOKENS, _Encoding
 from deconstruct.store import RunRecord
 
 LABELS = ("business", "entertainment", "politics", "sport", "tech")
@@ -65,7 +67,7 @@ class Synthetic:
 
 def make(home: Path, size: Size, seed: int = 0, name: str = "synthetic") -> Synthetic:
     """Draw and write a run's artifacts under ``home``."""
-    store = ArtifactStore(home)
+    store = DataRoot(home)
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, len(LABELS), size.documents)
     spent: dict[str, float] = {}

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from deconstruct.artifact import Artifact, ArtifactStore, Manifest
+from deconstruct.artifacts import Artifact, DataRoot, Manifest
 from deconstruct.config import SaeConfig
 from deconstruct.sae import stage
 
@@ -40,13 +40,13 @@ def main() -> None:
     warm = [member.model_copy(update={"tokens": 3 * member.batch_size}) for member in members]
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
-        stage.train_all(ArtifactStore(Path(folder) / "warm"), warm, activations, device="cpu")
+        stage.train_all(DataRoot(Path(folder) / "warm"), warm, activations, device="cpu")
         for repeat in range(arguments.repeats):
             started = time.perf_counter()
-            together = ArtifactStore(Path(folder) / f"together-{repeat}")
+            together = DataRoot(Path(folder) / f"together-{repeat}")
             swept = stage.train_all(together, members, activations, device="cpu")
             middle = time.perf_counter()
-            alone = ArtifactStore(Path(folder) / f"alone-{repeat}")
+            alone = DataRoot(Path(folder) / f"alone-{repeat}")
             single = [stage.train(alone, m, activations, device="cpu") for m in members]
             ended = time.perf_counter()
             same = [a.digest() == b.digest() for a, b in zip(swept, single, strict=True)]

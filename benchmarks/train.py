@@ -38,9 +38,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from deconstruct.artifact import Artifact, Manifest
-from deconstruct.model import pick_dtype
-from deconstruct.reader import ActivationReader
+from deconstruct.activations.reader import ActivationReader
+from deconstruct.artifacts import Artifact, Manifest
+from deconstruct.common.hardware import pick_dtype
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "train.json"

@@ -68,9 +68,9 @@ class Feed:
 
 def deconstruct(job: dict[str, Any], feed: Feed, optimizer: str = "sparse_adam") -> Judge:
     """Our training loop, checkpoints and log included."""
+    from deconstruct.activations.shards import Moments
     from deconstruct.config import SaeConfig
-    from deconstruct.sae.train import train
-    from deconstruct.shards import Moments
+    from deconstruct.sae.training.loop import train
 
     rows = feed.rows
     sample = rows[:: max(1, len(rows) // 50_000)].double()

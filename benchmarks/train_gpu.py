@@ -33,8 +33,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from deconstruct.sae.cuda import FusedTopK, GpuOptions
-from deconstruct.sae.engine import StepSpec, initial_weights
+from deconstruct.sae.engines.cuda.options import GpuOptions
+from deconstruct.sae.engines.cuda.topk import FusedTopK
+from deconstruct.sae.initial import initial_weights
+from deconstruct.sae.spec import StepSpec
 
 DEVICE = "cuda"
 TRUE_LATENTS = 8192

@@ -22,13 +22,15 @@ from pathlib import Path
 import torch
 
 from benchmarks.growth import copy_as_utf8
-from deconstruct import activations, corpus, sources
-from deconstruct.artifact import Artifact, ArtifactStore
+from deconstruct.activations import stage as activations
+from deconstruct.activations.reader import ActivationReader
+from deconstruct.artifacts import Artifact, DataRoot
 from deconstruct.config import ActivationsConfig, CorpusConfig, ModelConfig, SaeConfig
-from deconstruct.fidelity import fidelity
-from deconstruct.model import resolve
-from deconstruct.reader import ActivationReader
-from deconstruct.sae import formats
+from deconstruct.corpus import sources
+from deconstruct.corpus import stage as corpus
+from deconstruct.evaluation.reconstruction import fidelity
+from deconstruct.model.resolve import resolve
+from deconstruct.sae import files as formats
 from deconstruct.sae import stage as sae
 
 TOKENS = 1_000_000
@@ -43,7 +45,7 @@ def main() -> None:
     parser.add_argument("--last", action="store_true", help="the last tenth is new")
     parser.add_argument("--architecture", default="topk")
     options = parser.parse_args()
-    store = ArtifactStore(options.home)
+    store = DataRoot(options.home)
     before, after = grown(store, options.last)
     first, recorded = (record(store, texts) for texts in (before, after))
     known = int(before.facts["documents"])
@@ -69,7 +71,7 @@ def main() -> None:
         print(f"{name:<32}" + summary(rows))
 
 
-def grown(store: ArtifactStore, last: bool) -> tuple[Artifact, Artifact]:
+def grown(store: DataRoot, last: bool) -> tuple[Artifact, Artifact]:
     """The corpus of nine tenths, and the one that grew from it."""
     articles = sources.resolve(CorpusConfig()).path
     assert articles is not None
@@ -92,7 +94,7 @@ def grown(store: ArtifactStore, last: bool) -> tuple[Artifact, Artifact]:
     return base, read(base)
 
 
-def record(store: ArtifactStore, texts: Artifact) -> Artifact:
+def record(store: DataRoot, texts: Artifact) -> Artifact:
     made = activations.extract(store, ActivationsConfig(), resolve(store, ModelConfig()), texts)
     return next(iter(made.values()))
 

@@ -19,7 +19,7 @@ import duckdb
 import typer
 from rich.console import Console
 
-from deconstruct.errors import DeconstructError
+from deconstruct.common.errors import DeconstructError
 from deconstruct.store import (
     QueryError,
     collect,
@@ -274,6 +274,6 @@ def _query_text(query: str | None, file: Path | None) -> str:
 @app.command()
 def config() -> None:
     """Print every field of the configuration with its default and meaning, as Markdown."""
-    from deconstruct.reference import page
+    from deconstruct.config.page import page
 
     typer.echo(page(), nl=False)

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from deconstruct.artifact import ArtifactStore, software
-from deconstruct.errors import StorageError
-from deconstruct.mirror import Mirror
+from deconstruct.artifacts import DataRoot, software
+from deconstruct.artifacts.remote import Mirror
+from deconstruct.common.errors import StorageError
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def examine(home: Path) -> Iterator[Finding]:
     yield _device()
     yield _hub()
     try:
-        store = ArtifactStore(home)
+        store = DataRoot(home)
     except StorageError as error:
         yield Finding("home", str(error), sound=False)
         return
@@ -49,14 +49,14 @@ def _device() -> Finding:
     if torch.cuda.is_available():
         card = torch.cuda.get_device_properties(0)
         return Finding("device", f"cuda: {card.name}, {_size(card.total_memory)}")
-    from deconstruct.model import pick_dtype
+    from deconstruct.common.hardware import pick_dtype
 
     dtype = str(pick_dtype("auto", "cpu")).removeprefix("torch.")
     return Finding("device", f"cpu, {os.cpu_count()} cores, forward passes in {dtype}; no GPU")
 
 
 def _hub() -> Finding:
-    from deconstruct.hub import reachable
+    from deconstruct.model.hub import reachable
 
     if reachable():
         return Finding("hub", "within reach")
@@ -65,7 +65,7 @@ def _hub() -> Finding:
     )
 
 
-def _cache(store: ArtifactStore) -> Iterator[Finding]:
+def _cache(store: DataRoot) -> Iterator[Finding]:
     held: dict[str, list[int]] = defaultdict(list)
     for artifact in store.artifacts():
         held[artifact.stage].append(sum(f.bytes for f in artifact.manifest.files.values()))

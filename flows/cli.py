@@ -16,9 +16,9 @@ from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 from rich.table import Table
 
-from deconstruct import trackers
-from deconstruct.artifact import ArtifactStore
+from deconstruct.artifacts import DataRoot
 from deconstruct.cli import app, report_errors
+from deconstruct.common import trackers
 from deconstruct.config import Growth, RunConfig, load
 from flows import environment
 
@@ -102,7 +102,7 @@ def sweep(
 ) -> None:
     """Train many SAEs in one pass over the activations, judge each, print their Pareto front."""
     started = time.monotonic()
-    from deconstruct.sweep import load_sweep
+    from deconstruct.config.sweep import load_sweep
 
     settings = load_sweep(config, set_ or [])
     root = _started(home, settings)
@@ -171,7 +171,7 @@ def retry(
     Its deployment's worker takes it where one is online, else it runs here.
     """
     root = environment.data_root(home)
-    ArtifactStore(root)
+    DataRoot(root)
     environment.apply(root, quiet=True)
     _speak()
     server = environment.start_server(root)
@@ -214,7 +214,7 @@ def _started(home: str | None, settings: RunConfig) -> Path:
     """The data root, with a Prefect server that answers, after ``settings`` have been checked."""
     trackers.wanted()
     root = environment.data_root(home)
-    store = ArtifactStore(root)  # an unwritable home is said at once, before Prefect starts in it
+    store = DataRoot(root)  # an unwritable home is said at once, before Prefect starts in it
     environment.apply(root, quiet=True)
     _speak()
     server = environment.start_server(root)

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deconstruct.errors import DeconstructError
+from deconstruct.common.errors import DeconstructError
 from flows.child import watch_parent
 
 HOST = "127.0.0.1"

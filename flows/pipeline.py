@@ -11,22 +11,23 @@ from datetime import UTC, datetime
 from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
-from deconstruct import activations as activation_stage
-from deconstruct import cluster as cluster_stage
-from deconstruct import corpus as corpus_stage
-from deconstruct import drift as drift_stage
-from deconstruct import evaluate as evaluation_stage
-from deconstruct import gates, sources
-from deconstruct import latents as latents_stage
-from deconstruct import probe as probe_stage
-from deconstruct import standing as standing_runs
-from deconstruct.artifact import Artifact, ArtifactStore
+from deconstruct.activations import stage as activation_stage
+from deconstruct.artifacts import Artifact, DataRoot
+from deconstruct.cluster import stage as cluster_stage
+from deconstruct.common.site import Site
 from deconstruct.config import Growth, RunConfig
-from deconstruct.model import ResolvedModel, resolve
+from deconstruct.corpus import sources
+from deconstruct.corpus import stage as corpus_stage
+from deconstruct.corpus.sources import ResolvedSource
+from deconstruct.drift import stage as drift_stage
+from deconstruct.evaluation import stage as evaluation_stage
+from deconstruct.latents import stage as latents_stage
+from deconstruct.model.resolve import ResolvedModel, resolve
+from deconstruct.probe import stage as probe_stage
+from deconstruct.recurring import gates
+from deconstruct.recurring import standing as standing_runs
+from deconstruct.recurring.standing import Standing
 from deconstruct.sae import stage as sae_stage
-from deconstruct.site import Site
-from deconstruct.sources import ResolvedSource
-from deconstruct.standing import Standing
 from deconstruct.store import RunRecord
 from flows.environment import data_root
 from flows.liveness import hold_lock
@@ -90,7 +91,7 @@ def pipeline(
     """
     started = datetime.now(UTC)
     speak()
-    root = ArtifactStore(data_root(home))
+    root = DataRoot(data_root(home))
     hold_lock(root.root)
     tag(config)
     model, source = preflight(root, config)
@@ -154,7 +155,7 @@ def read_and_record(
     return texts, by_site, output
 
 
-def preflight(root: ArtifactStore, config: RunConfig) -> tuple[ResolvedModel, ResolvedSource]:
+def preflight(root: DataRoot, config: RunConfig) -> tuple[ResolvedModel, ResolvedSource]:
     """Find model and source, and check what can be checked before any long work.
 
     Raises ``DeconstructError`` for what can't be run, or if the remote can't be reached.

@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.states import Scheduled
 from prefect.utilities.callables import get_call_parameters, parameters_to_args_kwargs
 
-from deconstruct.errors import DeconstructError
+from deconstruct.common.errors import DeconstructError
 from flows.liveness import short
 from flows.pipeline import SiteResult, pipeline
 from tasks.workers import online_workers

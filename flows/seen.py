@@ -13,9 +13,9 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
-from deconstruct.artifact import ArtifactStore
+from deconstruct.artifacts import DataRoot
+from deconstruct.common.site import Site
 from deconstruct.config import RunConfig
-from deconstruct.site import Site
 from deconstruct.store.rewrite import FILE as STORE
 from flows.summary import HEADLINES, headlines
 from tasks.stage import Outcome
@@ -57,7 +57,7 @@ def speak() -> None:
 
 
 def show_results(
-    store: ArtifactStore, config: RunConfig, run_id: str, site: str, stages: Sequence[Outcome]
+    store: DataRoot, config: RunConfig, run_id: str, site: str, stages: Sequence[Outcome]
 ) -> None:
     """Leave the headline figures as a table artifact; as markdown, those, what they were made
     from, and how to ask for more.

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deconstruct.errors import DeconstructError
+from deconstruct.common.errors import DeconstructError
 from flows import environment
 
 CODE = Path(__file__).resolve().parent.parent

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from prefect import flow
 from prefect.runtime import flow_run
 
-from deconstruct.artifact import ArtifactStore
+from deconstruct.artifacts import DataRoot
+from deconstruct.config.sweep import SweepRun
 from deconstruct.sae import stage as sae_stage
-from deconstruct.sweep import SweepRun
 from flows.environment import data_root
 from flows.liveness import hold_lock
 from flows.pipeline import HERE, SiteResult, preflight, read_and_record, take_apart
@@ -38,7 +38,7 @@ def sweep(
     """
     started = datetime.now(UTC)
     speak()
-    root = ArtifactStore(data_root(home))
+    root = DataRoot(data_root(home))
     hold_lock(root.root)
     model, source = preflight(root, config)
     shared = Stages(root)

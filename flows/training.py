@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
-from deconstruct.artifact import ArtifactStore
+from deconstruct.artifacts import DataRoot
 from deconstruct.config import SaeConfig
 from flows.environment import data_root
 from flows.liveness import hold_lock
@@ -29,6 +29,6 @@ def train(
     seed.
     """
     speak()
-    root = ArtifactStore(data_root(home)).root
+    root = DataRoot(data_root(home)).root
     hold_lock(root)
     return train_here(str(root), config, activations, output, start, device)

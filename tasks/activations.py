@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from deconstruct import activations as library
-from deconstruct.artifact import ArtifactStore, Recipe
+from deconstruct.activations import stage as library
+from deconstruct.artifacts import DataRoot, Recipe
+from deconstruct.common.site import Site
 from deconstruct.config import ActivationsConfig
-from deconstruct.model import ResolvedModel
-from deconstruct.site import Site
+from deconstruct.model.resolve import ResolvedModel
 from tasks.spread import Engine, spread_over
 from tasks.stage import Ref, stage_task
 
@@ -23,7 +23,7 @@ def activations(
     engine: Engine,
 ) -> list[Ref]:
     """Extract the sites of ``config``, one artifact each, in their order."""
-    store = ArtifactStore(home)
+    store = DataRoot(home)
     made = library.extract(
         store,
         config,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from deconstruct import cluster as library
-from deconstruct.artifact import ArtifactStore, Recipe
+from deconstruct.artifacts import DataRoot, Recipe
+from deconstruct.cluster import stage as library
 from deconstruct.config import ClusterConfig
 from tasks.stage import Ref, stage_task
 
@@ -13,6 +13,6 @@ def cluster(
     recipes: list[Recipe], home: str, config: ClusterConfig, corpus: Ref, latents: Ref
 ) -> list[Ref]:
     """Cluster the documents of ``recipes[0]``."""
-    store = ArtifactStore(home)
+    store = DataRoot(home)
     upstream = (ref.open(store) for ref in (corpus, latents))
     return [Ref.of(library.cluster(store, config, *upstream))]

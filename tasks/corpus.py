@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from deconstruct import corpus as library
-from deconstruct.artifact import ArtifactStore, Recipe
+from deconstruct.artifacts import DataRoot, Recipe
 from deconstruct.config import CorpusConfig
-from deconstruct.model import ResolvedModel
-from deconstruct.sources import ResolvedSource
+from deconstruct.corpus import stage as library
+from deconstruct.corpus.sources import ResolvedSource
+from deconstruct.model.resolve import ResolvedModel
 from tasks.stage import Ref, stage_task
 
 
@@ -20,6 +20,6 @@ def corpus(
     base: Ref | None,
 ) -> list[Ref]:
     """Tokenise the corpus of ``recipes[0]``, which grows from ``base`` if there is one."""
-    store = ArtifactStore(home)
+    store = DataRoot(home)
     grown_from = base.open(store) if base is not None else None
     return [Ref.of(library.tokenise(store, config, source, model, base=grown_from))]

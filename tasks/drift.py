@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from deconstruct import drift as library
-from deconstruct.artifact import ArtifactStore, Recipe
+from deconstruct.artifacts import DataRoot, Recipe
 from deconstruct.config import EvaluationConfig
+from deconstruct.drift import stage as library
 from tasks.stage import Ref, stage_task
 
 
@@ -22,7 +22,7 @@ def drift(
     device: str,
 ) -> list[Ref]:
     """Compare the two sides of ``recipes[0]``."""
-    store = ArtifactStore(home)
+    store = DataRoot(home)
     old, texts, activity, dictionary, firings = (
         ref.open(store) for ref in (reference, corpus, activations, sae, latents)
     )

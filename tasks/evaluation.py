@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from deconstruct import evaluate as library
-from deconstruct.artifact import ArtifactStore, Recipe
+from deconstruct.artifacts import DataRoot, Recipe
 from deconstruct.config import EvaluationConfig
-from deconstruct.model import ResolvedModel
+from deconstruct.evaluation import stage as library
+from deconstruct.model.resolve import ResolvedModel
 from tasks.stage import Ref, stage_task
 
 
@@ -23,7 +23,7 @@ def evaluation(
     device: str,
 ) -> list[Ref]:
     """Evaluate the SAE of ``recipes[0]``."""
-    store = ArtifactStore(home)
+    store = DataRoot(home)
     upstream = (ref.open(store) for ref in (corpus, activations, sae, latents))
     made = library.evaluate(store, config, model, *upstream, dtype=dtype, device=device)
     return [Ref.of(made)]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from deconstruct import latents as library
-from deconstruct.artifact import ArtifactStore, Recipe
+from deconstruct.artifacts import DataRoot, Recipe
 from deconstruct.config import LatentsConfig
+from deconstruct.latents import stage as library
 from tasks.stage import Ref, stage_task
 
 
@@ -19,6 +19,6 @@ def latents(
     device: str,
 ) -> list[Ref]:
     """Encode the corpus with the SAE of ``recipes[0]``."""
-    store = ArtifactStore(home)
+    store = DataRoot(home)
     upstream = (ref.open(store) for ref in (sae, activations, corpus))
     return [Ref.of(library.encode(store, config, *upstream, device=device))]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from deconstruct import probe as library
-from deconstruct.artifact import ArtifactStore, Recipe
+from deconstruct.artifacts import DataRoot, Recipe
 from deconstruct.config import ProbeConfig
+from deconstruct.probe import stage as library
 from tasks.stage import Ref, stage_task
 
 
@@ -18,6 +18,6 @@ def probe(
     activations: Ref,
 ) -> list[Ref]:
     """Fit and score the probes of ``recipes[0]``."""
-    store = ArtifactStore(home)
+    store = DataRoot(home)
     upstream = (ref.open(store) for ref in (corpus, latents, activations))
     return [Ref.of(library.probe(store, config, *upstream))]

@@ -8,10 +8,10 @@ import torch
 from prefect import task
 from prefect.client.orchestration import get_client
 
-from deconstruct.artifact import ArtifactStore, Recipe
+from deconstruct.artifacts import DataRoot, Recipe
+from deconstruct.artifacts.remote import VARIABLE
+from deconstruct.common.errors import DeconstructError
 from deconstruct.config import SaeConfig
-from deconstruct.errors import DeconstructError
-from deconstruct.mirror import VARIABLE
 from deconstruct.sae import stage as library
 from tasks.spread import Engine, side_by_side
 from tasks.stage import Ref, stage_task
@@ -91,7 +91,7 @@ def train_group(
     home: str, configs: list[SaeConfig], activations: Ref, output: Ref | None, device: str
 ) -> list[Ref]:
     """Train some SAEs in this process, in passes that those share which can."""
-    store = ArtifactStore(home)
+    store = DataRoot(home)
     onto = output.open(store) if output else None
     made = library.train_all(store, configs, activations.open(store), onto, device=device)
     return [Ref.of(artifact) for artifact in made]
@@ -106,7 +106,7 @@ def train_here(
     device: str,
 ) -> Ref:
     """Train in this process."""
-    store = ArtifactStore(home)
+    store = DataRoot(home)
     onto, begun = (ref.open(store) if ref else None for ref in (output, start))
     made = library.train(store, config, activations.open(store), onto, begun, device=device)
     return Ref.of(made)
@@ -126,7 +126,7 @@ def _train_on_gpu_pool(
     start: Ref | None,
 ) -> Ref:
     """Artifacts pass by reference: the worker shares the data root, or has one with the remote."""
-    store = ArtifactStore(home)
+    store = DataRoot(home)
     parameters = {
         "home": None if store.mirror else home,
         "config": config.model_dump(mode="json"),

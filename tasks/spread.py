@@ -16,12 +16,12 @@ from prefect import Task, task
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
-from deconstruct import activations as library
-from deconstruct.activations import Part
-from deconstruct.artifact import ArtifactStore
+from deconstruct.activations import stage as library
+from deconstruct.activations.stage import Share
+from deconstruct.artifacts import DataRoot
+from deconstruct.common.errors import ConfigError
 from deconstruct.config import ActivationsConfig
-from deconstruct.errors import ConfigError
-from deconstruct.model import ResolvedModel
+from deconstruct.model.resolve import ResolvedModel
 
 Runner = TaskRunner[Any]
 R = TypeVar("R")
@@ -83,10 +83,10 @@ def side_by_side(engine: Engine, what: Task[..., R], calls: Sequence[Mapping[str
 
 @task(name="shards", tags=["activations"], persist_result=False, retries=1, retry_delay_seconds=5)
 def shards(
-    home: str, config: ActivationsConfig, model: ResolvedModel, part: Part, dtype: str, device: str
+    home: str, config: ActivationsConfig, model: ResolvedModel, part: Share, dtype: str, device: str
 ) -> int:
     """Compute one part of an extraction; how many shards it has."""
-    library.compute_shards(ArtifactStore(home), config, model, part, dtype=dtype, device=device)
+    library.compute_shards(DataRoot(home), config, model, part, dtype=dtype, device=device)
     return len(part.shards)
 
 
@@ -111,7 +111,7 @@ def _spread(
     model: ResolvedModel,
     dtype: str,
     device: str,
-    deal: Callable[[int], list[Part]],
+    deal: Callable[[int], list[Share]],
 ) -> None:
     same = {"home": home, "config": config, "model": model, "dtype": dtype, "device": device}
     side_by_side(engine, shards, [{**same, "part": part} for part in deal(engine.workers)])

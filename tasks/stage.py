@@ -19,9 +19,9 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from pydantic import BaseModel, ConfigDict
 
-from deconstruct.artifact import Artifact, ArtifactStore, Recipe
-from deconstruct.errors import DeconstructError
-from deconstruct.progress import listening
+from deconstruct.artifacts import Artifact, DataRoot, Recipe
+from deconstruct.common.errors import DeconstructError
+from deconstruct.common.progress import listening
 from tasks.progress import ProgressArtifacts
 
 log = logging.getLogger("deconstruct.stages")
@@ -43,7 +43,7 @@ class Ref(BaseModel):
     def of(cls, artifact: Artifact) -> Ref:
         return cls(stage=artifact.stage, key=artifact.key, made=artifact.made)
 
-    def open(self, store: ArtifactStore) -> Artifact:
+    def open(self, store: DataRoot) -> Artifact:
         return store.open(self.stage, self.key)
 
 
@@ -104,7 +104,7 @@ def stage_task(name: str, retries: int = 1, tags: Sequence[str] = ()) -> Callabl
 class Stages:
     """Runs stages over one data root and keeps what came of each."""
 
-    store: ArtifactStore
+    store: DataRoot
     outcomes: list[Outcome] = field(default_factory=list)
 
     def run(self, stage: Task[..., list[Ref]], recipe: Recipe, *inputs: Any) -> Artifact:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prefect import task
 
-from deconstruct.artifact import ArtifactStore
+from deconstruct.artifacts import DataRoot
 from deconstruct.store import RunRecord, publish
 from tasks.stage import Ref
 
@@ -14,5 +14,5 @@ from tasks.stage import Ref
 @task(name="store", persist_result=True, result_serializer="json")
 def store(home: str, run: RunRecord, artifacts: list[Ref]) -> str:
     """Publish ``run`` and return its run_id. Publishing again what is there changes nothing."""
-    root = ArtifactStore(home)
+    root = DataRoot(home)
     return publish(Path(home), run, {ref.stage: ref.open(root) for ref in artifacts})

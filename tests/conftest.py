@@ -2,52 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import os
-import random
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from running import deconstruct, environment, write_config
-from store_artifacts import Planted, plant
-from tiny_models import save_tiny
+import support.alone  # noqa: F401 - before all that reads the environment
+from support.running import deconstruct, environment, write_config
+from support.store_artifacts import Planted, plant
+from support.texts import write_texts
+from support.tiny_models import save_tiny
 
-# Tests never leave this machine, and nothing in them may try to.
-os.environ.update(
-    HF_HUB_OFFLINE="1",
-    DO_NOT_TRACK="1",
-    PREFECT_SERVER_ANALYTICS_ENABLED="false",
-    TOKENIZERS_PARALLELISM="false",
-)
-
-from deconstruct import activations, corpus, sources
-from deconstruct.artifact import Artifact, ArtifactStore
+from deconstruct.activations import stage as activations
+from deconstruct.artifacts import Artifact, DataRoot
 from deconstruct.config import ActivationsConfig, CorpusConfig, ModelConfig
-from deconstruct.model import ResolvedModel, resolve
+from deconstruct.corpus import sources
+from deconstruct.corpus import stage as corpus
+from deconstruct.model.resolve import ResolvedModel, resolve
 from deconstruct.store import publish
 from flows.embedded_server import EmbeddedServer
-
-SUBJECTS = {
-    "business": "bank market shares profit rates growth firm oil deal sales".split(),
-    "sport": "match goal team coach players season win cup league final".split(),
-    "film": "actor film award director star music prize audience band song".split(),
-}
-
-
-def write_texts(path: Path, documents: int = 120, seed: int = 0) -> Path:
-    """A CSV of short texts whose words tell their label."""
-    draw = random.Random(seed)
-    labels = list(SUBJECTS)
-    with path.open("w", newline="") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(["text", "label"])
-        for number in range(documents):
-            label = labels[number % len(labels)]
-            words = draw.choices([*SUBJECTS[label], "the", "in", "of"], k=draw.randint(8, 30))
-            writer.writerow([" ".join(words), label])
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -63,19 +36,19 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
+def store(tmp_path_factory: pytest.TempPathFactory) -> DataRoot:
     """A data root that the session's tests share; don't damage what is in it."""
-    return ArtifactStore(tmp_path_factory.mktemp("home"))
+    return DataRoot(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="session")
-def model(store: ArtifactStore, tiny_model: Path) -> ResolvedModel:
+def model(store: DataRoot, tiny_model: Path) -> ResolvedModel:
     """The small model, resolved."""
     return resolve(store, ModelConfig(name=str(tiny_model)))
 
 
 @pytest.fixture(scope="session")
-def corpus_artifact(store: ArtifactStore, texts: Path, model: ResolvedModel) -> Artifact:
+def corpus_artifact(store: DataRoot, texts: Path, model: ResolvedModel) -> Artifact:
     """The labelled texts, tokenised for the small model."""
     config = CorpusConfig(source=str(texts), max_tokens=24)
     return corpus.tokenise(store, config, sources.resolve(config), model)
@@ -83,7 +56,7 @@ def corpus_artifact(store: ArtifactStore, texts: Path, model: ResolvedModel) -> 
 
 @pytest.fixture(scope="session")
 def activations_artifact(
-    store: ArtifactStore, corpus_artifact: Artifact, model: ResolvedModel
+    store: DataRoot, corpus_artifact: Artifact, model: ResolvedModel
 ) -> Artifact:
     """Activations of the small model at 1.resid_post, in several shards."""
     config = ActivationsConfig(sites=("1.resid_post",), shard_tokens=512)

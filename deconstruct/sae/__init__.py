@@ -1,1 +1,1 @@
-"""Sparse autoencoders: the trained model, how it is trained, and its files."""
+"""Activations -> autoencoder: the methods, what trains them, and the trained one."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deconstruct.sae.cpu_threads import share
-from deconstruct.sae.model import SparseAutoencoder
-from deconstruct.shards import Moments
+from deconstruct.activations.shards import Moments
+from deconstruct.sae.autoencoder import SparseAutoencoder
+from deconstruct.sae.engines.cpu.threads import share
 
 
 @dataclass(frozen=True)

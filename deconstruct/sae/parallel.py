@@ -14,63 +14,15 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from deconstruct.errors import ConfigError, DeconstructError
-from deconstruct.sae.engine import Engine
-
-
-def ranks() -> int:
-    """How many processes train together; 1 outside of a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def own_rows(batch: Tensor) -> Tensor:
-    """This process' share of a batch [n, d]. Raises ValueError where n does not divide evenly."""
-    if ranks() == 1:
-        return batch
-    if len(batch) % ranks():
-        raise ValueError(
-            f"sae.batch_size = {len(batch)} can't be shared evenly by {ranks()} processes; "
-            "choose a multiple"
-        )
-    return batch[dist.get_rank() :: ranks()]
-
-
-def average(tensors: Iterable[Tensor]) -> None:
-    """Replace each tensor by its mean over the processes, in place."""
-    if ranks() > 1:
-        for tensor in tensors:
-            dist.all_reduce(tensor)
-            tensor.div_(ranks())
-
-
-def anywhere(fired: Tensor) -> Tensor:
-    """Whether a latent fired in any process: bool [d_sae]."""
-    if ranks() == 1:
-        return fired
-    counts = fired.int()
-    dist.all_reduce(counts, dist.ReduceOp.MAX)
-    return counts.bool()
-
-
-def take_first(engine: Engine) -> None:
-    """Give every process the state of the first one, which alone has checkpoints to go on from."""
-    if ranks() > 1:
-        state = {name: tensor.clone() for name, tensor in engine.state_dict().items()}
-        for tensor in state.values():
-            dist.broadcast(tensor, 0)
-        engine.load_state_dict(state)
-
-
-def is_first() -> bool:
-    """Whether this process is the one that writes files."""
-    return ranks() == 1 or dist.get_rank() == 0
+from deconstruct.common.errors import ConfigError, DeconstructError
+from deconstruct.sae.engines.ranks import is_first
 
 
 def digest(weights: Mapping[str, Tensor]) -> str:
@@ -87,12 +39,12 @@ def main(home: str, key: str, overrides: list[str]) -> None:
     Raises ``ConfigError`` for settings that several processes can't be trained with, before they
     meet.
     """
-    from deconstruct.artifact import ArtifactStore
+    from deconstruct.activations.reader import ActivationReader
+    from deconstruct.artifacts import DataRoot
     from deconstruct.config import load as load_config
-    from deconstruct.reader import ActivationReader
     from deconstruct.sae import stage
-    from deconstruct.sae.formats import load
-    from deconstruct.sae.train import train
+    from deconstruct.sae.files import load
+    from deconstruct.sae.training.loop import train
 
     config = load_config(None, overrides).sae
     for field in ("output_site", "patience"):
@@ -106,7 +58,7 @@ def main(home: str, key: str, overrides: list[str]) -> None:
     dist.init_process_group("nccl" if on_gpu else "gloo")
     device = f"cuda:{os.environ['LOCAL_RANK']}" if on_gpu else "cpu"
     try:
-        store = ArtifactStore(home)
+        store = DataRoot(home)
         activations = store.open("activations", key)
         there = [store.find(stage.recipe(config, activations)) is not None]
         dist.broadcast_object_list(there)

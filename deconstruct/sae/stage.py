@@ -11,19 +11,20 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deconstruct import trackers
-from deconstruct.ancestry import recipe_of
-from deconstruct.artifact import Artifact, ArtifactStore, Draft, Recipe
+from deconstruct.activations.reader import ActivationReader, BatchSource
+from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
+from deconstruct.artifacts.ancestry import recipe_of
+from deconstruct.common import trackers
+from deconstruct.common.errors import ConfigError
+from deconstruct.common.hardware import pick_device
 from deconstruct.config import ONLY_OF, PENALISED, SaeConfig
-from deconstruct.errors import ConfigError
-from deconstruct.model import pick_device
-from deconstruct.reader import ActivationReader, BatchSource
-from deconstruct.sae import train as training
+from deconstruct.sae.engines.ranks import ranks
+from deconstruct.sae.files import CONFIG, WEIGHTS, config_of, save_weights, tensor_lens_name
 from deconstruct.sae.folding import Scaling
-from deconstruct.sae.formats import CONFIG, WEIGHTS, config_of, save_weights
-from deconstruct.sae.member import HeldOut, LogRow, Member
-from deconstruct.sae.parallel import ranks
-from deconstruct.sae.warm import FACTOR, Start, check, factor_of, warmed
+from deconstruct.sae.training import loop
+from deconstruct.sae.training.checkpoint import LogRow
+from deconstruct.sae.training.trainer import HeldOut, Trainer
+from deconstruct.sae.training.warm import FACTOR, Start, check, factor_of, warmed
 
 VERSION = 12
 
@@ -37,7 +38,7 @@ def recipe(
     """All that decides the weights; settings of another architecture are none of it.
 
     output: the activations of ``config.output_site``, which a transcoder reconstructs. start: the
-    SAE that training starts from (`deconstruct.sae.warm`); None: the seed.
+    SAE that training starts from (`deconstruct.sae.training.warm`); None: the seed.
     """
     config = config if start is None else warmed(config)
     unused = {"warm_tokens"} | {
@@ -59,7 +60,7 @@ def recipe(
     return Recipe("sae", VERSION, settings, inputs)
 
 
-def output_of(store: ArtifactStore, sae: Artifact, activations: Artifact) -> Artifact | None:
+def output_of(store: DataRoot, sae: Artifact, activations: Artifact) -> Artifact | None:
     """What a transcoder makes of ``activations``: its output site's, recorded with them.
 
     They need not be those that it was trained on. None of an autoencoder. Raises ``StorageError``
@@ -74,7 +75,7 @@ def output_of(store: ArtifactStore, sae: Artifact, activations: Artifact) -> Art
 
 
 def train(
-    store: ArtifactStore,
+    store: DataRoot,
     config: SaeConfig,
     activations: Artifact,
     output: Artifact | None = None,
@@ -86,13 +87,14 @@ def train(
 
     output, start: see `recipe`. Raises ``DataError`` if the split has fewer rows than a batch or
     the two sites do not hold the same rows, ``ConfigError`` for a device, an output or a log
-    (`deconstruct.trackers`) that is not there, or a start of another site, architecture or size.
+    (`deconstruct.common.trackers`) that is not there, or a start of another site, architecture or
+    size.
     """
     return train_all(store, [config], activations, output, start, device=device)[0]
 
 
 def train_all(
-    store: ArtifactStore,
+    store: DataRoot,
     configs: Sequence[SaeConfig],
     activations: Artifact,
     output: Artifact | None = None,
@@ -188,10 +190,10 @@ def _train_together(
             return source
 
         if beside is not None:
-            output = training.Output(batches(beside, reader), beside.moments)
+            output = loop.Output(batches(beside, reader), beside.moments)
         onto = Scaling.of(output.moments) if output else None
         members = {
-            config: Member(
+            config: Trainer(
                 warmed(config) if start else config,
                 Scaling.of(moments),
                 onto,
@@ -204,14 +206,14 @@ def _train_together(
         }
         for config, member in members.items():
             stack.enter_context(_watched(member, recipes[config], logs))
-        training.train_all(batches(reader, beside), list(members.values()), output)
+        loop.train_all(batches(reader, beside), list(members.values()), output)
     for config, draft in drafts.items():
         _write(draft, members[config], readers.activations, readers.output)
 
 
 @contextmanager
-def _watched(member: Member, recipe: Recipe, logs: Path) -> Iterator[None]:
-    """Send a member's log, from its first row on, to what `deconstruct.trackers` is asked for."""
+def _watched(member: Trainer, recipe: Recipe, logs: Path) -> Iterator[None]:
+    """Send a member's log, from its first row on, to the trackers that are asked for."""
     names = trackers.wanted()
     if not names:
         yield
@@ -228,7 +230,7 @@ def _watched(member: Member, recipe: Recipe, logs: Path) -> Iterator[None]:
         yield
 
 
-def _write(draft: Draft, member: Member, activations: Artifact, output: Artifact | None) -> None:
+def _write(draft: Draft, member: Trainer, activations: Artifact, output: Artifact | None) -> None:
     """What a trained SAE leaves."""
     sae, rows, facts = member.result(), member.rows, activations.facts
     metadata = {
@@ -264,9 +266,3 @@ def _write(draft: Draft, member: Member, activations: Artifact, output: Artifact
     )
     if sae.architecture in PENALISED:
         draft.facts[FACTOR] = member.penalty_factor
-
-
-def tensor_lens_name(layer: int, hook: str) -> str:
-    """The site's name in TransformerLens, as other tools write it."""
-    names = {"mlp_out": "hook_mlp_out", "attn_out": "hook_attn_out"}
-    return f"blocks.{layer}.{names.get(hook, f'hook_{hook}')}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import duckdb
 
-from deconstruct.errors import StorageError
+from deconstruct.common.errors import StorageError
 from deconstruct.store.ddl import comments, create_macros, create_table, execute_all, name
 from deconstruct.store.load import insert_file
 from deconstruct.store.migrate import migrate

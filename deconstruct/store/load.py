@@ -11,10 +11,10 @@ from typing import Any
 import duckdb
 from pydantic import BaseModel, ConfigDict
 
-from deconstruct.artifact import Artifact
+from deconstruct.artifacts import Artifact
+from deconstruct.common.errors import StorageError
+from deconstruct.common.site import Site
 from deconstruct.config import RunConfig
-from deconstruct.errors import StorageError
-from deconstruct.site import Site
 from deconstruct.store.ddl import name
 from deconstruct.store.schema import RELATIONS, TRAINING_LOG, Relation
 

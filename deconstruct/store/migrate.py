@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import duckdb
 
-from deconstruct.errors import StorageError
+from deconstruct.common.errors import StorageError
 from deconstruct.store.ddl import create_tables
 from deconstruct.store.schema import SCHEMA_VERSION
 

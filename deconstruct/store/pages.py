@@ -58,7 +58,6 @@ SELECT n_fires, density, n_documents, mean_activation, max_activation, encoder_d
 FROM features WHERE run_id = ? AND latent = ?
 """
 
-
 _LABELS = """
 SELECT label, n_both AS documents, lift, p_corrected FROM label_enrichment(?)
 WHERE latent = ? AND p_corrected < 0.05 ORDER BY lift DESC

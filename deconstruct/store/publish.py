@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from deconstruct.artifact import Artifact
-from deconstruct.errors import StorageError
+from deconstruct.artifacts import Artifact
+from deconstruct.common.errors import StorageError
 from deconstruct.store.ddl import create_macros, create_views
 from deconstruct.store.load import STAGES, RunRecord, load_run
 from deconstruct.store.migrate import migrate

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import duckdb
 
-from deconstruct.errors import DeconstructError, StorageError
-from deconstruct.mirror import shown
+from deconstruct.artifacts.remote import shown
+from deconstruct.common.errors import DeconstructError, StorageError
 from deconstruct.store.ddl import HOME_VARIABLE, create_macros, create_views, literal
 from deconstruct.store.migrate import check, migrate, publication, version
 from deconstruct.store.remote import connect_remote, is_remote

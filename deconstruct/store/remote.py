@@ -2,7 +2,7 @@
 
 The small catalogue file is copied here; tokens, firings and all else that grows stay where they
 are, and queries fetch the ranges of Parquet files that they need, without any extension of DuckDB.
-`deconstruct.mirror` says which URLs there are.
+`deconstruct.artifacts.remote` says which URLs there are.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import duckdb
 
-from deconstruct.errors import StorageError
-from deconstruct.mirror import objects_at, shown
+from deconstruct.artifacts.remote import objects_at, shown
+from deconstruct.common.errors import StorageError
 from deconstruct.store.rewrite import FILE
 
 

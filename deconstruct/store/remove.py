@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from deconstruct.artifact import MANIFEST, RECIPE, SCRATCH, ArtifactStore
-from deconstruct.errors import StorageError
-from deconstruct.mirror import VARIABLE
+from deconstruct.artifacts import MANIFEST, RECIPE, SCRATCH, DataRoot
+from deconstruct.artifacts.remote import VARIABLE
+from deconstruct.common.errors import StorageError
 from deconstruct.store.ddl import create_macros, create_views, name
 from deconstruct.store.migrate import migrate
 from deconstruct.store.query import data_root, open_store, resolve_run
@@ -74,7 +74,7 @@ def garbage(
     interrupted stages are given up, unless they run. Raises ``StorageError`` if there is no store
     to say which runs there are.
     """
-    store = ArtifactStore(data_root(home))
+    store = DataRoot(data_root(home))
     needed = _needed(home, store, partial)
     found = [
         thing
@@ -93,7 +93,7 @@ def remote_garbage(home: Path | str | None, *, unused_hours: float = UNUSED_HOUR
     ``unused_hours`` is left out, and what was not sent whole is in it. Raises ``StorageError`` if
     there is no remote, or it can't be reached.
     """
-    store = ArtifactStore(data_root(home))
+    store = DataRoot(data_root(home))
     if store.mirror is None:
         raise StorageError(f"there is no remote; name its URL in {VARIABLE}")
     needed = _needed(home, store, partial=False)
@@ -116,7 +116,7 @@ def collect(home: Path | str | None, things: Iterable[Garbage]) -> list[Garbage]
     before its runs were removed lose sight of those runs' tokens and firings.
     """
     root = data_root(home)
-    store = ArtifactStore(root)
+    store = DataRoot(root)
     gone = []
     for thing in things:
         if thing.kind == "remote" and store.mirror is not None:
@@ -141,7 +141,7 @@ def collect(home: Path | str | None, things: Iterable[Garbage]) -> list[Garbage]
     return gone
 
 
-def _needed(home: Path | str | None, store: ArtifactStore, partial: bool) -> set[tuple[str, str]]:
+def _needed(home: Path | str | None, store: DataRoot, partial: bool) -> set[tuple[str, str]]:
     """(stage, key) of all artifacts that kept runs and unfinished stages go back to."""
     inputs = {
         (artifact.stage, artifact.key): set(artifact.manifest.inputs.values())
@@ -167,7 +167,7 @@ def _needed(home: Path | str | None, store: ArtifactStore, partial: bool) -> set
     return needed
 
 
-def _folders(store: ArtifactStore) -> Iterator[Garbage]:
+def _folders(store: DataRoot) -> Iterator[Garbage]:
     """Every folder that this module may ever remove."""
     for path in store.root.glob("*/*/"):
         stage, folder = path.parent.name, path.name

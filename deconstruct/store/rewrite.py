@@ -17,8 +17,8 @@ from pathlib import Path
 
 import duckdb
 
-from deconstruct.artifact import fsync
-from deconstruct.errors import StorageError
+from deconstruct.artifacts import fsync
+from deconstruct.common.errors import StorageError
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,170 @@
+"""How a corpus is laid out over shards of activations, and in which batches a model reads it.
+
+Documents of a split are put in an order drawn from the seed and cut into shards of about equal
+size: each shard is a random sample of its split, so that a reader which mixes a few of them draws
+close to uniformly from the whole store. A shard's batches depend on its own documents alone, and
+hold documents of one length: no padding is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from deconstruct.activations.shards import Rows
+from deconstruct.artifacts import Artifact
+from deconstruct.common.errors import DataError
+from deconstruct.corpus.growth import segments
+
+SPLITS = ("train", "test")
+BATCH_TOKENS = 4096
+"""Tokens in one forward pass. Fixed: rounding in bfloat16 depends on the shape of a batch."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of a split: which documents it holds, in order, and how many rows they give."""
+
+    name: str
+    documents: NDArray[np.int64]
+    rows: int
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The corpus' tokens by document, in files that are mapped, not read.
+
+    ids: int32 [tokens]. kept: bool [tokens], whether a token's activation is recorded. lengths,
+    rows: int64 [documents], how many tokens a document has, and how many of them are recorded.
+    starts: int64 [documents + 1], where a document's tokens begin.
+    """
+
+    ids: NDArray[np.int32]
+    kept: NDArray[np.bool_]
+    lengths: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    starts: NDArray[np.int64]
+
+    @classmethod
+    def read(cls, corpus: Artifact, skip_positions: int, folder: Path) -> Tokens:
+        """Lay ``tokens.parquet`` out as flat files in ``folder``: special tokens and the first
+        ``skip_positions`` of each document are not kept.
+
+        Memory: 24 bytes a document and a million tokens at a time.
+        """
+        lengths = np.zeros(int(corpus.facts["documents"]), np.int64)
+        rows = np.zeros_like(lengths)
+        path = corpus.file("tokens.parquet")
+        columns = ["doc_id", "position", "token_id", "special"]
+        ids_path, kept_path = folder / "token_ids.i32", folder / "kept.u8"
+        # Written, then mapped: a full disk is an error of writing, but kills who maps a hole.
+        with ids_path.open("wb") as ids_file, kept_path.open("wb") as kept_file:
+            parquet = pq.ParquetFile(path, page_checksum_verification=True)
+            for batch in parquet.iter_batches(1 << 20, columns=columns):
+                document, position, token, special = (
+                    column.to_numpy(zero_copy_only=False) for column in batch.columns
+                )
+                kept = (position >= skip_positions) & ~special
+                token.astype(np.int32).tofile(ids_file)
+                kept.tofile(kept_file)
+                first = int(document[0])
+                found = np.bincount(document - first)
+                lengths[first : first + len(found)] += found
+                recorded = np.bincount(document[kept] - first, minlength=len(found))
+                rows[first : first + len(found)] += recorded
+        return cls(
+            np.memmap(ids_path, np.int32, "r"),
+            np.memmap(kept_path, np.bool_, "r"),
+            lengths,
+            rows,
+            np.concatenate([[0], np.cumsum(lengths)]),
+        )
+
+    def of(self, documents: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Token ids of documents of one length: int64 [documents, length]."""
+        return self.ids[self._places(documents)].astype(np.int64)
+
+    def kept_of(self, documents: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which tokens of documents of one length are recorded: bool [documents, length]."""
+        return self.kept[self._places(documents)]
+
+    def source(self, documents: NDArray[np.int64]) -> Rows:
+        """Where the recorded rows of ``documents`` come from, in order."""
+        lengths = self.lengths[documents]
+        document = np.repeat(documents, lengths)
+        position = np.arange(len(document)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        index = self.starts[document] + position
+        recorded = self.kept[index]
+        index = index[recorded]
+        return Rows(
+            token_index=index.astype(np.uint64),
+            doc_id=document[recorded].astype(np.uint32),
+            position=position[recorded].astype(np.uint32),
+            token_id=self.ids[index].astype(np.uint32),
+        )
+
+    def _places(self, documents: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.starts[documents][:, None] + np.arange(self.lengths[documents[0]])
+
+
+def shards(corpus: Artifact, tokens: Tokens, shard_tokens: int, seed: int) -> list[Shard]:
+    """The shards of both splits, of about ``shard_tokens`` rows each.
+
+    A corpus that grew is laid out segment by segment: the shards of what it grew from are those
+    which that had, under the same names. Raises ``DataError`` if a split has no row.
+    """
+    path = corpus.file("documents.parquet")
+    split_of = pq.read_table(path, columns=["split"], page_checksum_verification=True)["split"]
+    ends = np.cumsum([0, *segments(corpus)])
+    found = []
+    for number, split in enumerate(SPLITS):
+        own = pc.equal(split_of, split).to_numpy() & (tokens.rows > 0)
+        if not own.any():
+            raise DataError(
+                f"split {split!r} has no document longer than activations.skip_positions tokens; "
+                "add documents, or lower it"
+            )
+        parts: list[Shard] = []
+        for segment, (first, last) in enumerate(pairwise(ends)):
+            documents = first + np.flatnonzero(own[first:last])
+            draw = np.random.default_rng([seed, number, *([segment] if segment else [])])
+            parts += _cut(split, len(parts), documents, tokens.rows, shard_tokens, draw)
+        found += parts
+    return found
+
+
+def _cut(
+    split: str,
+    first_number: int,
+    documents: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    shard_tokens: int,
+    generator: np.random.Generator,
+) -> Iterator[Shard]:
+    if len(documents) == 0:
+        return
+    generator.shuffle(documents)
+    ends = np.cumsum(rows[documents])
+    cuts = np.searchsorted(ends, np.arange(0, ends[-1], shard_tokens) + 1)
+    for index, (first, last) in enumerate(pairwise([*np.unique(cuts), len(documents)])):
+        chosen = documents[first:last]
+        name = f"{split}-{first_number + index:05d}.parquet"
+        yield Shard(name, chosen, int(rows[chosen].sum()))
+
+
+def batches(
+    documents: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> Iterator[NDArray[np.int64]]:
+    """Places in ``documents``, grouped to batches of one length and at most `BATCH_TOKENS`."""
+    own = lengths[documents]
+    for length in np.unique(own):
+        places = np.flatnonzero(own == length)
+        size = max(1, BATCH_TOKENS // int(length))
+        yield from (places[first : first + size] for first in range(0, len(places), size))

@@ -1,0 +1,291 @@
+"""Reading recorded activations back: in shuffled batches for training, or in order.
+
+The shuffled order is a pure function of (seed, epoch, step). In each epoch the row groups are
+permuted, dealt into pools of about `POOL_ROWS` rows (all of the split, where that fits
+`POOL_BYTES`), and the rows of each pool are permuted; batches are cut from that sequence, and an
+epoch's last one goes on into the next. Every row is used once an epoch. Documents were laid out
+at random when the shards were written, so even a single pool is a random sample of the split.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import accumulate
+from threading import Lock
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deconstruct.activations.shards import SOURCE_COLUMNS, Moments, Rows, ShardFile
+from deconstruct.artifacts import Artifact
+from deconstruct.common.errors import DataError
+
+POOL_BYTES = 1 << 30
+"""A pool takes at most this much memory as float32; two pools are held at a time."""
+
+
+class Block(Rows):
+    """Some rows and their activations, float32 [rows, d_in]."""
+
+    activation: Tensor
+
+    def __init__(self, rows: Rows, activation: Tensor) -> None:
+        super().__init__(rows.token_index, rows.doc_id, rows.position, rows.token_id)
+        object.__setattr__(self, "activation", activation)
+
+
+@dataclass(frozen=True)
+class GroupRows:
+    """Rows start:stop of one row group of a shard."""
+
+    shard: ShardFile
+    group: int
+    start: int
+    stop: int
+
+    def activation(self) -> Tensor:
+        """Activations: float32 [stop - start, d_in]."""
+        return self.shard.activation(self.group)[self.start : self.stop]
+
+    def token_index(self) -> NDArray[np.uint64]:
+        """Which tokens they are of."""
+        return self.shard.column(self.group, "token_index")[self.start : self.stop]
+
+    def doc_id(self) -> NDArray[np.uint32]:
+        """Which documents they are of."""
+        return self.shard.column(self.group, "doc_id")[self.start : self.stop]
+
+    def block(self) -> Block:
+        """The rows whole."""
+        rows, activation = self.shard.block(self.group)
+        own = slice(self.start, self.stop)
+        columns = (getattr(rows, name)[own] for name in SOURCE_COLUMNS)
+        return Block(Rows(*columns), activation[own])
+
+
+class ActivationReader:
+    """One split (``train`` or ``test``) of an activations artifact."""
+
+    def __init__(self, artifact: Artifact, split: str = "train") -> None:
+        """Read the shards' footers. Raises ``StorageError`` if one can't be read, ``DataError``
+        if the split has none."""
+        self.artifact = artifact
+        self.split = split
+        self.shards = [ShardFile(path) for path in artifact.files(f"{split}-*.parquet")]
+        if not self.shards:
+            raise DataError(f"{artifact.path} has no shards of split {split!r}")
+        self.d_in = self.shards[0].d_in
+        self._threads = torch.get_num_threads()  # the reader's may be another thread with fewer
+        self._take([GroupRows(s, g, 0, n) for s in self.shards for g, n in enumerate(s.group_rows)])
+
+    def _take(self, groups: list[GroupRows]) -> None:
+        self._whole: Tensor | None = None
+        self._decoding = Lock()
+        self.groups = groups
+        self.group_rows = np.array([part.stop - part.start for part in groups])
+        self.rows = int(self.group_rows.sum())
+
+    def hold_out(self, share: float) -> tuple[ActivationReader, ActivationReader]:
+        """The rows but for about ``share`` of them, and those: the last documents as they lie.
+
+        Documents were laid out at random, and none is on both sides. Raises ``DataError`` if a
+        side is left empty.
+        """
+        doc_id = np.concatenate([part.doc_id() for part in self.groups])
+        starts = np.flatnonzero(np.diff(doc_id)) + 1
+        cut = int(np.searchsorted(starts, (1 - share) * self.rows))
+        if cut == len(starts):
+            raise DataError(
+                f"sae.held_out_share = {share} of split {self.split!r} is less than its last "
+                "document; raise it, or record more text"
+            )
+        ends = np.cumsum(self.group_rows)
+        sides: tuple[list[GroupRows], list[GroupRows]] = ([], [])
+        for part, end in zip(self.groups, ends, strict=True):
+            middle = int(np.clip(part.stop - (end - starts[cut]), part.start, part.stop))
+            for side, start, stop in ((0, part.start, middle), (1, middle, part.stop)):
+                if start < stop:
+                    sides[side].append(GroupRows(part.shard, part.group, start, stop))
+        views = (copy(self), copy(self))
+        for view, parts in zip(views, sides, strict=True):
+            view._take(parts)
+        return views
+
+    def whole(self) -> Tensor:
+        """Every row in memory, float32 [rows, d_in]: decoded once, whoever asks."""
+        with self._decoding:
+            if self._whole is None:
+                self._whole = self.decode(np.arange(len(self.groups)))
+            return self._whole
+
+    def decode(self, groups: NDArray[np.int64]) -> Tensor:
+        """Rows of some groups, one after another: float32 [rows, d_in]."""
+        ends = [0, *accumulate(int(self.group_rows[g]) for g in groups)]
+        rows = torch.empty(ends[-1], self.d_in)
+        into = rows.numpy()
+
+        def fill(place: int) -> None:
+            own = self.groups[groups[place]].activation()
+            into[ends[place] : ends[place + 1]] = own.numpy()
+
+        with ThreadPoolExecutor(self._threads, "row-group") as pool:
+            for _ in pool.map(fill, range(len(groups))):
+                pass
+        return rows
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Mean and variance of the train rows, float64 [d_in]."""
+        rows = int(self.artifact.facts["train_rows"])
+        return Moments.load(self.artifact.file("moments.safetensors"), rows)
+
+    def batches(
+        self,
+        batch_size: int,
+        seed: int,
+        pool_bytes: int = POOL_BYTES,
+        beside: ActivationReader | None = None,
+    ) -> BatchSource:
+        """Shuffled batches of ``batch_size`` rows, without end. Raises ``DataError``.
+
+        beside: a reader of the same rows at another site (`check_rows`), whose batches, given
+        this one in turn, hold the same rows in the same order.
+        """
+        if batch_size > self.rows:
+            raise DataError(
+                f"sae.batch_size = {batch_size} is more than the {self.rows} recorded tokens of "
+                f"split {self.split!r}; lower it, or record more text"
+            )
+        width = max(self.d_in, beside.d_in) if beside else self.d_in
+        return BatchSource(self, batch_size, seed, max(1, pool_bytes // (4 * width)))
+
+    def check_rows(self, other: ActivationReader) -> None:
+        """Raise ``DataError`` unless the other holds the same tokens, row for row."""
+        pairs = zip(self.groups, other.groups, strict=False)
+        if not np.array_equal(self.group_rows, other.group_rows) or any(
+            not np.array_equal(own.token_index(), theirs.token_index()) for own, theirs in pairs
+        ):
+            raise DataError(
+                f"{self.artifact.path} and {other.artifact.path} do not hold the same tokens in "
+                "the same order; extract both sites in one run, from one corpus"
+            )
+
+    def rows_in_order(self) -> Iterator[Block]:
+        """Every row, a row group at a time, shard after shard."""
+        for part in self.groups:
+            yield part.block()
+
+
+class BatchSource:
+    """Batches by step number, so that resuming is a seek. Not thread-safe."""
+
+    def __init__(self, reader: ActivationReader, batch_size: int, seed: int, pool_rows: int):
+        self.reader = reader
+        self.batch_size = batch_size
+        self.seed = seed
+        self.pool_rows = pool_rows
+        self._plans: OrderedDict[int, _Epoch] = OrderedDict()
+        self._pools: OrderedDict[tuple[int, int], Future[Tensor]] = OrderedDict()
+        self._loader = ThreadPoolExecutor(1, "pool-loader")
+        self._gatherer = ThreadPoolExecutor(1, "batch-gatherer")
+        self._next: tuple[int, Future[Tensor]] | None = None
+
+    def at(self, step: int) -> Tensor:
+        """The batch of ``step`` (0, 1, ...): float32 [batch_size, d_in].
+
+        The next step's batch is gathered on another thread meanwhile.
+        """
+        if self._next is not None and self._next[0] == step:
+            batch = self._next[1].result()
+        else:
+            if self._next is not None:
+                self._next[1].result()
+            batch = self._gather(step)
+        self._next = (step + 1, self._gatherer.submit(self._gather, step + 1))
+        return batch
+
+    def close(self) -> None:
+        """End the threads; pools are freed."""
+        self._gatherer.shutdown(wait=True, cancel_futures=True)
+        self._loader.shutdown(wait=True, cancel_futures=True)
+        self._pools.clear()
+
+    def _gather(self, step: int) -> Tensor:
+        batch = torch.empty(self.batch_size, self.reader.d_in)
+        filled = 0
+        while filled < self.batch_size:
+            epoch, place = divmod(step * self.batch_size + filled, self.reader.rows)
+            plan = self._plan(epoch)
+            pool = int(np.searchsorted(plan.starts, place, side="right")) - 1
+            offset = place - plan.starts[pool]
+            count = min(self.batch_size - filled, plan.starts[pool + 1] - place)
+            rows = plan.order(pool)[offset : offset + count]
+            out = batch[filled : filled + count].numpy()
+            # By numpy: torch's threads would spin on the cores that the training step needs. Clip:
+            # the rows are a permutation's, and "raise" would gather into a buffer first.
+            np.take(self._pool(epoch, pool).numpy(), rows, axis=0, out=out, mode="clip")
+            filled += count
+        return batch
+
+    def _plan(self, epoch: int) -> _Epoch:
+        if epoch not in self._plans:
+            self._plans[epoch] = _Epoch(self.reader.group_rows, self.seed, epoch, self.pool_rows)
+            while len(self._plans) > 2:
+                self._plans.popitem(last=False)
+        return self._plans[epoch]
+
+    def _pool(self, epoch: int, pool: int) -> Tensor:
+        """Rows of a pool, in the order of its row groups; the pool after it is loaded meanwhile."""
+        if self._plan(epoch).whole:
+            epoch = pool = 0  # the same rows in every epoch, decoded once
+        elif pool + 1 < len(self._plan(epoch).pools):
+            self._load(epoch, pool + 1)
+        else:
+            self._load(epoch + 1, 0)
+        rows = self._load(epoch, pool).result()
+        while len(self._pools) > 2:
+            self._pools.popitem(last=False)
+        return rows
+
+    def _load(self, epoch: int, pool: int) -> Future[Tensor]:
+        key = (epoch, pool)
+        if key not in self._pools:
+            groups = self._plan(epoch).pools[pool]
+            whole = self._plan(epoch).whole
+            read = self.reader.whole if whole else partial(self.reader.decode, groups)
+            self._pools[key] = self._loader.submit(read)
+        self._pools.move_to_end(key)
+        return self._pools[key]
+
+
+class _Epoch:
+    """The order of one epoch: pools of row groups, and the permutation of each pool's rows."""
+
+    def __init__(self, group_rows: NDArray[np.int64], seed: int, epoch: int, pool_rows: int):
+        self.key = (seed, epoch)
+        self.whole = int(group_rows.sum()) <= pool_rows
+        order = np.arange(len(group_rows))
+        if not self.whole:
+            np.random.default_rng([seed, epoch, 0]).shuffle(order)
+        filled = np.cumsum(group_rows[order])
+        pool_of = (filled - 1) // pool_rows if not self.whole else np.zeros_like(filled)
+        cuts = np.flatnonzero(np.diff(pool_of)) + 1
+        self.pools = np.split(order, cuts)
+        sizes = [int(group_rows[pool].sum()) for pool in self.pools]
+        self.starts = np.array([0, *accumulate(sizes)])
+        self._order: tuple[int, NDArray[np.int64]] | None = None
+
+    def order(self, pool: int) -> NDArray[np.int64]:
+        """Permutation of the rows of a pool."""
+        if self._order is None or self._order[0] != pool:
+            rows = int(self.starts[pool + 1] - self.starts[pool])
+            shuffled = np.random.default_rng([*self.key, 1 + pool]).permutation(rows)
+            self._order = (pool, shuffled)
+        return self._order[1]

@@ -1,0 +1,286 @@
+"""The stage activations: a model's hidden states over a corpus, as Parquet shards.
+
+One forward pass serves every site that is missing and stops after the last of them. `layout` says
+which documents a shard holds and in which batches they are read. A shard is the unit of resuming:
+it depends on nothing but its own documents, so that a killed extraction ends with the same bytes.
+Shards are written on another thread while the model computes the next one.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence, Set
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from deconstruct.activations import layout, shards
+from deconstruct.activations.layout import Shard, Tokens
+from deconstruct.activations.shards import Moments
+from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, fsync
+from deconstruct.artifacts.ancestry import earlier
+from deconstruct.common.errors import DataError
+from deconstruct.common.hardware import pick_device, pick_dtype
+from deconstruct.common.progress import Advance, track
+from deconstruct.common.site import Site
+from deconstruct.config import ActivationsConfig
+from deconstruct.model.hooks import capture, check_parts
+from deconstruct.model.loading import load
+from deconstruct.model.resolve import ResolvedModel
+
+VERSION = 1
+MOMENTS = "moments.safetensors"
+
+
+def recipes(
+    config: ActivationsConfig,
+    model: ResolvedModel,
+    corpus: Artifact,
+    dtype: str = "auto",
+    device: str = "auto",
+) -> list[Recipe]:
+    """The recipes of ``config.sites``, in their order: each site is an artifact of its own.
+
+    ``dtype`` enters as what it comes to on this machine, so that values of two precisions never
+    share a key; ``device`` is asked for that alone.
+    """
+    settings = config.model_dump(mode="json", exclude={"sites"})
+    settings["dtype"] = _name(pick_dtype(dtype, pick_device(device)))
+    inputs = {"model": model.digest, "corpus": corpus.key}
+    return [
+        Recipe("activations", VERSION, {"site": site, **settings}, inputs) for site in config.sites
+    ]
+
+
+def extract(
+    store: DataRoot,
+    config: ActivationsConfig,
+    model: ResolvedModel,
+    corpus: Artifact,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    spread: Spread | None = None,
+) -> dict[Site, Artifact]:
+    """Record ``config.sites`` over the corpus; sites that are there already are not recomputed.
+
+    Nor are the shards of a corpus that this one grew from: they are taken over as they are.
+
+    spread: has the shards that are missing computed elsewhere, by `compute_shards`.
+
+    Memory: the model, two shards of activations a site, and some 40 bytes a document. Raises
+    ``ConfigError`` for a layer, a part of a block or a device that is not there, ``DataError``
+    where the model gives NaN or infinity, ``StorageError`` if the disk fills up.
+    """
+    sites = [Site.parse(site) for site in config.sites]
+    model.check_sites(sites)
+    wanted = dict(zip(sites, recipes(config, model, corpus, dtype, device), strict=True))
+    made = {site: store.find(recipe) for site, recipe in wanted.items()}
+    missing = sorted((s for s, a in made.items() if a is None), key=lambda s: wanted[s].key)
+
+    def make(remaining: Sequence[Site], drafts: Mapping[Site, Draft]) -> None:
+        """Open a draft for one site after another (keys in order: no deadlock), then fill all."""
+        if remaining:
+            site, *others = remaining
+            made[site] = store.make(
+                wanted[site], lambda draft: make(others, {**drafts, site: draft})
+            )
+        elif drafts:
+            for site, draft in drafts.items():
+                before = earlier(store, wanted[site], corpus)
+                if before is not None:
+                    for path in before[0].files("*-*.parquet"):
+                        draft.adopt(before[0], path.name)
+            _Extraction(config, model, corpus, drafts, dtype, device).run(spread)
+
+    make(missing, {})
+    return {site: artifact for site, artifact in made.items() if artifact is not None}
+
+
+@dataclass(frozen=True)
+class Share:
+    """Some shards of an extraction, to be computed wherever the data root can be reached.
+
+    corpus: its key. drafts: site -> folder of the artifact in the making.
+    """
+
+    corpus: str
+    drafts: Mapping[str, str]
+    shards: tuple[str, ...]
+
+
+Spread = Callable[[Callable[[int], list[Share]]], None]
+"""Called with a function that deals the missing shards into n parts; returns when all are there."""
+
+
+def compute_shards(
+    store: DataRoot,
+    config: ActivationsConfig,
+    model: ResolvedModel,
+    part: Share,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+) -> None:
+    """Write the shards of ``part`` into its drafts, for the extraction that holds their keys.
+
+    A shard's bytes are the same wherever it is computed in the same arithmetic. Raises as
+    `extract` does.
+    """
+    drafts = {Site.parse(site): Draft(Path(folder)) for site, folder in part.drafts.items()}
+    scratch = next(iter(drafts.values())).scratch
+    corpus = store.open("corpus", part.corpus)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="part-") as folder:
+        work = _Extraction(config, model, corpus, drafts, dtype, device, Path(folder))
+        work.compute(set(part.shards))
+
+
+class _Extraction:
+    """One pass over the corpus for the drafts of one or more sites."""
+
+    def __init__(
+        self,
+        config: ActivationsConfig,
+        model: ResolvedModel,
+        corpus: Artifact,
+        drafts: Mapping[Site, Draft],
+        dtype: str,
+        device: str,
+        folder: Path | None = None,
+    ) -> None:
+        """folder: for the corpus' tokens; none: the scratch folder of the first draft."""
+        self.config = config
+        self.model = model
+        self.corpus = corpus
+        self.drafts = drafts
+        self.device = pick_device(device)
+        self.dtype = pick_dtype(dtype, self.device)
+        folder = folder or next(iter(drafts.values())).scratch
+        self.tokens = Tokens.read(corpus, config.skip_positions, folder)
+        self.shards = layout.shards(corpus, self.tokens, config.shard_tokens, config.seed)
+
+    def run(self, spread: Spread | None) -> None:
+        """Have the shards that are missing, then the moments and the facts of each site."""
+        missing = self._missing()
+        if spread is not None and missing:
+            spread(lambda parts: self._parts(missing, parts))
+        self.compute({shard.name for shard in self.shards})
+        for site, draft in self.drafts.items():
+            self._finish(site, draft)
+
+    def _missing(self) -> list[Shard]:
+        return [s for s in self.shards if not all(d.has(s.name) for d in self.drafts.values())]
+
+    def _parts(self, missing: Sequence[Shard], parts: int) -> list[Share]:
+        names = [shard.name for shard in missing]
+        drafts = {str(site): str(draft.path) for site, draft in self.drafts.items()}
+        dealt = [tuple(names[first::parts]) for first in range(min(parts, len(names)))]
+        return [Share(self.corpus.key, drafts, own) for own in dealt]
+
+    def compute(self, names: Set[str]) -> None:
+        """Compute those of the shards called so that are missing."""
+        todo = [shard for shard in self._missing() if shard.name in names]
+        total = sum(shard.rows for shard in self.shards if shard.name in names)
+        done = total - sum(shard.rows for shard in todo)
+        if todo:
+            model = load(self.model, self.dtype, self.device)
+            check_parts(model, self.drafts)
+            with (
+                track("activations", total, "tokens", done) as advance,
+                ThreadPoolExecutor(1, "shard-writer") as writer,
+            ):
+                writing: Future[None] | None = None
+                for shard in todo:
+                    activations = self._compute(model, shard, advance)
+                    if writing is not None:
+                        writing.result()  # at most one shard waits; a full disk is heard of here
+                    writing = writer.submit(self._write, shard, activations)
+                if writing is not None:
+                    writing.result()
+
+    def _compute(self, model: nn.Module, shard: Shard, advance: Advance) -> dict[Site, Tensor]:
+        """Activations of a shard's rows, site -> [rows, d_in] on the CPU, in document order."""
+        ends = np.cumsum(self.tokens.rows[shard.documents])
+        starts = np.concatenate([[0], ends])
+        result: dict[Site, Tensor] = {}
+        for places in layout.batches(shard.documents, self.tokens.lengths):
+            documents = shard.documents[places]
+            ids = torch.from_numpy(self.tokens.of(documents)).to(self.device)
+            kept = torch.from_numpy(self.tokens.kept_of(documents))
+            rows = torch.from_numpy(np.concatenate([np.arange(starts[i], ends[i]) for i in places]))
+            for site, activation in capture(model, ids, list(self.drafts)).items():
+                chosen = activation.cpu()[kept]
+                if not torch.isfinite(chosen).all():
+                    raise self._not_finite(site, documents, kept, chosen)
+                if site not in result:
+                    result[site] = chosen.new_empty(shard.rows, chosen.shape[1])
+                result[site][rows] = chosen
+            advance(len(rows))
+        return result
+
+    def _write(self, shard: Shard, activations: Mapping[Site, Tensor]) -> None:
+        source = self.tokens.source(shard.documents)
+        for site, draft in self.drafts.items():
+            if draft.has(shard.name):
+                continue
+            moments = shards.moments(shards.stored(activations[site], self.config.storage))
+            noted = _noted(draft, shard)
+            unfinished = noted.with_name(f"{noted.name}.unfinished")
+            moments.save(unfinished)
+            fsync(unfinished)
+            unfinished.rename(noted)
+            with draft.writing(shard.name) as path:
+                shards.write(path, source, activations[site], self.config.storage)
+
+    def _finish(self, site: Site, draft: Draft) -> None:
+        for shard in self.shards:
+            draft.rows[shard.name] = shard.rows
+        moments = Moments.merge(
+            self._moments(draft, s) for s in self.shards if s.name.startswith("train")
+        )
+        if not draft.has(MOMENTS):
+            with draft.writing(MOMENTS) as path:
+                moments.save(path)
+        draft.facts.update(
+            site=str(site),
+            layer=site.layer,
+            hook=site.hook,
+            d_in=len(moments.mean),
+            train_rows=moments.rows,
+            test_rows=sum(s.rows for s in self.shards) - moments.rows,
+            mean_squared_norm=float(moments.variance.sum()),
+            model=self.model.name,
+            model_digest=self.model.digest,
+            dtype=_name(self.dtype),
+        )
+
+    def _moments(self, draft: Draft, shard: Shard) -> Moments:
+        """As noted when the shard was written, or, if it is from a damaged artifact, read anew."""
+        noted = _noted(draft, shard)
+        if noted.exists():
+            return Moments.load(noted, shard.rows)
+        return shards.moments(shards.ShardFile(draft.path / shard.name).activations())
+
+    def _not_finite(
+        self, site: Site, documents: NDArray[np.int64], kept: Tensor, chosen: Tensor
+    ) -> DataError:
+        first = int((~torch.isfinite(chosen).all(-1)).nonzero()[0])
+        place, position = kept.nonzero()[first].tolist()
+        return DataError(
+            f"activations at site {str(site)!r} are not finite in document {documents[place]}, "
+            f"position {position} ({_name(self.dtype)}); set model.dtype = 'float32', or check "
+            "the model's weights"
+        )
+
+
+def _noted(draft: Draft, shard: Shard) -> Path:
+    return draft.scratch / f"{shard.name}.moments"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

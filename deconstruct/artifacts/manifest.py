@@ -1,0 +1,213 @@
+"""What an artifact is: the recipe that decides it, its manifest, the draft that it grows in.
+
+A stage's result is a folder whose ``manifest.json`` names every file with its size and SHA-256;
+`deconstruct.artifacts.root` keeps such folders and finds them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from deconstruct.common.errors import StorageError
+
+MANIFEST = "manifest.json"
+SCRATCH = ".scratch"
+RECIPE = "recipe.json"
+SOFTWARE = ("deconstruct", "torch", "transformers", "datasets", "pyarrow", "duckdb", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides a stage's result.
+
+    stage: the stage's name. version: raised by hand when the stage's results change. config: the
+    stage's settings, as JSON types. inputs: name -> key of an upstream artifact, or digest of
+    something outside (a file's SHA-256, a hub revision's commit); never a name that can move.
+    """
+
+    stage: str
+    version: int
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+
+    @cached_property
+    def key(self) -> str:
+        """32 hexadecimal digits: SHA-256 over the canonical JSON of the four fields, cut."""
+        whole = [self.stage, self.version, self.config, self.inputs]
+        text = json.dumps(whole, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class FileEntry(BaseModel):
+    """One file of an artifact as its manifest lists it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    bytes: int
+    sha256: str
+    rows: int | None = None
+
+
+class Manifest(BaseModel):
+    """``manifest.json``: what an artifact is, how it was made, and what its files must be."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    key: str
+    version: int
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    files: dict[str, FileEntry]
+    facts: dict[str, Any]
+    software: dict[str, str]
+    started: datetime
+    finished: datetime
+
+    @property
+    def recipe(self) -> Recipe:
+        """What it was made by."""
+        return Recipe(self.stage, self.version, self.config, self.inputs)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time from start to publishing; counts the last attempt of a resumed stage."""
+        return (self.finished - self.started).total_seconds()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published folder and its manifest.
+
+    made: whether the call that gave it has made it; it may as well have found it, or waited for
+    another run that made it.
+    """
+
+    path: Path
+    manifest: Manifest
+    made: bool = field(default=False, compare=False)
+
+    @property
+    def stage(self) -> str:
+        return self.manifest.stage
+
+    @property
+    def key(self) -> str:
+        return self.manifest.key
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The few numbers that the stage recorded about its result (counts, sizes, names)."""
+        return self.manifest.facts
+
+    def file(self, name: str) -> Path:
+        """Path of one of the artifact's files. Raises ``StorageError`` if it lists none such."""
+        if name not in self.manifest.files:
+            listed = ", ".join(self.manifest.files)
+            raise StorageError(f"{self.path} has no file {name!r}; its manifest lists {listed}")
+        return self.path / name
+
+    def files(self, pattern: str) -> list[Path]:
+        """Paths of the listed files that match a glob such as ``"train-*.parquet"``, sorted."""
+        names = [n for n in self.manifest.files if Path(n).match(pattern)]
+        return [self.path / n for n in sorted(names)]
+
+    def digest(self) -> str:
+        """One digest over the files' names and contents: equal results have equal digests."""
+        listing = {name: entry.sha256 for name, entry in self.manifest.files.items()}
+        return hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass
+class Draft:
+    """The folder a stage is writing. What was completed in an earlier attempt is still there."""
+
+    path: Path
+    rows: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for checkpoints and notes, kept between attempts, dropped on publishing."""
+        scratch = self.path / SCRATCH
+        scratch.mkdir(exist_ok=True)
+        return scratch
+
+    def has(self, name: str) -> bool:
+        """Whether an earlier attempt completed this file."""
+        return (self.path / name).exists()
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """A path to write ``name`` to; it takes its name, after fsync, only if the block ends."""
+        target = self.path / name
+        unfinished = self.scratch / f"{name}.unfinished"
+        if target.parent != self.path:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.parent.mkdir(parents=True, exist_ok=True)
+        yield unfinished
+        fsync(unfinished)
+        os.replace(unfinished, target)
+        fsync(target.parent)
+
+    def adopt(self, artifact: Artifact, name: str) -> None:
+        """Take a file of a published artifact as it is: the same bytes under a second name."""
+        if self.has(name):
+            return
+        try:
+            os.link(artifact.file(name), self.path / name)
+        except OSError:  # another file system, or one without links
+            with self.writing(name) as path:
+                shutil.copyfile(artifact.file(name), path)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write ``value`` as indented JSON with sorted keys."""
+        with self.writing(name) as path:
+            path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def fsync(path: Path) -> None:
+    """Flush a file's contents, or a folder's entries, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+_digests: dict[tuple[int, ...], str] = {}
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's contents: read once a process, until the file changes."""
+    with path.open("rb") as handle:
+        stat = os.fstat(handle.fileno())
+        state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        if state not in _digests:
+            _digests[state] = hashlib.file_digest(handle, "sha256").hexdigest()
+        return _digests[state]
+
+
+def software() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    versions = {"python": platform.python_version()}
+    for name in SOFTWARE:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

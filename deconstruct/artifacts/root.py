@@ -1,0 +1,321 @@
+"""Content-addressed artifacts: what every stage writes, and how it is found again.
+
+A stage's result is a folder ``<root>/<stage>/<key>/``. The key is a digest of everything that can
+change the result (a `Recipe`), so equal work has an equal name. The folder is written as
+``.<key>.partial`` beside it and published by one atomic rename after fsync: it exists whole or not
+at all. A killed stage finds its partial folder again and goes on from there; a published folder
+whose files no longer match their digests goes back to being a partial one, less the damaged files.
+
+With a remote (`deconstruct.artifacts.remote`), an artifact that is missing here is fetched from
+there whole before its stage runs, and what is made or asked for here is sent there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from pydantic import ValidationError
+
+from deconstruct.artifacts.manifest import (
+    MANIFEST,
+    RECIPE,
+    SCRATCH,
+    Artifact,
+    Draft,
+    FileEntry,
+    Manifest,
+    Recipe,
+    fsync,
+    sha256_of,
+    software,
+)
+from deconstruct.artifacts.remote import FULL, VARIABLE, mirror_at
+from deconstruct.common.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+
+class DataRoot:
+    """The artifacts under one data root. Any number of processes and threads may share it."""
+
+    def __init__(self, root: Path | str, remote: str | None = None) -> None:
+        """Make ``root`` if need be.
+
+        remote: URL of a `Mirror`; by default what ``DECONSTRUCT_REMOTE`` says, if anything.
+        Raises ``StorageError`` if ``root`` can't be written, or if the store that will lie in it
+        could not be opened.
+        """
+        self.root = Path(root).expanduser().absolute()
+        url = remote or os.environ.get(VARIABLE)
+        self.mirror = mirror_at(url) if url else None
+        if "?" in str(self.root):
+            raise StorageError(
+                f"home {str(self.root)!r} has a '?' in it, where DuckDB ends a file's name; "
+                "name another folder with --home or DECONSTRUCT_HOME"
+            )
+        self._warned: set[Path] = set()
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise StorageError(
+                f"home {str(self.root)!r} can't be written ({error.strerror}); "
+                "name a writable folder with --home or DECONSTRUCT_HOME"
+            ) from error
+
+    def folder(self, stage: str, key: str) -> Path:
+        """Where the artifact of this stage and key is, or will be, published."""
+        return self.root / stage / key
+
+    def find(self, recipe: Recipe) -> Artifact | None:
+        """The published artifact of ``recipe``, verified; None if absent or damaged.
+
+        One that only the remote has is fetched, unless somebody is making it. The manifest's time
+        of change says when it was last asked for. A damaged one is left in place, with a warning
+        that names the files: `make` repairs it.
+        """
+        own = (recipe.stage, recipe.key)
+        found = self._sound(*own)
+        if found is None and self.mirror is not None:
+            with self.locked_now(*own) as free:
+                if free:
+                    found = self._sound(*own) or self._fetch(*own)
+        if found is None:
+            self._warn(recipe)
+        return found
+
+    def open(self, stage: str, key: str) -> Artifact:
+        """The artifact with this key, verified; fetched if only the remote has it.
+
+        Raises ``StorageError`` if absent or damaged.
+        """
+        found = self._sound(stage, key)
+        if found is None and self.mirror is not None:
+            with self._lock(stage, key):
+                found = self._sound(stage, key) or self._fetch(stage, key)
+        if found is None:
+            _, damage = self._inspect(stage, key)
+            what = "; ".join(f"{name} is {what}" for name, what in damage.items()) or "is missing"
+            beyond = f", and {self.mirror} has none" if self.mirror else ""
+            raise StorageError(
+                f"artifact {self.folder(stage, key)} {what}{beyond}; run the pipeline again to "
+                "remake it"
+            )
+        return found
+
+    def make(self, recipe: Recipe, write: Callable[[Draft], None]) -> Artifact:
+        """Find the artifact of ``recipe``, or call ``write`` on a draft and publish that.
+
+        One process computes a key at a time; a second one waits for it and takes the result.
+        Raises ``StorageError`` if the disk fills up; what was completed stays for the next try.
+        """
+        own = (recipe.stage, recipe.key)
+        with self._lock(*own), self._full_disk_said(recipe.stage):
+            found = self._sound(*own) or self._fetch(*own)
+            if found is not None:
+                return found
+            self._warn(recipe)
+            target = self.folder(*own)
+            partial = target.with_name(f".{recipe.key}.partial")
+            self._salvage(*own, partial)
+            started = datetime.now(UTC)
+            draft = _draft(partial, recipe)
+            write(draft)
+            # Another machine may have been faster: what it sent is what the others read.
+            return self._fetch(*own) or self._publish(recipe, draft, started, target)
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """Every published artifact whose manifest reads, in no fixed order, files unverified."""
+        for path in self.root.glob(f"*/*/{MANIFEST}"):
+            if path.parent.name.startswith("."):
+                continue
+            try:
+                yield Artifact(path.parent, Manifest.model_validate_json(path.read_text()))
+            except (OSError, ValidationError):
+                log.warning("%s does not read; left out", path)
+
+    def _sound(self, stage: str, key: str) -> Artifact | None:
+        """The artifact if it is here, verified; then it is in use, and the remote has it too."""
+        artifact, damage = self._inspect(stage, key)
+        return None if damage or artifact is None else self._used(artifact)
+
+    def _used(self, artifact: Artifact) -> Artifact:
+        with suppress(OSError):  # others' data roots may be read-only to us
+            os.utime(artifact.path / MANIFEST)
+        if self.mirror is not None:
+            self.mirror.put(artifact)
+        return artifact
+
+    def _warn(self, recipe: Recipe) -> None:
+        """Say which of an artifact's files make its stage run again; once each."""
+        folder = self.folder(recipe.stage, recipe.key)
+        for name, what in self._inspect(recipe.stage, recipe.key)[1].items():
+            if folder / name not in self._warned:
+                log.warning("%s is %s; stage %s runs again", folder / name, what, recipe.stage)
+            self._warned.add(folder / name)
+
+    def _fetch(self, stage: str, key: str) -> Artifact | None:
+        """Take an artifact from the remote, if that has it whole; the key's lock must be held.
+
+        What a damaged or unfinished one here has of its files is kept, not fetched.
+        """
+        manifest = self.mirror.manifest(stage, key) if self.mirror else None
+        if self.mirror is None or manifest is None:
+            return None
+        target = self.folder(stage, key)
+        partial = target.with_name(f".{key}.partial")
+        self._salvage(stage, key, partial)
+        draft = _draft(partial, manifest.recipe)
+        if not self.mirror.fetch(manifest, draft):
+            return None
+        for path in partial.rglob("*"):
+            name = path.relative_to(partial).as_posix()
+            if path.is_file() and not name.startswith(SCRATCH) and name not in manifest.files:
+                path.unlink()
+        return self._take_name(partial, manifest, target)
+
+    def _inspect(self, stage: str, key: str) -> tuple[Artifact | None, dict[str, str]]:
+        """The artifact if its manifest reads, and what is wrong with which of its files."""
+        folder = self.folder(stage, key)
+        if not folder.is_dir():
+            return None, {}
+        try:
+            manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
+        except FileNotFoundError:
+            return None, {MANIFEST: "missing"}
+        except (OSError, ValueError, ValidationError):
+            return None, {MANIFEST: "damaged"}
+        damage = {}
+        for name, entry in manifest.files.items():
+            what = self._fault(folder / name, entry)
+            if what:
+                damage[name] = what
+        return Artifact(folder, manifest), damage
+
+    @staticmethod
+    def _fault(path: Path, entry: FileEntry) -> str | None:
+        """What is wrong with a file."""
+        try:
+            sound = path.stat().st_size == entry.bytes and sha256_of(path) == entry.sha256
+        except FileNotFoundError:
+            return "missing"
+        return None if sound else "damaged"
+
+    def _salvage(self, stage: str, key: str, partial: Path) -> None:
+        """Turn a damaged artifact back into a partial one that keeps its sound files."""
+        folder = self.folder(stage, key)
+        if not folder.exists():
+            return
+        _, damage = self._inspect(stage, key)
+        if MANIFEST in damage:
+            shutil.rmtree(folder)  # with no manifest there is no telling which files are sound
+            return
+        for name in [*damage, MANIFEST]:
+            (folder / name).unlink(missing_ok=True)
+        if partial.exists():
+            shutil.rmtree(partial)
+        os.replace(folder, partial)
+
+    def _publish(self, recipe: Recipe, draft: Draft, started: datetime, target: Path) -> Artifact:
+        shutil.rmtree(draft.path / SCRATCH, ignore_errors=True)
+        files = {}
+        for path in sorted(p for p in draft.path.rglob("*") if p.is_file() and p.name != MANIFEST):
+            name = path.relative_to(draft.path).as_posix()
+            fsync(path)
+            files[name] = FileEntry(
+                bytes=path.stat().st_size, sha256=sha256_of(path), rows=draft.rows.get(name)
+            )
+        manifest = Manifest(
+            stage=recipe.stage,
+            key=recipe.key,
+            version=recipe.version,
+            config=dict(recipe.config),
+            inputs=dict(recipe.inputs),
+            files=files,
+            facts=draft.facts,
+            software=software(),
+            started=started,
+            finished=datetime.now(UTC),
+        )
+        return replace(self._take_name(draft.path, manifest, target), made=True)
+
+    def _take_name(self, folder: Path, manifest: Manifest, target: Path) -> Artifact:
+        """Give a complete folder its manifest and its name, and see that the remote has it."""
+        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+        fsync(folder / MANIFEST)
+        fsync(folder)
+        os.replace(folder, target)
+        fsync(target.parent)
+        return self._used(Artifact(target, manifest))
+
+    @contextmanager
+    def _full_disk_said(self, stage: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise StorageError(
+                f"the disk under {str(self.root)!r} is full while stage {stage} writes; nothing of "
+                "it is published. Free some space and run again: it goes on from what is complete"
+            ) from error
+
+    @contextmanager
+    def _lock(self, stage: str, key: str) -> Iterator[None]:
+        """Hold the key. The kernel drops the lock when its holder dies, however it dies."""
+        with self._lock_file(stage, key).open("w") as handle:
+            if not _try_lock(handle):
+                log.info("stage %s is being computed by another run; waiting", stage)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def locked_now(self, stage: str, key: str) -> Iterator[bool]:
+        """Hold the key if nobody does; says whether. Without waiting."""
+        with self._lock_file(stage, key).open("w") as handle:
+            yield _try_lock(handle)
+
+    def is_locked(self, stage: str, key: str) -> bool:
+        """Whether a process is making this artifact."""
+        with self.locked_now(stage, key) as free:
+            return not free
+
+    def _lock_file(self, stage: str, key: str) -> Path:
+        locks = self.root / ".locks"
+        locks.mkdir(exist_ok=True)
+        return locks / f"{stage}-{key}"
+
+
+def _draft(partial: Path, recipe: Recipe) -> Draft:
+    """The draft in ``partial``, which says what it is the beginning of."""
+    partial.mkdir(parents=True, exist_ok=True)
+    draft = Draft(partial)
+    plain = {
+        "stage": recipe.stage,
+        "version": recipe.version,
+        "config": dict(recipe.config),
+        "inputs": dict(recipe.inputs),
+    }
+    (draft.scratch / RECIPE).write_text(json.dumps(plain))
+    return draft
+
+
+def _try_lock(handle: IO[str]) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""What the latents group: documents in clusters, and what marks each."""

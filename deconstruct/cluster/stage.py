@@ -1,0 +1,187 @@
+"""The stage cluster: documents grouped by their latents.
+
+Spherical k-means on tf-idf weighted latents: latents that fire on more than a tenth of all tokens
+are left out, the others weighted down by how many documents they fire in, and rows scaled to unit
+length, as for words in texts. Labels play no part in it but to choose k where none is given; the
+scores against labels say how far the groups are the labels' groups, not how good they are. All
+documents are grouped, train and test: nothing is held out, and the scores describe this corpus.
+One start of k-means with another seed gives other groups: there is no measure of stability here.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from scipy import sparse
+
+from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
+from deconstruct.cluster.methods import STARTS, class_keywords, spherical_kmeans, weigh
+from deconstruct.cluster.tables import CLUSTER_METRICS, CLUSTER_SUMMARY, CLUSTERS, FILES
+from deconstruct.common.errors import ConfigError
+from deconstruct.common.progress import track
+from deconstruct.config import ClusterConfig
+from deconstruct.latents.pooling import Documents, pooled_latents
+
+log = logging.getLogger(__name__)
+
+VERSION = 2
+DENSE = 0.1
+"""Latents denser than this fire on everything; they would rule every distance."""
+DEFAULT_K = 8
+SILHOUETTE_DOCUMENTS = 5000
+
+
+def recipe(config: ClusterConfig, corpus: Artifact, latents: Artifact) -> Recipe:
+    """All that decides the clusters."""
+    inputs = {"corpus": corpus.key, "latents": latents.key}
+    return Recipe("cluster", VERSION, config.model_dump(mode="json"), inputs)
+
+
+def cluster(
+    store: DataRoot, config: ClusterConfig, corpus: Artifact, latents: Artifact
+) -> Artifact:
+    """Group documents: ``clusters``, ``cluster_summary`` and ``cluster_metrics``.
+
+    Documents in which no latent fires (of those that are not left out) belong to no cluster. With
+    fewer than two documents left the files are empty and the fact ``skipped`` gives the reason.
+    Raises ``ConfigError`` if ``config.k`` is more than there are documents to group.
+    """
+
+    def write(draft: Draft) -> None:
+        documents = Documents.read(corpus)
+        density = pq.read_table(latents.file("features.parquet"), columns=["density"])["density"]
+        weighted = weigh(
+            pooled_latents(latents, len(documents.text), "mean"), density.to_numpy() <= DENSE
+        )
+        members = np.flatnonzero(np.diff(weighted.indptr) > 0)
+        tables = [
+            CLUSTERS.empty_table(),
+            CLUSTER_SUMMARY.empty_table(),
+            CLUSTER_METRICS.empty_table(),
+        ]
+        if len(members) < 2:
+            draft.facts["skipped"] = (
+                f"in {len(members)} of {len(documents.text)} documents fires a latent that is not "
+                f"on more than {DENSE:.0%} of all tokens; clusters need two"
+            )
+            log.warning("no clusters: %s", draft.facts["skipped"])
+        else:
+            k = _number(config, documents, len(members))
+            tables, metrics = _grouped(config, documents, weighted, members, k)
+            draft.facts |= metrics
+        for name, table in zip(FILES, tables, strict=True):
+            with draft.writing(name) as path:
+                pq.write_table(
+                    table, path, compression="zstd", compression_level=1, write_page_checksum=True
+                )
+            draft.rows[name] = len(table)
+
+    return store.make(recipe(config, corpus, latents), write)
+
+
+def _number(config: ClusterConfig, documents: Documents, members: int) -> int:
+    """How many clusters: as told, or one a label, at most one for two documents."""
+    if config.k is None:
+        names = {label for label in documents.label if label is not None}
+        return max(2, min(len(names) if len(names) > 1 else DEFAULT_K, members // 2))
+    if config.k > members:
+        raise ConfigError(
+            f"cluster.k = {config.k} is more than the {members} documents in which a latent "
+            f"fires; take {members} or fewer"
+        )
+    return config.k
+
+
+def _grouped(
+    config: ClusterConfig,
+    documents: Documents,
+    weighted: sparse.csr_matrix,
+    members: NDArray[np.int64],
+    k: int,
+) -> tuple[list[pa.Table], dict[str, float]]:
+    """The three tables, and the metrics. members: the documents that are grouped."""
+    rows = weighted[members]
+    with track("cluster", STARTS + 1, "starts") as advance:
+        assigned, centres = spherical_kmeans(rows, k, config.seed)
+        advance(STARTS)
+        similarity = np.asarray(rows @ centres.T)
+        distance = 1 - similarity[np.arange(len(members)), assigned]
+        metrics = _metrics(rows, assigned, documents.label[members], config.seed)
+        advance()
+    summary = _summary(config, documents, members, assigned, distance, rows)
+    tables = [
+        pa.table(
+            [members.astype(np.uint32), assigned.astype(np.uint32), distance], schema=CLUSTERS
+        ),
+        pa.Table.from_pylist(summary, CLUSTER_SUMMARY),
+        pa.table([list(metrics), list(metrics.values())], schema=CLUSTER_METRICS),
+    ]
+    return tables, metrics
+
+
+def _metrics(
+    rows: sparse.csr_matrix, assigned: NDArray[np.int64], label: NDArray[Any], seed: int
+) -> dict[str, float]:
+    """Silhouette by cosine, and, where labels are known, agreement with them."""
+    from sklearn import metrics as agreement
+
+    k = int(assigned.max()) + 1
+    metrics: dict[str, float] = {"k": float(k)}
+    if 1 < k < len(assigned):
+        size = min(SILHOUETTE_DOCUMENTS, len(assigned))
+        metrics["silhouette"] = float(
+            agreement.silhouette_score(
+                rows, assigned, metric="cosine", sample_size=size, random_state=seed
+            )
+        )
+    known = np.array([own is not None for own in label], dtype=bool)
+    if known.any():
+        truth, found = label[known].astype(str), assigned[known]
+        metrics["nmi"] = float(agreement.normalized_mutual_info_score(truth, found))
+        metrics["ami"] = float(agreement.adjusted_mutual_info_score(truth, found))
+        metrics["ari"] = float(agreement.adjusted_rand_score(truth, found))
+        majority = sum(
+            np.unique(truth[found == c], return_counts=True)[1].max() for c in np.unique(found)
+        )
+        metrics["purity"] = float(majority / len(truth))
+    return metrics
+
+
+def _summary(
+    config: ClusterConfig,
+    documents: Documents,
+    members: NDArray[np.int64],
+    assigned: NDArray[np.int64],
+    distance: NDArray[np.float64],
+    rows: sparse.csr_matrix,
+) -> list[dict[str, Any]]:
+    """One row a cluster. Its latents are those whose mean weight in it most exceeds that in all."""
+    k = int(assigned.max()) + 1
+    keywords = class_keywords([documents.text[d] for d in members], assigned, k, config.top)
+    overall = np.asarray(rows.mean(0)).ravel()
+    summary = []
+    for number in range(k):
+        own = np.flatnonzero(assigned == number)
+        lift = np.asarray(rows[own].mean(0)).ravel() - overall
+        best = np.argsort(-lift, kind="stable")[: config.top]
+        labels = [str(x) for x in documents.label[members[own]] if x is not None]
+        names, counts = np.unique(labels, return_counts=True) if labels else ([None], [0])
+        top = int(np.argmax(counts))
+        nearest = own[np.argsort(distance[own], kind="stable")][: config.top]
+        summary.append(
+            {
+                "cluster": number,
+                "size": len(own),
+                "top_label": None if names[top] is None else str(names[top]),
+                "top_label_share": counts[top] / len(labels) if labels else None,
+                "latents": [int(j) for j in best if lift[j] > 0],
+                "keywords": keywords[number],
+                "exemplars": members[nearest].tolist(),
+            }
+        )
+    return summary

@@ -1,0 +1,1 @@
+"""What every package uses: errors, hook sites, progress, Parquet, intervals, hardware."""

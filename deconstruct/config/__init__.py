@@ -1,0 +1,40 @@
+"""What a run is: one small frozen model per stage, read from TOML, checked before any work.
+
+The configuration *is* the cache key: every field here can change a result, and what cannot
+(device, number of workers, where the data root is) is not here but in the call.
+"""
+
+from deconstruct.config.base import Settings
+from deconstruct.config.run import GatesConfig, Growth, RunConfig
+from deconstruct.config.sae import BY_NUMBER, ONLY_OF, PENALISED, Architecture, SaeConfig
+from deconstruct.config.stages import (
+    ActivationsConfig,
+    ClusterConfig,
+    CorpusConfig,
+    EvaluationConfig,
+    LatentsConfig,
+    ModelConfig,
+    ProbeConfig,
+)
+from deconstruct.config.toml import load, load_as
+
+__all__ = [
+    "BY_NUMBER",
+    "ONLY_OF",
+    "PENALISED",
+    "ActivationsConfig",
+    "Architecture",
+    "ClusterConfig",
+    "CorpusConfig",
+    "EvaluationConfig",
+    "GatesConfig",
+    "Growth",
+    "LatentsConfig",
+    "ModelConfig",
+    "ProbeConfig",
+    "RunConfig",
+    "SaeConfig",
+    "Settings",
+    "load",
+    "load_as",
+]

@@ -1,0 +1,178 @@
+"""Settings of the autoencoder and its training, and which architectures there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from deconstruct.common.site import Site
+from deconstruct.config.base import Settings
+
+Architecture = Literal["topk", "batchtopk", "matryoshka", "jumprelu", "gated", "relu"]
+BY_NUMBER = {"topk", "batchtopk", "matryoshka"}
+PENALISED = {"relu", "gated", "jumprelu"}
+ONLY_OF: Mapping[str, set[str]] = {
+    "k": BY_NUMBER,
+    "aux_k": BY_NUMBER,
+    "prefixes": {"matryoshka"},
+    "penalty": PENALISED,
+    "penalty_warmup_share": PENALISED,
+    "target_l0": PENALISED,
+    "sparsity": {"jumprelu"},
+    "bandwidth": {"jumprelu"},
+}
+"""Fields of `SaeConfig` that mean something to these architectures alone."""
+
+
+class SaeConfig(Settings):
+    """The sparse autoencoder, or transcoder, and its training."""
+
+    architecture: Literal["topk", "batchtopk", "matryoshka", "jumprelu", "gated", "relu"] = Field(
+        "topk",
+        description="topk: the k largest pre-activations of a token. batchtopk: k a token on "
+        "average. matryoshka: batchtopk with nested dictionaries. jumprelu: a learned threshold a "
+        "latent. gated: a gate and a magnitude. relu: ReLU with an L1 penalty.",
+    )
+    output_site: str | None = Field(
+        None,
+        description="Site that is reconstructed from the one that is read: a transcoder. It must "
+        "be among activations.sites. none: an autoencoder.",
+    )
+    skip_connection: bool = Field(
+        False, description="A transcoder's linear path from input to output."
+    )
+    d_sae: int = Field(8192, ge=2, description="Number of latents.")
+    k: int = Field(
+        32,
+        ge=1,
+        description="topk: latents that fire on a token; batchtopk, matryoshka: on average. relu, "
+        "gated, jumprelu: where neither penalty nor target_l0 is given, the L0 steered to.",
+    )
+    prefixes: tuple[int, ...] = Field(
+        (),
+        description="matryoshka: sizes of the nested dictionaries below d_sae, ascending; "
+        "none: d_sae / 16, / 8, / 4 and / 2.",
+    )
+    penalty: float | None = Field(
+        None,
+        ge=0,
+        description="relu, gated: weight of the L1 penalty, against an error that is 1 for the "
+        "mean alone; none: 0.1, then steered. jumprelu: weight of a latent that fires; none: "
+        "0.002, then steered.",
+    )
+    target_l0: float | None = Field(
+        None,
+        gt=0,
+        description="relu, gated, jumprelu: mean L0 that the penalty is steered to; "
+        "none: k, or, where a penalty is given, the penalty stays as it is.",
+    )
+    penalty_warmup_share: float = Field(
+        0.1, ge=0, le=1, description="Share of the steps in which the penalty rises from zero."
+    )
+    sparsity: Literal["l0", "tanh"] = Field(
+        "l0", description="jumprelu: what is penalised, the number that fire or a tanh of them."
+    )
+    bandwidth: float = Field(
+        0.05, gt=0, description="jumprelu: width of the window about a threshold that moves it."
+    )
+    tokens: int = Field(1_000_000, ge=1, description="Tokens trained on, repeats included.")
+    warm_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens of a training that starts from the standing SAE "
+        "(--growth retrain-warm); none: a quarter of tokens.",
+    )
+    batch_size: int = Field(4096, ge=1, description="Tokens in one step.")
+    optimizer: Literal["sparse_adam", "adam"] = Field(
+        "sparse_adam",
+        description="sparse_adam: Adam that leaves alone the latents that a step has no gradient "
+        "for, and moves biases slowly. adam: as published; it leaves more latents dead.",
+    )
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="Adam's peak rate; none: 2e-4 * sqrt(16384 / d_sae), raised for "
+        "runs shorter than 20,000 steps (topk: 10,000).",
+    )
+    warmup_share: float = Field(0.05, ge=0, le=1, description="Share of the steps of warm-up.")
+    decay_share: float = Field(0.2, ge=0, le=1, description="Share of the steps of decay.")
+    decay: Literal["linear", "cosine"] = Field("linear", description="Shape of the decay to zero.")
+    aux_k: int | None = Field(
+        None,
+        ge=0,
+        description="topk, batchtopk, matryoshka: dead latents that explain the residual of a "
+        "token (AuxK); none: k. "
+        "Gao et al.'s d_in / 2 left more latents dead on residual streams, and a higher error.",
+    )
+    aux_coefficient: float = Field(
+        1 / 32,
+        ge=0,
+        description="Weight of the AuxK loss; relu, gated, jumprelu: of the pull on dead latents.",
+    )
+    dead_after_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens without firing after which a latent counts as dead; "
+        "none: a tenth of the run, at most 10 million.",
+    )
+    clip_norm: float = Field(1.0, gt=0, description="Gradient clipping by global norm.")
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="Stop early once the held-out FVU, looked at 20 times in a run, has not fallen "
+        "so often in a row; none: never.",
+    )
+    held_out_share: float = Field(
+        0.05,
+        gt=0,
+        lt=0.5,
+        description="Of the train split's tokens, in whole documents, kept out of training for "
+        "patience to look at.",
+    )
+    seed: int = Field(0, ge=0, description="Initial weights and the order of the batches.")
+
+    @field_validator("output_site")
+    @classmethod
+    def _output_site_parses(cls, site: str | None) -> str | None:
+        return None if site is None else str(Site.parse(site))
+
+    @model_validator(mode="after")
+    def _fits(self) -> SaeConfig:
+        by_number = self.architecture in BY_NUMBER
+        if by_number and self.k > self.d_sae:
+            raise ValueError(f"k = {self.k} is more than d_sae = {self.d_sae}; lower k")
+        if by_number and self.target_l0 is not None:
+            raise ValueError(
+                f"target_l0 = {self.target_l0} is for relu, gated and jumprelu; "
+                f"{self.architecture} fires k latents a token: set k"
+            )
+        if self.skip_connection and self.output_site is None:
+            raise ValueError("skip_connection is for transcoders; set output_site too")
+        ordered = (0, *self.prefixes, self.d_sae)
+        if any(low >= high for low, high in pairwise(ordered)):
+            raise ValueError(
+                f"prefixes = {list(self.prefixes)} must ascend and lie in 1..{self.d_sae - 1}"
+            )
+        if self.warmup_share + self.decay_share > 1:
+            raise ValueError(
+                f"warmup_share {self.warmup_share} + decay_share {self.decay_share} exceed 1"
+            )
+        return self
+
+    @property
+    def wanted_l0(self) -> float | None:
+        """Mean L0 that the penalty is steered to; None where k fixes it, or a penalty is given."""
+        if self.architecture in BY_NUMBER or self.target_l0 is not None:
+            return self.target_l0
+        return float(self.k) if self.penalty is None else None
+
+    def label(self) -> str:
+        """Architecture and sparsity at a glance: ``topk-32``, ``jumprelu-l0-32``, ``relu-0.1``."""
+        if self.architecture in BY_NUMBER:
+            return f"{self.architecture}-{self.k}"
+        if self.wanted_l0 is not None:
+            return f"{self.architecture}-l0-{self.wanted_l0:g}"
+        return f"{self.architecture}-{self.penalty}"

@@ -1,0 +1,125 @@
+"""Settings of the stages, but for the autoencoder's."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from deconstruct.common.site import Site
+from deconstruct.config.base import Settings
+
+
+class ModelConfig(Settings):
+    """Which language model is taken apart."""
+
+    name: str = Field(
+        "embedded:gemma-3-270m",
+        description="A hub id ('openai-community/gpt2'), a local folder, or the embedded "
+        "'embedded:gemma-3-270m'.",
+    )
+    revision: str | None = Field(None, description="Hub revision: a branch, a tag or a commit.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Arithmetic of the forward pass; auto: bfloat16 where it is fast."
+    )
+
+
+class CorpusConfig(Settings):
+    """Which labelled texts are read, and how they are split and tokenised."""
+
+    source: str = Field(
+        "embedded:bbc-news",
+        description="A Parquet, CSV or JSONL file, a folder with one folder of .txt files a "
+        "class, 'hub:<dataset id>', or the embedded 'embedded:bbc-news'.",
+    )
+    subset: str | None = Field(None, description="Hub only: the data set's configuration name.")
+    revision: str | None = Field(None, description="Hub only: a branch, a tag or a commit.")
+    splits: tuple[str, ...] = Field(
+        ("train",), description="Hub only: which of its splits are read, one after another."
+    )
+    text_column: str = Field("text", description="Column that holds the text.")
+    label_column: str | None = Field(
+        "label", description="Column that holds the label; none: no probe, no label scores."
+    )
+    limit: int | None = Field(
+        None, ge=1, description="Read at most this many documents, drawn evenly over the source."
+    )
+    max_tokens: int = Field(128, ge=2, description="Tokens kept of each document, BOS included.")
+    prepend_bos: Literal["auto", "always", "never"] = Field(
+        "auto", description="Begin documents with the BOS token; auto: as the tokenizer does."
+    )
+    test_share: float = Field(
+        0.2, gt=0, lt=1, description="Share of the documents held out, by a digest of their text."
+    )
+    seed: int = Field(0, ge=0, description="Changes which documents are held out.")
+
+
+class ActivationsConfig(Settings):
+    """Which activations are recorded."""
+
+    sites: tuple[str, ...] = Field(
+        ("9.resid_post",),
+        min_length=1,
+        description="Hook sites '<layer>.<hook>' with hook resid_pre, resid_post, mlp_out or "
+        "attn_out. All are read in one forward pass; each gets its own SAE.",
+    )
+    skip_positions: int = Field(
+        1,
+        ge=0,
+        description="Leading positions of each document that are left out: the first token's "
+        "activations are massive in most models and would rule every mean.",
+    )
+    shard_tokens: int = Field(
+        32_768, ge=256, description="Tokens in one Parquet shard; the unit of resuming."
+    )
+    storage: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="float32: readable by DuckDB and pandas. bfloat16: raw 16-bit blobs, several "
+        "times faster to read; for GPUs that outrun the reader.",
+    )
+    seed: int = Field(0, ge=0, description="Order in which documents are laid out over shards.")
+
+    @field_validator("sites")
+    @classmethod
+    def _sites_parse(cls, sites: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(sites)) < len(sites):
+            raise ValueError("a site is named twice; name each once")
+        return tuple(str(Site.parse(site)) for site in sites)
+
+
+class LatentsConfig(Settings):
+    """How the trained SAE is applied to the corpus."""
+
+    threshold: float = Field(0.0, ge=0, description="Weaker activations are not recorded.")
+
+
+class EvaluationConfig(Settings):
+    """How the SAE is judged, on held-out documents."""
+
+    max_documents: int | None = Field(
+        48,
+        ge=2,
+        description="Held-out documents run through the whole model, four times each, "
+        "for the losses; none: all. Reconstruction is judged on all of them in any case.",
+    )
+    bootstrap: int = Field(1000, ge=10, description="Resamples of documents for intervals.")
+    seed: int = Field(0, ge=0, description="Seed of the resampling.")
+
+
+class ProbeConfig(Settings):
+    """Linear probes of labels from pooled latents."""
+
+    pooling: Literal["mean", "max"] = Field("mean", description="Of a document's tokens.")
+    ks: tuple[int, ...] = Field(
+        (1, 2, 5, 20), description="Sizes of the sparse probes, beside the one on all latents."
+    )
+    bootstrap: int = Field(1000, ge=10, description="Resamples of test documents for intervals.")
+    seed: int = Field(0, ge=0, description="Seed of cross-validation and resampling.")
+
+
+class ClusterConfig(Settings):
+    """Clusters of documents by their latents."""
+
+    k: int | None = Field(None, ge=2, description="Number of clusters; none: one a label, or 8.")
+    top: int = Field(10, ge=1, description="Latents, keywords and texts listed for a cluster.")
+    seed: int = Field(0, ge=0, description="Seed of k-means.")

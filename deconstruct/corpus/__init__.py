@@ -1,0 +1,1 @@
+"""Text -> tokens: where texts come from, and the stage that cuts them into tokens once."""

@@ -1,0 +1,156 @@
+"""A tokenizer as the corpus needs it: texts to ids, ids to readable strings, what is special."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from deconstruct.artifacts import Artifact
+from deconstruct.common.errors import ConfigError
+
+BATCH_ROWS = 262_144
+
+_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_BYTE_PIECES = re.compile(r"(?:<0x[0-9A-Fa-f]{2}>)+")
+
+
+class Vocabulary:
+    """Wraps a fast ``transformers`` tokenizer.
+
+    prepend_bos: ``always`` begins a document with BOS, ``never`` with its text, ``auto`` with
+    what the tokenizer itself puts first (BOS or nothing, for language models).
+    """
+
+    def __init__(self, tokenizer: Any, prepend_bos: Literal["auto", "always", "never"]) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ConfigError(
+                f"the model's tokenizer ({type(tokenizer).__name__}) is not a fast one; save it "
+                "with its tokenizer.json"
+            )
+        tokenizer.truncation_side = "right"  # a document is its beginning
+        self._tokenizer = tokenizer
+        self._prepend_bos = prepend_bos
+        self.bos: int | None = tokenizer.bos_token_id
+
+    @cached_property
+    def prefix(self) -> list[int]:
+        """Ids that every document begins with."""
+        if self._prepend_bos == "never":
+            return []
+        if self._prepend_bos == "always":
+            return [] if self.bos is None else [self.bos]
+        bare = self._tokenizer("a", add_special_tokens=False)["input_ids"]
+        dressed = self._tokenizer("a", add_special_tokens=True)["input_ids"]
+        for start in range(len(dressed) - len(bare) + 1):
+            if dressed[start : start + len(bare)] == bare:
+                return list(dressed[:start])
+        return []
+
+    def cut(self, texts: list[str], length: int) -> list[list[int]]:
+        """The first ``length`` token ids of each text, without any that the text does not hold."""
+        if not texts or length < 1:
+            return [[] for _ in texts]
+        encoded = self._tokenizer(
+            texts,
+            add_special_tokens=False,
+            truncation=True,
+            max_length=length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        return list(encoded["input_ids"])
+
+    @cached_property
+    def strings(self) -> pa.Array:
+        """Every id's own text, by id: spaces are spaces, bytes that are no text are ``<0xE2>``."""
+        size = max(self._tokenizer.get_vocab().values(), default=-1) + 1  # ids may have gaps
+        pieces = self._tokenizer.convert_ids_to_tokens(range(size))
+        added = self._tokenizer.added_tokens_decoder
+        backend = self._tokenizer.backend_tokenizer
+        byte_level = "ByteLevel(" in f"{backend.decoder!r}{backend.pre_tokenizer!r}"
+        read = _from_byte_level if byte_level else _from_sentencepiece
+        return pa.array(
+            [
+                "" if piece is None else piece if i in added else read(piece)
+                for i, piece in enumerate(pieces)
+            ],
+            pa.string(),
+        )
+
+    @cached_property
+    def special(self) -> NDArray[np.bool_]:
+        """Whether an id is a marker and no text; bool [vocabulary].
+
+        The token for the unknown stands for a text's piece, so it is none, unless it serves as
+        BOS, EOS or padding too, as GPT-2's does.
+        """
+        tokenizer = self._tokenizer
+        ids = set(tokenizer.all_special_ids)
+        ids |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        markers = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+        if tokenizer.unk_token_id not in markers:
+            ids.discard(tokenizer.unk_token_id)
+        special = np.zeros(len(self.strings), bool)
+        special[sorted(ids)] = True
+        return special
+
+
+def token_strings(corpus: Artifact, *, special: bool = True) -> dict[int, str]:
+    """Texts of the token ids that occur in a corpus; markers only if ``special``."""
+    strings: dict[int, str] = {}
+    file = pq.ParquetFile(corpus.file("tokens.parquet"), page_checksum_verification=True)
+    columns = ["token_id", "token", "special"]
+    for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+        table = pa.table(batch)
+        if not special:
+            table = table.filter(pc.invert(table["special"]))
+        ids, first = np.unique(table["token_id"].to_numpy(), return_index=True)
+        texts = table["token"].take(pa.array(first)).to_pylist()
+        strings.update(zip(ids.tolist(), texts, strict=True))
+    return strings
+
+
+def whole_characters(text: str) -> str:
+    """Token texts put together, with the bytes of characters that tokens cut through made whole.
+
+    Bytes that make no character, as at the end of a cut text, are left out.
+    """
+    return _BYTE_PIECES.sub(
+        lambda run: bytes.fromhex(run[0].replace("<0x", "").replace(">", "")).decode(
+            "utf-8", "ignore"
+        ),
+        text,
+    )
+
+
+def _byte_of() -> dict[str, int]:
+    """GPT-2's alphabet: the printable character that stands for each byte, turned round."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+_BYTE_OF = _byte_of()
+
+
+def _from_byte_level(piece: str) -> str:
+    if any(character not in _BYTE_OF for character in piece):
+        return piece
+    raw = bytes(_BYTE_OF[character] for character in piece)
+    text = raw.decode("utf-8", "surrogateescape")
+    return "".join(f"<0x{ord(c) - 0xDC00:02X}>" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text)
+
+
+def _from_sentencepiece(piece: str) -> str:
+    byte = _BYTE_PIECE.fullmatch(piece)
+    if byte:
+        value = int(byte[1], 16)
+        return chr(value) if value < 0x80 else piece
+    return piece.replace("\u2581", " ")

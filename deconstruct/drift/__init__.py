@@ -1,0 +1,1 @@
+"""How documents that came since a training differ from those before."""

@@ -1,0 +1,304 @@
+"""The stage drift: how documents that came after an SAE was trained differ from those before.
+
+The reference is what the SAE was trained on. Reconstruction is compared on tokens that trained
+nothing: the reference's held-out documents and the new documents of both splits, a bounded sample
+of each. FVU is about the mean of the reference's train rows on both sides, so that a shift of the
+mean counts as error of the old model of the data. Of a transcoder, all this is about the site that
+it writes. Intervals resample documents, each side on its own; they say how sure the difference is,
+not what caused it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from deconstruct.activations.reader import ActivationReader
+from deconstruct.activations.shards import ShardFile
+from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
+from deconstruct.artifacts.ancestry import bases
+from deconstruct.common.errors import DataError
+from deconstruct.common.hardware import pick_device
+from deconstruct.common.intervals import Bootstrap, Sums
+from deconstruct.common.progress import track
+from deconstruct.config import EvaluationConfig
+from deconstruct.corpus.growth import rows_of
+from deconstruct.drift.tables import DRIFT, LATENT_DRIFT
+from deconstruct.evaluation.reconstruction import per_token
+from deconstruct.sae import files
+
+VERSION = 1
+SAMPLE_TOKENS = 65_536
+"""Tokens of either side whose reconstruction is compared."""
+SMOOTHING = 0.5
+"""Added to counts of firings, so that a latent which fires on one side alone has a ratio."""
+_METRICS: dict[str, Callable[[Sums], NDArray[np.float64]]] = {
+    "fvu": lambda s: s["error"] / s["variance"],
+    "l0": lambda s: s["fires"] / s["tokens"],
+    "cosine": lambda s: s["cosine"] / s["tokens"],
+    "squared_norm": lambda s: s["squares_in"] / s["tokens"],
+}
+
+
+def reference_of(store: DataRoot, corpus: Artifact, sae: Artifact) -> Artifact | None:
+    """The corpus that ``sae`` was trained on, if ``corpus`` grew from it since."""
+    trained = store.open("activations", sae.manifest.inputs["activations"])
+    key = trained.manifest.inputs["corpus"]
+    return next((base for base in bases(store, corpus) if base.key == key), None)
+
+
+def recipe(
+    config: EvaluationConfig,
+    reference: Artifact,
+    corpus: Artifact,
+    activations: Artifact,
+    sae: Artifact,
+    latents: Artifact,
+    output: Artifact | None = None,
+) -> Recipe:
+    """All that decides the comparison. output: activations of the site a transcoder writes."""
+    inputs = {
+        "reference": reference.key,
+        "corpus": corpus.key,
+        "activations": activations.key,
+        "sae": sae.key,
+        "latents": latents.key,
+    }
+    if output is not None:
+        inputs["output"] = output.key
+    settings = {"bootstrap": config.bootstrap, "seed": config.seed}
+    return Recipe("drift", VERSION, settings, inputs)
+
+
+def compare(
+    store: DataRoot,
+    config: EvaluationConfig,
+    reference: Artifact,
+    corpus: Artifact,
+    activations: Artifact,
+    sae: Artifact,
+    latents: Artifact,
+    output: Artifact | None = None,
+    *,
+    device: str = "auto",
+) -> Artifact:
+    """Compare the documents of ``reference`` with those that ``corpus`` has beyond it.
+
+    ``drift.parquet``: FVU, L0 and the like, the labels' shares, and as distances the
+    Jensen-Shannon divergence in bits of the latents' and of the labels' distributions.
+    ``latent_drift.parquet``: each latent's density on either side, over all recorded tokens.
+    output: over ``corpus``, of the site that a transcoder writes; None: an autoencoder. Raises
+    ``DataError`` if no new document has a recorded token.
+    """
+
+    def write(draft: Draft) -> None:
+        known = int(reference.facts["documents"])
+        dictionary = files.load(sae.path).to(pick_device(device))
+        rows = _fidelity_rows(config, dictionary, store, activations, output, sae, corpus, known)
+        densities, firings = _densities(latents, activations, corpus, known)
+        labels = _labels(corpus, known)
+        rows += labels[0]
+        for metric, (before, after) in {"latents": firings, "labels": labels[1]}.items():
+            n = (int(before.sum()), int(after.sum()))
+            rows.append(_row("distance", metric, (0.0, jensen_shannon(before, after)), n))
+        with draft.writing("drift.parquet") as path:
+            _write(pa.Table.from_pylist(rows, DRIFT), path)
+        with draft.writing("latent_drift.parquet") as path:
+            _write(densities, path)
+        draft.rows |= {"drift.parquet": len(rows), "latent_drift.parquet": len(densities)}
+        new = int(corpus.facts["documents"]) - known
+        draft.facts |= {"documents": new, "reference_documents": known}
+        found = {(row["subject"], row["metric"]): row for row in rows}
+        for metric in _METRICS:
+            own = found["reconstruction", metric]
+            draft.facts |= {metric: own["current"], f"reference_{metric}": own["reference"]}
+        draft.facts["latents_js"] = found["distance", "latents"]["current"]
+        draft.facts["labels_js"] = found["distance", "labels"]["current"]
+
+    return store.make(recipe(config, reference, corpus, activations, sae, latents, output), write)
+
+
+def jensen_shannon(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Divergence of two distributions given by counts, [n] each, in bits: 0 equal, 1 disjoint.
+
+    Lin, Divergence measures based on the Shannon entropy (1991). 0 where a side has no counts.
+    """
+    if a.sum() == 0 or b.sum() == 0:
+        return 0.0
+    p, q = a / a.sum(), b / b.sum()
+    middle = (p + q) / 2
+
+    def divergence(of: NDArray[np.float64]) -> float:
+        there = of > 0
+        return float((of[there] * np.log2(of[there] / middle[there])).sum())
+
+    return (divergence(p) + divergence(q)) / 2
+
+
+def _fidelity_rows(
+    config: EvaluationConfig,
+    dictionary: Any,
+    store: DataRoot,
+    activations: Artifact,
+    output: Artifact | None,
+    sae: Artifact,
+    corpus: Artifact,
+    known: int,
+) -> list[dict[str, Any]]:
+    inputs = sae.manifest.inputs
+    trained = store.open("activations", inputs.get("output", inputs["activations"]))
+    mean = ActivationReader(trained).moments.mean
+    read = [ShardFile(path) for path in activations.files("*-*.parquet")]
+    shards = list(zip(read, _beside(read, output), strict=True))
+    new = [pair for pair in shards if pair[0].column(0, "doc_id")[0] >= known]
+    held_out = [p for p in shards if p not in new and p[0].path.name.startswith("test")]
+    if not new:
+        raise DataError("no document that came after the SAE was trained has a recorded token")
+    documents = int(corpus.facts["documents"])
+    draw = np.random.default_rng(config.seed)
+    with track("drift", 2 * SAMPLE_TOKENS, "tokens") as advance:
+        sides = []
+        for seed, own in enumerate((held_out, new), config.seed):
+            sums = _sums(own, dictionary, mean, documents, draw, advance)
+            bootstrap = Bootstrap(len(sums["tokens"]), config.bootstrap, seed)
+            counts = list(bootstrap.counts())
+            drawn = {
+                name: np.concatenate([c @ value for c in counts]) for name, value in sums.items()
+            }
+            sides.append((sums, drawn))
+    rows = []
+    (before, before_drawn), (after, after_drawn) = sides
+    for metric, statistic in _METRICS.items():
+        value = tuple(
+            float(statistic({name: own.sum(keepdims=True) for name, own in side.items()})[0])
+            for side in (before, after)
+        )
+        spread = statistic(after_drawn) - statistic(before_drawn)
+        low, high = np.quantile(spread[np.isfinite(spread)], [0.025, 0.975])
+        n = (int(before["tokens"].sum()), int(after["tokens"].sum()))
+        rows.append(_row("reconstruction", metric, value, n, float(low), float(high)))
+    return rows
+
+
+def _beside(read: list[ShardFile], output: Artifact | None) -> list[ShardFile]:
+    """The shards of what is reconstructed: of equal names, so that they hold the same rows."""
+    if output is None:
+        return read
+    return [ShardFile(output.file(shard.path.name)) for shard in read]
+
+
+def _sums(
+    shards: list[tuple[ShardFile, ShardFile]],
+    dictionary: Any,
+    mean: NDArray[np.float64],
+    documents: int,
+    draw: np.random.Generator,
+    advance: Any,
+) -> dict[str, NDArray[np.float64]]:
+    """Sums by document over shards drawn until `SAMPLE_TOKENS` are seen: [documents seen].
+
+    shards: what is read, and what is reconstructed (of an autoencoder the same).
+    """
+    sums: dict[str, NDArray[np.float64]] = {}
+    device = dictionary.W_dec.device
+    seen = 0
+    groups = [(pair, group) for pair in shards for group in range(len(pair[0].group_rows))]
+    for place in draw.permutation(len(groups)):
+        (source, onto), group = groups[place]
+        rows, activation = source.block(group)
+        wanted = activation if onto is source else onto.block(group)[1]
+        x = activation.to(device)
+        with torch.no_grad():
+            sparse = dictionary.encode_sparse(x)
+            values = per_token(wanted.to(device), dictionary.decode(sparse, x))
+        values["fires"] = sparse.offsets.diff().double().cpu().numpy()
+        values["tokens"] = np.ones(len(rows))
+        values["variance"] = np.square(wanted.double().numpy() - mean).sum(1)
+        for name, value in values.items():
+            added = np.bincount(rows.doc_id, value, documents).astype(np.float64)
+            sums[name] = sums[name] + added if name in sums else added
+        seen += len(rows)
+        advance(len(rows))
+        if seen >= SAMPLE_TOKENS:
+            break
+    there = sums["tokens"] > 0
+    return {name: value[there] for name, value in sums.items()}
+
+
+def _densities(
+    latents: Artifact, activations: Artifact, corpus: Artifact, known: int
+) -> tuple[pa.Table, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Each latent's density before and after, and its firings."""
+    d_sae = latents.manifest.files["features.parquet"].rows or 0
+    lengths = np.concatenate(
+        [t["n_tokens"].to_numpy() for t in rows_of(corpus, "documents.parquet", ["n_tokens"])]
+    )
+    boundary = int(lengths[:known].sum())
+    fires = np.zeros((2, d_sae))
+    for table in rows_of(latents, "latents_by_token.parquet", ["token_index", "latent"]):
+        after = table["token_index"].to_numpy() >= boundary
+        latent = table["latent"].to_numpy()
+        fires[0] += np.bincount(latent[~after], minlength=d_sae)
+        fires[1] += np.bincount(latent[after], minlength=d_sae)
+    tokens = np.zeros(2)
+    for path in activations.files("*-*.parquet"):
+        shard = ShardFile(path)
+        tokens[int(shard.column(0, "doc_id")[0] >= known)] += sum(shard.group_rows)
+    smooth = (fires + SMOOTHING) / tokens[:, None]
+    ratio = np.log2(smooth[1]) - np.log2(smooth[0])
+    table = pa.table(
+        [np.arange(d_sae, dtype=np.uint32), fires[0] / tokens[0], fires[1] / tokens[1], ratio],
+        schema=LATENT_DRIFT,
+    )
+    return table, (fires[0], fires[1])
+
+
+def _labels(
+    corpus: Artifact, known: int
+) -> tuple[list[dict[str, Any]], tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Shares of the labels before and after, among the documents that have one; and counts."""
+    names = [str(label) for label in corpus.facts["labels"]]
+    place = {name: number for number, name in enumerate(names)}
+    counts = np.zeros((2, len(names)))
+    for doc_id, label in _labelled(corpus):
+        counts[int(doc_id >= known), place[label]] += 1
+    totals = counts.sum(1)
+    shares = counts / np.maximum(totals, 1)[:, None]
+    rows = [
+        _row("label share", name, tuple(shares[:, number].tolist()), tuple(map(int, totals)))
+        for number, name in enumerate(names)
+    ]
+    return rows, (counts[0], counts[1])
+
+
+def _labelled(corpus: Artifact) -> Iterator[tuple[int, str]]:
+    for table in rows_of(corpus, "documents.parquet", ["doc_id", "label"]):
+        for doc_id, label in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            if label is not None:
+                yield doc_id, label
+
+
+def _row(
+    subject: str,
+    metric: str,
+    values: tuple[float, ...],
+    n: tuple[int, ...],
+    low: float | None = None,
+    high: float | None = None,
+) -> dict[str, Any]:
+    """values, n: of the reference and of the documents since."""
+    return {
+        "subject": subject, "metric": metric, "reference": values[0], "current": values[1],
+        "difference": values[1] - values[0], "ci_low": low, "ci_high": high,
+        "n_reference": n[0], "n_current": n[1],
+    }  # fmt: skip
+
+
+def _write(table: pa.Table, path: Any) -> None:
+    pq.write_table(table, path, compression="zstd", compression_level=1, write_page_checksum=True)

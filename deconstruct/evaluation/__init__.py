@@ -1,0 +1,1 @@
+"""Is the autoencoder faithful: errors of its reconstruction, and what it costs the model."""

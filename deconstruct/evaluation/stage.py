@@ -1,0 +1,284 @@
+"""The stage evaluation: how faithful an SAE is, on held-out documents alone.
+
+Definitions, as peers' differ. FVU: sum of squared errors over sum of squares about the
+per-dimension mean of the tokens judged, in float64 (SAELens 6's explained variance is 1 - FVU).
+Dead: fires on no recorded token of the whole corpus; a larger corpus would revive some. Loss
+recovered: (ablated - spliced) / (ablated - clean); zero ablation is catastrophic on residual
+streams and makes any SAE look good, so the mean ablation and the difference in nats stand beside
+it. Intervals resample documents; they say nothing of other seeds, sites or kinds of text.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from deconstruct.activations.reader import ActivationReader
+from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
+from deconstruct.common.errors import ConfigError
+from deconstruct.common.hardware import pick_device, pick_dtype
+from deconstruct.common.intervals import Bootstrap, Estimate, Statistic, Sums
+from deconstruct.common.progress import track
+from deconstruct.common.site import Site
+from deconstruct.config import EvaluationConfig
+from deconstruct.corpus.vocabulary import token_strings
+from deconstruct.evaluation.reconstruction import fidelity
+from deconstruct.evaluation.splice import Text, spliced_losses
+from deconstruct.evaluation.tables import SAE_METRICS
+from deconstruct.features.logit_lens import feature_logits
+from deconstruct.model.loading import load
+from deconstruct.model.resolve import ResolvedModel
+from deconstruct.sae import files
+from deconstruct.sae.autoencoder import SparseAutoencoder
+from deconstruct.sae.stage import output_of
+
+log = logging.getLogger(__name__)
+
+VERSION = 4
+HISTOGRAM_BINS = np.arange(-7, 0.01, 0.25)
+
+
+def _fvu(sums: Sums) -> NDArray[np.float64]:
+    return sums["error"] / sums["variance"]
+
+
+_WITH_FIRST = (
+    "fvu with the leading positions and special tokens that training left out, of the documents "
+    "whose losses are judged; where the first token's activations are massive they hold most of "
+    "the variance, and this tells of little else"
+)
+_RECONSTRUCTION: dict[str, tuple[Statistic, str, str]] = {
+    "fvu": (
+        _fvu,
+        "share",
+        "squared error over squares about the mean, held-out recorded tokens",
+    ),
+    "explained_variance": (lambda s: 1 - _fvu(s), "share", "1 - fvu"),
+    "mse": (lambda s: s["error"] / s["elements"], "squared activation", "mean over elements"),
+    "cosine": (lambda s: s["cosine"] / s["tokens"], "cosine", "of activation and reconstruction"),
+    "relative_reconstruction_bias": (
+        lambda s: s["squares_out"] / s["inner"],
+        "ratio",
+        "E|x'|^2 / E[x.x'], 1 is unbiased, below 1 shrinks (arXiv 2404.16014)",
+    ),
+    "l0": (lambda s: s["fires"] / s["tokens"], "latents", "latents that fire on a token"),
+}
+
+_LOSS: dict[str, tuple[Statistic, str, str]] = {
+    "loss_clean": (lambda s: s["clean"] / s["predictions"], "nats", "next-token loss"),
+    "loss_spliced": (
+        lambda s: s["spliced"] / s["predictions"],
+        "nats",
+        "with the reconstruction in place; leading positions that training left out stay clean",
+    ),
+    "loss_zero": (lambda s: s["zero"] / s["predictions"], "nats", "with zeros in place"),
+    "loss_mean": (lambda s: s["mean"] / s["predictions"], "nats", "with the train mean in place"),
+    "delta_loss": (
+        lambda s: (s["spliced"] - s["clean"]) / s["predictions"],
+        "nats",
+        "spliced - clean",
+    ),
+    "loss_recovered": (
+        lambda s: (s["zero"] - s["spliced"]) / (s["zero"] - s["clean"]),
+        "share",
+        "against zero ablation",
+    ),
+    "loss_recovered_mean": (
+        lambda s: (s["mean"] - s["spliced"]) / (s["mean"] - s["clean"]),
+        "share",
+        "against mean ablation",
+    ),
+    "kl": (lambda s: s["kl"] / s["predictions"], "nats", "KL(clean || spliced)"),
+}
+
+
+def recipe(
+    config: EvaluationConfig,
+    model: ResolvedModel,
+    corpus: Artifact,
+    activations: Artifact,
+    sae: Artifact,
+    latents: Artifact,
+) -> Recipe:
+    """All that decides the metrics."""
+    upstream = {"corpus": corpus, "activations": activations, "sae": sae, "latents": latents}
+    inputs = {"model": model.digest} | {name: a.key for name, a in upstream.items()}
+    return Recipe("evaluation", VERSION, config.model_dump(mode="json"), inputs)
+
+
+def evaluate(
+    store: DataRoot,
+    config: EvaluationConfig,
+    model: ResolvedModel,
+    corpus: Artifact,
+    activations: Artifact,
+    sae: Artifact,
+    latents: Artifact,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+) -> Artifact:
+    """Judge an SAE: ``metrics``, ``density_histogram``, ``token_errors``, ``feature_logits``.
+
+    Reconstruction is judged on every recorded token of the test split, the language model's
+    losses on ``config.max_documents`` of its documents, drawn evenly. A transcoder is judged by
+    what it reconstructs: its output site's activations, which it replaces in the model.
+
+    dtype: ``auto`` runs the model as it ran when the activations were recorded. Any other but
+    that raises ``ConfigError``: the SAE would be spliced into another stream than it was made for.
+    """
+
+    def write(draft: Draft) -> None:
+        arithmetic = _dtype_of(activations, dtype)
+        where = pick_device(device)
+        dictionary = files.load(sae.path).to(where)
+        output = output_of(store, sae, activations)
+        rows: list[dict[str, Any]] = []
+        rows += _reconstruction(dictionary, corpus, activations, output, config, draft, where)
+        lm = load(model, arithmetic, where)
+        rows += _losses(dictionary, lm, corpus, activations, output, config, where)
+        rows += _density(latents, draft)
+        _logits(dictionary, lm, corpus, draft)
+        with draft.writing("metrics.parquet") as path:
+            _write(pa.Table.from_pylist(rows, SAE_METRICS), path)
+        draft.facts.update({str(row["metric"]): row["value"] for row in rows})
+
+    return store.make(recipe(config, model, corpus, activations, sae, latents), write)
+
+
+def _reconstruction(
+    sae: SparseAutoencoder,
+    corpus: Artifact,
+    activations: Artifact,
+    output: Artifact | None,
+    config: EvaluationConfig,
+    draft: Draft,
+    device: str,
+) -> list[dict[str, Any]]:
+    """Metrics of x' against x over the test rows; writes ``token_errors.parquet``."""
+    reader = ActivationReader(activations, "test")
+    wanted = ActivationReader(output, "test") if output else None
+    found = fidelity(reader, sae, int(corpus.facts["documents"]), device, wanted)
+    with draft.writing("token_errors.parquet") as path:
+        _write(found.tokens, path)
+    draft.rows["token_errors.parquet"] = len(found.tokens)
+    return _rows(_RECONSTRUCTION, found.documents, config, reader.rows)
+
+
+def _losses(
+    sae: SparseAutoencoder,
+    lm: torch.nn.Module,
+    corpus: Artifact,
+    activations: Artifact,
+    output: Artifact | None,
+    config: EvaluationConfig,
+    device: str,
+) -> list[dict[str, Any]]:
+    """The language model's losses, and the FVU with the skipped leading positions in it."""
+    skip = int(activations.manifest.config["skip_positions"])
+    texts = held_out_texts(corpus, config.max_documents, skip)
+    if not texts:
+        log.warning("no held-out document is long enough to predict a token in; no losses")
+        return []
+    source = Site.parse(str(activations.facts["site"]))
+    site = Site.parse(str((output or activations).facts["site"]))
+    moments = ActivationReader(output or activations).moments
+    mean = torch.from_numpy(moments.mean).float().to(device)
+    total = sum(len(text.ids) for text in texts)
+    with track("splicing", total, "tokens") as advance:
+        sums = vars(spliced_losses(lm, site, texts, sae, mean, advance, source))
+    whole = {"fvu_with_first": (_fvu, "share", _WITH_FIRST)}
+    predictions, positions = int(sums["predictions"].sum()), int(sums["positions"].sum())
+    return _rows(_LOSS, sums, config, predictions) + _rows(whole, sums, config, positions)
+
+
+def _logits(sae: SparseAutoencoder, lm: torch.nn.Module, corpus: Artifact, draft: Draft) -> None:
+    """Writes ``feature_logits.parquet``, over the corpus's own tokens."""
+    table = feature_logits(lm, sae.W_dec.float(), token_strings(corpus, special=False))
+    with draft.writing("feature_logits.parquet") as path:
+        _write(table, path)
+    draft.rows["feature_logits.parquet"] = len(table)
+
+
+def _dtype_of(activations: Artifact, dtype: str) -> torch.dtype:
+    """What the activations were recorded in, so that equal keys stand for equal results."""
+    recorded = str(activations.facts["dtype"])
+    if dtype not in ("auto", recorded):
+        raise ConfigError(
+            f"dtype = {dtype!r} is not what the activations were recorded in ({recorded}); leave "
+            f"it at 'auto', or extract them with model.dtype = {dtype!r}"
+        )
+    return pick_dtype(recorded)
+
+
+def held_out_texts(corpus: Artifact, limit: int | None, skip_positions: int) -> list[Text]:
+    """Test documents of at least two tokens, at most ``limit``, drawn evenly over the corpus."""
+    documents = pq.read_table(corpus.file("documents.parquet"), columns=["doc_id", "split"])
+    test = documents["doc_id"].to_numpy()[
+        documents["split"].to_numpy(zero_copy_only=False) == "test"
+    ]
+    if limit is not None and len(test) > limit:
+        test = test[np.linspace(0, len(test) - 1, limit).round().astype(int)]
+    columns = ["doc_id", "position", "token_id", "special"]
+    table = pq.read_table(
+        corpus.file("tokens.parquet"),
+        columns=columns,
+        filters=[("doc_id", "in", test.tolist())],
+        page_checksum_verification=True,
+    )
+    doc, position, token, special = (table[name].to_numpy(zero_copy_only=False) for name in columns)
+    recorded = (position >= skip_positions) & ~special
+    ends = np.searchsorted(doc, test, side="right")  # a document's tokens are consecutive
+    texts = []
+    for doc_id, start, end in zip(test, [0, *ends[:-1]], ends, strict=True):
+        own = slice(start, end)
+        if recorded[own][:-1].any():
+            texts.append(Text(int(doc_id), token[own].astype(np.int64), recorded[own]))
+    return texts
+
+
+def _density(latents: Artifact, draft: Draft) -> list[dict[str, Any]]:
+    """Dead share, and the histogram of log10 densities; dead latents are in none of its bins."""
+    density = pq.read_table(latents.file("features.parquet"), columns=["density"])["density"]
+    values = density.to_numpy()
+    alive = values[values > 0]
+    counts, edges = np.histogram(np.log10(alive).clip(HISTOGRAM_BINS[0]), bins=HISTOGRAM_BINS)
+    table = pa.table({"low": edges[:-1], "high": edges[1:], "latents": counts.astype(np.uint32)})
+    with draft.writing("density_histogram.parquet") as path:
+        _write(table, path)
+    dead, n = len(values) - len(alive), len(values)
+    note = "fire on no recorded token of the corpus, train and test"
+    return [
+        _row("dead_share", Estimate(dead / n), n, "share", note),
+        _row("dead_latents", Estimate(float(dead)), n, "latents", note),
+    ]
+
+
+def _rows(
+    metrics: Mapping[str, tuple[Statistic, str, str]],
+    sums: Sums,
+    config: EvaluationConfig,
+    n: int,
+) -> list[dict[str, Any]]:
+    documents = len(next(iter(sums.values())))
+    bootstrap = Bootstrap(documents, config.bootstrap, config.seed)
+    found = bootstrap.estimates(sums, {name: own[0] for name, own in metrics.items()})
+    return [_row(name, found[name], n, *own[1:]) for name, own in metrics.items()]
+
+
+def _row(metric: str, found: Estimate, n: int, unit: str, note: str) -> dict[str, Any]:
+    return {
+        "metric": metric, "value": found.value, "ci_low": found.low, "ci_high": found.high,
+        "n": n, "unit": unit, "note": note,
+    }  # fmt: skip
+
+
+def _write(table: pa.Table, path: Any) -> None:
+    pq.write_table(table, path, compression="zstd", compression_level=1, write_page_checksum=True)

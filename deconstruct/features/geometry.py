@@ -1,0 +1,68 @@
+"""Where the latents' directions lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deconstruct.features.tables import DIRECTIONS
+
+BLOCK_COSINES = 1 << 24
+"""Cosines that are in memory at a time: 64 MiB of them."""
+
+
+def directions(W_dec: Tensor) -> pa.Table:
+    """``directions.parquet``: a row a latent. W_dec: [d_sae, d_in], written as it is."""
+    rows = W_dec.detach().float().cpu().numpy()
+    ends = np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32)
+    decoder = pa.ListArray.from_arrays(pa.array(ends), pa.array(rows.reshape(-1)))
+    return pa.Table.from_arrays([np.arange(len(rows), dtype=np.uint32), decoder], schema=DIRECTIONS)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the latents' directions lie; every array is [d_sae].
+
+    decoder_norm, encoder_decoder_cosine: float32. nearest_latent: uint32, the other latent whose
+    decoder row has the largest cosine with this one's; nearest_cosine: float32.
+    """
+
+    decoder_norm: NDArray[np.float32]
+    encoder_decoder_cosine: NDArray[np.float32]
+    nearest_latent: NDArray[np.uint32]
+    nearest_cosine: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, W_enc: Tensor, W_dec: Tensor) -> Geometry:
+        """W_enc: [d_in, d_sae]. W_dec: [d_sae, d_out]. Cosines come block by block.
+
+        A row of zeros has the cosine 0 with every other. A transcoder's encoder and decoder lie
+        in the spaces of two sites; their cosine is 0 where those differ in width.
+        """
+        decoder = W_dec.detach().float()
+        encoder = W_enc.detach().float().T
+        norm = decoder.norm(dim=1)
+        unit = torch.nn.functional.normalize(decoder, dim=1)
+        aligned = torch.zeros(len(unit), device=unit.device)
+        if encoder.shape == unit.shape:
+            aligned = (torch.nn.functional.normalize(encoder, dim=1) * unit).sum(1)
+        d_sae = len(unit)
+        step = max(1, BLOCK_COSINES // d_sae)
+        nearest = torch.empty(d_sae, dtype=torch.int64, device=unit.device)
+        cosine = torch.empty(d_sae, device=unit.device)
+        for start in range(0, d_sae, step):
+            block = unit[start : start + step] @ unit.T
+            rows = torch.arange(len(block), device=unit.device)
+            block[rows, rows + start] = -torch.inf
+            cosine[start : start + step], nearest[start : start + step] = block.max(1)
+        return cls(
+            norm.cpu().numpy(),
+            aligned.cpu().numpy(),
+            nearest.cpu().numpy().astype(np.uint32),
+            cosine.clamp(-1, 1).cpu().numpy(),
+        )

@@ -1,0 +1,1 @@
+"""Autoencoder -> firings: every recorded token encoded, in three orders."""

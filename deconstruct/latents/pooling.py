@@ -1,0 +1,90 @@
+"""Documents as vectors: their latents, or their raw activations, pooled over tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from scipy import sparse
+
+from deconstruct.activations.reader import ActivationReader
+from deconstruct.artifacts import Artifact
+from deconstruct.corpus.vocabulary import whole_characters
+
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Documents:
+    """The corpus' documents: arrays [documents], indexed by doc_id. label: None where unknown."""
+
+    split: NDArray[Any]
+    label: NDArray[Any]
+    text: list[str]
+
+    @classmethod
+    def read(cls, corpus: Artifact) -> Documents:
+        """Texts are what the model saw: the kept tokens, without special ones."""
+        table = pq.read_table(
+            corpus.file("documents.parquet"),
+            columns=["split", "label"],
+            page_checksum_verification=True,
+        )
+        texts = [""] * len(table)
+        file = pq.ParquetFile(corpus.file("tokens.parquet"), page_checksum_verification=True)
+        for block in file.iter_batches(1 << 16, columns=["doc_id", "token", "special"]):
+            doc_id = block.column("doc_id").to_numpy()
+            special = block.column("special").to_pylist()
+            tokens = [
+                "" if marker else token
+                for token, marker in zip(block.column("token").to_pylist(), special, strict=True)
+            ]
+            starts = _starts(doc_id)
+            for start, end in zip(starts, [*starts[1:], len(doc_id)], strict=True):
+                texts[doc_id[start]] += "".join(tokens[start:end])
+        return cls(
+            table["split"].to_numpy(zero_copy_only=False),
+            np.array(table["label"].to_pylist(), dtype=object),
+            [whole_characters(text) for text in texts],
+        )
+
+
+def pooled_latents(latents: Artifact, documents: int, pooling: str) -> sparse.csr_matrix:
+    """Float32 CSR [documents, d_sae]: mean (zeros counted) or max of a document's tokens."""
+    table = pq.read_table(
+        latents.file("document_latents.parquet"),
+        columns=["doc_id", "latent", pooling],
+        page_checksum_verification=True,
+    )
+    d_sae = pq.read_metadata(latents.file("features.parquet")).num_rows
+    doc, latent, value = (column.to_numpy() for column in table.columns)
+    return sparse.csr_matrix((value, (doc, latent)), shape=(documents, d_sae), dtype=np.float32)
+
+
+def pooled_activations(activations: Artifact, documents: int, pooling: str) -> NDArray[np.float32]:
+    """Float32 [documents, d_in] of the recorded tokens; zeros for a document without any."""
+    d_in = int(activations.facts["d_in"])
+    pooled = np.full((documents, d_in), 0.0 if pooling == "mean" else -np.inf)
+    tokens = np.zeros(documents)
+    for split in SPLITS:
+        for block in ActivationReader(activations, split).rows_in_order():
+            x = block.activation.double().numpy()
+            starts = _starts(block.doc_id)
+            doc_id = block.doc_id[starts]
+            if pooling == "mean":
+                np.add.at(pooled, doc_id, np.add.reduceat(x, starts))
+            else:
+                np.maximum.at(pooled, doc_id, np.maximum.reduceat(x, starts))
+            np.add.at(tokens, doc_id, np.diff(starts, append=len(x)))
+    if pooling == "mean":
+        pooled /= np.maximum(tokens, 1)[:, None]
+    pooled[tokens == 0] = 0
+    return pooled.astype(np.float32)
+
+
+def _starts(doc_id: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """Where runs of one document begin: a document's rows are consecutive, a block may cut one."""
+    return np.concatenate([[0], np.flatnonzero(doc_id[1:] != doc_id[:-1]) + 1])

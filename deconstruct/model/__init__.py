@@ -1,0 +1,1 @@
+"""The language model: found, loaded, and hooked at a site."""

@@ -1,0 +1,168 @@
+"""Hook sites in Hugging Face decoders: read activations, stop early, put something in their place.
+
+A block computes ``resid_post = resid_pre + attn_out + mlp_out`` (GPT-NeoX with parallel residuals
+too; OPT-350M, which normalises after adding, is the exception). Families differ in names alone:
+the tables below say where each one's blocks are and which module's output is added to the stream.
+`check_parts` makes sure of it for a model at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deconstruct.common.errors import ConfigError
+from deconstruct.common.site import HOOKS, Site
+
+BLOCKS = (
+    "transformer.h",
+    "gpt_neox.layers",
+    "model.layers",
+    "model.decoder.layers",
+    "model.language_model.layers",
+)
+PARTS = (
+    # Gemma 2 and 3, OLMo 2 and GLM 4 normalise what attention and MLP give before they add it.
+    ("post_attention_layernorm", "post_feedforward_layernorm"),
+    ("post_self_attn_layernorm", "post_mlp_layernorm"),
+    ("self_attn", "mlp"),
+    ("attn", "mlp"),
+    ("attention", "mlp"),
+    ("self_attn", "fc2"),
+)
+"""Modules of a block whose outputs are added to the stream: the first pair that it has."""
+
+Replace = Callable[[Tensor], Tensor]
+
+
+class _LastSiteReached(Exception):
+    """Ends a forward pass after the last site that is wanted."""
+
+
+@torch.inference_mode()
+def capture(model: nn.Module, input_ids: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
+    """Activations at ``sites`` in one forward pass that stops after the last of them.
+
+    input_ids: int64 [batch, length], without padding. Returns site -> [batch, length, d_in] in
+    the model's dtype. Raises ``ConfigError`` for an architecture that we can't hook.
+    """
+    found: dict[Site, Tensor] = {}
+
+    def note(site: Site) -> Replace:
+        def keep(activation: Tensor) -> Tensor:
+            found[site] = activation
+            if len(found) == len(sites):
+                raise _LastSiteReached
+            return activation
+
+        return keep
+
+    with ExitStack() as stack:
+        for site in sites:
+            stack.enter_context(replacing(model, site, note(site)))
+        with suppress(_LastSiteReached):
+            model(input_ids=input_ids, use_cache=False)
+    return {site: found[site] for site in sites}
+
+
+@contextmanager
+def replacing(model: nn.Module, site: Site, replace: Replace) -> Iterator[None]:
+    """Within the block, every forward pass goes on with ``replace(activation)`` at ``site``.
+
+    The activation is [batch, length, d_in]; ``replace`` returns one of its shape and dtype.
+    """
+    block = blocks(model)[site.layer]
+    shape: list[int] = []
+
+    def note_shape(stream: Tensor) -> Tensor:
+        shape[:] = stream.shape
+        return stream
+
+    def in_shape(activation: Tensor) -> Tensor:
+        """OPT's MLP works on batch and length as one axis."""
+        return replace(activation.reshape(shape)).reshape(activation.shape)
+
+    before = replace if site.hook == "resid_pre" else note_shape
+    handles = [block.register_forward_pre_hook(_before(before), with_kwargs=True)]
+    if site.hook == "resid_post":
+        handles.append(block.register_forward_hook(_after(replace)))
+    elif site.hook != "resid_pre":
+        handles.append(_part(block, site).register_forward_hook(_after(in_shape)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def blocks(model: nn.Module) -> nn.ModuleList:
+    """The model's transformer blocks, in order."""
+    for path in BLOCKS:
+        found: Any = model
+        for name in path.split("."):
+            found = getattr(found, name, None)
+        if isinstance(found, nn.ModuleList):
+            return found
+    raise ConfigError(
+        f"model: no blocks found in a {type(model).__name__}; we look for {', '.join(BLOCKS)}"
+    )
+
+
+def check_parts(model: nn.Module, sites: Iterable[Site]) -> None:
+    """Raise ``ConfigError`` for ``attn_out`` or ``mlp_out`` where blocks do not add just that.
+
+    Some architectures scale it first (Granite), or add inside the module (Bloom): the check runs
+    sixteen tokens up to the layer and compares ``resid_post`` with the sum.
+    """
+    for site in sites:
+        block = blocks(model)[site.layer]
+        adds_last = getattr(block, "do_layer_norm_before", True)  # OPT-350M normalises the sum
+        if site.hook not in ("attn_out", "mlp_out") or not adds_last:
+            continue
+        ids = torch.arange(1, 17, device=next(model.parameters()).device)[None]
+        found = capture(model, ids, [Site.parse(f"{site.layer}.{hook}") for hook in HOOKS])
+        pre, post, mlp, attn = (activation.float() for activation in found.values())
+        scale = pre.abs() + post.abs() + mlp.abs() + attn.abs()
+        rounding = 4 * torch.finfo(next(iter(found.values())).dtype).eps * scale
+        # The other way round, weights that are NaN would be told of as another architecture.
+        if ((pre + attn + mlp - post).abs() > rounding).any():
+            raise ConfigError(
+                f"activations.sites: {str(site)!r} can't be read in a {type(block).__name__}: "
+                "what its attention and MLP put out is not what it adds to the residual stream; "
+                "resid_pre and resid_post work in every family"
+            )
+
+
+def _part(block: nn.Module, site: Site) -> nn.Module:
+    """The module of a block whose output is what attention or MLP adds to the stream."""
+    for names in PARTS:
+        parts = [getattr(block, name, None) for name in names]
+        if all(isinstance(part, nn.Module) for part in parts):
+            return parts[site.hook == "mlp_out"]  # type: ignore[return-value]
+    raise ConfigError(
+        f"activations.sites: {str(site)!r} can't be hooked in a {type(block).__name__}, which has "
+        f"none of {', '.join('+'.join(names) for names in PARTS)}; resid_pre and resid_post work "
+        "in every family"
+    )
+
+
+def _before(replace: Replace) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (replace(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": replace(kwargs["hidden_states"])}
+
+    return hook
+
+
+def _after(replace: Replace) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (replace(output[0]), *output[1:])
+        return replace(output)
+
+    return hook

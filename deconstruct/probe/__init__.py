@@ -1,0 +1,1 @@
+"""What the latents know of labels: linear probes beside their baselines."""

@@ -1,0 +1,37 @@
+"""Quality gates: what a run must reach before it is published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from deconstruct.common.errors import DeconstructError
+from deconstruct.config import GatesConfig
+
+
+class GateError(DeconstructError):
+    """A run that is not good enough to be published; the message says by how much."""
+
+
+def check(config: GatesConfig, found: Mapping[str, float | None]) -> None:
+    """Raise `GateError` if a figure in ``found`` is beyond its gate, or None.
+
+    found: by the figure's name, as in ``max_<name>`` and ``min_<name>`` of the gates; those which
+    this kind of run does not have (drift, of one that trains) are not in it, and have no gate.
+    """
+    faults = []
+    for gate, bound in config.model_dump().items():
+        if bound is None:
+            continue
+        side, name = gate.split("_", 1)
+        if name not in found:
+            continue
+        value = found[name]
+        if value is None:
+            faults.append(f"gates.{gate} = {bound:g}, but this run has no {name}")
+        elif (value > bound) if side == "max" else (value < bound):
+            faults.append(f"gates.{gate} = {bound:g}, but {name} is {value:.4g}")
+    if faults:
+        raise GateError(
+            "; ".join(faults) + "; the run is not published, and the standing one stays. Its "
+            "artifacts are kept: change the gate to publish it, or the settings to better it"
+        )

@@ -1,0 +1,1 @@
+"""The method itself, in plain PyTorch and by active pairs: read this first."""

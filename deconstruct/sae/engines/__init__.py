@@ -1,0 +1,1 @@
+"""Who makes the training step: dense, sparse on a CPU, fused on a GPU."""

@@ -1,0 +1,1 @@
+"""The training step on a CPU, and encoding with a trained TopK."""

@@ -1,0 +1,1 @@
+"""Kernels in numba: choosing, decoding, gradients, Adam."""

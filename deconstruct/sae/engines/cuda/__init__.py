@@ -1,0 +1,1 @@
+"""The TopK training step fused on one GPU."""

@@ -1,0 +1,167 @@
+"""The tensors of one fused TopK step: allocated once, at addresses that a CUDA graph can keep."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deconstruct.sae.engines.cuda.options import GpuOptions, power_of_two, shapes_of
+from deconstruct.sae.spec import StepSpec
+
+LATENTS_A_PROGRAM = 32  # of `kernels.gradients.run_scalars_kernel`
+
+
+@dataclass(frozen=True)
+class Card:
+    """What of a device decides how kernels are launched.
+
+    sms: multiprocessors; capability: NVIDIA's compute capability.
+    """
+
+    sms: int = 1
+    capability: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def of(cls, device: torch.device) -> "Card":
+        """The device's; a card of one multiprocessor for the CPU, where kernels are interpreted."""
+        if device.type != "cuda":
+            return cls()
+        sms = torch.cuda.get_device_properties(device).multi_processor_count
+        # AMD's numbers are other families'.
+        return cls(sms, (0, 0) if torch.version.hip else torch.cuda.get_device_capability(device))
+
+    @property
+    def fuses(self) -> bool:
+        """Whether the fused product runs: TMA, and shared memory for its stages (227 KB; the
+        workstation and consumer cards of capability 12 have TMA too, but 99 KB)."""
+        return self.capability[0] in (9, 10)
+
+
+def new_state(
+    spec: StepSpec, options: GpuOptions, steps: int, device: torch.device
+) -> dict[str, Tensor]:
+    """Everything that a checkpoint holds, zeros. W_enc is [d_sae, d_in]."""
+    f = spec.d_sae
+    half = torch.bfloat16 if options.moments == "bfloat16" else torch.float32
+    state = {
+        "step": torch.zeros(1, dtype=torch.int32, device=device),
+        "losses": torch.zeros(steps, device=device),
+        "since_fired": torch.zeros(f, dtype=torch.int64, device=device),
+        "updates": torch.zeros(f, dtype=torch.int32, device=device),
+    }
+    for name, given in shapes_of(spec).items():
+        shape = given[::-1] if name == "W_enc" else given
+        state[name] = torch.zeros(shape, device=device)
+        for moment in ("m", "v"):
+            dtype = half if len(shape) == 2 else torch.float32
+            state[f"{name}.{moment}"] = torch.zeros(shape, dtype=dtype, device=device)
+    return state
+
+
+class Buffers:
+    """What a step reads and writes, beside its batch.
+
+    state: the trained tensors by name, which belong to the engine; learning_rates: [steps]; card:
+    None is the device's own. The rest is derived from the state or lives within a step; shapes and
+    dtypes are explained where kernels take them.
+
+    Raises ValueError where ``encoder="fused"`` can't be had.
+    """
+
+    def __init__(
+        self,
+        spec: StepSpec,
+        options: GpuOptions,
+        state: dict[str, Tensor],
+        learning_rates: Tensor,
+        device: torch.device,
+        card: Card | None = None,
+    ) -> None:
+        b, d, f, k = spec.batch, spec.d_in, spec.d_sae, spec.k
+        self.spec, self.options, self.state, self.device = spec, options, state, device
+        card = card or Card.of(device)
+        self.sms = card.sms
+        # Near sqrt(d_sae / k) columns a group, both levels of the selection read as much.
+        self.group = min(128, max(16, power_of_two(math.sqrt(f / k))))
+        # TMA wants rows that begin on 16 bytes.
+        able = card.fuses and d % 8 == 0 and f % 8 == 0
+        self.fused = options.encoder == "fused" or (options.encoder == "auto" and able)
+        if self.fused and not able:
+            raise ValueError(
+                "encoder='fused' needs compute capability 9 or 10, d_in and d_sae % 8 = 0"
+            )
+
+        def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        bf16, int32 = torch.bfloat16, torch.int32
+        # bf16 copies of the weights, written by the update, read by the next step
+        self.enc, self.dec = new(f, d, dtype=bf16), new(f, d, dtype=bf16)
+        self.bias_half = new(f, dtype=bf16)
+        self.clip = torch.ones(1, device=device)
+        # activations
+        self.centered, self.error = new(b, d, dtype=bf16), new(b, d, dtype=bf16)
+        self.pre = new(b, f, dtype=bf16)
+        self.maxima = new(b, -(-f // self.group), dtype=torch.int16)
+        self.index, self.value, self.slope = new(b, k, dtype=int32), new(b, k), new(b, k)
+        self.groups = new(b, k + 2, dtype=int32)
+        self.loss, self.size = new(b), new(b)
+        # the firing pairs by latent
+        pairs = b * k
+        self.slot, self.count = new(b, k, dtype=int32), new(f, dtype=int32)
+        self.unordered, self.order = new(pairs, dtype=int32), new(pairs, dtype=int32)
+        self.latents, self.row_ptr = new(pairs, dtype=int32), new(f + 1, dtype=int32)
+        blocks = max(1, pairs // options.tiling.chunk)
+        self.partial = {
+            "W_dec": new(blocks, d),
+            "W_enc": new(blocks, d),
+            "scalars": new(blocks, 5),
+        }
+        # gradients that are small enough to be written
+        self.grad = {"b_enc": new(f), "b_dec": new(d)}
+        self.span_error, self.span_weight = (
+            max(8, power_of_two(b / 64)),
+            max(16, power_of_two(f / 512)),
+        )
+        self.error_programs = -(-b // self.span_error)
+        self.b_dec_partial = new(self.error_programs + -(-f // self.span_weight), d)
+        # the norm: parts of a bound; [bound, biases' part]; a sum for each program
+        self.bound = new(-(-f // LATENTS_A_PROGRAM), 2)
+        self.norm_bound, self.squares = new(2), new(8 * self.sms)
+        # the optimiser's schedule, and how far each latent moves in this step
+        self.rates = learning_rates.detach().to(device, torch.float32)
+        self.corrections = _corrections(len(learning_rates), spec.betas).to(device)
+        self.pace = new(f + 1, 2)
+        # AuxK: the dead latents
+        self.dead_list, self.aux_slot = new(f, dtype=torch.int64), new(f, dtype=int32)
+        self.n_dead = new(1, dtype=int32)
+        self.places = torch.arange(f, dtype=int32, device=device)
+
+    def refresh_copies(self) -> None:
+        """Renew the bf16 copies after the float32 weights were set from outside."""
+        self.enc.copy_(self.state["W_enc"])
+        self.dec.copy_(self.state["W_dec"])
+        self.bias_half.copy_(self.state["b_enc"])
+
+    def warps(self, narrow: int) -> int:
+        """Warps of a program that holds rows of d_in entries, of which ``narrow`` hold 1024."""
+        return min(32, narrow * max(1, power_of_two(self.spec.d_in) // 1024))
+
+    def room_for_dead(self, steps: int) -> int:
+        """For how many latents AuxK needs room in the next ``steps`` steps. Waits.
+
+        A power of two, so that there are few graphs, with at most twice the work; 0 where no latent
+        can be dead so soon.
+        """
+        s = self.spec
+        silent_for = s.dead_after - (steps - 1) * s.batch
+        n = int((self.state["since_fired"] >= silent_for).sum()) if s.k_aux else 0
+        return min(s.d_sae, power_of_two(max(n, 64))) if n else 0
+
+
+def _corrections(steps: int, betas: tuple[float, float]) -> Tensor:
+    """Adam's bias corrections, float32 [steps, 2]: ``1 / (1 - beta1^n)`` and
+    ``(1 - beta2^n)^-1/2`` of the n-th update, from n = 1 on."""
+    n = torch.arange(1, steps + 1, dtype=torch.float64)
+    return torch.stack([1 / (1 - betas[0] ** n), (1 - betas[1] ** n).rsqrt()], dim=1).float()

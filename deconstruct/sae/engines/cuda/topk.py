@@ -1,0 +1,167 @@
+"""A TopK SAE's training step on one GPU: one dense product, and no other pass it can avoid.
+
+    xc    = x - b_dec
+    z     = top-k of relu(xc @ W_enc + b_enc)        the only dense product
+    e     = z @ W_dec - xc                           k rows a token
+    loss  = mean over tokens of |e|^2  [+ AuxK]
+
+Gradients are sums over the B*k firing (token, latent) pairs, sorted by latent once a step; they are
+formed a row at a time in registers and meet Adam there, so the optimiser moves 24 bytes a parameter
+plus 2 for the bf16 copy that the next step multiplies by. The order of launches: `step`; the
+launches: `forward`, `backward`; kernels: ``kernels/``; their reference, the CPU engine's:
+``tests/support/sae_reference.py``.
+
+Numbers: master weights and moments float32, products bf16 with float32 sums. W_enc is kept
+transposed, [d_sae, d_in], so that a latent is a row everywhere.
+
+Deterministic: no float atomics, nothing chosen by timing; one GPU model, one torch and one Triton
+give the same bytes on every run, and a resumed run those of an uninterrupted one.
+
+The host never waits within `FusedTopK.step`, but for one place: with AuxK, every
+``refresh_every`` steps at most, the number of latents that can be dead before the next such look is
+read back, and the step (a CUDA graph) with room for that many is taken or built. Which are dead,
+the device finds out in every step.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from deconstruct.sae.engines.cuda.options import GpuOptions, shapes_of, unavailable, unsuited
+from deconstruct.sae.spec import NAMES, StepSpec
+
+
+class FusedTopK:
+    """Parameters, Adam's moments and the step over them, in static buffers on one device.
+
+    spec: a TopK step. ``clip_norm`` infinite: no clipping. weights: ``W_enc [d_in, d_sae]``,
+    ``b_enc [d_sae]``, ``W_dec [d_sae, d_in]``, ``b_dec [d_in]``, any float dtype. learning_rates:
+    one a step, [steps]; the schedule lives on the device.
+
+    Raises RuntimeError with `unavailable`'s reason, ValueError for sizes out of range.
+    """
+
+    def __init__(
+        self,
+        spec: StepSpec,
+        weights: Mapping[str, Tensor],
+        learning_rates: Tensor,
+        device: torch.device | str = "cuda",
+        options: GpuOptions | None = None,
+    ) -> None:
+        if reason := unavailable(device):
+            raise RuntimeError(reason)
+        from deconstruct.sae.engines.cuda.buffers import Buffers, new_state
+        from deconstruct.sae.engines.cuda.step import Launcher  # imports Triton
+
+        if reason := unsuited(spec):
+            raise ValueError(reason)
+        for name, shape in shapes_of(spec).items():
+            if tuple(weights[name].shape) != shape:
+                raise ValueError(f"{name} is {tuple(weights[name].shape)}, not {shape}")
+        self.spec, self.device, self.options = spec, torch.device(device), options or GpuOptions()
+        self._state = new_state(spec, self.options, len(learning_rates), self.device)
+        # [steps]: each step's mean |e|^2, 0 for those to come; reading it waits for the device
+        self.losses = self._state["losses"]
+        self.steps_done = 0  # the host's count of `step`
+        # Steps between two looks at the dead: fewer than it takes to die, or all would need room.
+        self._every = min(self.options.refresh_every, max(1, spec.dead_after // (8 * spec.batch)))
+        self._room = torch.zeros(1, dtype=torch.int64)
+        with self._current():
+            self._buffers = Buffers(spec, self.options, self._state, learning_rates, self.device)
+            self._launcher = Launcher(self._buffers)
+            self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+            self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+            self.load_weights(weights)
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy weights in (names and shapes as in the class); moments and counts stay."""
+        for name in NAMES:
+            source = weights[name].detach()
+            self._state[name].copy_(source.mT if name == "W_enc" else source)
+        self._buffers.refresh_copies()
+
+    def weights(self) -> dict[str, Tensor]:
+        """Float32 copies on the CPU, names and shapes as in the class."""
+        found = {name: self._state[name].to("cpu", copy=True) for name in NAMES}
+        found["W_enc"] = found["W_enc"].mT.contiguous()
+        return found
+
+    def firing(self) -> tuple[float, float]:
+        """Mean L0 of the last step's tokens, and the share of latents that are dead. Waits."""
+        dead = self._state["since_fired"] >= self.spec.dead_after
+        return float(self._buffers.row_ptr[-1]) / self.spec.batch, float(dead.float().mean())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The live tensors of a checkpoint, all that the same bytes need; W_enc transposed."""
+        return {**self._state, "room": self._room}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a `state_dict`, or that of the CPU's TopK step; raises KeyError where a tensor
+        is missing."""
+        for name, tensor in self._state.items():
+            tensor.copy_(state[name])
+        self.steps_done = int(self._state["step"].item())
+        self._buffers.refresh_copies()
+        ahead = self._every - self.steps_done % self._every
+        self._room.copy_(state.get("room", torch.zeros(1)))
+        self._room.clamp_(min=self._buffers.room_for_dead(ahead))
+
+    def prepare(self) -> None:
+        """Compile the step, where that is not done: what can't run here says so before a run."""
+        room = int(self._room)
+        if self.device.type == "cuda" and room not in self._graphs:
+            with self._current():
+                self._graphs[room] = self._capture(room)
+
+    def step(self, z: Tensor, target: Tensor | None = None) -> None:
+        """Train on z, [batch, d_in], any float dtype and device; returns before it is done.
+
+        Raises ValueError for another shape or a target, IndexError after the schedule's last step.
+        """
+        from deconstruct.sae.engines.cuda import forward
+
+        spec = self.spec
+        if target is not None:
+            raise ValueError("the fused TopK step reconstructs its input alone")
+        if tuple(z.shape) != (spec.batch, spec.d_in):
+            raise ValueError(f"z is {tuple(z.shape)}, not {(spec.batch, spec.d_in)}")
+        if self.steps_done >= len(self.losses):
+            raise IndexError(f"the schedule has {len(self.losses)} steps, all of them done")
+        if self.steps_done and self.steps_done % self._every == 0:
+            self._room.fill_(self._buffers.room_for_dead(self._every))
+        self.prepare()
+        room = int(self._room)
+        with self._current():
+            forward.begin(self._buffers, z.to(self.device, non_blocking=True).contiguous())
+            if room in self._graphs:
+                self._graphs[room].replay()
+            else:
+                self._launcher.launch(room)
+        self.steps_done += 1
+
+    def _current(self) -> AbstractContextManager[object]:
+        """Makes the engine's device the one that kernels are launched on."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+
+    def _capture(self, capacity: int) -> "torch.cuda.CUDAGraph":
+        """The step's launches as one graph; the state is left as it was."""
+        from deconstruct.sae.engines.cuda import forward
+
+        saved = {name: tensor.clone() for name, tensor in self._state.items()}
+        blank = torch.zeros(self.spec.batch, self.spec.d_in, device=self.device)
+        forward.begin(self._buffers, blank)
+        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # compile, and let the libraries set up, outside the graph
+            self._launcher.launch(capacity)
+        torch.cuda.current_stream().wait_stream(stream)
+        for name, tensor in self._state.items():
+            tensor.copy_(saved[name])
+        self._buffers.refresh_copies()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            self._launcher.launch(capacity)
+        return graph

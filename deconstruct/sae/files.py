@@ -1,0 +1,110 @@
+"""Saved autoencoders: safetensors and JSON, in the names and shapes that SAELens reads.
+
+Layout of SAELens 6 (`SAE.load_from_disk`): ``sae_weights.safetensors`` and ``cfg.json``, with
+W_enc [d_in, d_sae], b_enc, W_dec [d_sae, d_in], b_dec and what else an architecture has. Ours take
+raw activations, so SAELens is told ``normalize_activations: none`` and ``apply_b_dec_to_input:
+false``. As SAELens does, BatchTopK and Matryoshka are saved as the JumpReLU that they are once
+trained; ``metadata.training_architecture`` keeps the truth. Of transcoders, SAELens knows those
+with ReLU and JumpReLU; the names of the others follow its pattern.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from deconstruct.common.errors import ConfigError, StorageError
+from deconstruct.sae.autoencoder import ON_AVERAGE, SparseAutoencoder
+
+WEIGHTS = "sae_weights.safetensors"
+CONFIG = "cfg.json"
+_THEIR_NAMES = {"topk": "topk", "relu": "standard", "jumprelu": "jumprelu", "gated": "gated"}
+_OUR_NAMES = {theirs: ours for ours, theirs in _THEIR_NAMES.items()}
+
+
+def save_weights(sae: SparseAutoencoder, path: Path) -> None:
+    """Write the float32 tensors."""
+    save_file({n: w.detach().cpu().contiguous() for n, w in sae.weights().items()}, path)
+
+
+def config_of(sae: SparseAutoencoder, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What goes into ``cfg.json``. metadata: free facts, such as hook_name and model_name."""
+    on_average = sae.architecture in ON_AVERAGE
+    name = _THEIR_NAMES["jumprelu" if on_average else sae.architecture]
+    if sae.transcoder:
+        skip = "skip_" if "W_skip" in sae.weights() else ""
+        name = f"{skip}transcoder" if name == "standard" else f"{name}_{skip}transcoder"
+    config: dict[str, Any] = {
+        "architecture": name,
+        "d_in": sae.d_in,
+        "d_sae": sae.d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": False,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {**metadata, "training_architecture": sae.architecture},
+    }
+    if sae.transcoder:
+        config["d_out"] = sae.d_out
+    if sae.architecture == "topk":
+        config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
+    elif on_average:
+        config["metadata"]["k"] = sae.k
+    return config
+
+
+def load(folder: Path | str) -> SparseAutoencoder:
+    """Read an autoencoder that `save_weights` and `config_of` describe.
+
+    Raises ``StorageError`` if a file is missing or damaged, or holds an architecture or an input
+    transformation that we don't have.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise StorageError(f"{folder} holds no autoencoder that can be read: {error}") from error
+    theirs = str(config.get("architecture"))
+    transcoder = theirs.endswith("transcoder")
+    base = theirs.removesuffix("transcoder").rstrip("_").removesuffix("skip").rstrip("_")
+    base = base or "standard"
+    if base not in _OUR_NAMES:
+        raise StorageError(
+            f"{folder / CONFIG}: architecture {theirs!r} is unknown; "
+            f"we read {', '.join(_OUR_NAMES)}, and transcoders of them"
+        )
+    if config.get("normalize_activations", "none") != "none" or config.get(
+        "rescale_acts_by_decoder_norm"
+    ):
+        raise StorageError(
+            f"{folder / CONFIG}: its activations are normalised at run time; fold that into the "
+            "weights (SAELens: sae.fold_activation_norm_scaling_factor, fold_W_dec_norm) and save"
+        )
+    if config.get("apply_b_dec_to_input"):
+        product = weights["b_dec"] @ weights["W_enc"]
+        if base == "gated":
+            weights["b_gate"] = weights["b_gate"] - product
+            weights["b_mag"] = weights["b_mag"] - weights["r_mag"].exp() * product
+        else:
+            weights["b_enc"] = weights["b_enc"] - product
+    metadata = config.get("metadata") or {}
+    architecture, k = _OUR_NAMES[base], config.get("k")
+    if architecture == "jumprelu" and metadata.get("training_architecture") in ON_AVERAGE:
+        architecture, k = metadata["training_architecture"], metadata.get("k")
+    try:
+        return SparseAutoencoder(architecture, weights, k, transcoder)
+    except ConfigError as error:
+        raise StorageError(f"{folder} holds no autoencoder that can be read: {error}") from error
+
+
+def tensor_lens_name(layer: int, hook: str) -> str:
+    """The site's name in TransformerLens, as other tools write it."""
+    names = {"mlp_out": "hook_mlp_out", "attn_out": "hook_attn_out"}
+    return f"blocks.{layer}.{names.get(hook, f'hook_{hook}')}"

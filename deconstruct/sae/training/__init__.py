@@ -1,0 +1,1 @@
+"""One pass over the activations that trains one autoencoder, or many."""

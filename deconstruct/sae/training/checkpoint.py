@@ -1,0 +1,75 @@
+"""Checkpoints of a training: an engine's state and the log so far, whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from deconstruct.artifacts import fsync
+from deconstruct.sae.engines.engine import Engine
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.safetensors"
+EVERY_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class LogRow:
+    """The state of training after ``step`` steps. fvu: on the step's batch. held_out_fvu: on
+    documents that are not trained on; none where it was not looked at."""
+
+    step: int
+    tokens: int
+    learning_rate: float
+    fvu: float
+    l0: float
+    dead_share: float
+    held_out_fvu: float | None = None
+
+    def figures(self) -> Mapping[str, float]:
+        """What there is of it by name, but for the step."""
+        return {n: v for n, v in asdict(self).items() if n != "step" and v is not None}
+
+
+def save(engine: Engine, rows: list[LogRow], folder: Path) -> None:
+    """Write a checkpoint whole or not at all."""
+    values = [[math.nan if v is None else v for v in vars(row).values()] for row in rows]
+    table = torch.tensor(values, dtype=torch.float64)
+    tensors = {name: tensor.contiguous() for name, tensor in engine.state_dict().items()}
+    unfinished = folder / f"{CHECKPOINT}.unfinished"
+    save_file({**tensors, "log": table.reshape(len(rows), 7)}, unfinished)
+    fsync(unfinished)
+    os.replace(unfinished, folder / CHECKPOINT)
+    fsync(folder)
+
+
+def resume(engine: Engine, folder: Path) -> list[LogRow]:
+    """Load the checkpoint that an earlier call left, if there is one, and its log."""
+    if not (folder / CHECKPOINT).exists():
+        return []
+    try:
+        state = load_file(folder / CHECKPOINT)
+        table = state.pop("log")
+        engine.load_state_dict(state)
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        log.warning("%s does not load (%s); training starts anew", folder / CHECKPOINT, error)
+        return []
+    log.info("sae          goes on from step %d", step_of(engine))
+    return [
+        LogRow(int(r[0]), int(r[1]), r[2], r[3], r[4], r[5], None if math.isnan(r[6]) else r[6])
+        for r in table.tolist()
+    ]
+
+
+def step_of(engine: Engine) -> int:
+    """How many steps the engine has made."""
+    return int(engine.state_dict()["step"])

@@ -1,0 +1,138 @@
+"""One SAE in training: its engine, its log, its early stop."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from deconstruct.config import SaeConfig
+from deconstruct.sae.autoencoder import SparseAutoencoder
+from deconstruct.sae.engines.choice import build_engine
+from deconstruct.sae.engines.ranks import own_rows, take_first
+from deconstruct.sae.folding import Scaling, fold
+from deconstruct.sae.initial import initial_weights
+from deconstruct.sae.schedule import learning_rates, step_count
+from deconstruct.sae.spec import step_spec
+from deconstruct.sae.training import checkpoint
+from deconstruct.sae.training.checkpoint import LogRow
+from deconstruct.sae.training.warm import Start
+
+log = logging.getLogger(__name__)
+
+LOG_ROWS = 200
+HELD_OUT_LOOKS = 20
+WORTH_WAITING_FOR = 0.002
+"""Relative fall of the held-out FVU that counts as an improvement."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows of documents that are not trained on: raw activations x [n, d_in], and what is
+    reconstructed, y [n, d_out]."""
+
+    x: Tensor
+    y: Tensor
+
+    def fvu(self, sae: SparseAutoencoder) -> float:
+        """Squared error over squares about the mean of these rows."""
+        error = (sae(self.x) - self.y).double().square().sum()
+        return float(error / (self.y.double() - self.y.double().mean(0)).square().sum())
+
+
+class Trainer:
+    """Trains one SAE, a batch at a time, and goes on from where an earlier, killed one was.
+
+    inputs, outputs: scalings of what is read and, in a transcoder, reconstructed. checkpoints: a
+    folder of its own. held_out: what decides on an early stop, where ``config.patience`` asks
+    for one. start: what takes the place of initial weights.
+    """
+
+    watch: Callable[[LogRow], None] | None = None
+    """Called with each new row of the log."""
+
+    def __init__(
+        self,
+        config: SaeConfig,
+        inputs: Scaling,
+        outputs: Scaling | None,
+        checkpoints: Path,
+        device: str = "cpu",
+        dtype: str = "auto",
+        held_out: HeldOut | None = None,
+        start: Start | None = None,
+    ) -> None:
+        self.config = config
+        self.inputs, self.outputs, self.held_out = inputs, outputs, held_out
+        self.checkpoints = checkpoints
+        spec = step_spec(config, len(inputs.mean), len(outputs.mean) if outputs else 0)
+        self.steps = step_count(config)
+        self.rates = learning_rates(config, self.steps)
+        weights = (
+            start.weights(spec, inputs, outputs) if start else initial_weights(spec, config.seed)
+        )
+        self.engine = build_engine(spec, weights, self.rates, device, dtype)
+        if start is not None:
+            controls = start.controls(inputs, outputs)
+            self.engine.load_state_dict({**self.engine.state_dict(), **controls})
+        self.rows = checkpoint.resume(self.engine, checkpoints)
+        take_first(self.engine)
+        self.step = checkpoint.step_of(self.engine)
+        self._saved = time.monotonic()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are made, or the held-out error has stopped falling."""
+        return self.step >= self.steps or self._stalled()
+
+    def train(self, z: Tensor, target: Tensor | None) -> LogRow | None:
+        """Make the next step, on that step's batch in scaled coordinates; its row of the log."""
+        self.engine.step(own_rows(z), None if target is None else own_rows(target))
+        self.step += 1
+        every = max(1, self.steps // LOG_ROWS)
+        looks = self.held_out and self.step % max(1, self.steps // HELD_OUT_LOOKS) == 0
+        row = None
+        if self.step % every == 0 or self.step == self.steps or looks:
+            row = self._log_row(bool(looks))
+            self.rows.append(row)
+            if self.watch is not None:
+                self.watch(row)
+        if time.monotonic() - self._saved > checkpoint.EVERY_SECONDS:
+            checkpoint.save(self.engine, self.rows, self.checkpoints)
+            self._saved = time.monotonic()
+        return row
+
+    def result(self) -> SparseAutoencoder:
+        """What has been trained so far, for raw activations."""
+        config = self.config
+        weights = self.engine.weights()
+        return fold(config.architecture, weights, config.k, self.inputs, self.outputs)
+
+    @property
+    def penalty_factor(self) -> float | None:
+        """What the target-L0 controller has made of the penalty; None: there is no penalty."""
+        factor = self.engine.state_dict().get("control.factor")
+        return None if factor is None else float(factor)
+
+    def _log_row(self, looks: bool) -> LogRow:
+        l0, dead = self.engine.firing()
+        loss = float(self.engine.losses[self.step - 1])
+        tokens, rate = self.step * self.config.batch_size, float(self.rates[self.step - 1])
+        seen = self.held_out.fvu(self.result()) if looks and self.held_out else None
+        return LogRow(self.step, tokens, rate, loss, l0, dead, seen)
+
+    def _stalled(self) -> bool:
+        if self.held_out is None or self.config.patience is None:
+            return False
+        seen = [row.held_out_fvu for row in self.rows if row.held_out_fvu is not None]
+        best = math.inf
+        since = 0
+        for fvu in seen:
+            since = 0 if fvu < best * (1 - WORTH_WAITING_FOR) else since + 1
+            best = min(best, fvu)
+        return since >= self.config.patience

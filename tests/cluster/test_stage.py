@@ -1,0 +1,227 @@
+"""The cluster stage on planted groups: they are found, described and scored."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from scipy import sparse
+from sklearn.metrics import adjusted_rand_score, silhouette_score
+from support.planted_latents import labels_of, plant
+from support.texts import SUBJECTS
+
+from deconstruct.artifacts import Artifact, DataRoot
+from deconstruct.cluster import stage as cluster
+from deconstruct.cluster.methods import class_keywords, spherical_kmeans, weigh
+from deconstruct.common.errors import ConfigError
+from deconstruct.config import ClusterConfig, CorpusConfig
+from deconstruct.corpus import sources
+from deconstruct.corpus import stage as corpus
+from deconstruct.latents.pooling import pooled_latents
+from deconstruct.model.resolve import ResolvedModel
+
+D_SAE = 60
+OWN = {"business": (5, 6, 7), "film": (17, 18), "sport": (31, 32, 33)}
+LOUD = 2
+
+
+def planted(labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Means [documents, D_SAE] and densities: sparse noise, latents of each label, and a latent
+    that fires everywhere, much louder than all others, in two kinds that cut across labels."""
+    draw = np.random.default_rng(seed)
+    shape = (len(labels), D_SAE)
+    mean = draw.gamma(1, 1, shape) * (draw.random(shape) < 0.05)
+    for label, latents in OWN.items():
+        for latent in latents:
+            mean[labels == label, latent] += draw.gamma(2, 2, (labels == label).sum())
+    mean[:, LOUD] = np.where(draw.random(len(labels)) < 0.5, 500, 5000)
+    density = np.full(D_SAE, 0.01)
+    density[LOUD] = 0.9
+    return mean, density
+
+
+@pytest.fixture(scope="module")
+def grouped(
+    tmp_path_factory: pytest.TempPathFactory, corpus_artifact: Artifact
+) -> tuple[Artifact, Artifact]:
+    store = DataRoot(tmp_path_factory.mktemp("grouped"))
+    firings = plant(store, *planted(labels_of(corpus_artifact)))
+    return cluster.cluster(store, ClusterConfig(top=4), corpus_artifact, firings), firings
+
+
+def rows(artifact: Artifact, name: str) -> list[dict[str, Any]]:
+    table = pq.read_table(artifact.file(f"{name}.parquet"), page_checksum_verification=True)
+    assert artifact.manifest.files[f"{name}.parquet"].rows == len(table)
+    found: list[dict[str, Any]] = table.to_pylist()
+    return found
+
+
+def test_planted_groups_are_found(
+    grouped: tuple[Artifact, Artifact], corpus_artifact: Artifact
+) -> None:
+    made, _ = grouped
+    labels = labels_of(corpus_artifact)
+    found = rows(made, "clusters")
+    assert [row["doc_id"] for row in found] == list(range(len(labels)))
+    assert adjusted_rand_score(labels.astype(str), [row["cluster"] for row in found]) > 0.95
+    metrics = {row["metric"]: row["value"] for row in rows(made, "cluster_metrics")}
+    assert set(metrics) == {"k", "silhouette", "nmi", "ami", "ari", "purity"}
+    assert metrics["k"] == 3  # one a label
+    assert min(metrics[name] for name in ("nmi", "ami", "ari", "purity")) > 0.9
+    assert made.facts == metrics
+
+
+def test_metrics_are_those_of_the_assignment(
+    grouped: tuple[Artifact, Artifact], corpus_artifact: Artifact
+) -> None:
+    made, firings = grouped
+    labels = labels_of(corpus_artifact).astype(str)
+    assigned = np.array([row["cluster"] for row in rows(made, "clusters")])
+    majority = sum(max(Counter(labels[assigned == c]).values()) for c in set(assigned))
+    assert made.facts["purity"] == pytest.approx(majority / len(labels))
+    assert made.facts["ari"] == pytest.approx(adjusted_rand_score(labels, assigned))
+    density = pq.read_table(firings.file("features.parquet"))["density"].to_numpy()
+    weighted = weigh(pooled_latents(firings, len(labels), "mean"), density <= 0.1).toarray()
+    assert made.facts["silhouette"] == pytest.approx(
+        silhouette_score(weighted, assigned, metric="cosine")
+    )
+    for row in rows(made, "cluster_summary"):
+        own = weighted[assigned == row["cluster"]]
+        centre = own.mean(0) / np.linalg.norm(own.mean(0))
+        distance = {r["doc_id"]: r["distance"] for r in rows(made, "clusters")}
+        ids = np.flatnonzero(assigned == row["cluster"])
+        np.testing.assert_allclose([distance[i] for i in ids], 1 - own @ centre, atol=1e-9)
+        assert row["exemplars"] == sorted(ids.tolist(), key=lambda i: distance[i])[:4]
+
+
+def test_summaries_tell_what_the_groups_are(
+    grouped: tuple[Artifact, Artifact], corpus_artifact: Artifact
+) -> None:
+    made, _ = grouped
+    labels = labels_of(corpus_artifact)
+    assigned = np.array([row["cluster"] for row in rows(made, "clusters")])
+    summary = rows(made, "cluster_summary")
+    assert [row["cluster"] for row in summary] == [0, 1, 2]
+    sizes = [row["size"] for row in summary]
+    assert sizes == np.bincount(assigned).tolist() == sorted(sizes, reverse=True)
+    assert {row["top_label"] for row in summary} == set(OWN)
+    for row in summary:
+        label = row["top_label"]
+        share = (labels[assigned == row["cluster"]] == label).mean()
+        assert row["top_label_share"] == pytest.approx(share)
+        planted_here = set(OWN[label])
+        assert set(row["latents"][: len(planted_here)]) == planted_here
+        assert len(row["latents"]) == len(row["keywords"]) == len(row["exemplars"]) == 4
+        assert set(row["keywords"]) <= set(SUBJECTS[label])
+
+
+def test_dense_latents_would_rule(corpus_artifact: Artifact, tmp_path: Path) -> None:
+    """Why they are left out: the same latents with the loud one let in do not show the labels."""
+    store = DataRoot(tmp_path)
+    labels = labels_of(corpus_artifact)
+    mean, density = planted(labels)
+    mean[:, LOUD + 1 : LOUD + 3] = mean[:, [LOUD]] * [1.0, 2.0]
+    density[LOUD : LOUD + 3] = 0.9
+    without = cluster.cluster(store, ClusterConfig(), corpus_artifact, plant(store, mean, density))
+    assert without.facts["ari"] > 0.95
+    plain = spherical_kmeans(sparse.csr_matrix(mean / np.linalg.norm(mean, axis=1)[:, None]), 3, 0)
+    assert adjusted_rand_score(labels.astype(str), plain[0]) < 0.3
+
+
+def test_noise_agrees_with_no_label(corpus_artifact: Artifact, tmp_path: Path) -> None:
+    store = DataRoot(tmp_path)
+    draw = np.random.default_rng(0)
+    shape = (len(labels_of(corpus_artifact)), D_SAE)
+    noise = draw.gamma(1, 1, shape) * (draw.random(shape) < 0.2)
+    made = cluster.cluster(store, ClusterConfig(), corpus_artifact, plant(store, noise))
+    assert abs(made.facts["ami"]) < 0.08
+    assert abs(made.facts["ari"]) < 0.08
+
+
+def test_bytes_are_the_same_again(
+    grouped: tuple[Artifact, Artifact], corpus_artifact: Artifact, tmp_path: Path
+) -> None:
+    store = DataRoot(tmp_path)
+    firings = plant(store, *planted(labels_of(corpus_artifact)))
+    again = cluster.cluster(store, ClusterConfig(top=4), corpus_artifact, firings)
+    assert (again.key, again.digest()) == (grouped[0].key, grouped[0].digest())
+    other = cluster.recipe(ClusterConfig(top=4, seed=1), corpus_artifact, firings)
+    assert other.key != again.key
+
+
+def test_documents_in_which_nothing_fires_are_in_no_cluster(
+    corpus_artifact: Artifact, tmp_path: Path
+) -> None:
+    store = DataRoot(tmp_path)
+    mean, density = planted(labels_of(corpus_artifact))
+    silent = [0, 7, 50]
+    mean[silent] = 0
+    mean[silent, LOUD] = 9
+    made = cluster.cluster(store, ClusterConfig(k=4), corpus_artifact, plant(store, mean, density))
+    ids = [row["doc_id"] for row in rows(made, "clusters")]
+    assert ids == sorted(set(range(len(mean))) - set(silent))
+    assert len(rows(made, "cluster_summary")) == made.facts["k"] == 4
+    only = np.zeros_like(mean)
+    only[:, LOUD] = 1
+    only[4, 9] = 1
+    none = cluster.cluster(store, ClusterConfig(), corpus_artifact, plant(store, only, density))
+    assert none.facts == {
+        "skipped": "in 1 of 120 documents fires a latent that is not on more than 10% of all "
+        "tokens; clusters need two"
+    }
+    for name in ("clusters", "cluster_summary", "cluster_metrics"):
+        assert rows(none, name) == []
+    with pytest.raises(ConfigError, match=r"cluster\.k = 118 is more than the 117 documents"):
+        cluster.cluster(store, ClusterConfig(k=118), corpus_artifact, plant(store, mean, density))
+
+
+def test_without_labels_and_with_equal_documents(tmp_path: Path, model: ResolvedModel) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text("\n".join(json.dumps({"text": f"text {i} ."}) for i in range(10)))
+    config = CorpusConfig(source=str(path), label_column=None)
+    store = DataRoot(tmp_path)
+    texts = corpus.tokenise(store, config, sources.resolve(config), model)
+    mean = np.zeros((10, 4))
+    mean[:6, 1] = mean[6:, 2] = 1
+    made = cluster.cluster(store, ClusterConfig(), texts, plant(store, mean))
+    # Half as many as documents were asked for; there are but two kinds.
+    assert made.facts == {"k": 2, "silhouette": pytest.approx(1)}
+    assigned = [row["cluster"] for row in rows(made, "clusters")]
+    assert assigned == [0] * 6 + [1] * 4
+    for row in rows(made, "cluster_summary"):
+        assert row["top_label"] is row["top_label_share"] is None
+        assert row["latents"] == [1 + row["cluster"]]
+    one = cluster.cluster(store, ClusterConfig(), texts, plant(store, np.ones((10, 1))))
+    assert one.facts == {"k": 1}
+
+
+def test_weights_by_hand() -> None:
+    pooled = sparse.csr_matrix(np.array([[2.0, 0, 9], [4, 1, 9], [0, 3, 9]]))
+    damped = np.log1p(np.array([[2 / 3, 0], [4 / 3, 1 / 2], [0, 3 / 2]])) * (np.log(4 / 3) + 1)
+    expected = damped / np.linalg.norm(damped, axis=1, keepdims=True)
+    found = weigh(pooled, np.array([True, True, False])).toarray()
+    np.testing.assert_allclose(found[:, :2], expected)
+    assert (found[:, 2] == 0).all()
+
+
+def test_keywords_by_hand() -> None:
+    """W(t, c) = tf / words of the class * log(1 + A / f), on words that are no stop words."""
+    texts = ["goal goal match", "the match and a bank", "bank bank rates"]
+    found = class_keywords(texts, np.array([0, 0, 1]), 2, 5)
+    a = (5 + 3) / 2  # goal 2, match 2, bank 1 in the first; bank 2, rates 1 in the second
+    first = {
+        "goal": 2 / 5 * np.log1p(a / 2),
+        "match": 2 / 5 * np.log1p(a / 2),
+        "bank": 1 / 5 * np.log1p(a / 3),
+    }
+    second = {"bank": 2 / 3 * np.log1p(a / 3), "rates": 1 / 3 * np.log1p(a / 1)}
+    assert found == [
+        sorted(first, key=lambda word: (-first[word], word)),
+        sorted(second, key=lambda word: -second[word]),
+    ]
+    assert class_keywords(["the and", "of 12 3"], np.array([0, 1]), 2, 5) == [[], []]

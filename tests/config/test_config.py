@@ -1,0 +1,76 @@
+"""Configuration: every fault is one sentence that names field, value and remedy."""
+
+from pathlib import Path
+
+import pytest
+from support.paths import ROOT
+
+from deconstruct.common.errors import ConfigError
+from deconstruct.common.site import Site
+from deconstruct.config import RunConfig, load
+from deconstruct.config import page as reference
+
+CONFIGS = ROOT / "configs"
+
+
+def test_defaults_and_overrides() -> None:
+    config = load(None, ["sae.k=64", "activations.sites=['3.resid_post', '5.mlp_out']"])
+    assert config.sae.k == 64
+    assert config.activations.sites == ("3.resid_post", "5.mlp_out")
+    assert load(None, ["model.name=some/model"]).model.name == "some/model"
+    assert load(None, ["cluster.k=none", "corpus.label_column=none"]).corpus.label_column is None
+
+
+def test_file_then_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('name = "nightly"\n[sae]\nk = 16\nd_sae = 512\n')
+    config = load(path, ["sae.k=8"])
+    assert (config.name, config.sae.k, config.sae.d_sae) == ("nightly", 8, 512)
+
+
+def test_the_shipped_configurations_load() -> None:
+    assert load(CONFIGS / "embedded.toml") == RunConfig(name="embedded")
+    gpt2 = load(CONFIGS / "gpt2.toml")
+    assert gpt2.model.name == "openai-community/gpt2"
+    assert gpt2.activations.sites == ("5.resid_post",)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("sae.kk=3", r"sae\.kk: no such field; did you mean 'k'\?"),
+        ("zzz.k=3", r"zzz: no such field; known here: name, model"),
+        ("sae.k=100000", r"k = 100000 is more than d_sae = 8192; lower k"),
+        ("sae.k=many", r"sae\.k: .*integer.*found 'many'"),
+        ("activations.sites=['x']", r"'x' is no hook site; write '<layer>\.<hook>'"),
+        ("activations.sites=['1.mlp_out','1.mlp_out']", r"named twice"),
+        ("corpus.test_share=1.5", r"corpus\.test_share: .*less than 1.*found 1\.5"),
+        ("sae", r"override 'sae' is not of the form stage\.field=value"),
+        ("name.x=3", r"no fields|valid string"),
+    ],
+)
+def test_faults_are_sentences(override: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        load(None, [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_missing_or_no_toml(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.toml' can't be read: No such file"):
+        load(tmp_path / "absent.toml")
+    (tmp_path / "bad.toml").write_text("a = = 1")
+    with pytest.raises(ConfigError, match=r"bad\.toml' is not TOML"):
+        load(tmp_path / "bad.toml")
+
+
+def test_sites_read_and_write() -> None:
+    assert Site.parse("9.resid_post") == Site(9, "resid_post")
+    assert str(Site(3, "mlp_out")) == "3.mlp_out"
+    for text in ("resid_post", "-1.mlp_out", "3.mlp", "3.4.mlp_out", ""):
+        with pytest.raises(ValueError, match="is no hook site"):
+            Site.parse(text)
+
+
+def test_the_page_of_fields_is_up_to_date() -> None:
+    page = (CONFIGS.parent / "docs" / "config.md").read_text()
+    assert page == reference.page(), "make it anew: deconstruct config > docs/config.md"

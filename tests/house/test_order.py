@@ -1,0 +1,129 @@
+"""The rules of the house: data flows one way, and so do imports. A failure names file and line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from support.imports import Import, circles, imports, modules, top_level
+from support.paths import ROOT
+
+ORDER = (
+    ("common",),
+    ("config",),
+    ("artifacts",),
+    ("model",),
+    ("corpus",),
+    ("activations",),
+    ("sae",),
+    ("features",),
+    ("latents", "evaluation"),
+    ("probe", "cluster", "drift"),
+    ("store",),
+    ("recurring", "interop", "report"),
+    ("cli", "doctor"),
+)
+"""Packages of ``deconstruct/``, from the ground up: each imports from rows above its own alone."""
+
+INSIDE_SAE = (
+    ("schedule", "spec"),
+    ("architectures",),
+    ("initial",),
+    ("engines",),
+    ("autoencoder", "folding", "files"),
+    ("training",),
+    ("stage", "tables"),
+    ("parallel",),
+)
+"""The same for ``deconstruct/sae``; files of one row may import each other."""
+
+FILES = modules(ROOT, "deconstruct", "tasks", "flows")
+FOUND = imports(FILES)
+
+
+def rows(order: tuple[tuple[str, ...], ...]) -> dict[str, int]:
+    return {name: number for number, row in enumerate(order) for name in row}
+
+
+def part(module: str, level: int) -> str:
+    """The name at a level of a dotted one: ``part("deconstruct.sae.spec", 2)`` is spec."""
+    return (module.split(".") + [""] * 3)[level]
+
+
+def told(faults: list[Import], rule: str) -> str:
+    return "\n".join([rule, *map(str, faults)])
+
+
+def test_the_trees_are_read() -> None:
+    assert len(FILES) > 100
+    assert len(FOUND) > 300
+    assert set(rows(ORDER)) >= {part(m, 1) for m in FILES if m.startswith("deconstruct.")}
+
+
+def test_packages_import_only_what_comes_before_them() -> None:
+    place = rows(ORDER)
+    faults = []
+    for one in FOUND:
+        own, other = part(one.importer, 1), part(one.imported, 1)
+        inside = one.importer.startswith("deconstruct.") and one.imported.startswith("deconstruct")
+        if inside and own != other and place.get(other, len(ORDER)) >= place[own]:
+            faults.append(one)
+    assert not faults, told(faults, "a package imports only from rows above it in ORDER")
+
+
+def test_inside_sae_the_method_knows_nothing_of_who_computes_it() -> None:
+    place = rows(INSIDE_SAE)
+    faults = []
+    for one in FOUND:
+        if not all(m.startswith("deconstruct.sae.") for m in (one.importer, one.imported)):
+            continue
+        if place[part(one.imported, 2)] > place[part(one.importer, 2)]:
+            faults.append(one)
+    assert not faults, told(faults, "in sae, imports follow INSIDE_SAE")
+
+
+def test_the_engines_of_cpu_and_gpu_are_strangers_and_kernels_know_only_themselves() -> None:
+    faults = []
+    for one in FOUND:
+        between = {"cpu", "cuda"} & {part(m, 3) for m in (one.importer, one.imported)} == {
+            "cpu",
+            "cuda",
+        }
+        folder, kernels, _ = one.importer.rpartition(".kernels.")
+        leaves = bool(kernels) and not one.imported.startswith(f"{folder}.kernels.")
+        if between or leaves:
+            faults.append(one)
+    assert not faults, told(faults, "cpu and cuda don't meet; kernels/ imports itself alone")
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    found = circles(FOUND)
+    assert not found, "\n".join("circle: " + ", ".join(files) for files in found)
+
+
+def test_flows_import_tasks_import_deconstruct() -> None:
+    forbidden = {"deconstruct": {"prefect", "tasks", "flows"}, "tasks": {"flows"}}
+    faults = [
+        f"{path} imports {sorted(back)}"
+        for package, names in forbidden.items()
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if (back := top_level(path) & names)
+    ]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("module", ["store", "config", "artifacts", "cli"])
+def test_reading_needs_neither_torch_nor_prefect(module: str) -> None:
+    code = f"import sys, deconstruct.{module}; print(*({{'torch', 'prefect'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_nothing_is_pickled() -> None:
+    for path in [*ROOT.glob("deconstruct/**/*.py"), *ROOT.glob("tasks/*.py")]:
+        text = path.read_text()
+        assert "pickle" not in top_level(path)
+        assert "torch.save(" not in text, path
+        assert "torch.load(" not in text, path
+        assert "trust_remote_code=True" not in text, path

@@ -1,0 +1,179 @@
+"""Hook sites over the families, against what `transformers` itself returns."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.tiny_models import FAMILIES, LAYERS, WIDTH, save_tiny
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from deconstruct.common.errors import ConfigError
+from deconstruct.common.site import HOOKS, Site
+from deconstruct.model import hooks
+from deconstruct.model.hooks import blocks, capture, check_parts, replacing
+from deconstruct.model.loading import load
+from deconstruct.model.resolve import ResolvedModel
+
+IDS = torch.randint(5, 250, (3, 17), generator=torch.Generator().manual_seed(1))
+
+
+SEQUENTIAL = {"use_parallel_residual": False}
+VARIANTS = {family: (family, {}) for family in FAMILIES} | {"gpt_neox_2": ("gpt_neox", SEQUENTIAL)}
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
+    family, changes = VARIANTS[request.param]
+    folder = save_tiny(family, tmp_path_factory.mktemp(request.param), changes=changes)
+    return load(ResolvedModel(request.param, folder, "", ""), torch.float32, "cpu")
+
+
+def load_tiny(family: str, folder: Path, changes: dict[str, object]) -> nn.Module:
+    save_tiny(family, folder, changes=changes)
+    return load(ResolvedModel(family, folder, "", ""), torch.float32, "cpu")
+
+
+def test_residual_streams_are_the_hidden_states(model: nn.Module) -> None:
+    states = model(IDS, output_hidden_states=True).hidden_states
+    sites = [Site(layer, hook) for layer in range(LAYERS) for hook in ("resid_pre", "resid_post")]
+    found = capture(model, IDS, sites)  # type: ignore[arg-type]
+    assert list(found) == sites
+    for layer in range(LAYERS):
+        torch.testing.assert_close(found[Site(layer, "resid_pre")], states[layer])
+        if layer + 1 < LAYERS:  # the last of hidden_states has the final norm on it
+            torch.testing.assert_close(found[Site(layer, "resid_post")], states[layer + 1])
+
+
+def test_what_is_read_is_what_is_added_to_the_stream(model: nn.Module) -> None:
+    for layer in range(LAYERS):
+        found = capture(model, IDS, [Site(layer, hook) for hook in HOOKS])  # type: ignore[arg-type]
+        pre, post, mlp, attn = (found[Site(layer, hook)] for hook in HOOKS)  # type: ignore[arg-type]
+        assert attn.shape == mlp.shape == (3, 17, WIDTH)
+        assert attn.std() > 1e-3
+        assert mlp.std() > 1e-3
+        torch.testing.assert_close(pre + attn + mlp, post, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_after_the_last_site_is_computed(model: nn.Module) -> None:
+    ran = []
+    handles = [
+        block.register_forward_pre_hook(lambda *_, layer=layer: ran.append(layer))
+        for layer, block in enumerate(blocks(model))
+    ]
+    head = model.get_output_embeddings().register_forward_pre_hook(lambda *_: ran.append("head"))
+    capture(model, IDS, [Site(0, "mlp_out"), Site(2, "resid_pre"), Site(1, "resid_post")])
+    assert ran == [0, 1, 2]
+    ran.clear()
+    capture(model, IDS, [Site(1, "resid_post")])
+    assert ran == [0, 1]
+    for handle in [*handles, head]:
+        handle.remove()
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_replacing(model: nn.Module, hook: str) -> None:
+    site = Site(1, hook)  # type: ignore[arg-type]
+    clean = model(IDS).logits
+    seen = []
+
+    def same(activation: torch.Tensor) -> torch.Tensor:
+        seen.append(activation.shape)
+        return activation.clone()
+
+    with replacing(model, site, same):
+        torch.testing.assert_close(model(IDS).logits, clean)
+    assert seen == [(3, 17, WIDTH)]
+    with replacing(model, site, torch.zeros_like):
+        assert not torch.allclose(model(IDS).logits, clean, atol=1e-3)
+        after = capture(model, IDS, [site])[site]
+    assert after.count_nonzero() in (0, after.numel())
+    torch.testing.assert_close(model(IDS).logits, clean)  # the hook is gone
+
+
+PARTS = [Site(layer, hook) for layer in range(LAYERS) for hook in ("attn_out", "mlp_out")]  # type: ignore[arg-type]
+
+
+def test_what_blocks_add_is_checked_in_either_precision(model: nn.Module) -> None:
+    check_parts(model, PARTS)
+    try:
+        check_parts(model.bfloat16(), PARTS)
+    finally:
+        model.float()
+
+
+def test_a_block_that_adds_something_else_is_refused(tmp_path: Path) -> None:
+    granite = load_tiny("granite", tmp_path, {"residual_multiplier": 0.9})
+    for site in PARTS:
+        with pytest.raises(ConfigError, match=f"'{site}' can't be read in a GraniteDecoderLayer"):
+            check_parts(granite, [site])
+    check_parts(granite, [Site(1, "resid_post")])
+    states = granite(IDS, output_hidden_states=True).hidden_states
+    found = capture(granite, IDS, [Site(1, "resid_post")])
+    torch.testing.assert_close(found[Site(1, "resid_post")], states[2])
+
+
+def test_opt_350m_which_projects_its_embedding_and_normalises_the_sum(tmp_path: Path) -> None:
+    changes = {"do_layer_norm_before": False, "word_embed_proj_dim": WIDTH // 2}
+    model = load_tiny("opt", tmp_path, changes)
+    states = model(IDS, output_hidden_states=True).hidden_states
+    check_parts(model, PARTS)
+    for layer in range(LAYERS):
+        found = capture(model, IDS, [Site(layer, hook) for hook in HOOKS])  # type: ignore[arg-type]
+        pre, post, mlp, attn = (found[Site(layer, hook)] for hook in HOOKS)  # type: ignore[arg-type]
+        torch.testing.assert_close(pre, states[layer])
+        if layer + 1 < LAYERS:  # hidden_states end with what project_out makes of the last
+            torch.testing.assert_close(post, states[layer + 1])
+        block = blocks(model)[layer]
+        middle = block.self_attn_layer_norm(pre + attn)
+        torch.testing.assert_close(block.final_layer_norm(middle + mlp), post)
+
+
+def test_a_model_that_sees_pictures_too(tmp_path: Path) -> None:
+    """Gemma 3 of 4 billion parameters and more: the text model is one part of it."""
+    torch.manual_seed(0)
+    text = {
+        "vocab_size": 300,
+        "num_hidden_layers": 2,
+        "hidden_size": WIDTH,
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+    }
+    vision = {
+        "num_hidden_layers": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    config = AutoConfig.for_model(
+        "gemma3", text_config=text, vision_config=vision, mm_tokens_per_image=4
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    resolved = ResolvedModel("gemma-3-4b", tmp_path, "", "")
+    assert (resolved.layers, resolved.d_model) == (2, WIDTH)
+    model = load(resolved, torch.float32, "cpu")
+    states = model(IDS, output_hidden_states=True).hidden_states
+    check_parts(model, [Site(1, "mlp_out")])
+    found = capture(model, IDS, [Site(0, "resid_post")])
+    torch.testing.assert_close(found[Site(0, "resid_post")], states[1])
+
+
+def test_an_unknown_architecture_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no blocks found in a Linear"):
+        capture(nn.Linear(2, 2), IDS, [Site(0, "resid_post")])
+
+
+def test_a_block_without_the_part_is_refused() -> None:
+    model = nn.Module()
+    model.transformer = nn.Module()
+    model.transformer.h = nn.ModuleList([nn.Linear(2, 2)])
+    with (
+        pytest.raises(ConfigError, match=r"'0\.mlp_out' can't be hooked in a Linear"),
+        replacing(model, Site(0, "mlp_out"), torch.zeros_like),
+    ):
+        pass
+    assert hooks.blocks(model) is model.transformer.h

@@ -1,0 +1,399 @@
+"""The probe stage on planted latents: what is found, what is not, and that nothing leaks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from scipy.stats import norm
+from sklearn.metrics import f1_score, roc_auc_score
+from support.planted_latents import is_train, labels_of, plant
+from threadpoolctl import threadpool_limits
+
+from deconstruct.activations import stage as activations
+from deconstruct.activations.reader import ActivationReader
+from deconstruct.artifacts import Artifact, DataRoot
+from deconstruct.common.intervals import Bootstrap
+from deconstruct.config import ActivationsConfig, CorpusConfig, ProbeConfig
+from deconstruct.corpus import sources
+from deconstruct.corpus import stage as corpus
+from deconstruct.latents.pooling import Documents, pooled_activations, pooled_latents
+from deconstruct.model.resolve import ResolvedModel
+from deconstruct.probe import stage as probe
+from deconstruct.probe.scores import Probe, Scores, auroc
+from deconstruct.probe.stage import Probing, Task, sparse_dimensions
+from deconstruct.probe.tables import PROBE_PREDICTIONS, PROBES
+
+D_SAE = 40
+OWN = {"business": 5, "film": 17, "sport": 31}
+"""The latent that is planted for each label."""
+
+
+def planted(corpus_artifact: Artifact, seed: int = 0) -> np.ndarray:
+    """Noise, and for each label a latent that is stronger in its documents."""
+    labels = labels_of(corpus_artifact)
+    mean = np.random.default_rng(seed).gamma(1, 0.3, (len(labels), D_SAE))
+    for label, latent in OWN.items():
+        mean[labels == label, latent] += 3
+    mean[:, 2] *= 1000  # a loud latent that tells nothing
+    return mean
+
+
+@pytest.fixture(scope="module")
+def probed(
+    tmp_path_factory: pytest.TempPathFactory,
+    corpus_artifact: Artifact,
+    activations_artifact: Artifact,
+) -> Artifact:
+    store = DataRoot(tmp_path_factory.mktemp("probed"))
+    return probe.probe(
+        store,
+        ProbeConfig(ks=(1, 3, 100)),
+        corpus_artifact,
+        plant(store, planted(corpus_artifact)),
+        activations_artifact,
+    )
+
+
+def rows(artifact: Artifact, name: str) -> list[dict[str, Any]]:
+    table = pq.read_table(artifact.file(f"{name}.parquet"), page_checksum_verification=True)
+    assert artifact.manifest.files[f"{name}.parquet"].rows == len(table)
+    found: list[dict[str, Any]] = table.to_pylist()
+    return found
+
+
+def value(
+    artifact: Artifact, representation: str, metric: str = "accuracy", **where: Any
+) -> dict[str, Any]:
+    where = {"k": None, "label": None, **where}
+    (row,) = (
+        row
+        for row in rows(artifact, "probes")
+        if (row["representation"], row["metric"]) == (representation, metric)
+        and all(row[name] == own for name, own in where.items())
+    )
+    return row
+
+
+def test_what_is_planted_is_found(probed: Artifact, corpus_artifact: Artifact) -> None:
+    labels, train = labels_of(corpus_artifact), is_train(corpus_artifact)
+    found = value(probed, "latents")
+    assert found["value"] == probed.facts["accuracy"] >= 0.95
+    assert (found["n_train"], found["n_test"]) == (train.sum(), (~train).sum())
+    assert value(probed, "latents", k=3)["value"] >= 0.95
+    one = value(probed, "latents", k=1)["value"]
+    assert 0.4 < one < 0.9  # one latent tells one label of three
+    names, counts = np.unique(labels[train].astype(str), return_counts=True)
+    prior = (labels[~train] == names[counts.argmax()]).mean()
+    assert value(probed, "majority")["value"] == pytest.approx(prior)
+    assert value(probed, "tfidf")["value"] >= 0.9
+    assert value(probed, "activations")["value"] > prior
+    for label in OWN:
+        assert value(probed, "latents", "auroc", label=label)["value"] > 0.98
+        assert value(probed, "majority", "auroc", label=label)["value"] == 0.5
+    weights = {(row["label"], row["rank"]): row for row in rows(probed, "probe_weights")}
+    for label, latent in OWN.items():
+        assert weights[label, 1]["latent"] == latent
+        assert weights[label, 1]["weight"] > 0
+        ranked = [abs(weights[label, rank]["effect"]) for rank in range(1, D_SAE)]
+        assert ranked[:1] == sorted(ranked[:1])
+        assert ranked == sorted(ranked, reverse=True)
+
+
+def test_more_dimensions_than_there_are_give_no_sparse_probe(probed: Artifact) -> None:
+    ks = {(row["representation"], row["k"]) for row in rows(probed, "probes")}
+    assert ks == {
+        ("majority", None), ("tfidf", None), ("latents", None), ("activations", None),
+        ("latents", 1), ("latents", 3), ("activations", 1), ("activations", 3),
+    }  # fmt: skip
+
+
+def test_predictions_give_the_scores(probed: Artifact, corpus_artifact: Artifact) -> None:
+    labels, train = labels_of(corpus_artifact), is_train(corpus_artifact)
+    assert pq.read_schema(probed.file("probe_predictions.parquet")).equals(PROBE_PREDICTIONS)
+    assert pq.read_schema(probed.file("probes.parquet")).equals(PROBES)
+    predictions = rows(probed, "probe_predictions")
+    correct = {}
+    for representation, k in {(row["representation"], row["k"]) for row in predictions}:
+        own = [r for r in predictions if (r["representation"], r["k"]) == (representation, k)]
+        assert sorted(r["doc_id"] for r in own) == np.flatnonzero(~train).tolist()
+        assert all(r["label"] == labels[r["doc_id"]] for r in own)
+        assert all(1 / 3 <= r["probability"] <= 1 for r in own)
+        truth, told = [r["label"] for r in own], [r["predicted"] for r in own]
+        correct[representation, k] = np.equal(truth, told)
+        found = value(probed, representation, k=k)
+        assert found["value"] == pytest.approx(np.mean(correct[representation, k]))
+        assert found["ci_low"] <= found["value"] <= found["ci_high"]
+        f1 = f1_score(truth, told, average="macro", zero_division=0)
+        assert value(probed, representation, "macro_f1", k=k)["value"] == pytest.approx(f1)
+        for label in OWN:
+            hit = np.mean([r["predicted"] == label for r in own if r["label"] == label])
+            recall = value(probed, representation, "recall", k=k, label=label)
+            assert recall["value"] == pytest.approx(hit)
+    for other, k in (("activations", None), ("activations", 3), ("majority", None)):
+        gap = value(probed, "latents", f"accuracy_minus_{other}", k=k)
+        own = correct["latents", k].astype(float) - correct[other, k]
+        assert gap["value"] == pytest.approx(own.mean())
+        half = 1.96 * own.std() / len(own) ** 0.5
+        assert gap["ci_low"] == pytest.approx(own.mean() - half, abs=0.05)
+        assert gap["ci_high"] == pytest.approx(own.mean() + half, abs=0.05)
+
+
+def test_held_out_documents_teach_nothing(
+    tmp_path: Path, corpus_artifact: Artifact, activations_artifact: Artifact, probed: Artifact
+) -> None:
+    """With other latents in the held-out documents, the same is learned from the train ones."""
+    store = DataRoot(tmp_path)
+    train = is_train(corpus_artifact)
+    mean = planted(corpus_artifact)
+    mean[~train] = planted(corpus_artifact, seed=1)[~train][::-1] * 7
+    other = probe.probe(
+        store,
+        ProbeConfig(ks=(1, 3, 100)),
+        corpus_artifact,
+        plant(store, mean),
+        activations_artifact,
+    )
+    assert rows(other, "probe_weights") == rows(probed, "probe_weights")
+    assert value(other, "latents")["value"] < 0.8  # it did look at them, to score
+    # What only held-out documents show is not found: their labels are written into latent 0.
+    mean = np.random.default_rng(2).gamma(1, 1, mean.shape)
+    mean[~train, 0] = (
+        10 * np.unique(labels_of(corpus_artifact).astype(str), return_inverse=True)[1][~train]
+    )
+    blind = probe.probe(
+        store, ProbeConfig(ks=(1,)), corpus_artifact, plant(store, mean), activations_artifact
+    )
+    for k in (1, None):
+        assert value(blind, "latents", k=k)["ci_low"] < 0.5
+
+
+def test_latents_of_a_sparse_probe_are_chosen_on_train_documents(
+    tmp_path: Path, corpus_artifact: Artifact, activations_artifact: Artifact
+) -> None:
+    """A latent that tells much, but in held-out documents only, is not chosen."""
+    store = DataRoot(tmp_path)
+    labels, train = labels_of(corpus_artifact), is_train(corpus_artifact)
+    mean = np.zeros((len(labels), D_SAE))
+    mean[:, 9] = np.random.default_rng(0).gamma(1, 1, len(labels)) + 0.5 * (labels == "business")
+    alone = mean.copy()
+    mean[:, 0] = np.where(train, 0.01, 10 * (labels != "business"))
+    mean[0, 0] = 0.02
+    truth = np.unique(labels.astype(str), return_inverse=True)[1]
+    assert sparse_dimensions(mean, truth, 1) == [0]  # so would it be, if it were looked at
+    made = [
+        probe.probe(
+            store,
+            ProbeConfig(ks=(1,)),
+            corpus_artifact,
+            plant(store, planted_mean),
+            activations_artifact,
+        )
+        for planted_mean in (mean, alone)
+    ]
+    told = [[r for r in rows(m, "probe_predictions") if r["k"] == 1] for m in made]
+    assert told[0] == told[1]
+
+
+def test_noise_scores_as_chance_does(
+    tmp_path: Path, corpus_artifact: Artifact, activations_artifact: Artifact
+) -> None:
+    store = DataRoot(tmp_path)
+    shape = (len(labels_of(corpus_artifact)), D_SAE)
+    accuracy, areas = [], []
+    for seed in range(8):
+        noise = np.random.default_rng(seed).gamma(1, 1, shape)
+        config = ProbeConfig(ks=(), pooling="max")
+        made = probe.probe(
+            store, config, corpus_artifact, plant(store, noise), activations_artifact
+        )
+        accuracy.append(value(made, "latents")["value"])
+        areas += [value(made, "latents", "auroc", label=label)["value"] for label in OWN]
+    # 8 times 20-odd held-out documents: standard errors are 0.035 and 0.02.
+    assert np.mean(accuracy) == pytest.approx(1 / 3, abs=0.12)
+    assert np.mean(areas) == pytest.approx(1 / 2, abs=0.08)
+
+
+def made_of(
+    home: Path, model: ResolvedModel, labels: list[str | None], **fields: Any
+) -> tuple[DataRoot, Artifact, Artifact]:
+    """A store, a corpus of one text for each label, and its activations."""
+    store = DataRoot(home / "data")
+    path = home / "texts.jsonl"
+    texts = [
+        {"text": f"{label} and {i} more of it", "label": label} for i, label in enumerate(labels)
+    ]
+    path.write_text("\n".join(map(json.dumps, texts)))
+    config = CorpusConfig.model_validate({"source": str(path), **fields})
+    made = corpus.tokenise(store, config, sources.resolve(config), model)
+    wanted = ActivationsConfig(sites=("0.resid_post",))
+    recorded = activations.extract(store, wanted, model, made, dtype="float32", device="cpu")
+    return store, made, next(iter(recorded.values()))
+
+
+@pytest.mark.parametrize(
+    ("labels", "fields", "reason"),
+    [
+        (["a"] * 12, {}, "the train documents have 1 class to learn, a probe needs two"),
+        ([None] * 12, {}, "the corpus has no labels (corpus.label_column)"),
+        (["a", "b"] * 6, {"label_column": None}, "the corpus has no labels (corpus.label_column)"),
+        (list("abcdefghijkl"), {}, "the train documents have 0 classes to learn"),
+    ],
+)
+def test_nothing_to_probe(
+    tmp_path: Path,
+    model: ResolvedModel,
+    labels: list[str | None],
+    fields: dict[str, Any],
+    reason: str,
+) -> None:
+    store, texts, recorded = made_of(tmp_path, model, labels, **fields)
+    firings = plant(store, np.ones((len(labels), 4)))
+    made = probe.probe(store, ProbeConfig(), texts, firings, recorded)
+    assert made.facts["skipped"].startswith(reason)
+    for name, schema in (("probes", PROBES), ("probe_predictions", PROBE_PREDICTIONS)):
+        assert rows(made, name) == []
+        assert pq.read_schema(made.file(f"{name}.parquet")).equals(schema)
+    assert rows(made, "probe_weights") == []
+
+
+def test_two_classes_and_some_documents_that_do_not_count(
+    tmp_path: Path, model: ResolvedModel
+) -> None:
+    labels: list[str | None] = ["yes", "no", "no"] * 20 + ["rare"] + [None] * 5
+    store, texts, recorded = made_of(tmp_path, model, labels, test_share=0.3)
+    known = np.array([label in ("yes", "no") for label in labels])
+    mean = np.random.default_rng(0).gamma(1, 0.1, (len(labels), 6))
+    mean[np.array(labels) == "yes", 4] += 2
+    made = probe.probe(store, ProbeConfig(ks=(1,)), texts, plant(store, mean), recorded)
+    assert made.facts["left_out"] == ["rare"]
+    assert "skipped" not in made.facts
+    train = is_train(texts)
+    found = value(made, "latents")
+    assert (found["n_train"], found["n_test"]) == ((train & known).sum(), (~train & known).sum())
+    assert found["value"] == value(made, "latents", k=1)["value"] == 1
+    assert {row["label"] for row in rows(made, "probe_predictions")} == {"yes", "no"}
+    weights = {(row["label"], row["latent"]): row["weight"] for row in rows(made, "probe_weights")}
+    assert weights["yes", 4] > 0
+    for latent in range(6):
+        assert weights["yes", latent] == -weights["no", latent]
+    area = value(made, "latents", "auroc", label="yes")
+    assert (area["value"], area["ci_low"]) == (1, None)
+
+
+def test_bytes_are_the_same_again(
+    tmp_path: Path, corpus_artifact: Artifact, activations_artifact: Artifact, probed: Artifact
+) -> None:
+    store = DataRoot(tmp_path)
+    firings = plant(store, planted(corpus_artifact))
+    again = probe.probe(
+        store, ProbeConfig(ks=(1, 3, 100)), corpus_artifact, firings, activations_artifact
+    )
+    assert (again.key, again.digest()) == (probed.key, probed.digest())
+
+
+def test_fits_do_not_depend_on_the_number_of_threads() -> None:
+    """At this size two threads sum in another order than one."""
+    label = np.arange(450) % 3
+    task = Task(list("abc"), label, np.arange(400), np.arange(400, 450), [], None)
+    matrix = np.random.default_rng(0).gamma(1, 1, (450, 2000)).astype(np.float32)
+    probability = []
+    for threads in (1, 2):
+        probing = Probing(ProbeConfig(), task)
+        with threadpool_limits(threads):
+            probing.fit(Probe("latents", None), matrix[task.train], matrix[task.test])
+        probability.append(probing.scores.probability[Probe("latents", None)])
+    np.testing.assert_array_equal(*probability)
+
+
+def test_sparse_dimensions_go_to_each_class_in_turn() -> None:
+    truth = np.repeat([0, 1, 2], 50)
+    train = np.random.default_rng(0).normal(size=(150, 30)) * np.linspace(1, 1000, 30)
+    for number, dimensions in enumerate([(3, 4), (10, 11), (20, 21)]):
+        for strength, own in zip((3, 2), dimensions, strict=True):
+            train[truth == number, own] += strength * (1 + 999 * own / 29)
+    assert sparse_dimensions(train, truth, 3).tolist() == [3, 10, 20]
+    assert sparse_dimensions(train, truth, 6).tolist() == [3, 4, 10, 11, 20, 21]
+    assert len(sparse_dimensions(train, truth, 1)) == 1
+    constant = np.ones((150, 2))
+    assert sparse_dimensions(constant, truth, 1).tolist() == [0]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_pooling(
+    pooling: str, corpus_artifact: Artifact, activations_artifact: Artifact, tmp_path: Path
+) -> None:
+    documents = corpus_artifact.facts["documents"]
+    found = pooled_activations(activations_artifact, documents, pooling)
+    blocks = [
+        block
+        for split in ("train", "test")
+        for block in ActivationReader(activations_artifact, split).rows_in_order()
+    ]
+    x = np.concatenate([block.activation.numpy() for block in blocks])
+    doc_id = np.concatenate([block.doc_id for block in blocks])
+    assert len(blocks) > 3
+    for document in range(documents):
+        own = x[doc_id == document]
+        expected = own.mean(0) if pooling == "mean" else own.max(0)
+        np.testing.assert_allclose(found[document], expected, rtol=1e-4, atol=1e-5)
+    mean = planted(corpus_artifact).astype(np.float32)
+    mean[3] = 0
+    pooled = pooled_latents(plant(DataRoot(tmp_path), mean), documents, pooling)
+    np.testing.assert_array_equal(pooled.toarray(), mean * (1 if pooling == "mean" else 2))
+
+
+def test_texts_are_what_the_model_saw(tmp_path: Path, model: ResolvedModel) -> None:
+    texts = ["naïve café: €5 for 😀 and 日本語", "short", "日本語" * 30]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text, "label": "x"}) for text in texts))
+    config = CorpusConfig(source=str(path), max_tokens=64)
+    made = corpus.tokenise(DataRoot(tmp_path), config, sources.resolve(config), model)
+    seen = Documents.read(made).text
+    assert seen[:2] == texts[:2]
+    assert texts[2].startswith(seen[2])
+    assert 10 < len(seen[2]) < len(texts[2])
+
+
+def test_scores_are_paired() -> None:
+    draw = np.random.default_rng(0)
+    truth = draw.integers(0, 3, 200)
+    scores = Scores(["a", "b", "c"], np.arange(200), truth)
+    guess = draw.dirichlet(np.ones(3), 200)
+    guess[np.arange(200), truth] += 0.4
+    scores.add(Probe("latents", None), guess)
+    scores.add(Probe("activations", None), guess)
+    scores.add(Probe("majority", None), np.tile([0.2, 0.5, 0.3], (200, 1)))
+    found = {(s.probe.representation, s.metric, s.label): s.found for s in scores.score(
+        Bootstrap(200, 500, 0)
+    )}  # fmt: skip
+    assert found["latents", "accuracy_minus_activations", None] == (0, 0, 0)
+    accuracy = found["latents", "accuracy", None]
+    spread = 1.96 * (accuracy.value * (1 - accuracy.value) / 200) ** 0.5
+    assert accuracy.high - accuracy.low == pytest.approx(2 * spread, rel=0.1)
+    for column, name in enumerate("abc"):
+        expected = roc_auc_score(truth == column, guess[:, column])
+        assert found["latents", "auroc", name].value == pytest.approx(expected)
+    assert scores.accuracy(Probe("latents", None)) == pytest.approx(accuracy.value)
+
+
+def test_area_under_the_curve() -> None:
+    draw = np.random.default_rng(0)
+    positive = draw.random(300) < 0.3
+    coarse = np.round(draw.normal(size=300) + positive, 1)  # many ties
+    found = auroc(coarse, positive)
+    assert found is not None
+    assert found.value == pytest.approx(roc_auc_score(positive, coarse))
+    assert auroc(coarse, np.zeros(300, bool)) is None
+    assert auroc(positive.astype(float), positive) == (1, None, None)
+    true = norm.cdf(1 / 2**0.5)
+    inside = 0
+    for _ in range(300):
+        positive = draw.random(120) < 0.3
+        _, low, high = auroc(draw.normal(size=120) + positive, positive) or (0, 0, 0)
+        inside += low <= true <= high
+    assert 270 <= inside <= 297

@@ -1,0 +1,270 @@
+"""``deconstruct serve``: a real server with its deployments, a worker of each pool, schedules."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.running import COMMAND, STAGES, deconstruct, digests, environment, stalled
+
+
+@dataclass
+class Served:
+    """A running ``deconstruct serve``."""
+
+    home: Path
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def ask(self, method: str, path: str, **body: Any) -> Any:
+        answer = httpx.request(method, f"{self.url}{path}", json=body or None, timeout=30)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.ask("GET", f"/deployments/name/{name}")
+        return found
+
+    def start(self, name: str, **parameters: Any) -> str:
+        """Have the workers run a deployment; the flow run's id."""
+        deployment = self.deployment(name)["id"]
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        return str(self.ask("POST", f"/deployments/{deployment}/create_flow_run", **body)["id"])
+
+    def state(self, run: str) -> str:
+        return str(self.ask("GET", f"/flow_runs/{run}")["state_name"])
+
+    def runs(self, **where: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.ask("POST", "/flow_runs/filter", flow_runs=where)
+        return found
+
+    def wait(self, what: Callable[[], Any], seconds: float = 90) -> Any:
+        """Until ``what`` is true; returns what it is then."""
+        deadline = time.monotonic() + seconds
+        while not (found := what()):
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()[-5000:]
+            time.sleep(0.25)
+        return found
+
+    def wait_for(self, run: str, state: str) -> None:
+        self.wait(lambda: self.state(run) in (state, "Failed"))
+        assert self.state(run) == state, self.log.read_text()[-5000:]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("served")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    log = folder / "log"
+    with (
+        log.open("wb") as lines,
+        subprocess.Popen(
+            [sys.executable, "-c", COMMAND, "serve", "--port", str(port), "--gpu"],
+            env=environment(folder / "home", PYTHONUNBUFFERED="1"),
+            stdout=lines,
+            stderr=lines,
+        ) as process,
+    ):
+        found = Served(folder / "home", f"http://127.0.0.1:{port}/api", process, log)
+        try:
+            found.wait(lambda: "ready; Ctrl-C ends it" in log.read_text(), 120)
+            yield found
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+        assert process.returncode == 0
+        with pytest.raises(httpx.ConnectError):
+            found.ask("GET", "/health")
+
+
+@pytest.fixture(scope="module")
+def parameters(config: Path) -> dict[str, Any]:
+    return {"config": tomllib.loads(config.read_text())}
+
+
+def children(pid: int) -> list[tuple[int, str]]:
+    """Process id and command line of every process below ``pid``."""
+    listing = subprocess.run(
+        ["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    ).stdout
+    table = [line.split(maxsplit=2) for line in listing.splitlines()]
+    below = {pid}
+    while more := {int(own) for own, parent, _ in table if int(parent) in below} - below:
+        below |= more
+    return [(int(own), line) for own, _, line in table if int(own) in below - {pid}]
+
+
+def worker_of(served: Served, name: str) -> int:
+    """Process id of a worker."""
+    (found,) = [pid for pid, line in children(served.process.pid) if f"--name {name}" in line]
+    return found
+
+
+def test_every_deployment_of_prefect_yaml_is_there_with_its_schedule(served: Served) -> None:
+    nightly = served.deployment("pipeline/nightly")
+    (schedule,) = nightly["schedules"]
+    assert (schedule["schedule"]["cron"], schedule["active"]) == ("0 3 * * *", True)
+    assert nightly["work_pool_name"] == "cpu"
+    assert served.deployment("train/gpu")["work_pool_name"] == "gpu"
+    assert (
+        "config"
+        in served.deployment("pipeline/on-demand")["parameter_openapi_schema"]["properties"]
+    )
+    upcoming = served.wait(lambda: served.runs(deployment_id={"any_": [nightly["id"]]}))
+    assert {run["state_type"] for run in upcoming} == {"SCHEDULED"}
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium to load the UI with")
+def test_the_ui_asks_nobody_but_its_own_server(served: Served, tmp_path: Path) -> None:
+    """Requests that its pages make; those of the browser itself have no origin."""
+    origin = served.url.removesuffix("/api")
+    log = tmp_path / "net.json"
+    page = subprocess.run(
+        [
+            "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
+            f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}",
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+            "--virtual-time-budget=30000", "--dump-dom", f"{origin}/deployments",
+        ],
+        capture_output=True, text=True, timeout=240, check=True,
+    )  # fmt: skip
+    assert "nightly" in page.stdout
+    assert "At 03:00 AM every day" in page.stdout
+    found = json.loads(log.read_text())
+    kind = found["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
+    requests = [event.get("params", {}) for event in found["events"] if event["type"] == kind]
+    own = [asked["url"] for asked in requests if asked.get("initiator") == origin]
+    assert len(own) > 10
+    assert [url for url in own if not url.startswith((f"{origin}/", "data:"))] == []
+
+
+def test_a_run_on_the_workers_trains_on_pool_gpu_and_gives_the_same_bytes(
+    served: Served, parameters: dict[str, Any], finished: Path
+) -> None:
+    run = served.start("pipeline/on-demand", **parameters)
+    served.wait_for(run, "Completed")
+    assert digests(served.home) == digests(finished)
+    (training,) = served.runs(deployment_id={"any_": [served.deployment("train/gpu")["id"]]})
+    assert (training["state_name"], training["work_pool_name"]) == ("Completed", "gpu")
+    said = served.ask("GET", f"/flow_runs/{run}")
+    assert said["name"] == "tiny-llama 1.resid_post topk-4"
+    assert {"tiny-llama", "layer-1", "topk"} <= set(said["tags"])
+
+    def in_the_ui() -> bool:  # as on a terminal; the last lines arrive after the state does
+        lines = served.ask("POST", "/logs/filter", logs={"flow_run_id": {"any_": [run]}})
+        own = (line["message"] for line in lines if line["name"] == "deconstruct.stages")
+        return set(STAGES) <= {message.split(maxsplit=1)[0] for message in own}
+
+    served.wait(in_the_ui)
+    left = served.ask("POST", "/artifacts/filter", artifacts={"flow_run_id": {"any_": [run]}})
+    kinds = {artifact["type"]: artifact for artifact in left}
+    table, text = kinds["table"], kinds["markdown"]
+    assert (table["type"], table["key"]) == ("table", "results-small-1-resid-post")
+    assert "fraction of variance unexplained" in table["data"]
+    assert (text["type"], text["key"]) == ("markdown", "run-small-1-resid-post")
+    assert "deconstruct show" in text["data"]
+
+
+def test_a_schedule_runs_on_the_workers(served: Served, parameters: dict[str, Any]) -> None:
+    """Every 5 seconds, until two of its runs have ended well; they are answered from cache."""
+    deployment = served.deployment("pipeline/on-demand")["id"]
+    every = {
+        "schedule": {"interval": 5, "anchor_date": "2026-01-01T00:00:00Z"},
+        "active": True,
+        "parameters": parameters,
+    }
+    url = f"{served.url}/deployments/{deployment}/schedules"
+    made = httpx.post(url, json=[every], timeout=30).raise_for_status().json()
+
+    def completed() -> list[dict[str, Any]]:
+        return served.runs(
+            deployment_id={"any_": [deployment]}, state={"name": {"any_": ["Completed"]}}
+        )
+
+    try:
+        ended = served.wait(
+            lambda: len(of := [run for run in completed() if run["auto_scheduled"]]) > 1 and of
+        )
+    finally:
+        httpx.delete(f"{url}/{made[0]['id']}", timeout=30).raise_for_status()
+    assert {run["parameters"]["config"]["name"] for run in ended} == {"small"}
+    unfinished = {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}
+    served.wait(lambda: not served.runs(deployment_id={"any_": [deployment]}, state=unfinished))
+
+
+def test_a_run_that_died_with_its_worker_is_found_and_can_be_retried(
+    served: Served, parameters: dict[str, Any]
+) -> None:
+    """Prefect alone would leave it Running for ever, and refuse to retry it."""
+    sae = {"d_sae": 64, "k": 4, "tokens": 10**9, "batch_size": 256}
+    parameters = {"config": parameters["config"] | {"sae": sae}}
+    run = served.start("pipeline/on-demand", **parameters, device="cpu")
+    checkpoint = served.wait(lambda: list(served.home.glob("sae/.*.partial/.scratch")))[0]
+    worker = worker_of(served, "local-cpu")
+    below = [pid for pid, _ in children(worker)]
+    for pid in (worker, *below):
+        os.kill(pid, signal.SIGKILL)
+    served.wait_for(run, "Crashed")
+    assert "found by its lock" in served.ask("GET", f"/flow_runs/{run}")["state"]["message"]
+    assert "local-cpu had ended; started again" in served.log.read_text()
+    assert checkpoint.exists()
+
+    retried = deconstruct(served.home, "retry", run[-12:])
+    assert retried.returncode == 0, retried.stderr
+    assert "a worker of its deployment takes it" in retried.stderr
+    served.wait_for(run, "Running")
+    for pid, _ in children(worker_of(served, "local-cpu")):
+        os.kill(pid, signal.SIGKILL)
+    served.wait_for(run, "Crashed")
+    unknown = deconstruct(served.home, "retry", "no-such-run")
+    assert unknown.returncode == 1
+    assert f"no failed run is called 'no-such-run'; name one by its id. There are: {run[-12:]}" in (
+        unknown.stderr
+    )
+
+
+def test_without_any_failed_run_retry_says_so(finished: Path, server: str) -> None:
+    nothing = deconstruct(finished, "retry", env={"PREFECT_API_URL": server})
+    assert nothing.returncode == 1
+    assert "no run has failed; there is nothing to retry" in nothing.stderr
+
+
+def test_a_failed_run_without_a_worker_is_retried_in_place(
+    tmp_path: Path, config: Path, server: str, finished: Path
+) -> None:
+    home = tmp_path / "home"
+    env = {"PREFECT_API_URL": server}
+    with stalled("deconstruct.latents.stage:encode:1", home, "run", config, env=env):
+        pass
+    unknown = deconstruct(home, "retry", "no-such-run", env=env)
+    (run,) = re.findall(
+        r"There are: (\w+) tiny-llama 1.resid_post topk-4 \(Crashed\)", unknown.stderr
+    )
+    runs = {"flow_runs": {"name": {"any_": ["tiny-llama 1.resid_post topk-4"]}}}
+    listed = httpx.post(f"{server}/flow_runs/filter", json=runs, timeout=30).json()
+    (whole,) = [found["id"] for found in listed if found["id"].endswith(run)]
+    retry = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
+    httpx.post(f"{server}/flow_runs/{whole}/set_state", json=retry, timeout=30).raise_for_status()
+    retried = deconstruct(home, "retry", env=env)
+    assert retried.returncode == 0, retried.stderr
+    assert "retry        tiny-llama 1.resid_post topk-4" in retried.stderr
+    assert "fraction of variance unexplained" in retried.stdout
+    assert digests(home) == digests(finished)
+    assert [s for s in STAGES if f"{s:<12} from cache" in retried.stderr] == list(STAGES[:3])

@@ -1,0 +1,161 @@
+"""A sweep's configuration, and the command that runs one: members, runs, Pareto front."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from support.paths import ROOT
+from support.running import artifacts, deconstruct, environment
+
+from deconstruct.artifacts import Artifact, DataRoot
+from deconstruct.common.errors import ConfigError
+from deconstruct.config import RunConfig, SaeConfig
+from deconstruct.config.sweep import load_sweep
+from deconstruct.sae import stage as sae
+
+CONFIGS = ROOT / "configs"
+
+
+def labels(*overrides: str) -> list[str]:
+    return [m.label() for m in load_sweep(CONFIGS / "sweep.toml", overrides).members()]
+
+
+def test_members_are_all_combinations_and_none_twice() -> None:
+    assert labels() == [f"{a}-{k}" for a in ("topk", "batchtopk") for k in (16, 32, 64)]
+    mixed = ["sweep.architecture=['relu', 'topk']", "sweep.penalty=[0.1, 0.2]", "sweep.k=[8, 4]"]
+    assert labels(*mixed) == ["relu-0.1", "relu-0.2", "topk-8", "topk-4"]
+    assert labels("sweep={}") == ["topk-32"]
+    assert len(labels("sweep.seed=[0, 1, 2]", "sweep.d_sae=[512, 1024]")) == 36
+    assert labels("sweep.architecture=['gated']", "sae.k=77", "sweep.target_l0=[20]") == [
+        "gated-l0-20"
+    ]
+
+
+def test_a_member_as_a_run_of_its_own() -> None:
+    sweep = load_sweep(CONFIGS / "sweep.toml", ["name=nightly"])
+    run = sweep.run_of(sweep.members()[1])
+    assert type(run) is RunConfig
+    assert (run.name, run.sae.k, run.activations) == ("nightly", 32, sweep.activations)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("sweep.kk=[1]", r"sweep\.kk: no such field; did you mean 'k'\?"),
+        ("sweep.k=[9000]", r"a member \{'k': 9000\} of architecture topk: k = 9000 is more than"),
+        ("sweep.architecture=['topkk']", r"sweep\.architecture\.0: .*found 'topkk'"),
+        ("sae.kk=1", r"sae\.kk: no such field; did you mean 'k'\?"),
+    ],
+)
+def test_faults_are_sentences(override: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        load_sweep(CONFIGS / "sweep.toml", [override])
+    assert "\n" not in str(caught.value)
+
+
+SPREAD = """
+import json, sys
+from prefect import flow
+from deconstruct.artifacts import DataRoot
+from deconstruct.config import SaeConfig
+from deconstruct.sae import stage
+from tasks.sae import sae_members
+from tasks.spread import Engine
+from tasks.stage import Ref
+
+kind, home, key, settings = sys.argv[1:]
+members = [SaeConfig.model_validate(own) for own in json.loads(settings)]
+
+@flow
+def spread():
+    activity = DataRoot(home).open("activations", key)
+    recipes = [stage.recipe(member, activity) for member in members]
+    engine = Engine(kind=kind, workers=2)
+    work = sae_members.with_options(refresh_cache=True)  # other homes have had these keys
+    return work(recipes, home, members, Ref.of(activity), None, "cpu", engine)
+
+print(json.dumps([[ref.key, ref.made] for ref in spread()]))
+"""
+
+
+def groups_trained(server: str) -> int:
+    """How many tasks have trained a group of members, as the server knows."""
+    done = {"name": {"like_": "members"}, "state": {"name": {"any_": ["Completed"]}}}
+    answer = httpx.post(f"{server}/task_runs/count", json={"task_runs": done}, timeout=30)
+    return int(answer.raise_for_status().json())
+
+
+@pytest.mark.parametrize("engine", ["dask", "ray"])
+def test_members_trained_in_processes_are_the_same(
+    engine: str,
+    store: DataRoot,
+    activations_artifact: Artifact,
+    tmp_path: Path,
+    server: str,
+) -> None:
+    """In two groups, by two processes of a cluster, and in one pass in this process."""
+    pytest.importorskip(
+        f"prefect_{engine}", reason=f"prefect-{engine} is not installed: engine not tested"
+    )
+    changes = ({}, {"k": 8}, {"architecture": "batchtopk"}, {"architecture": "relu"}, {"seed": 1})
+    base = SaeConfig(d_sae=64, k=4, tokens=4096, batch_size=256)
+    members = [base.model_copy(update=own) for own in changes]
+    alone = sae.train_all(DataRoot(tmp_path / "alone"), members, activations_artifact)
+    home = tmp_path / "spread"
+    (home / "activations").mkdir(parents=True)
+    key = activations_artifact.key
+    (home / "activations" / key).symlink_to(activations_artifact.path)
+    settings = json.dumps([member.model_dump() for member in members])
+    before = groups_trained(server)
+    done = subprocess.run(
+        [sys.executable, "-c", SPREAD, engine, str(home), key, settings],
+        env=environment(home, PREFECT_API_URL=server),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said == [[artifact.key, True] for artifact in alone]
+    assert groups_trained(server) == before + 2
+    spread = DataRoot(home)
+    assert [spread.open("sae", a.key).digest() for a in alone] == [a.digest() for a in alone]
+
+
+def test_the_command_leaves_a_run_a_member_and_a_front(
+    finished: Path, config: Path, tmp_path: Path
+) -> None:
+    """Over a home in which a single run has finished, whose SAE is one of the members."""
+    home = tmp_path / "home"
+    shutil.copytree(finished, home)
+    single = artifacts(home)["sae"]
+    file = tmp_path / "sweep.toml"
+    file.write_text(config.read_text() + "\n[sweep]\narchitecture = ['topk', 'relu']\nk = [4, 8]\n")
+    spread = ("--engine", "dask", "--workers", "2")
+    done = deconstruct(home, "sweep", file, "--set", "name=front", *spread)
+    assert done.returncode == 0, done.stderr
+    saes = {a.key: a for a in DataRoot(home).artifacts() if a.stage == "sae"}
+    assert len(saes) == 3
+    assert saes[single.key].manifest == single.manifest  # found, not made again
+    asked = deconstruct(home, "sql", "--format", "json", "FROM pareto('front')")
+    rows = json.loads(asked.stdout)
+    assert {(row["architecture"], row["k"]) for row in rows} == {
+        ("topk", 4), ("topk", 8), ("relu", None),
+    }  # fmt: skip
+    for row in rows:
+        beaten = [
+            o for o in rows
+            if o["l0"] <= row["l0"] and o["fvu"] <= row["fvu"] and o["run_id"] != row["run_id"]
+        ]  # fmt: skip
+        assert row["on_front"] == (not beaten)
+        assert row["fvu_low"] <= row["fvu"] <= row["fvu_high"]
+        assert row["run_id"] in done.stdout
+    assert any(row["on_front"] for row in rows)
+    assert any(row["on_loss_front"] for row in rows)
+    assert len(json.loads(deconstruct(home, "sql", "--format", "json", "FROM runs").stdout)) >= 3

@@ -1,0 +1,152 @@
+"""What a real run leaves for the Prefect UI: names, tags, progress, results, where they lie."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.running import STAGES, artifacts, environment
+from typer.testing import CliRunner
+
+from deconstruct.common.progress import listening, track
+from flows.cli import app
+from tasks.progress import ProgressArtifacts
+
+WITHOUT_PATIENCE = """
+from flows import cli
+started = cli._started
+
+def started_and_impatient(*arguments):
+    root = started(*arguments)
+    from tasks import progress
+    progress.EVERY_SECONDS = 0.0
+    return root
+
+cli._started = started_and_impatient
+cli.app()
+"""
+"""The command, telling of progress at once; Prefect is imported when its settings are there."""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, config: Path, server: str) -> dict[str, Any]:
+    """A flow run as the server knows it, and its artifacts by key; progress told at once."""
+    home = tmp_path_factory.mktemp("seen") / "it's home"
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PATIENCE, "run", str(config)],
+        env=environment(home, PREFECT_API_URL=server),
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    asked = {"sort": "START_TIME_DESC", "flows": {"name": {"any_": ["pipeline"]}}}
+    runs = httpx.post(f"{server}/flow_runs/filter", json=asked, timeout=30).json()
+    (own,) = [r for r in runs if r["parameters"]["home"] == str(home)]
+    where = {"artifacts": {"flow_run_id": {"any_": [own["id"]]}}}
+    left = httpx.post(f"{server}/artifacts/filter", json=where, timeout=30).json()
+    return {"home": home, "run": own, "artifacts": {made["key"]: made for made in left}}
+
+
+def test_its_name_and_tags_tell_model_layer_and_k(run: dict[str, Any]) -> None:
+    assert run["run"]["name"] == "tiny-llama 1.resid_post topk-4"
+    assert set(run["run"]["tags"]) == {"tiny-llama", "layer-1", "topk", "topk-4"}
+
+
+def test_its_log_says_how_each_stage_went(run: dict[str, Any], server: str) -> None:
+    where = {"logs": {"flow_run_id": {"any_": [run["run"]["id"]]}}}
+    lines = httpx.post(f"{server}/logs/filter", json=where, timeout=30).json()
+    said = [line["message"].split()[:2] for line in lines if line["name"] == "deconstruct.stages"]
+    assert [words for words in said if words[1] == "done"] == [[stage, "done"] for stage in STAGES]
+
+
+def test_every_long_stage_leaves_its_progress_which_ends_at_100(run: dict[str, Any]) -> None:
+    progress = {k: a for k, a in run["artifacts"].items() if a["type"] == "progress"}
+    assert {f"{s}-progress" for s in ("activations", "sae", "latents", "evaluation")} <= set(
+        progress
+    )
+    assert {key: made["data"] for key, made in progress.items()} == dict.fromkeys(progress, 100)
+    assert all(made["task_run_id"] for made in progress.values())
+    assert progress["sae-progress"]["description"].startswith("sae: 19,")
+
+
+def test_the_table_has_figures_with_intervals(run: dict[str, Any]) -> None:
+    table = run["artifacts"]["results-small-1-resid-post"]
+    assert table["type"] == "table"
+    rows = {row["metric"]: row for row in json.loads(table["data"])}
+    fvu = rows["fraction of variance unexplained"]
+    assert fvu["from"] < fvu["value"] < fvu["to"]
+    assert "probe accuracy on latents, held out" in rows
+
+
+def test_the_markdown_links_and_names_what_can_be_opened(run: dict[str, Any]) -> None:
+    text = run["artifacts"]["run-small-1-resid-post"]["data"]
+    (link,) = re.findall(r"\]\(/artifacts/artifact/([^)]+)\)", text)
+    assert link == run["artifacts"]["results-small-1-resid-post"]["id"]
+    folders = dict(re.findall(r"^\| (\w+) \| [^|]+ \| `([^`]+)` \|$", text, re.MULTILINE))
+    assert folders == {s: str(artifacts(run["home"])[s].path) for s in STAGES}
+    assert f"`{run['home'] / 'deconstruct.duckdb'}`" in text
+    commands = re.findall(r"^    deconstruct (.+)$", text, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        result = CliRunner().invoke(app, shlex.split(command))
+        assert result.exit_code == 0, result.output
+
+
+def test_progress_ends_at_100_where_work_stops_early_and_not_where_it_fails() -> None:
+    told: list[tuple[str, int, int]] = []
+
+    def listen(description: str, done: int, total: int) -> None:
+        told.append((description, done, total))
+
+    with listening(listen), track("sae", 10) as advance:
+        advance(4)
+    assert told[-1] == ("sae", 10, 10)
+    told.clear()
+
+    def break_off() -> None:
+        with listening(listen), track("sae", 10) as advance:
+            advance(4)
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        break_off()
+    assert ("sae", 10, 10) not in told
+
+
+def test_a_server_that_is_gone_costs_nobody_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(*arguments: object) -> None:
+        raise httpx.ConnectError("nobody listens")
+
+    monkeypatch.setattr("tasks.progress.create_progress_artifact", refusing)
+    times = iter([0.0, 6.0, 12.0])
+    telling = ProgressArtifacts(clock=lambda: next(times))
+    for done in (1, 2, 3):
+        telling("sae", done, 3)
+
+
+def test_the_form_says_what_each_parameter_is(finished: Path) -> None:
+    """Prefect takes the descriptions from the flow's docstring."""
+    asked = (
+        "import json; from prefect.utilities.callables import parameter_schema as schema; "
+        "from flows.pipeline import pipeline; "
+        "print(json.dumps(schema(pipeline.fn).model_dump_for_openapi()['properties']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", asked],
+        env=environment(finished),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    fields = json.loads(done.stdout)
+    assert set(fields) == {"config", "home", "device", "growth", "engine"}
+    assert all(field["description"] for field in fields.values())
