@@ -48,14 +48,14 @@ def bare(model: torch.nn.Module, texts: Artifact, site: Site, device: str) -> fl
 
 
 def extraction(
-    store: DataRoot, resolved: ResolvedModel, texts: Artifact, site: Site, load_seconds: float
+    root: DataRoot, resolved: ResolvedModel, texts: Artifact, site: Site, load_seconds: float
 ) -> float:
     """Tokens per second of the whole stage, published; the time to load the model left out."""
     config = ActivationsConfig(sites=(str(site),))
-    (recipe,) = activations.recipes(config, resolved, texts)
-    shutil.rmtree(store.folder(recipe.stage, recipe.key), ignore_errors=True)
+    (recipe,) = activations.recipes(config, model=resolved, corpus=texts)
+    shutil.rmtree(root.folder(recipe.stage, recipe.key), ignore_errors=True)
     started = time.perf_counter()
-    activations.extract(store, config, resolved, texts)
+    activations.extract(root, config, model=resolved, corpus=texts)
     return int(texts.facts["tokens"]) / (time.perf_counter() - started - load_seconds)
 
 
@@ -68,21 +68,20 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=None, help="documents")
     options = parser.parse_args()
 
-    store = DataRoot(options.home)
+    root = DataRoot(options.home)
     run = RunConfig()
-    resolved = resolve(store, run.model)
+    resolved = resolve(root, run.model)
     settings = run.corpus.model_copy(update={"limit": options.limit})
-    texts = corpus.tokenise(store, settings, sources.resolve(settings), resolved)
+    texts = corpus.tokenise(root, settings, source=sources.resolve(settings), model=resolved)
     site, device = Site.parse(options.site), pick_device()
-    dtype = pick_dtype("auto", device)
-    load(resolved, dtype, device)
+    load(resolved, device)
     started = time.perf_counter()
-    model = load(resolved, dtype, device)
+    model = load(resolved, device)
     load_seconds = time.perf_counter() - started
     capture(model, torch.ones(8, 128, dtype=torch.long, device=device), [site])
 
     rates: dict[str, list[float]] = {"bare": [], "extraction": []}
-    with tempfile.TemporaryDirectory(dir=store.root) as scratch:
+    with tempfile.TemporaryDirectory(dir=root.path) as scratch:
         for _ in range(options.repeats):
             rates["bare"].append(bare(model, texts, site, device))
             rates["extraction"].append(
@@ -93,7 +92,7 @@ def main() -> None:
         "model": resolved.name,
         "site": str(site),
         "tokens": texts.facts["tokens"],
-        "dtype": str(dtype),
+        "dtype": str(pick_dtype("auto", device)),
         "device": device,
         "machine": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),

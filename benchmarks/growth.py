@@ -60,24 +60,28 @@ def main() -> None:
                 late.append((file, target))
                 continue
             copy_as_utf8(file, target)
-        store = DataRoot(Path(folder) / "home")
-        model = resolve(store, ModelConfig())
+        root = DataRoot(Path(folder) / "home")
+        model = resolve(root, ModelConfig())
         config = CorpusConfig(source=str(texts))
         recorded = ActivationsConfig()
         trained = SaeConfig(d_sae=options.d_sae, tokens=40_960)
 
         def read(base: Artifact | None) -> Artifact:
-            return corpus.tokenise(store, config, sources.resolve(config), model, base=base)
+            return corpus.tokenise(
+                root, config, source=sources.resolve(config), model=model, base=base
+            )
 
         def extract(of: Artifact) -> Artifact:
-            return next(iter(activations.extract(store, recorded, model, of).values()))
+            return next(iter(activations.extract(root, recorded, model=model, corpus=of).values()))
 
         def encode(dictionary: Artifact, activity: Artifact, of: Artifact) -> Artifact:
-            return latents.encode(store, LatentsConfig(), dictionary, activity, of)
+            return latents.encode(
+                root, LatentsConfig(), sae=dictionary, activations=activity, corpus=of
+            )
 
         base, _ = timed("corpus", lambda: read(None))
         activity, extraction = timed("extraction", lambda: extract(base))
-        dictionary = sae.train(store, trained, activity)
+        dictionary = sae.train(root, trained, activations=activity)
         _, encoding = timed("latents", lambda: encode(dictionary, activity, base))
         for file, target in late:
             copy_as_utf8(file, target)

@@ -67,14 +67,14 @@ class Synthetic:
 
 def make(home: Path, size: Size, seed: int = 0, name: str = "synthetic") -> Synthetic:
     """Draw and write a run's artifacts under ``home``."""
-    store = DataRoot(home)
+    root = DataRoot(home)
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, len(LABELS), size.documents)
     spent: dict[str, float] = {}
 
     def artifact(stage: str, write: Callable[[Draft], None]) -> Artifact:
         recipe = Recipe(stage, 1, {"seed": seed, "tokens": size.tokens, "d_sae": size.d_sae}, {})
-        return store.make(recipe, write)
+        return root.make(recipe, write)
 
     corpus = artifact("corpus", lambda draft: _corpus(draft, size, labels, seed))
     tables = _small_tables(size, draw)

@@ -40,14 +40,16 @@ def main() -> None:
     warm = [member.model_copy(update={"tokens": 3 * member.batch_size}) for member in members]
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
-        stage.train_all(DataRoot(Path(folder) / "warm"), warm, activations, device="cpu")
+        stage.train_all(
+            DataRoot(Path(folder) / "warm"), warm, activations=activations, device="cpu"
+        )
         for repeat in range(arguments.repeats):
             started = time.perf_counter()
             together = DataRoot(Path(folder) / f"together-{repeat}")
-            swept = stage.train_all(together, members, activations, device="cpu")
+            swept = stage.train_all(together, members, activations=activations, device="cpu")
             middle = time.perf_counter()
             alone = DataRoot(Path(folder) / f"alone-{repeat}")
-            single = [stage.train(alone, m, activations, device="cpu") for m in members]
+            single = [stage.train(alone, m, activations=activations, device="cpu") for m in members]
             ended = time.perf_counter()
             same = [a.digest() == b.digest() for a, b in zip(swept, single, strict=True)]
             ratios.append((middle - started) / (ended - middle))

@@ -45,25 +45,25 @@ def main() -> None:
     parser.add_argument("--last", action="store_true", help="the last tenth is new")
     parser.add_argument("--architecture", default="topk")
     options = parser.parse_args()
-    store = DataRoot(options.home)
-    before, after = grown(store, options.last)
-    first, recorded = (record(store, texts) for texts in (before, after))
+    root = DataRoot(options.home)
+    before, after = grown(root, options.last)
+    first, recorded = (record(root, texts) for texts in (before, after))
     known = int(before.facts["documents"])
     print(f"{known} documents, then {int(after.facts['documents'])}", flush=True)
     table: dict[str, list[tuple[float, ...]]] = defaultdict(list)
     for seed in options.seeds:
         trained = SaeConfig(architecture=options.architecture, tokens=TOKENS, seed=seed)
-        standing = sae.train(store, trained, first)
+        standing = sae.train(root, trained, activations=first)
         judged(table, "standing, 1", standing, recorded, after, known)
         for share in options.shares:
             tokens = int(share * TOKENS)
             cold = trained.model_copy(update={"tokens": tokens})
-            made = sae.train(store, cold, recorded)
+            made = sae.train(root, cold, activations=recorded)
             judged(table, f"cold, {share:g}", made, recorded, after, known)
             for rate in options.rates or [None]:
                 changes = {"warm_tokens": tokens, "learning_rate": rate}
                 warm = trained.model_copy(update=changes)
-                made = sae.train(store, warm, recorded, start=standing)
+                made = sae.train(root, warm, activations=recorded, start=standing)
                 name = f"warm, {share:g}" + (f", rate {rate:g}" if rate else "")
                 judged(table, name, made, recorded, after, known)
     print("training, share of tokens         held-out FVU  of new ones  never fire  (spread)")
@@ -71,18 +71,18 @@ def main() -> None:
         print(f"{name:<32}" + summary(rows))
 
 
-def grown(store: DataRoot, last: bool) -> tuple[Artifact, Artifact]:
+def grown(root: DataRoot, last: bool) -> tuple[Artifact, Artifact]:
     """The corpus of nine tenths, and the one that grew from it."""
     articles = sources.resolve(CorpusConfig()).path
     assert articles is not None
     files = sorted(articles.glob("*/*.txt"))
     late = set(files[-(len(files) // 10) :] if last else files[::10])
-    texts = store.root / ("texts-last" if last else "texts")
-    model = resolve(store, ModelConfig())
+    texts = root.path / ("texts-last" if last else "texts")
+    model = resolve(root, ModelConfig())
 
     def read(base: Artifact | None) -> Artifact:
         config = CorpusConfig(source=str(texts))
-        return corpus.tokenise(store, config, sources.resolve(config), model, base=base)
+        return corpus.tokenise(root, config, source=sources.resolve(config), model=model, base=base)
 
     shutil.rmtree(texts, ignore_errors=True)
     for file in files:
@@ -94,8 +94,10 @@ def grown(store: DataRoot, last: bool) -> tuple[Artifact, Artifact]:
     return base, read(base)
 
 
-def record(store: DataRoot, texts: Artifact) -> Artifact:
-    made = activations.extract(store, ActivationsConfig(), resolve(store, ModelConfig()), texts)
+def record(root: DataRoot, texts: Artifact) -> Artifact:
+    made = activations.extract(
+        root, ActivationsConfig(), model=resolve(root, ModelConfig()), corpus=texts
+    )
     return next(iter(made.values()))
 
 

@@ -1,23 +1,69 @@
 """Deconstruct takes a language model apart: activations, sparse autoencoders, what latents know.
 
-import deconstruct
+    import deconstruct
 
-store = deconstruct.open_store()  # a DuckDB connection, read-only
-store.sql("FROM runs").df()
+    store = deconstruct.open_store()  # a DuckDB connection, read-only
+    store.sql("FROM runs").df()
+
+The verbs of the pipeline are here too, in the order of the data; README has an example. Each takes
+a `DataRoot`, its stage's settings and, by name, what it is made from, and finds its artifact or
+makes it.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deconstruct.activations.stage import extract
+    from deconstruct.artifacts import DataRoot
+    from deconstruct.cluster.stage import group_documents
+    from deconstruct.config import load as load_config
+    from deconstruct.corpus.sources import resolve as resolve_source
+    from deconstruct.corpus.stage import tokenise
+    from deconstruct.evaluation.stage import evaluate
+    from deconstruct.latents.stage import encode
+    from deconstruct.model.resolve import resolve as resolve_model
+    from deconstruct.probe.stage import fit_probes
+    from deconstruct.sae.files import load as load_sae
+    from deconstruct.sae.stage import train
     from deconstruct.store import open_store
 
-__all__ = ["open_store"]
+_PLACES = {
+    "DataRoot": "artifacts:DataRoot",
+    "load_config": "config:load",
+    "resolve_model": "model.resolve:resolve",
+    "resolve_source": "corpus.sources:resolve",
+    "tokenise": "corpus.stage:tokenise",
+    "extract": "activations.stage:extract",
+    "train": "sae.stage:train",
+    "load_sae": "sae.files:load",
+    "encode": "latents.stage:encode",
+    "evaluate": "evaluation.stage:evaluate",
+    "fit_probes": "probe.stage:fit_probes",
+    "group_documents": "cluster.stage:group_documents",
+    "open_store": "store:open_store",
+}
+
+__all__ = [
+    "DataRoot",
+    "encode",
+    "evaluate",
+    "extract",
+    "fit_probes",
+    "group_documents",
+    "load_config",
+    "load_sae",
+    "open_store",
+    "resolve_model",
+    "resolve_source",
+    "tokenise",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the store when it is first asked for: ``import deconstruct`` alone loads nothing."""
-    if name == "open_store":
-        from deconstruct.store import open_store
-
-        return open_store
-    raise AttributeError(f"module 'deconstruct' has no attribute {name!r}")
+    """Imports what is asked for when it first is: ``import deconstruct`` alone loads nothing."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'deconstruct' has no attribute {name!r}")
+    module, _, own = _PLACES[name].partition(":")
+    return getattr(import_module(f"deconstruct.{module}"), own)

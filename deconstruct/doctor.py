@@ -32,15 +32,15 @@ def examine(home: Path) -> Iterator[Finding]:
     yield _device()
     yield _hub()
     try:
-        store = DataRoot(home)
+        root = DataRoot(home)
     except StorageError as error:
         yield Finding("home", str(error), sound=False)
         return
     free = shutil.disk_usage(home).free
     yield Finding("home", f"{home}, {_size(free)} free", sound=free > 5e9)
-    yield from _cache(store)
-    if store.mirror is not None:
-        yield _remote(store.mirror)
+    yield from _cache(root)
+    if root.mirror is not None:
+        yield _remote(root.mirror)
 
 
 def _device() -> Finding:
@@ -65,13 +65,13 @@ def _hub() -> Finding:
     )
 
 
-def _cache(store: DataRoot) -> Iterator[Finding]:
+def _cache(root: DataRoot) -> Iterator[Finding]:
     held: dict[str, list[int]] = defaultdict(list)
-    for artifact in store.artifacts():
+    for artifact in root.artifacts():
         held[artifact.stage].append(sum(f.bytes for f in artifact.manifest.files.values()))
     for stage, sizes in sorted(held.items()):
         yield Finding(f"cache {stage}", f"{len(sizes)} artifacts, {_size(sum(sizes))}")
-    partial = list(store.root.glob("*/.*.partial"))
+    partial = list(root.path.glob("*/.*.partial"))
     if partial:
         yield Finding("unfinished", f"{len(partial)} stages, continued when their run is repeated")
     if not held:

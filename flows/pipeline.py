@@ -6,42 +6,31 @@ text -> tokens -> activations -> SAE -> latents -> evaluation, probe, cluster ->
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
-from deconstruct.activations import stage as activation_stage
+from deconstruct.activations.stage import recipes
 from deconstruct.artifacts import Artifact, DataRoot
-from deconstruct.cluster import stage as cluster_stage
 from deconstruct.common.site import Site
 from deconstruct.config import Growth, RunConfig
 from deconstruct.corpus import sources
-from deconstruct.corpus import stage as corpus_stage
 from deconstruct.corpus.sources import ResolvedSource
-from deconstruct.drift import stage as drift_stage
-from deconstruct.evaluation import stage as evaluation_stage
-from deconstruct.latents import stage as latents_stage
+from deconstruct.drift.stage import reference_of, sentence
 from deconstruct.model.resolve import ResolvedModel, resolve
-from deconstruct.probe import stage as probe_stage
 from deconstruct.recurring import gates
 from deconstruct.recurring import standing as standing_runs
 from deconstruct.recurring.standing import Standing
-from deconstruct.sae import stage as sae_stage
 from deconstruct.store import RunRecord
 from flows.environment import data_root
 from flows.liveness import hold_lock
-from flows.seen import run_name, show_results, speak, tag
-from tasks.activations import activations
-from tasks.cluster import cluster
-from tasks.corpus import corpus
-from tasks.drift import drift
-from tasks.evaluation import evaluation
-from tasks.latents import latents
-from tasks.probe import probe
-from tasks.sae import sae
-from tasks.spread import Engine
-from tasks.stage import Outcome, Ref, Stages
+from flows.ui import run_name, show_results, speak, tag
+from tasks import stages as task
+from tasks import training
+from tasks.spread import Spread
+from tasks.stage import Call, Outcome, Ref, Stages
 from tasks.store import store as publish
 
 log = logging.getLogger("deconstruct.stages")
@@ -57,8 +46,35 @@ class SiteResult(BaseModel):
     stages: list[Outcome]
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """What an SAE is trained and judged on: a corpus and its activations at one site.
+
+    output: those of the site that a transcoder makes of them; None: an autoencoder.
+    """
+
+    corpus: Artifact
+    activations: Artifact
+    output: Artifact | None
+
+    @property
+    def site(self) -> str:
+        """The site that is read."""
+        return str(self.activations.facts["site"])
+
+
+@dataclass(frozen=True)
+class Running:
+    """What all sites and SAEs of one run share."""
+
+    config: RunConfig
+    model: ResolvedModel
+    device: str
+    started: datetime
+
+
 DEFAULT = RunConfig()
-HERE = Engine()
+HERE = Spread()
 
 
 @flow(name="pipeline", flow_run_name=run_name, persist_result=True, result_serializer="json")
@@ -67,7 +83,7 @@ def pipeline(
     home: str | None = None,
     device: str = "auto",
     growth: Growth = "anew",
-    engine: Engine = HERE,
+    engine: Spread = HERE,
 ) -> list[SiteResult]:
     """Take a language model apart as ``config`` says, one SAE a hook site.
 
@@ -92,10 +108,9 @@ def pipeline(
     started = datetime.now(UTC)
     speak()
     root = DataRoot(data_root(home))
-    hold_lock(root.root)
+    hold_lock(root.path)
     tag(config)
     model, source = preflight(root, config)
-    shared = Stages(root)
     standing = standing_runs.find(root, config) if growth != "anew" else {}
     base = None
     if standing:
@@ -103,56 +118,11 @@ def pipeline(
         base = standing_runs.base_of(root, config, source, newest.corpus)
     elif growth != "anew":
         log.info("no standing run %r of these settings yet; it trains the first", config.name)
-    texts, by_site, output = read_and_record(shared, config, model, source, base, device, engine)
+    run, stages = Running(config, model, device, started), Stages(root)
     return [
-        take_apart(
-            config,
-            Stages(root, list(shared.outcomes)),
-            model,
-            texts,
-            activity,
-            output,
-            standing.get(str(activity.facts["site"])),
-            growth,
-            started,
-            device,
-        )
-        for activity in by_site.values()
+        take_apart(run, stages.branch(), own, standing.get(own.site), growth)
+        for own in read_and_record(run, stages, source, base, engine)
     ]
-
-
-def read_and_record(
-    shared: Stages,
-    config: RunConfig,
-    model: ResolvedModel,
-    source: ResolvedSource,
-    base: Artifact | None,
-    device: str,
-    engine: Engine,
-) -> tuple[Artifact, dict[str, Artifact], Artifact | None]:
-    """The corpus, the activations of each site that an SAE reads, and those of a transcoder's
-    output site. base: the corpus that this one grew from."""
-    texts = shared.run(
-        corpus,
-        corpus_stage.recipe(config.corpus, source, model, base),
-        config.corpus,
-        source,
-        model,
-        Ref.of(base) if base is not None else None,
-    )
-    recorded = shared.run_all(
-        activations,
-        activation_stage.recipes(config.activations, model, texts, dtype=config.model.dtype),
-        config.activations,
-        model,
-        Ref.of(texts),
-        config.model.dtype,
-        device,
-        engine,
-    )
-    by_site = {str(activity.facts["site"]): activity for activity in recorded}
-    output = by_site.pop(config.sae.output_site or "", None)
-    return texts, by_site, output
 
 
 def preflight(root: DataRoot, config: RunConfig) -> tuple[ResolvedModel, ResolvedSource]:
@@ -167,102 +137,93 @@ def preflight(root: DataRoot, config: RunConfig) -> tuple[ResolvedModel, Resolve
     return model, sources.resolve(config.corpus)
 
 
+def read_and_record(
+    run: Running, stages: Stages, source: ResolvedSource, base: Artifact | None, engine: Spread
+) -> list[Recorded]:
+    """The corpus, and the activations of each site that an SAE reads.
+
+    base: the corpus that this one grew from.
+    """
+    config, model, device = run.config, run.model, run.device
+    corpus = stages.run(task.corpus, config.corpus, source=source, model=model, base=base)
+    wanted = recipes(config.activations, model=model, corpus=corpus, device=device)
+    inputs = {"model": model, "corpus": corpus, "device": device, "engine": engine}
+    found = stages.run_all(Call(task.activations, wanted, config.activations, inputs))
+    by_site = dict(zip(config.activations.sites, found, strict=True))
+    output = by_site.pop(config.sae.output_site or "", None)
+    return [Recorded(corpus, activations, output) for activations in by_site.values()]
+
+
 def take_apart(
-    config: RunConfig,
+    run: Running,
     stages: Stages,
-    model: ResolvedModel,
-    texts: Artifact,
-    activity: Artifact,
-    output: Artifact | None,
-    standing: Standing | None,
-    growth: Growth,
-    started: datetime,
-    device: str,
+    recorded: Recorded,
+    standing: Standing | None = None,
+    growth: Growth = "anew",
 ) -> SiteResult:
     """The stages of one hook site, from its activations to the store.
 
-    output: the activations that a transcoder makes of them; None: an autoencoder.
-    standing: the run that ``growth`` goes on from; None: there is none.
+    standing: the run that ``growth`` goes on from; None: there is none. Evaluation, probe and
+    cluster need nothing of each other, and run at the same time.
     """
-    site = str(activity.facts["site"])
+    config, device, site = run.config, run.device, recorded.site
+    corpus, activations = recorded.corpus, recorded.activations
     if len(config.activations.sites) > 1:
         log.info("-- %s", site)
-    kept, start = standing.role(growth, activity) if standing else (None, None)
-    if standing and kept:
-        dictionary = stages.keep(kept, f"of run {standing.run_id}")
-    else:
-        dictionary = stages.run(
-            sae,
-            sae_stage.recipe(config.sae, activity, output, start),
-            config.sae,
-            Ref.of(activity),
-            *(Ref.of(ref) if ref else None for ref in (output, start)),
-            device,
-        )
-    firings = stages.run(
-        latents,
-        latents_stage.recipe(config.latents, dictionary, activity, texts),
-        config.latents,
-        *map(Ref.of, (dictionary, activity, texts)),
-        device,
-    )
-    judged = stages.run(
-        evaluation,
-        evaluation_stage.recipe(config.evaluation, model, texts, activity, dictionary, firings),
-        config.evaluation,
-        model,
-        *map(Ref.of, (texts, activity, dictionary, firings)),
-        config.model.dtype,
-        device,
-    )
-    probed = stages.run(
-        probe,
-        probe_stage.recipe(config.probe, texts, firings, activity),
-        config.probe,
-        *map(Ref.of, (texts, firings, activity)),
-    )
-    clustered = stages.run(
-        cluster,
-        cluster_stage.recipe(config.cluster, texts, firings),
-        config.cluster,
-        *map(Ref.of, (texts, firings)),
-    )
-    everything = [texts, activity, dictionary, firings, judged, probed, clustered]
-    figures = {name: judged.facts.get(name) for name in ("fvu", "dead_share", "loss_recovered")}
-    figures["probe_accuracy"] = probed.facts.get("accuracy")
-    reference = drift_stage.reference_of(stages.store, texts, dictionary)
+    sae = autoencoder(run, stages, recorded, standing, growth)
+    read = {"corpus": corpus, "activations": activations, "sae": sae}
+    latents = stages.run(task.latents, config.latents, **read, device=device)
+    evaluation, probe, cluster = stages.side_by_side(
+        stages.call(
+            task.evaluation, config.evaluation, model=run.model, **read, latents=latents,
+            device=device,
+        ),
+        stages.call(
+            task.probe, config.probe, corpus=corpus, latents=latents, activations=activations
+        ),
+        stages.call(task.cluster, config.cluster, corpus=corpus, latents=latents),
+    )  # fmt: skip
+    everything = [corpus, activations, sae, latents, evaluation, probe, cluster]
+    reference, drift = reference_of(stages.root, corpus, sae), None
     if reference is not None:
-        compared = (reference, texts, activity, dictionary, firings)
-        drifted = stages.run(
-            drift,
-            drift_stage.recipe(config.evaluation, *compared, output),
-            config.evaluation,
-            *map(Ref.of, compared),
-            Ref.of(output) if output else None,
-            device,
-        )
-        everything.append(drifted)
-        figures["fvu_ratio"] = drifted.facts["fvu"] / drifted.facts["reference_fvu"]
-        figures["latents_js"] = drifted.facts["latents_js"]
-        log.info("%-12s %s", "drift", _said(drifted))
-    gates.check(config.gates, figures)
+        drift = stages.run(
+            task.drift, config.evaluation, reference=reference, activations=activations, sae=sae,
+            latents=latents, output=recorded.output, device=device,
+        )  # fmt: skip
+        everything.append(drift)
+        log.info("%-12s %s", "drift", sentence(drift))
+    gates.check(config.gates, gates.figures(evaluation, probe, drift))
+    return published(run, stages, site, everything)
+
+
+def autoencoder(
+    run: Running,
+    stages: Stages,
+    recorded: Recorded,
+    standing: Standing | None,
+    growth: Growth,
+) -> Artifact:
+    """The SAE of a site: trained, or the standing one."""
+    kept, start = standing.role(growth, recorded.activations) if standing else (None, None)
+    if standing and kept:
+        return stages.keep(kept, f"of run {standing.run_id}")
+    return stages.run(
+        training.sae, run.config.sae, activations=recorded.activations, output=recorded.output,
+        start=start, device=run.device,
+    )  # fmt: skip
+
+
+def published(run: Running, stages: Stages, site: str, everything: list[Artifact]) -> SiteResult:
+    """Put what the stages of a site left into the store, and show it in the UI."""
+    outcomes = stages.in_order()
     record = RunRecord(
-        config=config,
-        started=started,
+        config=run.config,
+        started=run.started,
         finished=datetime.now(UTC),
-        cached=frozenset(outcome.stage for outcome in stages.outcomes if outcome.cached),
+        cached=frozenset(outcome.stage for outcome in outcomes if outcome.cached),
     )
-    run_id = publish(str(stages.store.root), record, [Ref.of(a) for a in everything])
+    refs = [Ref.of(artifact) for artifact in everything]
+    run_id = publish(str(stages.root.path), record, refs, wait_for=stages.before(everything))
     log.info("%-12s run %s", "store", run_id)
-    show_results(stages.store, config, run_id, site, stages.outcomes)
-    return SiteResult(site=site, run_id=run_id, stages=stages.outcomes)
-
-
-def _said(drifted: Artifact) -> str:
-    facts = drifted.facts
-    return (
-        f"{facts['documents']:,} documents since training: fvu {facts['fvu']:.3f} "
-        f"(reference {facts['reference_fvu']:.3f}), l0 {facts['l0']:.1f} "
-        f"({facts['reference_l0']:.1f}), latents' JS {facts['latents_js']:.3f} bits, "
-        f"labels' {facts['labels_js']:.3f}"
-    )
+    show_results(stages.root, run.config, run_id, site, outcomes)
+    return SiteResult(site=site, run_id=run_id, stages=outcomes)

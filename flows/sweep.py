@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from prefect import flow
@@ -9,14 +10,14 @@ from prefect.runtime import flow_run
 
 from deconstruct.artifacts import DataRoot
 from deconstruct.config.sweep import SweepRun
-from deconstruct.sae import stage as sae_stage
+from deconstruct.sae.stage import recipe
 from flows.environment import data_root
 from flows.liveness import hold_lock
-from flows.pipeline import HERE, SiteResult, preflight, read_and_record, take_apart
-from flows.seen import speak
-from tasks.sae import sae_members
-from tasks.spread import Engine
-from tasks.stage import Ref, Stages
+from flows.pipeline import HERE, Running, SiteResult, preflight, read_and_record, take_apart
+from flows.ui import speak
+from tasks.spread import Spread
+from tasks.stage import Call, Stages
+from tasks.training import sae_members
 
 
 def _name() -> str:
@@ -26,7 +27,7 @@ def _name() -> str:
 
 @flow(name="sweep", flow_run_name=_name, persist_result=True, result_serializer="json")
 def sweep(
-    config: SweepRun, home: str | None = None, device: str = "auto", engine: Engine = HERE
+    config: SweepRun, home: str | None = None, device: str = "auto", engine: Spread = HERE
 ) -> list[SiteResult]:
     """Train every member of ``config`` at every site, judge each, publish each as a run.
 
@@ -39,28 +40,18 @@ def sweep(
     started = datetime.now(UTC)
     speak()
     root = DataRoot(data_root(home))
-    hold_lock(root.root)
+    hold_lock(root.path)
     model, source = preflight(root, config)
-    shared = Stages(root)
-    texts, by_site, output = read_and_record(shared, config, model, source, None, device, engine)
+    run, stages = Running(config, model, device, started), Stages(root)
     members = config.members()
     results = []
-    for activity in by_site.values():
-        Stages(root).run_all(
-            sae_members,
-            [sae_stage.recipe(member, activity, output) for member in members],
-            members,
-            Ref.of(activity),
-            Ref.of(output) if output else None,
-            device,
-            engine,
-        )
+    for recorded in read_and_record(run, stages, source, None, engine):
+        activations, output = recorded.activations, recorded.output
+        recipes = [recipe(member, activations=activations, output=output) for member in members]
+        inputs = {"activations": activations, "output": output, "device": device, "engine": engine}
+        together = Stages(root, states=stages.states)
+        together.run_all(Call(sae_members, recipes, members, inputs))
         for member in members:
-            stages = Stages(root, list(shared.outcomes))
-            run = config.run_of(member)
-            results.append(
-                take_apart(
-                    run, stages, model, texts, activity, output, None, "anew", started, device
-                )
-            )
+            own = replace(run, config=config.run_of(member))
+            results.append(take_apart(own, stages.branch(), recorded))
     return results

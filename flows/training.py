@@ -8,9 +8,9 @@ from deconstruct.artifacts import DataRoot
 from deconstruct.config import SaeConfig
 from flows.environment import data_root
 from flows.liveness import hold_lock
-from flows.seen import speak
-from tasks.sae import train_here
+from flows.ui import speak
 from tasks.stage import Ref
+from tasks.training import train_here
 
 
 @flow(name="train", persist_result=True, result_serializer="json")
@@ -29,6 +29,7 @@ def train(
     seed.
     """
     speak()
-    root = DataRoot(data_root(home)).root
-    hold_lock(root)
-    return train_here(str(root), config, activations, output, start, device)
+    root = DataRoot(data_root(home))
+    hold_lock(root.path)
+    inputs = {"activations": activations, "output": output, "start": start, "device": device}
+    return train_here([], str(root.path), config, inputs)[0]

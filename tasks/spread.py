@@ -1,23 +1,21 @@
 """Work spread over an engine: threads here, Dask or Ray processes here or elsewhere.
 
 Of an extraction, the engine computes shards into the artifact in the making; the stage's own task
-finds them there, and publishes. Of a sweep, it trains members in groups (`tasks.sae`). Either way,
-which engine ran, and how many workers, changes no byte.
+finds them there, and publishes. Of a sweep, it trains members in groups (`tasks.training`). Either
+way, which engine ran, and how many workers, changes no byte.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
 from prefect import Task, task
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
-from deconstruct.activations import stage as library
-from deconstruct.activations.stage import Share
+from deconstruct.activations.stage import Deal, Share, compute_shards
 from deconstruct.artifacts import DataRoot
 from deconstruct.common.errors import ConfigError
 from deconstruct.config import ActivationsConfig
@@ -27,7 +25,7 @@ Runner = TaskRunner[Any]
 R = TypeVar("R")
 
 
-class Engine(BaseModel):
+class Spread(BaseModel):
     """What computes parts of a stage side by side. No part of any key: results are the same."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,44 +72,31 @@ class Engine(BaseModel):
         return max(1, (os.cpu_count() or 1) // self.workers)
 
 
-def side_by_side(engine: Engine, what: Task[..., R], calls: Sequence[Mapping[str, Any]]) -> list[R]:
-    """What task ``what`` gives for each of ``calls``, in their order, computed by ``engine``."""
-    with engine.runner() as runner:
+def on_engine(spread: Spread, what: Task[..., R], calls: Sequence[Mapping[str, Any]]) -> list[R]:
+    """What task ``what`` gives for each of ``calls``, in their order, computed side by side."""
+    with spread.runner() as runner:
         futures = [runner.submit(what, dict(call)) for call in calls]
         return [future.result() for future in futures]
 
 
 @task(name="shards", tags=["activations"], persist_result=False, retries=1, retry_delay_seconds=5)
 def shards(
-    home: str, config: ActivationsConfig, model: ResolvedModel, part: Share, dtype: str, device: str
+    home: str, config: ActivationsConfig, model: ResolvedModel, share: Share, device: str
 ) -> int:
-    """Compute one part of an extraction; how many shards it has."""
-    library.compute_shards(DataRoot(home), config, model, part, dtype=dtype, device=device)
-    return len(part.shards)
+    """Compute one share of an extraction; how many shards it has."""
+    compute_shards(DataRoot(home), config, model, share, device=device)
+    return len(share.shards)
 
 
-def spread_over(
-    engine: Engine,
-    home: str,
-    config: ActivationsConfig,
-    model: ResolvedModel,
-    dtype: str,
-    device: str,
-) -> library.Spread | None:
-    """How `deconstruct.activations.extract` is to spread its shards; None: not at all."""
-    if engine.workers == 1 and engine.address is None:
+def extraction_over(
+    spread: Spread, home: str, config: ActivationsConfig, model: ResolvedModel, device: str
+) -> Callable[[Deal], None] | None:
+    """How `deconstruct.activations.stage.extract` is to spread its shards; None: not at all."""
+    if spread.workers == 1 and spread.address is None:
         return None
-    return partial(_spread, engine, home, config, model, dtype, device)
 
+    def compute(deal: Deal) -> None:
+        same = {"home": home, "config": config, "model": model, "device": device}
+        on_engine(spread, shards, [{**same, "share": own} for own in deal(spread.workers)])
 
-def _spread(
-    engine: Engine,
-    home: str,
-    config: ActivationsConfig,
-    model: ResolvedModel,
-    dtype: str,
-    device: str,
-    deal: Callable[[int], list[Share]],
-) -> None:
-    same = {"home": home, "config": config, "model": model, "dtype": dtype, "device": device}
-    side_by_side(engine, shards, [{**same, "part": part} for part in deal(engine.workers)])
+    return compute

@@ -36,31 +36,31 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> DataRoot:
+def root(tmp_path_factory: pytest.TempPathFactory) -> DataRoot:
     """A data root that the session's tests share; don't damage what is in it."""
     return DataRoot(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="session")
-def model(store: DataRoot, tiny_model: Path) -> ResolvedModel:
+def model(root: DataRoot, tiny_model: Path) -> ResolvedModel:
     """The small model, resolved."""
-    return resolve(store, ModelConfig(name=str(tiny_model)))
+    return resolve(root, ModelConfig(name=str(tiny_model), dtype="float32"))
 
 
 @pytest.fixture(scope="session")
-def corpus_artifact(store: DataRoot, texts: Path, model: ResolvedModel) -> Artifact:
+def corpus_artifact(root: DataRoot, texts: Path, model: ResolvedModel) -> Artifact:
     """The labelled texts, tokenised for the small model."""
     config = CorpusConfig(source=str(texts), max_tokens=24)
-    return corpus.tokenise(store, config, sources.resolve(config), model)
+    return corpus.tokenise(root, config, source=sources.resolve(config), model=model)
 
 
 @pytest.fixture(scope="session")
 def activations_artifact(
-    store: DataRoot, corpus_artifact: Artifact, model: ResolvedModel
+    root: DataRoot, corpus_artifact: Artifact, model: ResolvedModel
 ) -> Artifact:
     """Activations of the small model at 1.resid_post, in several shards."""
     config = ActivationsConfig(sites=("1.resid_post",), shard_tokens=512)
-    made = activations.extract(store, config, model, corpus_artifact, dtype="float32", device="cpu")
+    made = activations.extract(root, config, model=model, corpus=corpus_artifact, device="cpu")
     return next(iter(made.values()))
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from deconstruct.activations import layout, shards
 from deconstruct.activations.layout import Shard, Tokens
 from deconstruct.activations.shards import Moments
-from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, fsync
+from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, fsync
 from deconstruct.artifacts.ancestry import earlier
 from deconstruct.common.errors import DataError
 from deconstruct.common.hardware import pick_device, pick_dtype
@@ -38,19 +38,15 @@ MOMENTS = "moments.safetensors"
 
 
 def recipes(
-    config: ActivationsConfig,
-    model: ResolvedModel,
-    corpus: Artifact,
-    dtype: str = "auto",
-    device: str = "auto",
+    config: ActivationsConfig, *, model: ResolvedModel, corpus: Artifact, device: str = "auto"
 ) -> list[Recipe]:
     """The recipes of ``config.sites``, in their order: each site is an artifact of its own.
 
-    ``dtype`` enters as what it comes to on this machine, so that values of two precisions never
-    share a key; ``device`` is asked for that alone.
+    The model's dtype enters as what it comes to on this machine, so that values of two precisions
+    never share a key; ``device`` is asked for that alone.
     """
     settings = config.model_dump(mode="json", exclude={"sites"})
-    settings["dtype"] = _name(pick_dtype(dtype, pick_device(device)))
+    settings["dtype"] = _name(pick_dtype(model.dtype, pick_device(device)))
     inputs = {"model": model.digest, "corpus": corpus.key}
     return [
         Recipe("activations", VERSION, {"site": site, **settings}, inputs) for site in config.sites
@@ -58,20 +54,20 @@ def recipes(
 
 
 def extract(
-    store: DataRoot,
+    root: DataRoot,
     config: ActivationsConfig,
+    *,
     model: ResolvedModel,
     corpus: Artifact,
-    *,
-    dtype: str = "auto",
     device: str = "auto",
-    spread: Spread | None = None,
+    spread: Callable[[Deal], None] | None = None,
 ) -> dict[Site, Artifact]:
     """Record ``config.sites`` over the corpus; sites that are there already are not recomputed.
 
     Nor are the shards of a corpus that this one grew from: they are taken over as they are.
 
-    spread: has the shards that are missing computed elsewhere, by `compute_shards`.
+    spread: has the shards that are missing computed elsewhere, by `compute_shards`, and returns
+    when all are there.
 
     Memory: the model, two shards of activations a site, and some 40 bytes a document. Raises
     ``ConfigError`` for a layer, a part of a block or a device that is not there, ``DataError``
@@ -79,27 +75,21 @@ def extract(
     """
     sites = [Site.parse(site) for site in config.sites]
     model.check_sites(sites)
-    wanted = dict(zip(sites, recipes(config, model, corpus, dtype, device), strict=True))
-    made = {site: store.find(recipe) for site, recipe in wanted.items()}
-    missing = sorted((s for s, a in made.items() if a is None), key=lambda s: wanted[s].key)
+    own = recipes(config, model=model, corpus=corpus, device=device)
+    wanted = dict(zip(sites, own, strict=True))
 
-    def make(remaining: Sequence[Site], drafts: Mapping[Site, Draft]) -> None:
-        """Open a draft for one site after another (keys in order: no deadlock), then fill all."""
-        if remaining:
-            site, *others = remaining
-            made[site] = store.make(
-                wanted[site], lambda draft: make(others, {**drafts, site: draft})
-            )
-        elif drafts:
-            for site, draft in drafts.items():
-                before = earlier(store, wanted[site], corpus)
-                if before is not None:
-                    for path in before[0].files("*-*.parquet"):
-                        draft.adopt(before[0], path.name)
-            _Extraction(config, model, corpus, drafts, dtype, device).run(spread)
+    def write(drafts: dict[Site, Draft]) -> None:
+        for site, draft in drafts.items():
+            before = earlier(root, wanted[site], corpus)
+            if before is not None:
+                for path in before[0].files("*-*.parquet"):
+                    draft.adopt(before[0], path.name)
+        _Extraction(config, model, corpus, drafts, device).run(spread)
 
-    make(missing, {})
-    return {site: artifact for site, artifact in made.items() if artifact is not None}
+    return root.make_all(wanted, write)
+
+
+STAGE = Stage("activations", recipes, extract)
 
 
 @dataclass(frozen=True)
@@ -114,30 +104,29 @@ class Share:
     shards: tuple[str, ...]
 
 
-Spread = Callable[[Callable[[int], list[Share]]], None]
-"""Called with a function that deals the missing shards into n parts; returns when all are there."""
+Deal = Callable[[int], list[Share]]
+"""Deals the missing shards into n shares, or fewer."""
 
 
 def compute_shards(
-    store: DataRoot,
+    root: DataRoot,
     config: ActivationsConfig,
     model: ResolvedModel,
-    part: Share,
+    share: Share,
     *,
-    dtype: str = "auto",
     device: str = "auto",
 ) -> None:
-    """Write the shards of ``part`` into its drafts, for the extraction that holds their keys.
+    """Write the shards of ``share`` into its drafts, for the extraction that holds their keys.
 
     A shard's bytes are the same wherever it is computed in the same arithmetic. Raises as
     `extract` does.
     """
-    drafts = {Site.parse(site): Draft(Path(folder)) for site, folder in part.drafts.items()}
+    drafts = {Site.parse(site): Draft(Path(folder)) for site, folder in share.drafts.items()}
     scratch = next(iter(drafts.values())).scratch
-    corpus = store.open("corpus", part.corpus)
-    with tempfile.TemporaryDirectory(dir=scratch, prefix="part-") as folder:
-        work = _Extraction(config, model, corpus, drafts, dtype, device, Path(folder))
-        work.compute(set(part.shards))
+    corpus = root.open("corpus", share.corpus)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="share-") as folder:
+        work = _Extraction(config, model, corpus, drafts, device, Path(folder))
+        work.compute(set(share.shards))
 
 
 class _Extraction:
@@ -149,7 +138,6 @@ class _Extraction:
         model: ResolvedModel,
         corpus: Artifact,
         drafts: Mapping[Site, Draft],
-        dtype: str,
         device: str,
         folder: Path | None = None,
     ) -> None:
@@ -159,16 +147,16 @@ class _Extraction:
         self.corpus = corpus
         self.drafts = drafts
         self.device = pick_device(device)
-        self.dtype = pick_dtype(dtype, self.device)
+        self.dtype = pick_dtype(model.dtype, self.device)
         folder = folder or next(iter(drafts.values())).scratch
         self.tokens = Tokens.read(corpus, config.skip_positions, folder)
         self.shards = layout.shards(corpus, self.tokens, config.shard_tokens, config.seed)
 
-    def run(self, spread: Spread | None) -> None:
+    def run(self, spread: Callable[[Deal], None] | None) -> None:
         """Have the shards that are missing, then the moments and the facts of each site."""
         missing = self._missing()
         if spread is not None and missing:
-            spread(lambda parts: self._parts(missing, parts))
+            spread(lambda shares: self._shares(missing, shares))
         self.compute({shard.name for shard in self.shards})
         for site, draft in self.drafts.items():
             self._finish(site, draft)
@@ -176,10 +164,10 @@ class _Extraction:
     def _missing(self) -> list[Shard]:
         return [s for s in self.shards if not all(d.has(s.name) for d in self.drafts.values())]
 
-    def _parts(self, missing: Sequence[Shard], parts: int) -> list[Share]:
+    def _shares(self, missing: Sequence[Shard], shares: int) -> list[Share]:
         names = [shard.name for shard in missing]
         drafts = {str(site): str(draft.path) for site, draft in self.drafts.items()}
-        dealt = [tuple(names[first::parts]) for first in range(min(parts, len(names)))]
+        dealt = [tuple(names[first::shares]) for first in range(min(shares, len(names)))]
         return [Share(self.corpus.key, drafts, own) for own in dealt]
 
     def compute(self, names: Set[str]) -> None:
@@ -188,7 +176,7 @@ class _Extraction:
         total = sum(shard.rows for shard in self.shards if shard.name in names)
         done = total - sum(shard.rows for shard in todo)
         if todo:
-            model = load(self.model, self.dtype, self.device)
+            model = load(self.model, self.device)
             check_parts(model, self.drafts)
             with (
                 track("activations", total, "tokens", done) as advance,

@@ -10,10 +10,12 @@ from deconstruct.artifacts.manifest import (
     Manifest,
     Recipe,
     fsync,
+    keys_of,
     sha256_of,
     software,
 )
 from deconstruct.artifacts.root import DataRoot
+from deconstruct.artifacts.stage import Stage
 
 __all__ = [
     "MANIFEST",
@@ -25,7 +27,9 @@ __all__ = [
     "FileEntry",
     "Manifest",
     "Recipe",
+    "Stage",
     "fsync",
+    "keys_of",
     "sha256_of",
     "software",
 ]

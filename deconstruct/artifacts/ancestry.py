@@ -21,29 +21,29 @@ def recipe_of(artifact: Artifact) -> Recipe:
     return Recipe(made.stage, made.version, made.config, made.inputs)
 
 
-def bases(store: DataRoot, corpus: Artifact) -> Iterator[Artifact]:
+def bases(root: DataRoot, corpus: Artifact) -> Iterator[Artifact]:
     """The corpora that ``corpus`` grew from, the last one first, as far back as they are there."""
     while "base" in corpus.manifest.inputs:
         try:
-            corpus = store.open("corpus", corpus.manifest.inputs["base"])
+            corpus = root.open("corpus", corpus.manifest.inputs["base"])
         except StorageError:  # deleted since: what grew from it has all its documents
             return
         yield corpus
 
 
 def earlier(
-    store: DataRoot, recipe: Recipe, corpus: Artifact, *upstream: Artifact
+    root: DataRoot, recipe: Recipe, corpus: Artifact, *upstream: Artifact
 ) -> tuple[Artifact, Artifact] | None:
     """What ``recipe`` gave over the longest corpus that ``corpus`` grew from, and that corpus.
 
     upstream: inputs of the recipe that depend on the corpus as well, each before those that
     depend on it. None if nothing is there.
     """
-    for base in bases(store, corpus):
+    for base in bases(root, corpus):
         keys = {corpus.key: base.key}
         for artifact in upstream:
             keys[artifact.key] = _with_keys(recipe_of(artifact), keys).key
-        found = store.find(_with_keys(recipe, keys))
+        found = root.find(_with_keys(recipe, keys))
         if found is not None:
             return found, base
     return None

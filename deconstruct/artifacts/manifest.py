@@ -132,6 +132,11 @@ class Artifact:
         return hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()
 
 
+def keys_of(**artifacts: Artifact | None) -> dict[str, str]:
+    """Name -> key of those that are there: what a `Recipe` has as inputs."""
+    return {name: artifact.key for name, artifact in artifacts.items() if artifact is not None}
+
+
 @dataclass
 class Draft:
     """The folder a stage is writing. What was completed in an earlier attempt is still there."""

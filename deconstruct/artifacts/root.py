@@ -18,12 +18,12 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from pydantic import ValidationError
 
@@ -45,6 +45,8 @@ from deconstruct.common.errors import StorageError
 
 log = logging.getLogger(__name__)
 
+K = TypeVar("K", bound=Hashable)
+
 
 class DataRoot:
     """The artifacts under one data root. Any number of processes and threads may share it."""
@@ -56,28 +58,28 @@ class DataRoot:
         Raises ``StorageError`` if ``root`` can't be written, or if the store that will lie in it
         could not be opened.
         """
-        self.root = Path(root).expanduser().absolute()
+        self.path = Path(root).expanduser().absolute()
         url = remote or os.environ.get(VARIABLE)
         self.mirror = mirror_at(url) if url else None
-        if "?" in str(self.root):
+        if "?" in str(self.path):
             raise StorageError(
-                f"home {str(self.root)!r} has a '?' in it, where DuckDB ends a file's name; "
+                f"home {str(self.path)!r} has a '?' in it, where DuckDB ends a file's name; "
                 "name another folder with --home or DECONSTRUCT_HOME"
             )
         self._warned: set[Path] = set()
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
                 pass
         except OSError as error:
             raise StorageError(
-                f"home {str(self.root)!r} can't be written ({error.strerror}); "
+                f"home {str(self.path)!r} can't be written ({error.strerror}); "
                 "name a writable folder with --home or DECONSTRUCT_HOME"
             ) from error
 
     def folder(self, stage: str, key: str) -> Path:
         """Where the artifact of this stage and key is, or will be, published."""
-        return self.root / stage / key
+        return self.path / stage / key
 
     def find(self, recipe: Recipe) -> Artifact | None:
         """The published artifact of ``recipe``, verified; None if absent or damaged.
@@ -136,9 +138,44 @@ class DataRoot:
             # Another machine may have been faster: what it sent is what the others read.
             return self._fetch(*own) or self._publish(recipe, draft, started, target)
 
+    def make_all(
+        self, recipes: Mapping[K, Recipe], write: Callable[[dict[K, Draft]], None]
+    ) -> dict[K, Artifact]:
+        """Find the artifact of each recipe; those that are missing are written by one ``write``.
+
+        It is called with the drafts of those that nobody else made meanwhile, if any; of several
+        names of one recipe, the first has the draft. Their keys are held together, and taken in
+        order, so that no two processes wait for each other.
+        """
+        made = {own.key: self.find(own) for own in recipes.values()}
+        names: dict[str, K] = {}
+        for name, own in recipes.items():
+            if made[own.key] is None:
+                names.setdefault(own.key, name)
+
+        def make(remaining: Sequence[str], drafts: dict[K, Draft]) -> None:
+            if not remaining:
+                if drafts:
+                    write(drafts)
+                return
+            key, *others = remaining
+            opened = False
+
+            def fill(draft: Draft) -> None:
+                nonlocal opened
+                opened = True
+                make(others, {**drafts, names[key]: draft})
+
+            made[key] = self.make(recipes[names[key]], fill)
+            if not opened:  # another process made it meanwhile
+                make(others, drafts)
+
+        make(sorted(names), {})
+        return {name: artifact for name, own in recipes.items() if (artifact := made[own.key])}
+
     def artifacts(self) -> Iterator[Artifact]:
         """Every published artifact whose manifest reads, in no fixed order, files unverified."""
-        for path in self.root.glob(f"*/*/{MANIFEST}"):
+        for path in self.path.glob(f"*/*/{MANIFEST}"):
             if path.parent.name.startswith("."):
                 continue
             try:
@@ -269,7 +306,7 @@ class DataRoot:
             if error.errno not in FULL:
                 raise
             raise StorageError(
-                f"the disk under {str(self.root)!r} is full while stage {stage} writes; nothing of "
+                f"the disk under {str(self.path)!r} is full while stage {stage} writes; nothing of "
                 "it is published. Free some space and run again: it goes on from what is complete"
             ) from error
 
@@ -294,7 +331,7 @@ class DataRoot:
             return not free
 
     def _lock_file(self, stage: str, key: str) -> Path:
-        locks = self.root / ".locks"
+        locks = self.path / ".locks"
         locks.mkdir(exist_ok=True)
         return locks / f"{stage}-{key}"
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from threadpoolctl import threadpool_limits
+
+from deconstruct.common.threads import one_quiet_thread
 
 STARTS = 10
 
@@ -41,11 +40,9 @@ def spherical_kmeans(
     are equal. On one thread: others would add up in another order each time.
     """
     from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.preprocessing import normalize
 
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with one_quiet_thread():
         found = KMeans(k, n_init=STARTS, random_state=seed, algorithm="lloyd").fit(rows)
     sizes = np.bincount(found.labels_, minlength=k)
     order = np.argsort(-sizes, kind="stable")

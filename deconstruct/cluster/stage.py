@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import sparse
 
-from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
+from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, keys_of
 from deconstruct.cluster.methods import STARTS, class_keywords, spherical_kmeans, weigh
 from deconstruct.cluster.tables import CLUSTER_METRICS, CLUSTER_SUMMARY, CLUSTERS, FILES
 from deconstruct.common.errors import ConfigError
@@ -36,14 +36,14 @@ DEFAULT_K = 8
 SILHOUETTE_DOCUMENTS = 5000
 
 
-def recipe(config: ClusterConfig, corpus: Artifact, latents: Artifact) -> Recipe:
+def recipe(config: ClusterConfig, *, corpus: Artifact, latents: Artifact) -> Recipe:
     """All that decides the clusters."""
-    inputs = {"corpus": corpus.key, "latents": latents.key}
+    inputs = keys_of(corpus=corpus, latents=latents)
     return Recipe("cluster", VERSION, config.model_dump(mode="json"), inputs)
 
 
-def cluster(
-    store: DataRoot, config: ClusterConfig, corpus: Artifact, latents: Artifact
+def group_documents(
+    root: DataRoot, config: ClusterConfig, *, corpus: Artifact, latents: Artifact
 ) -> Artifact:
     """Group documents: ``clusters``, ``cluster_summary`` and ``cluster_metrics``.
 
@@ -81,7 +81,10 @@ def cluster(
                 )
             draft.rows[name] = len(table)
 
-    return store.make(recipe(config, corpus, latents), write)
+    return root.make(recipe(config, corpus=corpus, latents=latents), write)
+
+
+STAGE = Stage("cluster", recipe, group_documents)
 
 
 def _number(config: ClusterConfig, documents: Documents, members: int) -> int:

@@ -18,6 +18,11 @@ from deconstruct.config.stages import (
     ProbeConfig,
 )
 
+STAGES = ("corpus", "activations", "sae", "latents", "evaluation", "probe", "cluster")
+"""The stages of every run, in the order of the data."""
+OPTIONAL_STAGES = ("drift",)
+"""Stages that only some runs have; a run's id does not depend on them."""
+
 Growth = Literal["anew", "encode", "retrain", "retrain-warm"]
 """What becomes of documents that an earlier run of the same name has seen; no part of a key."""
 

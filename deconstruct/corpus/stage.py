@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
+from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage
 from deconstruct.common.errors import ConfigError, DataError
 from deconstruct.common.parquet import GroupedWriter
 from deconstruct.common.progress import track
@@ -44,6 +44,7 @@ MAX_LABELS = 1000
 
 def recipe(
     config: CorpusConfig,
+    *,
     source: ResolvedSource,
     model: ResolvedModel,
     base: Artifact | None = None,
@@ -57,11 +58,11 @@ def recipe(
 
 
 def tokenise(
-    store: DataRoot,
+    root: DataRoot,
     config: CorpusConfig,
+    *,
     source: ResolvedSource,
     model: ResolvedModel,
-    *,
     base: Artifact | None = None,
 ) -> Artifact:
     """Read the source's texts, split them, cut them into tokens: the corpus artifact.
@@ -93,7 +94,10 @@ def tokenise(
         writing = _Writing(draft, config, source, vocabulary, base)
         writing.run(model.name)
 
-    return store.make(recipe(config, source, model, base), write)
+    return root.make(recipe(config, source=source, model=model, base=base), write)
+
+
+STAGE = Stage("corpus", recipe, tokenise)
 
 
 @dataclass

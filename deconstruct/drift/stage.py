@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from deconstruct.activations.reader import ActivationReader
 from deconstruct.activations.shards import ShardFile
-from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
+from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, keys_of
 from deconstruct.artifacts.ancestry import bases
 from deconstruct.common.errors import DataError
 from deconstruct.common.hardware import pick_device
@@ -46,61 +46,56 @@ _METRICS: dict[str, Callable[[Sums], NDArray[np.float64]]] = {
 }
 
 
-def reference_of(store: DataRoot, corpus: Artifact, sae: Artifact) -> Artifact | None:
+def reference_of(root: DataRoot, corpus: Artifact, sae: Artifact) -> Artifact | None:
     """The corpus that ``sae`` was trained on, if ``corpus`` grew from it since."""
-    trained = store.open("activations", sae.manifest.inputs["activations"])
+    trained = root.open("activations", sae.manifest.inputs["activations"])
     key = trained.manifest.inputs["corpus"]
-    return next((base for base in bases(store, corpus) if base.key == key), None)
+    return next((base for base in bases(root, corpus) if base.key == key), None)
 
 
 def recipe(
     config: EvaluationConfig,
+    *,
     reference: Artifact,
-    corpus: Artifact,
     activations: Artifact,
     sae: Artifact,
     latents: Artifact,
     output: Artifact | None = None,
 ) -> Recipe:
     """All that decides the comparison. output: activations of the site a transcoder writes."""
-    inputs = {
-        "reference": reference.key,
-        "corpus": corpus.key,
-        "activations": activations.key,
-        "sae": sae.key,
-        "latents": latents.key,
-    }
-    if output is not None:
-        inputs["output"] = output.key
+    inputs = keys_of(
+        reference=reference, activations=activations, sae=sae, latents=latents, output=output
+    )
+    inputs["corpus"] = latents.manifest.inputs["corpus"]
     settings = {"bootstrap": config.bootstrap, "seed": config.seed}
     return Recipe("drift", VERSION, settings, inputs)
 
 
 def compare(
-    store: DataRoot,
+    root: DataRoot,
     config: EvaluationConfig,
+    *,
     reference: Artifact,
-    corpus: Artifact,
     activations: Artifact,
     sae: Artifact,
     latents: Artifact,
     output: Artifact | None = None,
-    *,
     device: str = "auto",
 ) -> Artifact:
-    """Compare the documents of ``reference`` with those that ``corpus`` has beyond it.
+    """Compare the documents of ``reference`` with those that the corpus of ``latents`` has beyond.
 
     ``drift.parquet``: FVU, L0 and the like, the labels' shares, and as distances the
     Jensen-Shannon divergence in bits of the latents' and of the labels' distributions.
     ``latent_drift.parquet``: each latent's density on either side, over all recorded tokens.
-    output: over ``corpus``, of the site that a transcoder writes; None: an autoencoder. Raises
+    output: over that corpus, of the site that a transcoder writes; None: an autoencoder. Raises
     ``DataError`` if no new document has a recorded token.
     """
 
     def write(draft: Draft) -> None:
+        corpus = root.open("corpus", latents.manifest.inputs["corpus"])
         known = int(reference.facts["documents"])
         dictionary = files.load(sae.path).to(pick_device(device))
-        rows = _fidelity_rows(config, dictionary, store, activations, output, sae, corpus, known)
+        rows = _fidelity_rows(config, dictionary, root, activations, output, sae, corpus, known)
         densities, firings = _densities(latents, activations, corpus, known)
         labels = _labels(corpus, known)
         rows += labels[0]
@@ -121,7 +116,22 @@ def compare(
         draft.facts["latents_js"] = found["distance", "latents"]["current"]
         draft.facts["labels_js"] = found["distance", "labels"]["current"]
 
-    return store.make(recipe(config, reference, corpus, activations, sae, latents, output), write)
+    upstream = {"reference": reference, "activations": activations, "sae": sae, "latents": latents}
+    return root.make(recipe(config, **upstream, output=output), write)
+
+
+STAGE = Stage("drift", recipe, compare)
+
+
+def sentence(drift: Artifact) -> str:
+    """What the comparison found, for a log."""
+    facts = drift.facts
+    return (
+        f"{facts['documents']:,} documents since training: fvu {facts['fvu']:.3f} "
+        f"(reference {facts['reference_fvu']:.3f}), l0 {facts['l0']:.1f} "
+        f"({facts['reference_l0']:.1f}), latents' JS {facts['latents_js']:.3f} bits, "
+        f"labels' {facts['labels_js']:.3f}"
+    )
 
 
 def jensen_shannon(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
@@ -144,7 +154,7 @@ def jensen_shannon(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 def _fidelity_rows(
     config: EvaluationConfig,
     dictionary: Any,
-    store: DataRoot,
+    root: DataRoot,
     activations: Artifact,
     output: Artifact | None,
     sae: Artifact,
@@ -152,7 +162,7 @@ def _fidelity_rows(
     known: int,
 ) -> list[dict[str, Any]]:
     inputs = sae.manifest.inputs
-    trained = store.open("activations", inputs.get("output", inputs["activations"]))
+    trained = root.open("activations", inputs.get("output", inputs["activations"]))
     mean = ActivationReader(trained).moments.mean
     read = [ShardFile(path) for path in activations.files("*-*.parquet")]
     shards = list(zip(read, _beside(read, output), strict=True))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,13 @@ import torch
 from numpy.typing import NDArray
 
 from deconstruct.activations.reader import ActivationReader
-from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
+from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, keys_of
 from deconstruct.common.errors import ConfigError
-from deconstruct.common.hardware import pick_device, pick_dtype
+from deconstruct.common.hardware import pick_device
 from deconstruct.common.intervals import Bootstrap, Estimate, Statistic, Sums
 from deconstruct.common.progress import track
 from deconstruct.common.site import Site
+from deconstruct.common.threads import one_blas_thread
 from deconstruct.config import EvaluationConfig
 from deconstruct.corpus.vocabulary import token_strings
 from deconstruct.evaluation.reconstruction import fidelity
@@ -101,6 +103,7 @@ _LOSS: dict[str, tuple[Statistic, str, str]] = {
 
 def recipe(
     config: EvaluationConfig,
+    *,
     model: ResolvedModel,
     corpus: Artifact,
     activations: Artifact,
@@ -108,21 +111,20 @@ def recipe(
     latents: Artifact,
 ) -> Recipe:
     """All that decides the metrics."""
-    upstream = {"corpus": corpus, "activations": activations, "sae": sae, "latents": latents}
-    inputs = {"model": model.digest} | {name: a.key for name, a in upstream.items()}
+    upstream = keys_of(corpus=corpus, activations=activations, sae=sae, latents=latents)
+    inputs = {"model": model.digest} | upstream
     return Recipe("evaluation", VERSION, config.model_dump(mode="json"), inputs)
 
 
 def evaluate(
-    store: DataRoot,
+    root: DataRoot,
     config: EvaluationConfig,
+    *,
     model: ResolvedModel,
     corpus: Artifact,
     activations: Artifact,
     sae: Artifact,
     latents: Artifact,
-    *,
-    dtype: str = "auto",
     device: str = "auto",
 ) -> Artifact:
     """Judge an SAE: ``metrics``, ``density_histogram``, ``token_errors``, ``feature_logits``.
@@ -131,18 +133,19 @@ def evaluate(
     losses on ``config.max_documents`` of its documents, drawn evenly. A transcoder is judged by
     what it reconstructs: its output site's activations, which it replaces in the model.
 
-    dtype: ``auto`` runs the model as it ran when the activations were recorded. Any other but
-    that raises ``ConfigError``: the SAE would be spliced into another stream than it was made for.
+    The model runs as it ran when the activations were recorded. If it names another dtype than
+    that, ``ConfigError``: the SAE would be spliced into another stream than it was made for.
     """
 
+    @one_blas_thread()
     def write(draft: Draft) -> None:
-        arithmetic = _dtype_of(activations, dtype)
+        recorded_with = _as_recorded(model, activations)
         where = pick_device(device)
         dictionary = files.load(sae.path).to(where)
-        output = output_of(store, sae, activations)
+        output = output_of(root, sae, activations)
         rows: list[dict[str, Any]] = []
         rows += _reconstruction(dictionary, corpus, activations, output, config, draft, where)
-        lm = load(model, arithmetic, where)
+        lm = load(recorded_with, where)
         rows += _losses(dictionary, lm, corpus, activations, output, config, where)
         rows += _density(latents, draft)
         _logits(dictionary, lm, corpus, draft)
@@ -150,7 +153,11 @@ def evaluate(
             _write(pa.Table.from_pylist(rows, SAE_METRICS), path)
         draft.facts.update({str(row["metric"]): row["value"] for row in rows})
 
-    return store.make(recipe(config, model, corpus, activations, sae, latents), write)
+    upstream = {"corpus": corpus, "activations": activations, "sae": sae, "latents": latents}
+    return root.make(recipe(config, model=model, **upstream), write)
+
+
+STAGE = Stage("evaluation", recipe, evaluate)
 
 
 def _reconstruction(
@@ -207,15 +214,16 @@ def _logits(sae: SparseAutoencoder, lm: torch.nn.Module, corpus: Artifact, draft
     draft.rows["feature_logits.parquet"] = len(table)
 
 
-def _dtype_of(activations: Artifact, dtype: str) -> torch.dtype:
-    """What the activations were recorded in, so that equal keys stand for equal results."""
+def _as_recorded(model: ResolvedModel, activations: Artifact) -> ResolvedModel:
+    """In what the activations were recorded in, so that equal keys stand for equal results."""
     recorded = str(activations.facts["dtype"])
+    dtype = model.dtype
     if dtype not in ("auto", recorded):
         raise ConfigError(
             f"dtype = {dtype!r} is not what the activations were recorded in ({recorded}); leave "
             f"it at 'auto', or extract them with model.dtype = {dtype!r}"
         )
-    return pick_dtype(recorded)
+    return replace(model, dtype=recorded)
 
 
 def held_out_texts(corpus: Artifact, limit: int | None, skip_positions: int) -> list[Text]:

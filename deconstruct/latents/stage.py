@@ -23,7 +23,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
+from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, keys_of
 from deconstruct.artifacts.ancestry import earlier
 from deconstruct.common.errors import DataError
 from deconstruct.common.parquet import GroupedWriter
@@ -54,19 +54,21 @@ them to read about), in 10 million 5 and 7 ms."""
 DIRECTION_ROWS = 4096
 
 
-def recipe(config: LatentsConfig, sae: Artifact, activations: Artifact, corpus: Artifact) -> Recipe:
+def recipe(
+    config: LatentsConfig, *, sae: Artifact, activations: Artifact, corpus: Artifact
+) -> Recipe:
     """All that decides the firings."""
-    inputs = {"sae": sae.key, "activations": activations.key, "corpus": corpus.key}
+    inputs = keys_of(sae=sae, activations=activations, corpus=corpus)
     return Recipe("latents", VERSION, config.model_dump(mode="json"), inputs)
 
 
 def encode(
-    store: DataRoot,
+    root: DataRoot,
     config: LatentsConfig,
+    *,
     sae: Artifact,
     activations: Artifact,
     corpus: Artifact,
-    *,
     device: str = "auto",
 ) -> Artifact:
     """Encode every recorded token, of both splits: the latents artifact.
@@ -86,11 +88,14 @@ def encode(
         from deconstruct.sae.files import load
 
         weights = load(sae.path).to(pick_device(device))
-        before = earlier(store, own, corpus, activations)
+        before = earlier(root, own, corpus, activations)
         _Encoding(draft, config, weights, corpus, before).run(activations)
 
-    own = recipe(config, sae, activations, corpus)
-    return store.make(own, write)
+    own = recipe(config, sae=sae, activations=activations, corpus=corpus)
+    return root.make(own, write)
+
+
+STAGE = Stage("latents", recipe, encode)
 
 
 @dataclass

@@ -47,7 +47,7 @@ _BLOCK_TENSORS = {
 }
 
 
-def embedded_model(store: DataRoot, name: str) -> Artifact:
+def embedded_model(root: DataRoot, name: str) -> Artifact:
     """The artifact of stage ``model`` for ``"embedded:gemma-3-270m"``, converted if need be.
 
     Raises ``ConfigError`` if there is no such model or its package is not installed.
@@ -63,7 +63,7 @@ def embedded_model(store: DataRoot, name: str) -> Artifact:
         )
     source = importlib.import_module(package)
     recipe = Recipe("model", VERSION, {"name": name}, {"gguf": source.EXPECTED_SHA256})
-    return store.make(recipe, lambda draft: _convert(draft, package))
+    return root.make(recipe, lambda draft: _convert(draft, package))
 
 
 def _convert(draft: Draft, package: str) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from deconstruct.common.errors import ConfigError
+from deconstruct.common.hardware import pick_dtype
 from deconstruct.model.resolve import ResolvedModel
 
 
-def load(model: ResolvedModel, dtype: torch.dtype, device: str) -> torch.nn.Module:
-    """Load the causal language model for inference: evaluation mode, no gradients.
+def load(model: ResolvedModel, device: str) -> torch.nn.Module:
+    """Load the causal language model for inference, in its dtype: evaluation mode, no gradients.
 
     Attention runs in `torch`'s fused kernel where the architecture allows it. Raises
     ``ConfigError`` if the folder is no such model, or lacks some of its weights.
@@ -25,7 +26,7 @@ def load(model: ResolvedModel, dtype: torch.dtype, device: str) -> torch.nn.Modu
         with quiet_transformers():
             loaded, report = AutoModelForCausalLM.from_pretrained(
                 model.folder,
-                dtype=dtype,
+                dtype=pick_dtype(model.dtype, device),
                 local_files_only=True,
                 use_safetensors=True,
                 trust_remote_code=False,

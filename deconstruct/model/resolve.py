@@ -27,13 +27,15 @@ class ResolvedModel:
     name: as the user wrote it. folder: holds config.json, safetensors and the tokenizer.
     digest: of weights and configuration (a hub commit, an artifact's key, or a SHA-256 over the
     files). tokenizer_digest: of the tokenizer's files alone, so that two models that share a
-    tokenizer share a tokenised corpus.
+    tokenizer share a tokenised corpus. dtype: arithmetic of its forward passes, as the user wrote
+    it (`pick_dtype`).
     """
 
     name: str
     folder: Path
     digest: str
     tokenizer_digest: str
+    dtype: str = "auto"
 
     @property
     def short_name(self) -> str:
@@ -71,19 +73,17 @@ class ResolvedModel:
                 )
 
 
-def resolve(store: DataRoot, config: ModelConfig) -> ResolvedModel:
+def resolve(root: DataRoot, config: ModelConfig) -> ResolvedModel:
     """Find the model that ``config`` names: embedded, a local folder, or a hub id.
 
     Raises ``ConfigError`` if a folder holds no safetensors model, ``SourceUnreachable`` if the
     hub can't serve an id; both within seconds.
     """
-    if config.name.startswith(PREFIX):
-        artifact = embedded_model(store, config.name)
-        return ResolvedModel(
-            config.name, artifact.path, artifact.key, digest_of(artifact.path, TOKENIZER_FILES)
-        )
     folder = Path(config.name).expanduser()
-    if folder.is_dir():
+    if config.name.startswith(PREFIX):
+        artifact = embedded_model(root, config.name)
+        folder, digest = artifact.path, artifact.key
+    elif folder.is_dir():
         folder = folder.absolute()
         check_folder(folder, config.name)
         digest = digest_of(folder, ("config.json", *weights_of(folder)))
@@ -95,4 +95,5 @@ def resolve(store: DataRoot, config: ModelConfig) -> ResolvedModel:
     else:
         folder, digest = snapshot(config.name, config.revision)
         check_folder(folder, config.name)
-    return ResolvedModel(config.name, folder, digest, digest_of(folder, TOKENIZER_FILES))
+    tokenizer = digest_of(folder, TOKENIZER_FILES)
+    return ResolvedModel(config.name, folder, digest, tokenizer, config.dtype)

@@ -10,9 +10,6 @@ the model uses what the probe finds. The SAE itself saw the train texts, not the
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import sparse
-from threadpoolctl import threadpool_limits
 
-from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
+from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, keys_of
 from deconstruct.common.intervals import Bootstrap
 from deconstruct.common.progress import track
+from deconstruct.common.threads import one_quiet_thread
 from deconstruct.config import ProbeConfig
 from deconstruct.latents.pooling import Documents, pooled_activations, pooled_latents
 from deconstruct.probe.scores import Probe, Scores
@@ -48,16 +45,17 @@ Matrix = Any  # a scipy CSR matrix or a numpy array, [documents, features]
 
 
 def recipe(
-    config: ProbeConfig, corpus: Artifact, latents: Artifact, activations: Artifact
+    config: ProbeConfig, *, corpus: Artifact, latents: Artifact, activations: Artifact
 ) -> Recipe:
     """All that decides the probes."""
-    inputs = {"corpus": corpus.key, "latents": latents.key, "activations": activations.key}
+    inputs = keys_of(corpus=corpus, latents=latents, activations=activations)
     return Recipe("probe", VERSION, config.model_dump(mode="json"), inputs)
 
 
-def probe(
-    store: DataRoot,
+def fit_probes(
+    root: DataRoot,
     config: ProbeConfig,
+    *,
     corpus: Artifact,
     latents: Artifact,
     activations: Artifact,
@@ -102,7 +100,11 @@ def probe(
                 )
             draft.rows[name] = len(table)
 
-    return store.make(recipe(config, corpus, latents, activations), write)
+    own = recipe(config, corpus=corpus, latents=latents, activations=activations)
+    return root.make(own, write)
+
+
+STAGE = Stage("probe", recipe, fit_probes)
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ class Probing:
 
         rarest = int(np.bincount(self.truth).min())
         folds = StratifiedKFold(min(FOLDS, rarest), shuffle=True, random_state=self.config.seed)
-        with _one_quiet_thread():
+        with one_quiet_thread():
             accuracy = [
                 cross_val_score(
                     _pipeline(probe, train, penalty), train, self.truth, cv=folds
@@ -275,17 +277,3 @@ def _pipeline(probe: Probe, train: Matrix, penalty: float) -> Any:
     if probe.representation == "tfidf":
         return make_pipeline(classifier)
     return make_pipeline(StandardScaler(with_mean=not sparse.issparse(train)), classifier)
-
-
-@contextmanager
-def _one_quiet_thread() -> Iterator[None]:
-    """Several threads sum in another order than one: bytes would depend on the number of cores.
-
-    Products this narrow are no faster on two. L-BFGS that stops at its limit is as good a probe;
-    sklearn's warning helps nobody here.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        yield

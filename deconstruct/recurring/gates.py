@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from deconstruct.artifacts import Artifact
 from deconstruct.common.errors import DeconstructError
 from deconstruct.config import GatesConfig
 
 
 class GateError(DeconstructError):
     """A run that is not good enough to be published; the message says by how much."""
+
+
+def figures(
+    evaluation: Artifact, probe: Artifact, drift: Artifact | None
+) -> dict[str, float | None]:
+    """What gates are about, by name; None where a stage found nothing to measure."""
+    found = {name: evaluation.facts.get(name) for name in ("fvu", "dead_share", "loss_recovered")}
+    found["probe_accuracy"] = probe.facts.get("accuracy")
+    if drift is not None:
+        found["fvu_ratio"] = drift.facts["fvu"] / drift.facts["reference_fvu"]
+        found["latents_js"] = drift.facts["latents_js"]
+    return found
 
 
 def check(config: GatesConfig, found: Mapping[str, float | None]) -> None:

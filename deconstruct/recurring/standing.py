@@ -37,17 +37,17 @@ class Standing:
         return (self.sae, None) if seen else (None, self.sae)
 
 
-def find(store: DataRoot, config: RunConfig) -> dict[str, Standing]:
+def find(root: DataRoot, config: RunConfig) -> dict[str, Standing]:
     """Site -> the newest published run of ``config.name`` with the same settings, if there is one.
 
     Settings are the same if those of model, corpus (but for where its texts lie), activations and
     sae (but for ``warm_tokens``) are. Raises ``StorageError`` if artifacts of such a run are
     damaged or gone.
     """
-    if not (store.root / FILE).exists():
+    if not (root.path / FILE).exists():
         return {}
     found: dict[str, Standing] = {}
-    with open_store(store.root) as connection:
+    with open_store(root.path) as connection:
         rows = connection.execute(
             "SELECT run_id, site, config FROM runs WHERE name = ? ORDER BY published DESC",
             [config.name],
@@ -65,13 +65,13 @@ def find(store: DataRoot, config: RunConfig) -> dict[str, Standing]:
                 ).fetchall()
             )
             found[site] = Standing(
-                run_id, store.open("corpus", keys["corpus"]), store.open("sae", keys["sae"])
+                run_id, root.open("corpus", keys["corpus"]), root.open("sae", keys["sae"])
             )
     return found
 
 
 def base_of(
-    store: DataRoot, config: RunConfig, source: ResolvedSource, corpus: Artifact
+    root: DataRoot, config: RunConfig, source: ResolvedSource, corpus: Artifact
 ) -> Artifact | None:
     """What the corpus of ``source`` grows from, where ``corpus`` is that of the standing run.
 
@@ -86,7 +86,7 @@ def base_of(
     if corpus.manifest.inputs["source"] != source.digest:
         return corpus
     base = corpus.manifest.inputs.get("base")
-    return store.open("corpus", base) if base else None
+    return root.open("corpus", base) if base else None
 
 
 def _identity(config: RunConfig, site: str) -> dict[str, object]:

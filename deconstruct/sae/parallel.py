@@ -58,14 +58,14 @@ def main(home: str, key: str, overrides: list[str]) -> None:
     dist.init_process_group("nccl" if on_gpu else "gloo")
     device = f"cuda:{os.environ['LOCAL_RANK']}" if on_gpu else "cpu"
     try:
-        store = DataRoot(home)
-        activations = store.open("activations", key)
-        there = [store.find(stage.recipe(config, activations)) is not None]
+        root = DataRoot(home)
+        activations = root.open("activations", key)
+        there = [root.find(stage.recipe(config, activations=activations)) is not None]
         dist.broadcast_object_list(there)
         if there[0]:
             return
         if is_first():
-            made = stage.train(store, config, activations, device=device)
+            made = stage.train(root, config, activations=activations, device=device)
             print(made.path, digest(load(made.path).weights()), flush=True)
         else:
             reader = ActivationReader(activations, "train")

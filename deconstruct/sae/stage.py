@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deconstruct.activations.reader import ActivationReader, BatchSource
-from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
+from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, keys_of
 from deconstruct.artifacts.ancestry import recipe_of
 from deconstruct.common import trackers
 from deconstruct.common.errors import ConfigError
@@ -31,6 +31,7 @@ VERSION = 12
 
 def recipe(
     config: SaeConfig,
+    *,
     activations: Artifact,
     output: Artifact | None = None,
     start: Artifact | None = None,
@@ -55,12 +56,11 @@ def recipe(
         settings["ranks"] = ranks()
     if start is not None and config.architecture in PENALISED:
         settings[FACTOR] = factor_of(start)
-    upstream = {"activations": activations, "output": output, "start": start}
-    inputs = {name: artifact.key for name, artifact in upstream.items() if artifact is not None}
+    inputs = keys_of(activations=activations, output=output, start=start)
     return Recipe("sae", VERSION, settings, inputs)
 
 
-def output_of(store: DataRoot, sae: Artifact, activations: Artifact) -> Artifact | None:
+def output_of(root: DataRoot, sae: Artifact, activations: Artifact) -> Artifact | None:
     """What a transcoder makes of ``activations``: its output site's, recorded with them.
 
     They need not be those that it was trained on. None of an autoencoder. Raises ``StorageError``
@@ -71,16 +71,16 @@ def output_of(store: DataRoot, sae: Artifact, activations: Artifact) -> Artifact
     beside = recipe_of(activations)
     site = str(sae.facts["output_site"])
     own = replace(beside, config={**beside.config, "site": site})
-    return store.open("activations", own.key)
+    return root.open("activations", own.key)
 
 
 def train(
-    store: DataRoot,
+    root: DataRoot,
     config: SaeConfig,
+    *,
     activations: Artifact,
     output: Artifact | None = None,
     start: Artifact | None = None,
-    *,
     device: str = "auto",
 ) -> Artifact:
     """Train on the train split; a killed training goes on from its last checkpoint.
@@ -90,16 +90,21 @@ def train(
     (`deconstruct.common.trackers`) that is not there, or a start of another site, architecture or
     size.
     """
-    return train_all(store, [config], activations, output, start, device=device)[0]
+    return train_all(
+        root, [config], activations=activations, output=output, start=start, device=device
+    )[0]
+
+
+STAGE = Stage("sae", recipe, train)
 
 
 def train_all(
-    store: DataRoot,
+    root: DataRoot,
     configs: Sequence[SaeConfig],
+    *,
     activations: Artifact,
     output: Artifact | None = None,
     start: Artifact | None = None,
-    *,
     device: str = "auto",
 ) -> list[Artifact]:
     """An artifact for each of ``configs``, in their order: each the same as `train` makes alone.
@@ -117,29 +122,20 @@ def train_all(
             )
         if start is not None:
             check(start, config, activations, output)
-    recipes = {config: recipe(config, activations, output, start) for config in configs}
-    made = {own.key: store.find(own) for own in recipes.values()}
-    passes: dict[Hashable, dict[str, SaeConfig]] = {}
-    for config, own in sorted(recipes.items(), key=lambda item: item[1].key):
-        if made[own.key] is None:
-            passes.setdefault(same_pass(config), {}).setdefault(own.key, config)
+    passes: dict[Hashable, dict[SaeConfig, Recipe]] = {}
+    for config in configs:
+        own = recipe(config, activations=activations, output=output, start=start)
+        passes.setdefault(same_pass(config), {})[config] = own
     readers = _Readers(activations, output)
+    made: dict[SaeConfig, Artifact] = {}
     for members in passes.values():
 
-        def make(remaining: Sequence[SaeConfig], drafts: dict[SaeConfig, Draft]) -> None:
-            """Open a draft for one after another (keys in order: no deadlock), then fill all."""
-            if remaining:
-                config, *others = remaining
-                own = recipes[config]
-                made[own.key] = store.make(
-                    own, lambda draft: make(others, {**drafts, config: draft})
-                )
-            elif drafts:
-                begun = Start.of(start) if start is not None else None
-                _train_together(drafts, readers, begun, where, store.root / "logs", recipes)
+        def write(drafts: dict[SaeConfig, Draft], recipes: Mapping[SaeConfig, Recipe]) -> None:
+            begun = Start.of(start) if start is not None else None
+            _train_together(drafts, readers, begun, where, root.path / "logs", recipes)
 
-        make(list(members.values()), {})
-    return [artifact for config in configs if (artifact := made[recipes[config].key])]
+        made |= root.make_all(members, partial(write, recipes=members))
+    return [made[config] for config in configs]
 
 
 def same_pass(config: SaeConfig) -> Hashable:

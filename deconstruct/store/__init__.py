@@ -14,13 +14,12 @@ readers failed.
 """
 
 from deconstruct.store.export import export_run
-from deconstruct.store.load import STAGES, RunRecord
+from deconstruct.store.load import RunRecord
 from deconstruct.store.publish import publish, run_id_of
 from deconstruct.store.query import QueryError, data_root, open_store, resolve_run
 from deconstruct.store.remove import Garbage, collect, garbage, remote_garbage, remove_runs
 
 __all__ = [
-    "STAGES",
     "Garbage",
     "QueryError",
     "RunRecord",

@@ -14,13 +14,9 @@ from pydantic import BaseModel, ConfigDict
 from deconstruct.artifacts import Artifact
 from deconstruct.common.errors import StorageError
 from deconstruct.common.site import Site
-from deconstruct.config import RunConfig
+from deconstruct.config import OPTIONAL_STAGES, STAGES, RunConfig
 from deconstruct.store.ddl import name
 from deconstruct.store.schema import RELATIONS, TRAINING_LOG, Relation
-
-STAGES = ("corpus", "activations", "sae", "latents", "evaluation", "probe", "cluster")
-OPTIONAL_STAGES = ("drift",)
-"""Stages that only some runs have; a run's id does not depend on them."""
 
 
 class RunRecord(BaseModel):

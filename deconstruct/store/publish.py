@@ -8,8 +8,9 @@ from pathlib import Path
 
 from deconstruct.artifacts import Artifact
 from deconstruct.common.errors import StorageError
+from deconstruct.config import STAGES
 from deconstruct.store.ddl import create_macros, create_views
-from deconstruct.store.load import STAGES, RunRecord, load_run
+from deconstruct.store.load import RunRecord, load_run
 from deconstruct.store.migrate import migrate
 from deconstruct.store.rewrite import FILE, rewriting
 

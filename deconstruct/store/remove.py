@@ -74,13 +74,13 @@ def garbage(
     interrupted stages are given up, unless they run. Raises ``StorageError`` if there is no store
     to say which runs there are.
     """
-    store = DataRoot(data_root(home))
-    needed = _needed(home, store, partial)
+    root = DataRoot(data_root(home))
+    needed = _needed(home, root, partial)
     found = [
         thing
-        for thing in _folders(store)
+        for thing in _folders(root)
         if (thing.kind != "artifact" or (thing.stage, thing.key) not in needed)
-        and (thing.kind != "partial" or (partial and not store.is_locked(thing.stage, thing.key)))
+        and (thing.kind != "partial" or (partial and not root.is_locked(thing.stage, thing.key)))
         and (thing.kind != "artifact" or time.time() - thing.used >= unused_hours * 3600)
     ]
     return sorted(found, key=lambda thing: (-thing.bytes, thing.path))
@@ -93,16 +93,16 @@ def remote_garbage(home: Path | str | None, *, unused_hours: float = UNUSED_HOUR
     ``unused_hours`` is left out, and what was not sent whole is in it. Raises ``StorageError`` if
     there is no remote, or it can't be reached.
     """
-    store = DataRoot(data_root(home))
-    if store.mirror is None:
+    root = DataRoot(data_root(home))
+    if root.mirror is None:
         raise StorageError(f"there is no remote; name its URL in {VARIABLE}")
-    needed = _needed(home, store, partial=False)
+    needed = _needed(home, root, partial=False)
     found = [
         Garbage(
-            "remote", held.stage, held.key, store.folder(held.stage, held.key), held.bytes,
+            "remote", held.stage, held.key, root.folder(held.stage, held.key), held.bytes,
             held.modified,
         )
-        for held in store.mirror.held()
+        for held in root.mirror.held()
         if not (held.complete and (held.stage, held.key) in needed)
         and time.time() - held.modified >= unused_hours * 3600
     ]  # fmt: skip
@@ -141,11 +141,11 @@ def collect(home: Path | str | None, things: Iterable[Garbage]) -> list[Garbage]
     return gone
 
 
-def _needed(home: Path | str | None, store: DataRoot, partial: bool) -> set[tuple[str, str]]:
+def _needed(home: Path | str | None, root: DataRoot, partial: bool) -> set[tuple[str, str]]:
     """(stage, key) of all artifacts that kept runs and unfinished stages go back to."""
     inputs = {
         (artifact.stage, artifact.key): set(artifact.manifest.inputs.values())
-        for artifact in store.artifacts()
+        for artifact in root.artifacts()
     }
     by_key: dict[str, set[tuple[str, str]]] = {}
     for stage, key in inputs:
@@ -154,8 +154,8 @@ def _needed(home: Path | str | None, store: DataRoot, partial: bool) -> set[tupl
         waiting = {(str(s), str(k)) for s, k in connection.execute(
             "SELECT DISTINCT stage, key FROM stages"
         ).fetchall()}  # fmt: skip
-    for thing in _folders(store):
-        if thing.kind == "partial" and (not partial or store.is_locked(thing.stage, thing.key)):
+    for thing in _folders(root):
+        if thing.kind == "partial" and (not partial or root.is_locked(thing.stage, thing.key)):
             for key in _partial_inputs(thing.path):
                 waiting |= by_key.get(key, set())
     needed: set[tuple[str, str]] = set()
@@ -167,9 +167,9 @@ def _needed(home: Path | str | None, store: DataRoot, partial: bool) -> set[tupl
     return needed
 
 
-def _folders(store: DataRoot) -> Iterator[Garbage]:
+def _folders(root: DataRoot) -> Iterator[Garbage]:
     """Every folder that this module may ever remove."""
-    for path in store.root.glob("*/*/"):
+    for path in root.path.glob("*/*/"):
         stage, folder = path.parent.name, path.name
         key = folder.removeprefix(".").removesuffix(".partial").removesuffix(".removed")
         if stage.startswith(".") or len(key) != 32 or set(key) - set("0123456789abcdef"):

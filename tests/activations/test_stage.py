@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -41,13 +42,13 @@ def config(*sites: str, **changes: object) -> ActivationsConfig:
 def run(
     root: Path, corpus: Artifact, model: ResolvedModel, settings: ActivationsConfig
 ) -> dict[Site, Artifact]:
-    return extract(DataRoot(root), settings, model, corpus, dtype="float32", device="cpu")
+    return extract(DataRoot(root), settings, model=model, corpus=corpus, device="cpu")
 
 
 def test_rows_are_the_hidden_states_of_each_document(
     activations_artifact: Artifact, corpus_artifact: Artifact, model: ResolvedModel
 ) -> None:
-    loaded = load(model, torch.float32, "cpu")
+    loaded = load(model, "cpu")
     tokens = duckdb.execute(
         "SELECT doc_id, list(token_id ORDER BY position), list(special ORDER BY position) "
         "FROM read_parquet(?) GROUP BY doc_id",
@@ -116,9 +117,8 @@ def test_stored_as_bfloat16_they_read_back_the_same(
         made = extract(
             DataRoot(tmp_path),
             settings,
-            model,
-            corpus_artifact,
-            dtype="bfloat16",
+            model=replace(model, dtype="bfloat16"),
+            corpus=corpus_artifact,
             device="cpu",
         )
         blocks = ActivationReader(made[SITE]).rows_in_order()
@@ -177,7 +177,7 @@ from deconstruct.config import ActivationsConfig, CorpusConfig, ModelConfig
 from deconstruct.model.resolve import resolve
 
 home, model, corpus, unfinished = sys.argv[1:]
-store = DataRoot(home)
+root = DataRoot(home)
 config = ActivationsConfig(sites=("1.resid_post", "2.mlp_out"), shard_tokens=512)
 write, written = shards.write, []
 
@@ -190,8 +190,8 @@ def write_then_wait(path, *rest):
 
 shards.write = write_then_wait
 activations.extract(
-    store, config, resolve(store, ModelConfig(name=model)), store.open("corpus", corpus),
-    dtype="float32", device="cpu",
+    root, config, model=resolve(root, ModelConfig(name=model, dtype="float32")),
+    corpus=root.open("corpus", corpus), device="cpu",
 )
 """
 
@@ -230,15 +230,15 @@ def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_bytes(
 def test_a_full_disk_is_said_and_nothing_is_published(
     tmp_path: Path, corpus_artifact: Artifact, model: ResolvedModel, activations_artifact: Artifact
 ) -> None:
-    store = DataRoot(tmp_path)
-    (recipe,) = recipes(config(), model, corpus_artifact, "float32", "cpu")
+    root = DataRoot(tmp_path)
+    (recipe,) = recipes(config(), model=model, corpus=corpus_artifact, device="cpu")
     draft = Draft(tmp_path / "activations" / f".{recipe.key}.partial")
     draft.path.mkdir(parents=True)
     full = draft.scratch / "train-00002.parquet.unfinished"
     full.symlink_to("/dev/full")  # the kernel's own: every write to it fails with ENOSPC
     with pytest.raises(StorageError, match=r"is full while stage activations writes"):
         run(tmp_path, corpus_artifact, model, config())
-    assert store.find(recipe) is None
+    assert root.find(recipe) is None
     assert draft.has("train-00001.parquet")
     assert not draft.has("train-00002.parquet")
     full.unlink(missing_ok=True)
@@ -277,13 +277,13 @@ def test_activations_that_are_not_finite_stop_the_stage(
     weights = load_torch(folder / "model.safetensors")
     weights["model.layers.1.mlp.down_proj.weight"].fill_(float("inf"))
     save_torch(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    store = DataRoot(tmp_path / "home")
-    broken = resolve(store, ModelConfig(name=str(folder)))
+    root = DataRoot(tmp_path / "home")
+    broken = resolve(root, ModelConfig(name=str(folder)))
     with pytest.raises(
         DataError, match=r"site '1\.resid_post' are not finite in document \d+, pos"
     ):
         run(tmp_path / "home", corpus_artifact, broken, config())
-    assert store.find(recipes(config(), broken, corpus_artifact, "float32")[0]) is None
+    assert root.find(recipes(config(), model=broken, corpus=corpus_artifact)[0]) is None
 
 
 def test_where_they_are_not_finite_is_said(tmp_path: Path, corpus_artifact: Artifact) -> None:
@@ -298,7 +298,7 @@ def test_where_they_are_not_finite_is_said(tmp_path: Path, corpus_artifact: Arti
     weights = load_torch(folder / "model.safetensors")
     weights["model.embed_tokens.weight"][rare] = float("nan")
     save_torch(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    broken = resolve(DataRoot(tmp_path / "home"), ModelConfig(name=str(folder)))
+    broken = resolve(DataRoot(tmp_path / "home"), ModelConfig(name=str(folder), dtype="float32"))
     for site in ("0.resid_pre", "1.mlp_out"):
         with pytest.raises(DataError) as caught:
             run(tmp_path / "home", corpus_artifact, broken, config(site, skip_positions=2))
@@ -327,15 +327,17 @@ def test_a_split_without_rows_is_said(
         run(tmp_path, corpus_artifact, model, config(skip_positions=24))
 
 
-def test_gpt2_at_its_full_size(tmp_path: Path, store: DataRoot, texts: Path) -> None:
+def test_gpt2_at_its_full_size(tmp_path: Path, root: DataRoot, texts: Path) -> None:
     """124 million parameters, random, in a local folder: every site of one layer, bfloat16."""
     started = time.perf_counter()
-    gpt2 = resolve(store, ModelConfig(name=str(save_gpt2_small(tmp_path / "gpt2"))))
+    gpt2 = resolve(
+        root, ModelConfig(name=str(save_gpt2_small(tmp_path / "gpt2")), dtype="bfloat16")
+    )
     assert (gpt2.layers, gpt2.d_model) == (12, 768)
     source = CorpusConfig(source=str(texts), max_tokens=16, limit=40)
-    read = corpus.tokenise(store, source, sources.resolve(source), gpt2)
+    read = corpus.tokenise(root, source, source=sources.resolve(source), model=gpt2)
     sites = ("5.resid_pre", "5.attn_out", "5.mlp_out", "5.resid_post")
-    made = extract(DataRoot(tmp_path), config(*sites), gpt2, read, dtype="bfloat16", device="cpu")
+    made = extract(DataRoot(tmp_path), config(*sites), model=gpt2, corpus=read, device="cpu")
     blocks = [list(ActivationReader(a, "train").rows_in_order()) for a in made.values()]
     pre, attention, mlp, post = (torch.cat([b.activation for b in of]) for of in blocks)
     assert post.shape == (made[Site(5, "resid_post")].facts["train_rows"], 768)
@@ -346,7 +348,7 @@ def test_gpt2_at_its_full_size(tmp_path: Path, store: DataRoot, texts: Path) -> 
         "SELECT token_id FROM read_parquet(?) WHERE doc_id = ? ORDER BY position",
         [str(read.file("tokens.parquet")), document],
     ).fetchnumpy()["token_id"]
-    whole = load(gpt2, torch.bfloat16, "cpu")
+    whole = load(gpt2, "cpu")
     ids = torch.from_numpy(ids.astype(np.int64))[None]
     states = whole(ids, output_hidden_states=True).hidden_states[6][0]
     mine = torch.from_numpy(blocks[3][0].doc_id == document)
@@ -358,7 +360,8 @@ def test_keys_follow_what_changes_the_result(
     corpus_artifact: Artifact, model: ResolvedModel, tmp_path: Path
 ) -> None:
     def key(settings: ActivationsConfig, dtype: str = "auto", of: ResolvedModel = model) -> str:
-        return recipes(settings, of, corpus_artifact, dtype)[0].key
+        own = replace(of, dtype=dtype)
+        return recipes(settings, model=own, corpus=corpus_artifact)[0].key
 
     other = resolve(
         DataRoot(tmp_path), ModelConfig(name=str(save_tiny("llama", tmp_path / "m", seed=1)))
@@ -376,4 +379,5 @@ def test_keys_follow_what_changes_the_result(
     meant = str(pick_dtype("auto", pick_device("auto"))).removeprefix("torch.")
     assert key(config(), meant) == key(config(), "auto")
     # Which other sites are asked for does not matter to a site.
-    assert recipes(config("2.mlp_out", "1.resid_post"), model, corpus_artifact)[1].key == keys[0]
+    both, free = config("2.mlp_out", "1.resid_post"), replace(model, dtype="auto")
+    assert recipes(both, model=free, corpus=corpus_artifact)[1].key == keys[0]

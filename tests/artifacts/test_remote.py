@@ -78,18 +78,18 @@ def replace(url: str, name: str, content: bytes) -> None:
 def test_what_one_data_root_made_another_computes_no_more(another: Another) -> None:
     made = another().make(RECIPE, write)
     for ask in (
-        lambda store: store.find(RECIPE),
-        lambda store: store.make(RECIPE, never),
-        lambda store: store.open(RECIPE.stage, RECIPE.key),
+        lambda root: root.find(RECIPE),
+        lambda root: root.make(RECIPE, never),
+        lambda root: root.open(RECIPE.stage, RECIPE.key),
     ):
-        store = another()
-        taken = ask(store)
+        root = another()
+        taken = ask(root)
         assert taken.manifest == made.manifest
-        assert taken.path == store.folder(RECIPE.stage, RECIPE.key)
+        assert taken.path == root.folder(RECIPE.stage, RECIPE.key)
         for name in ("a.txt", "sub/b.txt", "manifest.json"):
             assert (taken.path / name).read_bytes() == (made.path / name).read_bytes()
         assert sorted(p.name for p in taken.path.parent.iterdir()) == [RECIPE.key]
-        assert store.find(Recipe("corpus", 2, {}, {})) is None
+        assert root.find(Recipe("corpus", 2, {}, {})) is None
 
 
 def test_what_was_made_before_there_was_a_remote_is_sent_when_it_is_asked_for(
@@ -99,7 +99,7 @@ def test_what_was_made_before_there_was_a_remote_is_sent_when_it_is_asked_for(
     first.mirror = None
     first.make(RECIPE, write)
     assert another().find(RECIPE) is None
-    assert DataRoot(first.root, another().mirror.url).find(RECIPE) is not None
+    assert DataRoot(first.path, another().mirror.url).find(RECIPE) is not None
     assert another().find(RECIPE) is not None
 
 
@@ -120,16 +120,16 @@ def test_a_damaged_remote_file_is_reported_and_made_anew(
         replace(url, "manifest.json", text[:-20].encode())
     else:
         replace(url, "manifest.json", text.replace("a.txt", "../../a.txt").encode())
-    store = another()
-    assert store.find(RECIPE) is None
+    root = another()
+    assert root.find(RECIPE) is None
     name = "manifest.json" if fault in ("manifest", "outside") else "a.txt"
     what = "missing" if fault == "missing" else "damaged"
-    shown = str(store.mirror)
+    shown = str(root.mirror)
     assert f"{shown}/corpus/{RECIPE.key}/{name} is {what}; it is made anew" in caplog.text
     assert "test:test" not in caplog.text
     with pytest.raises(StorageError, match=r"is missing, and .* has none"):
-        store.open(RECIPE.stage, RECIPE.key)
-    remade = store.make(RECIPE, write)
+        root.open(RECIPE.stage, RECIPE.key)
+    remade = root.make(RECIPE, write)
     assert remade.digest() == made.digest()
     caplog.clear()
     assert another().make(RECIPE, never).digest() == made.digest()
@@ -137,13 +137,13 @@ def test_a_damaged_remote_file_is_reported_and_made_anew(
 
 
 def test_damage_here_is_mended_from_the_remote_file_by_file(another: Another) -> None:
-    store = another()
-    made = store.make(RECIPE, write)
+    root = another()
+    made = root.make(RECIPE, write)
     kept = made.file("sub/b.txt").stat().st_ino
     made.file("a.txt").write_text("Contents of a.txt")
     (made.path / "stray").write_text("")
     remote.mirror_at.cache_clear()
-    mended = DataRoot(store.root, store.mirror.url).make(RECIPE, never)
+    mended = DataRoot(root.path, root.mirror.url).make(RECIPE, never)
     assert mended.digest() == made.digest()
     assert mended.file("a.txt").read_text() == "contents of a.txt"
     assert mended.file("sub/b.txt").stat().st_ino == kept
@@ -153,8 +153,8 @@ def test_damage_here_is_mended_from_the_remote_file_by_file(another: Another) ->
 def test_a_transfer_that_broke_off_leaves_nothing_and_is_taken_up_again(
     another: Another, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = another()
-    real = remote.objects_at(store.mirror.url)[0]
+    root = another()
+    real = remote.objects_at(root.mirror.url)[0]
     sent = type(real).put_file
 
     def breaking(self: Any, here: str, there: str, **options: Any) -> None:
@@ -162,14 +162,14 @@ def test_a_transfer_that_broke_off_leaves_nothing_and_is_taken_up_again(
             raise OSError("the line is dead")
         sent(self, here, there, **options)
 
-    monkeypatch.setattr(remote.Mirror, "_place", (real, remote.objects_at(store.mirror.url)[1]))
+    monkeypatch.setattr(remote.Mirror, "_place", (real, remote.objects_at(root.mirror.url)[1]))
     monkeypatch.setattr(type(real), "put_file", breaking)
     with pytest.raises(StorageError, match=r"can't be written: the line is dead; check the URL"):
-        store.make(RECIPE, write)
+        root.make(RECIPE, write)
     monkeypatch.undo()
     assert another().find(RECIPE) is None
     remote.mirror_at.cache_clear()
-    assert DataRoot(store.root, store.mirror.url).make(RECIPE, never)  # it was published here
+    assert DataRoot(root.path, root.mirror.url).make(RECIPE, never)  # it was published here
     assert another().find(RECIPE) is not None
 
 
@@ -220,14 +220,14 @@ def test_gc_and_doctor_know_of_it(
     run = plant(home)
     publish(home, run.record, run.artifacts)
     monkeypatch.setenv(remote.VARIABLE, url)
-    store = DataRoot(home)
-    for artifact in store.artifacts():
-        store.open(artifact.stage, artifact.key)
-    store.make(RECIPE, write)
+    root = DataRoot(home)
+    for artifact in root.artifacts():
+        root.open(artifact.stage, artifact.key)
+    root.make(RECIPE, write)
     replace(url, "manifest.json", b"")
     filesystem, path = remote_file(url, "manifest.json")
     filesystem.rm_file(path)  # half sent
-    held = {(h.stage, h.key): h.complete for h in store.mirror.held()}
+    held = {(h.stage, h.key): h.complete for h in root.mirror.held()}
     assert held.pop((RECIPE.stage, RECIPE.key)) is False
     assert set(held) == {(a.stage, a.key) for a in run.artifacts.values()}
     assert set(held.values()) == {True}
@@ -238,8 +238,8 @@ def test_gc_and_doctor_know_of_it(
     assert not any(key in listed.output for _, key in held)
     assert asked.invoke(app, [*arguments[:2], "--home", str(home)]).output.startswith("0.0 MB")
     assert asked.invoke(app, [*arguments, "--delete"]).exit_code == 0
-    assert {(h.stage, h.key) for h in store.mirror.held()} == set(held)
-    assert store.folder(RECIPE.stage, RECIPE.key).exists()  # here it stays
+    assert {(h.stage, h.key) for h in root.mirror.held()} == set(held)
+    assert root.folder(RECIPE.stage, RECIPE.key).exists()  # here it stays
 
     found = {finding.subject: finding for finding in doctor.examine(home)}["remote"]
     assert found.found.startswith(f"{remote.shown(url)}, {len(held)} artifacts")

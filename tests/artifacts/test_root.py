@@ -38,18 +38,18 @@ def test_key_depends_on_every_part_and_on_nothing_else() -> None:
 
 
 def test_make_publishes_once_and_then_finds(tmp_path: Path) -> None:
-    store = DataRoot(tmp_path)
+    root = DataRoot(tmp_path)
     calls = []
-    assert store.find(RECIPE) is None
+    assert root.find(RECIPE) is None
 
     def write(draft: Draft) -> None:
         calls.append(draft.path)
-        assert not store.folder(RECIPE.stage, RECIPE.key).exists()
+        assert not root.folder(RECIPE.stage, RECIPE.key).exists()
         (draft.scratch / "note").write_text("dropped on publishing")
         write_two(draft)
 
-    artifact = store.make(RECIPE, write)
-    again = store.make(RECIPE, write)
+    artifact = root.make(RECIPE, write)
+    again = root.make(RECIPE, write)
     assert again.manifest == artifact.manifest
     assert (artifact.made, again.made) == (True, False)
     assert len(calls) == 1
@@ -57,7 +57,7 @@ def test_make_publishes_once_and_then_finds(tmp_path: Path) -> None:
     assert artifact.facts == {"documents": 2}
     assert artifact.manifest.files["a.txt"].rows == 1
     assert artifact.manifest.software["torch"]
-    assert [a.key for a in store.artifacts()] == [RECIPE.key]
+    assert [a.key for a in root.artifacts()] == [RECIPE.key]
     with pytest.raises(StorageError, match=r"no file 'c\.txt'.*lists a\.txt, b\.txt"):
         artifact.file("c.txt")
 
@@ -74,29 +74,29 @@ def test_damage_is_named_and_only_the_damaged_file_is_rewritten(
         broken.unlink()
     else:
         broken.write_bytes(bytes([data[0] ^ 1]) + data[1:] if damage == "flip" else data[:-1])
-    store = DataRoot(tmp_path)
-    assert store.find(RECIPE) is None
+    root = DataRoot(tmp_path)
+    assert root.find(RECIPE) is None
     assert str(broken) in caplog.text
     assert "stage corpus runs again" in caplog.text
     with pytest.raises(StorageError, match=r"a\.txt is (missing|damaged); run the pipeline again"):
-        store.open(before.stage, before.key)
-    after = store.make(RECIPE, write_two)
+        root.open(before.stage, before.key)
+    after = root.make(RECIPE, write_two)
     assert after.digest() == before.digest()
     assert after.file("b.txt").stat().st_mtime_ns == kept
     assert caplog.text.count("runs again") == 1
 
 
 def test_a_manifest_that_does_not_read_makes_the_stage_run_again(tmp_path: Path) -> None:
-    store = DataRoot(tmp_path)
-    before = store.make(RECIPE, write_two)
+    root = DataRoot(tmp_path)
+    before = root.make(RECIPE, write_two)
     (before.path / "manifest.json").write_text("{")
-    after = store.make(RECIPE, write_two)
+    after = root.make(RECIPE, write_two)
     assert after.digest() == before.digest()
     assert json.loads((after.path / "manifest.json").read_text())["key"] == RECIPE.key
 
 
 def test_a_failed_stage_publishes_nothing_and_goes_on_from_complete_files(tmp_path: Path) -> None:
-    store = DataRoot(tmp_path)
+    root = DataRoot(tmp_path)
 
     def fail_in_second(draft: Draft) -> None:
         with draft.writing("a.txt") as path:
@@ -106,8 +106,8 @@ def test_a_failed_stage_publishes_nothing_and_goes_on_from_complete_files(tmp_pa
             raise ValueError("bad input")
 
     with pytest.raises(ValueError, match="bad input"):
-        store.make(RECIPE, fail_in_second)
-    assert store.find(RECIPE) is None
+        root.make(RECIPE, fail_in_second)
+    assert root.find(RECIPE) is None
 
     def resume(draft: Draft) -> None:
         assert draft.has("a.txt")
@@ -115,7 +115,7 @@ def test_a_failed_stage_publishes_nothing_and_goes_on_from_complete_files(tmp_pa
         write_two(draft)
 
     assert (
-        store.make(RECIPE, resume).digest()
+        root.make(RECIPE, resume).digest()
         == DataRoot(tmp_path / "other").make(RECIPE, write_two).digest()
     )
 
@@ -124,10 +124,10 @@ def test_disk_full_is_one_sentence(tmp_path: Path) -> None:
     def write(draft: Draft) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    store = DataRoot(tmp_path)
+    root = DataRoot(tmp_path)
     with pytest.raises(StorageError, match=r"disk under .* is full while stage corpus writes"):
-        store.make(RECIPE, write)
-    assert store.find(RECIPE) is None
+        root.make(RECIPE, write)
+    assert root.find(RECIPE) is None
 
 
 def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:

@@ -49,9 +49,11 @@ def planted(labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def grouped(
     tmp_path_factory: pytest.TempPathFactory, corpus_artifact: Artifact
 ) -> tuple[Artifact, Artifact]:
-    store = DataRoot(tmp_path_factory.mktemp("grouped"))
-    firings = plant(store, *planted(labels_of(corpus_artifact)))
-    return cluster.cluster(store, ClusterConfig(top=4), corpus_artifact, firings), firings
+    root = DataRoot(tmp_path_factory.mktemp("grouped"))
+    firings = plant(root, *planted(labels_of(corpus_artifact)))
+    return cluster.group_documents(
+        root, ClusterConfig(top=4), corpus=corpus_artifact, latents=firings
+    ), firings
 
 
 def rows(artifact: Artifact, name: str) -> list[dict[str, Any]]:
@@ -122,23 +124,27 @@ def test_summaries_tell_what_the_groups_are(
 
 def test_dense_latents_would_rule(corpus_artifact: Artifact, tmp_path: Path) -> None:
     """Why they are left out: the same latents with the loud one let in do not show the labels."""
-    store = DataRoot(tmp_path)
+    root = DataRoot(tmp_path)
     labels = labels_of(corpus_artifact)
     mean, density = planted(labels)
     mean[:, LOUD + 1 : LOUD + 3] = mean[:, [LOUD]] * [1.0, 2.0]
     density[LOUD : LOUD + 3] = 0.9
-    without = cluster.cluster(store, ClusterConfig(), corpus_artifact, plant(store, mean, density))
+    without = cluster.group_documents(
+        root, ClusterConfig(), corpus=corpus_artifact, latents=plant(root, mean, density)
+    )
     assert without.facts["ari"] > 0.95
     plain = spherical_kmeans(sparse.csr_matrix(mean / np.linalg.norm(mean, axis=1)[:, None]), 3, 0)
     assert adjusted_rand_score(labels.astype(str), plain[0]) < 0.3
 
 
 def test_noise_agrees_with_no_label(corpus_artifact: Artifact, tmp_path: Path) -> None:
-    store = DataRoot(tmp_path)
+    root = DataRoot(tmp_path)
     draw = np.random.default_rng(0)
     shape = (len(labels_of(corpus_artifact)), D_SAE)
     noise = draw.gamma(1, 1, shape) * (draw.random(shape) < 0.2)
-    made = cluster.cluster(store, ClusterConfig(), corpus_artifact, plant(store, noise))
+    made = cluster.group_documents(
+        root, ClusterConfig(), corpus=corpus_artifact, latents=plant(root, noise)
+    )
     assert abs(made.facts["ami"]) < 0.08
     assert abs(made.facts["ari"]) < 0.08
 
@@ -146,30 +152,36 @@ def test_noise_agrees_with_no_label(corpus_artifact: Artifact, tmp_path: Path) -
 def test_bytes_are_the_same_again(
     grouped: tuple[Artifact, Artifact], corpus_artifact: Artifact, tmp_path: Path
 ) -> None:
-    store = DataRoot(tmp_path)
-    firings = plant(store, *planted(labels_of(corpus_artifact)))
-    again = cluster.cluster(store, ClusterConfig(top=4), corpus_artifact, firings)
+    root = DataRoot(tmp_path)
+    firings = plant(root, *planted(labels_of(corpus_artifact)))
+    again = cluster.group_documents(
+        root, ClusterConfig(top=4), corpus=corpus_artifact, latents=firings
+    )
     assert (again.key, again.digest()) == (grouped[0].key, grouped[0].digest())
-    other = cluster.recipe(ClusterConfig(top=4, seed=1), corpus_artifact, firings)
+    other = cluster.recipe(ClusterConfig(top=4, seed=1), corpus=corpus_artifact, latents=firings)
     assert other.key != again.key
 
 
 def test_documents_in_which_nothing_fires_are_in_no_cluster(
     corpus_artifact: Artifact, tmp_path: Path
 ) -> None:
-    store = DataRoot(tmp_path)
+    root = DataRoot(tmp_path)
     mean, density = planted(labels_of(corpus_artifact))
     silent = [0, 7, 50]
     mean[silent] = 0
     mean[silent, LOUD] = 9
-    made = cluster.cluster(store, ClusterConfig(k=4), corpus_artifact, plant(store, mean, density))
+    made = cluster.group_documents(
+        root, ClusterConfig(k=4), corpus=corpus_artifact, latents=plant(root, mean, density)
+    )
     ids = [row["doc_id"] for row in rows(made, "clusters")]
     assert ids == sorted(set(range(len(mean))) - set(silent))
     assert len(rows(made, "cluster_summary")) == made.facts["k"] == 4
     only = np.zeros_like(mean)
     only[:, LOUD] = 1
     only[4, 9] = 1
-    none = cluster.cluster(store, ClusterConfig(), corpus_artifact, plant(store, only, density))
+    none = cluster.group_documents(
+        root, ClusterConfig(), corpus=corpus_artifact, latents=plant(root, only, density)
+    )
     assert none.facts == {
         "skipped": "in 1 of 120 documents fires a latent that is not on more than 10% of all "
         "tokens; clusters need two"
@@ -177,18 +189,20 @@ def test_documents_in_which_nothing_fires_are_in_no_cluster(
     for name in ("clusters", "cluster_summary", "cluster_metrics"):
         assert rows(none, name) == []
     with pytest.raises(ConfigError, match=r"cluster\.k = 118 is more than the 117 documents"):
-        cluster.cluster(store, ClusterConfig(k=118), corpus_artifact, plant(store, mean, density))
+        cluster.group_documents(
+            root, ClusterConfig(k=118), corpus=corpus_artifact, latents=plant(root, mean, density)
+        )
 
 
 def test_without_labels_and_with_equal_documents(tmp_path: Path, model: ResolvedModel) -> None:
     path = tmp_path / "texts.jsonl"
     path.write_text("\n".join(json.dumps({"text": f"text {i} ."}) for i in range(10)))
     config = CorpusConfig(source=str(path), label_column=None)
-    store = DataRoot(tmp_path)
-    texts = corpus.tokenise(store, config, sources.resolve(config), model)
+    root = DataRoot(tmp_path)
+    texts = corpus.tokenise(root, config, source=sources.resolve(config), model=model)
     mean = np.zeros((10, 4))
     mean[:6, 1] = mean[6:, 2] = 1
-    made = cluster.cluster(store, ClusterConfig(), texts, plant(store, mean))
+    made = cluster.group_documents(root, ClusterConfig(), corpus=texts, latents=plant(root, mean))
     # Half as many as documents were asked for; there are but two kinds.
     assert made.facts == {"k": 2, "silhouette": pytest.approx(1)}
     assigned = [row["cluster"] for row in rows(made, "clusters")]
@@ -196,7 +210,9 @@ def test_without_labels_and_with_equal_documents(tmp_path: Path, model: Resolved
     for row in rows(made, "cluster_summary"):
         assert row["top_label"] is row["top_label_share"] is None
         assert row["latents"] == [1 + row["cluster"]]
-    one = cluster.cluster(store, ClusterConfig(), texts, plant(store, np.ones((10, 1))))
+    one = cluster.group_documents(
+        root, ClusterConfig(), corpus=texts, latents=plant(root, np.ones((10, 1)))
+    )
     assert one.facts == {"k": 1}
 
 

@@ -65,7 +65,7 @@ def wandb_log(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def trained(home: Path, activations: Artifact) -> list[dict[str, float]]:
-    made = stage.train(DataRoot(home), CONFIG, activations, device="cpu")
+    made = stage.train(DataRoot(home), CONFIG, activations=activations, device="cpu")
     return pq.read_table(made.path / "training_log.parquet").to_pylist()
 
 
@@ -108,11 +108,11 @@ def test_nothing_is_written_that_is_not_asked_for(
 
 
 def test_what_can_not_be_logged_to_is_said_before_the_work(
-    store: DataRoot, activations_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+    root: DataRoot, activations_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(trackers.VARIABLE, "tensorbored")
     with pytest.raises(ConfigError, match="names 'tensorbored'; known are tensorboard, wandb"):
-        stage.train(store, CONFIG, activations_artifact, device="cpu")
+        stage.train(root, CONFIG, activations=activations_artifact, device="cpu")
     monkeypatch.setenv(trackers.VARIABLE, "wandb")
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"'wandb', which is not installed; pip install 'decon"):

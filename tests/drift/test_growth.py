@@ -45,23 +45,28 @@ TRAINED = SaeConfig(d_sae=64, k=4, tokens=4096, batch_size=256)
 class Home:
     """A data root and what is made in it of a corpus."""
 
-    store: DataRoot
+    root: DataRoot
     model: ResolvedModel
 
     def read(self, path: Path, base: Artifact | None = None) -> Artifact:
         config = CorpusConfig(source=str(path), max_tokens=24)
         source = sources.resolve(config)
-        return corpus.tokenise(self.store, config, source, self.model, base=base)
+        return corpus.tokenise(self.root, config, source=source, model=self.model, base=base)
 
     def record(self, texts: Artifact) -> Artifact:
         (made,) = activations.extract(
-            self.store, RECORDED, self.model, texts, dtype="float32", device="cpu"
+            self.root, RECORDED, model=self.model, corpus=texts, device="cpu"
         ).values()
         return made
 
     def encode(self, dictionary: Artifact, recorded: Artifact, texts: Artifact) -> Artifact:
         return latents.encode(
-            self.store, LatentsConfig(), dictionary, recorded, texts, device="cpu"
+            self.root,
+            LatentsConfig(),
+            sae=dictionary,
+            activations=recorded,
+            corpus=texts,
+            device="cpu",
         )
 
 
@@ -115,7 +120,7 @@ def test_shards_and_firings_are_taken_over_and_the_bytes_are_the_same(
 ) -> None:
     base = home.read(texts)
     recorded = home.record(base)
-    dictionary = sae.train(home.store, TRAINED, recorded, device="cpu")
+    dictionary = sae.train(home.root, TRAINED, activations=recorded, device="cpu")
     fired = home.encode(dictionary, recorded, base)
 
     written: list[str] = []
@@ -147,8 +152,8 @@ def test_shards_and_firings_are_taken_over_and_the_bytes_are_the_same(
     # Where nothing is there to take over, all is computed, to the same bytes.
     other = Home(DataRoot(tmp_path / "other"), home.model)
     for stage, key in (("corpus", more.key), ("sae", dictionary.key)):
-        (other.store.root / stage).mkdir(parents=True)
-        (other.store.root / stage / key).symlink_to(home.store.folder(stage, key))
+        (other.root.path / stage).mkdir(parents=True)
+        (other.root.path / stage / key).symlink_to(home.root.folder(stage, key))
     straight = other.record(more)
     assert straight.digest() == rerecorded.digest()
     assert straight.facts == rerecorded.facts
@@ -161,30 +166,30 @@ def test_drift_of_a_transcoder(home: Home, texts: Path, grown: Path) -> None:
     sites = ActivationsConfig(sites=("1.resid_pre", "2.mlp_out"), shard_tokens=512)
 
     def record(of: Artifact) -> list[Artifact]:
-        made = activations.extract(home.store, sites, home.model, of, dtype="float32", device="cpu")
+        made = activations.extract(home.root, sites, model=home.model, corpus=of, device="cpu")
         return list(made.values())
 
     base = home.read(texts)
     config = TRAINED.model_copy(update={"output_site": "2.mlp_out", "skip_connection": True})
     onto = record(base)[1]
-    coder = sae.train(home.store, config, *record(base), device="cpu")
+    coder = sae.train(home.root, config, activations=record(base)[0], output=onto, device="cpu")
     more = home.read(grown, base)
     read, wanted = record(more)
     firings = home.encode(coder, read, more)
-    reference = drift.reference_of(home.store, more, coder)
+    reference = drift.reference_of(home.root, more, coder)
     assert reference is not None
     assert reference.key == base.key
-    compared = (reference, more, read, coder, firings)
-    made = drift.compare(home.store, EvaluationConfig(), *compared, wanted, device="cpu")
-    own = drift.recipe(EvaluationConfig(), *compared, wanted)
-    assert own.key != drift.recipe(EvaluationConfig(), *compared).key
+    compared = {"reference": reference, "activations": read, "sae": coder, "latents": firings}
+    made = drift.compare(home.root, EvaluationConfig(), **compared, output=wanted, device="cpu")
+    own = drift.recipe(EvaluationConfig(), **compared, output=wanted)
+    assert own.key != drift.recipe(EvaluationConfig(), **compared).key
 
     judged = evaluate(
-        home.store, EvaluationConfig(max_documents=4, bootstrap=20), home.model, more, read, coder,
-        firings, device="cpu",
+        home.root, EvaluationConfig(max_documents=4, bootstrap=20), model=home.model, corpus=more,
+        activations=read, sae=coder, latents=firings, device="cpu",
     )  # fmt: skip
     assert judged.manifest.inputs["activations"] == read.key  # not those it was trained on
-    beside = sae.output_of(home.store, coder, read)
+    beside = sae.output_of(home.root, coder, read)
     assert beside is not None
     assert beside.key == wanted.key
 

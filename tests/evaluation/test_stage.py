@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class Bench:
     def __init__(
         self, home: Path, model: ResolvedModel, corpus: Artifact, recorded: Artifact
     ) -> None:
-        self.store = DataRoot(home)
+        self.root = DataRoot(home)
         self.model, self.corpus, self.recorded = model, corpus, recorded
 
     def __call__(self, sae: SparseAutoencoder, **fields: Any) -> Artifact:
@@ -85,13 +86,20 @@ class Bench:
             draft.write_json(files.CONFIG, files.config_of(sae, {}))
 
         weights = {n: str(w.double().norm().item()) for n, w in sae.weights().items()}
-        made = self.store.make(Recipe("sae", 1, {"k": sae.k}, weights), write)
+        made = self.root.make(Recipe("sae", 1, {"k": sae.k}, weights), write)
         firings = latents.encode(
-            self.store, LatentsConfig(), made, self.recorded, self.corpus, device="cpu"
+            self.root,
+            LatentsConfig(),
+            sae=made,
+            activations=self.recorded,
+            corpus=self.corpus,
+            device="cpu",
         )
         config = EvaluationConfig.model_validate({"max_documents": 12, **fields})
-        inputs = (self.model, self.corpus, self.recorded, made, firings)
-        return evaluate.evaluate(self.store, config, *inputs, dtype="float32", device="cpu")
+        return evaluate.evaluate(
+            self.root, config, model=self.model, corpus=self.corpus, activations=self.recorded,
+            sae=made, latents=firings, device="cpu",
+        )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +203,7 @@ def test_losses_equal_one_document_at_a_time(
     activations_artifact: Artifact,
 ) -> None:
     texts = evaluate.held_out_texts(corpus_artifact, 12, 1)
-    lm = load(model, torch.float32, "cpu")
+    lm = load(model, "cpu")
     mean = torch.from_numpy(ActivationReader(activations_artifact).moments.mean).float()
     sae = rough(d_in)
     logits: dict[str, list[Tensor]] = {"clean": [], "spliced": [], "zero": [], "mean": []}
@@ -249,18 +257,19 @@ def test_losses_equal_one_document_at_a_time(
 def test_the_model_runs_as_it_was_recorded(
     bench: Bench, judged: Artifact, activations_artifact: Artifact
 ) -> None:
-    inputs = [artifact_of(bench, judged, name) for name in ("sae", "latents")]
-    whole = (bench.model, bench.corpus, bench.recorded, *inputs)
+    whole = {name: artifact_of(bench, judged, name) for name in ("sae", "latents")}
+    whole |= {"corpus": bench.corpus, "activations": bench.recorded}
+    coarse, free = (replace(bench.model, dtype=dtype) for dtype in ("bfloat16", "auto"))
     fresh = EvaluationConfig(max_documents=12, seed=7)
     with pytest.raises(ConfigError, match=r"dtype = .bfloat16. is not what .* in \(float32\)"):
-        evaluate.evaluate(bench.store, fresh, *whole, dtype="bfloat16", device="cpu")
-    made = evaluate.evaluate(bench.store, fresh, *whole, device="cpu")
+        evaluate.evaluate(bench.root, fresh, model=coarse, **whole, device="cpu")
+    made = evaluate.evaluate(bench.root, fresh, model=free, **whole, device="cpu")
     assert values(made)["loss_clean"] == values(judged)["loss_clean"]
 
 
 def artifact_of(bench: Bench, judged: Artifact, stage: str) -> Artifact:
     key = judged.manifest.inputs[stage]
-    return next(artifact for artifact in bench.store.artifacts() if artifact.key == key)
+    return next(artifact for artifact in bench.root.artifacts() if artifact.key == key)
 
 
 def test_only_held_out_documents(
@@ -298,7 +307,7 @@ def test_batches_do_not_matter(
     other = Bench(tmp_path, bench.model, bench.corpus, bench.recorded)
     config = ActivationsConfig(sites=(str(SITE),), shard_tokens=256, skip_positions=1)
     other.recorded = activations.extract(
-        other.store, config, bench.model, bench.corpus, dtype="float32", device="cpu"
+        other.root, config, model=bench.model, corpus=bench.corpus, device="cpu"
     )[SITE]
     assert len(other.recorded.files("test-*.parquet")) > len(bench.recorded.files("test-*.parquet"))
     found = values(other(rough(d_in)))

@@ -22,8 +22,8 @@ def test_logits_are_those_of_the_model_whose_last_block_puts_out_the_decoder_row
     tmp_path: Path, family: str
 ) -> None:
     folder = save_tiny(family, tmp_path / family)
-    resolved = resolve(DataRoot(tmp_path / "home"), ModelConfig(name=str(folder)))
-    model = load(resolved, torch.float32, "cpu")
+    resolved = resolve(DataRoot(tmp_path / "home"), ModelConfig(name=str(folder), dtype="float32"))
+    model = load(resolved, "cpu")
     W_dec = torch.randn(9, resolved.d_model, generator=torch.Generator().manual_seed(0))
     W_dec[4] = 0
     tokens = {i: f" t{i}" for i in range(3, 60, 2)}
@@ -51,8 +51,8 @@ def test_logits_are_those_of_the_model_whose_last_block_puts_out_the_decoder_row
             )
 
 
-def test_few_tokens_and_no_direction_at_all(tiny_model: Path, store: DataRoot) -> None:
-    model = load(resolve(store, ModelConfig(name=str(tiny_model))), torch.float32, "cpu")
+def test_few_tokens_and_no_direction_at_all(tiny_model: Path, root: DataRoot) -> None:
+    model = load(resolve(root, ModelConfig(name=str(tiny_model), dtype="float32")), "cpu")
     W_dec = torch.ones(2, 32)
     assert len(feature_logits(model, W_dec, {5: "a", 6: "b"})) == 2 * 2 * 2
     assert len(feature_logits(model, 0 * W_dec, {5: "a", 6: "b"})) == 0

@@ -70,9 +70,9 @@ def encoded(
     return latents.encode(
         DataRoot(tmp_path / "home"),
         LatentsConfig(),
-        sae,
-        activations_artifact,
-        corpus_artifact,
+        sae=sae,
+        activations=activations_artifact,
+        corpus=corpus_artifact,
         device="cpu",
     )
 
@@ -210,19 +210,19 @@ def test_bytes_depend_on_neither_buckets_nor_a_kill(
     corpus_artifact: Artifact,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    store = DataRoot(tmp_path / "other")
-    inputs = (sae, activations_artifact, corpus_artifact)
+    root = DataRoot(tmp_path / "other")
+    inputs = {"sae": sae, "activations": activations_artifact, "corpus": corpus_artifact}
     monkeypatch.setattr(latents, "BUCKET_TOKENS", 100)
     with monkeypatch.context() as broken:
         broken.setattr(latents._Encoding, "_by_latent", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            latents.encode(store, LatentsConfig(), *inputs, device="cpu")
-    key = latents.recipe(LatentsConfig(), *inputs).key
-    left = store.root / "latents" / f".{key}.partial"
+            latents.encode(root, LatentsConfig(), **inputs, device="cpu")
+    key = latents.recipe(LatentsConfig(), **inputs).key
+    left = root.path / "latents" / f".{key}.partial"
     assert {path.name for path in left.iterdir()} >= {"latents_by_token.parquet"}
     (left / ".scratch/by-latent").mkdir(parents=True)  # as SIGKILL leaves it
     (left / ".scratch/by-latent/000").write_bytes(b"half a firing")
-    again = latents.encode(store, LatentsConfig(), *inputs, device="cpu")
+    again = latents.encode(root, LatentsConfig(), **inputs, device="cpu")
     assert again.digest() == encoded.digest()
     assert again.facts == encoded.facts
     assert not (again.path / ".scratch").exists()
@@ -237,7 +237,11 @@ def test_one_latent_is_in_few_row_groups(
 ) -> None:
     monkeypatch.setattr(latents, "GROUP_ROWS", 200)
     made = latents.encode(
-        DataRoot(tmp_path), LatentsConfig(), sae, activations_artifact, corpus_artifact
+        DataRoot(tmp_path),
+        LatentsConfig(),
+        sae=sae,
+        activations=activations_artifact,
+        corpus=corpus_artifact,
     )
     metadata = pq.ParquetFile(made.file("latents.parquet")).metadata
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
@@ -256,17 +260,17 @@ def test_threshold_is_strict(
     activations_artifact: Artifact,
     corpus_artifact: Artifact,
 ) -> None:
-    inputs = (sae, activations_artifact, corpus_artifact)
-    made = latents.encode(DataRoot(tmp_path), LatentsConfig(threshold=8.0), *inputs)
+    inputs = {"sae": sae, "activations": activations_artifact, "corpus": corpus_artifact}
+    made = latents.encode(DataRoot(tmp_path), LatentsConfig(threshold=8.0), **inputs)
     expected = sorted(reference.firings(8.0), key=lambda f: (f[1], f[0]))
     assert 0 < len(expected) < len(reference.firings())
     assert rows(made, "latents_by_token.parquet") == expected
     # The constant latent's strength is the threshold itself: nothing is left.
-    none = latents.encode(DataRoot(tmp_path), LatentsConfig(threshold=1e9), *inputs)
+    none = latents.encode(DataRoot(tmp_path), LatentsConfig(threshold=1e9), **inputs)
     assert (none.facts["rows"], none.facts["l0"], none.facts["dead_share"]) == (0, 0, 1)
     assert rows(none, "latents.parquet") == rows(none, "document_latents.parquet") == []
     assert pq.read_table(none.file("features.parquet"))["dead"].to_pylist() == [True] * D_SAE
-    exact = latents.encode(DataRoot(tmp_path), LatentsConfig(threshold=50.0), *inputs)
+    exact = latents.encode(DataRoot(tmp_path), LatentsConfig(threshold=50.0), **inputs)
     assert CONSTANT not in {row[0] for row in rows(exact, "latents.parquet")}
 
 
@@ -274,14 +278,26 @@ def test_saes_that_can_not_be_used(
     tmp_path: Path, activations_artifact: Artifact, corpus_artifact: Artifact
 ) -> None:
     d_in = ActivationReader(activations_artifact).d_in
-    store = DataRoot(tmp_path)
+    root = DataRoot(tmp_path)
     narrow = sae_of(tmp_path, d_in - 1)
     with pytest.raises(DataError, match=rf"takes activations of width {d_in - 1} .* width {d_in}"):
-        latents.encode(store, LatentsConfig(), narrow, activations_artifact, corpus_artifact)
+        latents.encode(
+            root,
+            LatentsConfig(),
+            sae=narrow,
+            activations=activations_artifact,
+            corpus=corpus_artifact,
+        )
     broken = sae_of(tmp_path, d_in, b_enc=torch.full((D_SAE,), torch.nan))
     with pytest.raises(DataError, match=r"not all finite numbers.*learning_rate"):
-        latents.encode(store, LatentsConfig(), broken, activations_artifact, corpus_artifact)
-    assert not list(store.root.glob("latents/[!.]*"))
+        latents.encode(
+            root,
+            LatentsConfig(),
+            sae=broken,
+            activations=activations_artifact,
+            corpus=corpus_artifact,
+        )
+    assert not list(root.path.glob("latents/[!.]*"))
 
 
 def test_key_follows_every_input(
@@ -289,20 +305,27 @@ def test_key_follows_every_input(
 ) -> None:
     config = LatentsConfig()
     a, b, c = sae, activations_artifact, corpus_artifact
-    keys = {latents.recipe(config, *inputs).key for inputs in ((a, b, c), (b, b, c), (a, c, c))}
-    keys |= {latents.recipe(config, a, b, a).key}
-    keys |= {latents.recipe(LatentsConfig(threshold=1), a, b, c).key}
+    keys = {
+        latents.recipe(config, sae=x, activations=y, corpus=z).key
+        for x, y, z in ((a, b, c), (b, b, c), (a, c, c), (a, b, a))
+    }
+    keys |= {latents.recipe(LatentsConfig(threshold=1), sae=a, activations=b, corpus=c).key}
     assert len(keys) == 5
 
 
 def test_a_trained_sae(
     tmp_path: Path, activations_artifact: Artifact, corpus_artifact: Artifact
 ) -> None:
-    store = DataRoot(tmp_path)
+    root = DataRoot(tmp_path)
     config = SaeConfig(d_sae=64, k=4, tokens=8_000, batch_size=256)
-    trained = stage.train(store, config, activations_artifact, device="cpu")
+    trained = stage.train(root, config, activations=activations_artifact, device="cpu")
     made = latents.encode(
-        store, LatentsConfig(), trained, activations_artifact, corpus_artifact, device="cpu"
+        root,
+        LatentsConfig(),
+        sae=trained,
+        activations=activations_artifact,
+        corpus=corpus_artifact,
+        device="cpu",
     )
     facts = activations_artifact.facts
     assert made.facts["tokens"] == facts["train_rows"] + facts["test_rows"]

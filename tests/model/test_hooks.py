@@ -26,12 +26,12 @@ VARIANTS = {family: (family, {}) for family in FAMILIES} | {"gpt_neox_2": ("gpt_
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
     family, changes = VARIANTS[request.param]
     folder = save_tiny(family, tmp_path_factory.mktemp(request.param), changes=changes)
-    return load(ResolvedModel(request.param, folder, "", ""), torch.float32, "cpu")
+    return load(ResolvedModel(request.param, folder, "", "", "float32"), "cpu")
 
 
 def load_tiny(family: str, folder: Path, changes: dict[str, object]) -> nn.Module:
     save_tiny(family, folder, changes=changes)
-    return load(ResolvedModel(family, folder, "", ""), torch.float32, "cpu")
+    return load(ResolvedModel(family, folder, "", "", "float32"), "cpu")
 
 
 def test_residual_streams_are_the_hidden_states(model: nn.Module) -> None:
@@ -153,9 +153,9 @@ def test_a_model_that_sees_pictures_too(tmp_path: Path) -> None:
         "gemma3", text_config=text, vision_config=vision, mm_tokens_per_image=4
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    resolved = ResolvedModel("gemma-3-4b", tmp_path, "", "")
+    resolved = ResolvedModel("gemma-3-4b", tmp_path, "", "", "float32")
     assert (resolved.layers, resolved.d_model) == (2, WIDTH)
-    model = load(resolved, torch.float32, "cpu")
+    model = load(resolved, "cpu")
     states = model(IDS, output_hidden_states=True).hidden_states
     check_parts(model, [Site(1, "mlp_out")])
     found = capture(model, IDS, [Site(0, "resid_post")])

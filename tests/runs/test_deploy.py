@@ -21,6 +21,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.server.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from setuptools import find_packages
 from support.running import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -191,7 +192,8 @@ def test_what_the_image_copies_is_all_that_a_run_needs(tmp_path: Path) -> None:
             else:
                 shutil.copyfile(ROOT / source, tmp_path / target / source)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    packages = project["tool"]["setuptools"]["packages"]
+    packages = find_packages(str(ROOT), **project["tool"]["setuptools"]["packages"]["find"])
+    assert len(packages) > 20
     assert all((tmp_path / package.replace(".", "/")).is_dir() for package in packages)
     code = (
         "import flows.pipeline, flows.sweep, flows.training, flows.cli, tasks.spread, deconstruct; "

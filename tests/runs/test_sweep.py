@@ -65,9 +65,9 @@ from prefect import flow
 from deconstruct.artifacts import DataRoot
 from deconstruct.config import SaeConfig
 from deconstruct.sae import stage
-from tasks.sae import sae_members
-from tasks.spread import Engine
+from tasks.spread import Spread
 from tasks.stage import Ref
+from tasks.training import sae_members
 
 kind, home, key, settings = sys.argv[1:]
 members = [SaeConfig.model_validate(own) for own in json.loads(settings)]
@@ -75,10 +75,11 @@ members = [SaeConfig.model_validate(own) for own in json.loads(settings)]
 @flow
 def spread():
     activity = DataRoot(home).open("activations", key)
-    recipes = [stage.recipe(member, activity) for member in members]
-    engine = Engine(kind=kind, workers=2)
-    work = sae_members.with_options(refresh_cache=True)  # other homes have had these keys
-    return work(recipes, home, members, Ref.of(activity), None, "cpu", engine)
+    recipes = [stage.recipe(member, activations=activity) for member in members]
+    inputs = {"activations": Ref.of(activity), "output": None, "device": "cpu"}
+    inputs["engine"] = Spread(kind=kind, workers=2)
+    work = sae_members.task.with_options(refresh_cache=True)  # other homes have had these keys
+    return work(recipes, home, members, inputs)
 
 print(json.dumps([[ref.key, ref.made] for ref in spread()]))
 """
@@ -94,7 +95,7 @@ def groups_trained(server: str) -> int:
 @pytest.mark.parametrize("engine", ["dask", "ray"])
 def test_members_trained_in_processes_are_the_same(
     engine: str,
-    store: DataRoot,
+    root: DataRoot,
     activations_artifact: Artifact,
     tmp_path: Path,
     server: str,
@@ -106,7 +107,7 @@ def test_members_trained_in_processes_are_the_same(
     changes = ({}, {"k": 8}, {"architecture": "batchtopk"}, {"architecture": "relu"}, {"seed": 1})
     base = SaeConfig(d_sae=64, k=4, tokens=4096, batch_size=256)
     members = [base.model_copy(update=own) for own in changes]
-    alone = sae.train_all(DataRoot(tmp_path / "alone"), members, activations_artifact)
+    alone = sae.train_all(DataRoot(tmp_path / "alone"), members, activations=activations_artifact)
     home = tmp_path / "spread"
     (home / "activations").mkdir(parents=True)
     key = activations_artifact.key

@@ -20,11 +20,11 @@ SETTINGS = {"d_sae": 64, "k": 4, "tokens": 12_000, "batch_size": 256}
 
 
 def torchrun(
-    store: DataRoot, activations: Artifact, *more: str, **settings: object
+    root: DataRoot, activations: Artifact, *more: str, **settings: object
 ) -> subprocess.CompletedProcess[str]:
     overrides = [f"sae.{name}={value}" for name, value in (SETTINGS | settings).items()]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "deconstruct.sae.parallel", str(store.root), activations.key]
+    command += ["-m", "deconstruct.sae.parallel", str(root.path), activations.key]
     command += [*overrides, *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
@@ -39,16 +39,16 @@ def digests_of(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 @pytest.mark.parametrize("architecture", ["topk", "jumprelu"])
 def test_two_processes_train_as_one_does(
-    store: DataRoot, activations_artifact: Artifact, architecture: str
+    root: DataRoot, activations_artifact: Artifact, architecture: str
 ) -> None:
-    digests = digests_of(torchrun(store, activations_artifact, architecture=architecture))
+    digests = digests_of(torchrun(root, activations_artifact, architecture=architecture))
     assert len(digests) == 2
     assert digests[0] == digests[1]  # both processes hold the same weights, to the last bit
     config = SaeConfig.model_validate(SETTINGS | {"architecture": architecture})
-    alone = stage.train(store, config, activations_artifact, device="cpu")
+    alone = stage.train(root, config, activations=activations_artifact, device="cpu")
     (together,) = [
         a
-        for a in store.artifacts()
+        for a in root.artifacts()
         if a.stage == "sae" and a.manifest.config == alone.manifest.config | {"ranks": 2}
     ]
     assert together.key != alone.key
@@ -57,17 +57,17 @@ def test_two_processes_train_as_one_does(
     rows = [load(a.path).W_dec for a in (together, alone)]
     agree = torch.nn.functional.cosine_similarity(*rows, dim=1)
     assert float(agree.median()) > 0.9  # 46 steps let roundings grow
-    again = torchrun(store, activations_artifact, architecture=architecture)
+    again = torchrun(root, activations_artifact, architecture=architecture)
     assert digests_of(again) == []  # it is there
 
 
 def test_what_several_processes_can_not_train_is_refused(
-    store: DataRoot, activations_artifact: Artifact
+    root: DataRoot, activations_artifact: Artifact
 ) -> None:
     """Once, in one sentence, and no traceback of ours."""
     sites = "activations.sites=['1.resid_pre','2.mlp_out']"
     for field, value in (("output_site", "2.mlp_out"), ("patience", 3)):
-        done = torchrun(store, activations_artifact, sites, **{field: value})
+        done = torchrun(root, activations_artifact, sites, **{field: value})
         assert done.returncode != 0
         said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         assert len(said) == 1

@@ -36,7 +36,7 @@ MEMBERS = [
 
 
 def test_each_member_is_what_it_is_alone(
-    store: DataRoot,
+    root: DataRoot,
     activations_artifact: Artifact,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -56,15 +56,15 @@ def test_each_member_is_what_it_is_alone(
         ActivationReader, "decode", lambda self, g: (decoded.append(1), decode(self, g))[1]
     )
     together = DataRoot(tmp_path / "together")
-    made = stage.train_all(together, MEMBERS, activations_artifact, device="cpu")
+    made = stage.train_all(together, MEMBERS, activations=activations_artifact, device="cpu")
     assert len(asked) == len(set(asked))  # each batch is read once, whoever is trained on it
     assert len(decoded) == 1
     for member, artifact in zip(MEMBERS, made, strict=True):
         alone = DataRoot(tmp_path / "alone")
-        single = stage.train(alone, member, activations_artifact, device="cpu")
+        single = stage.train(alone, member, activations=activations_artifact, device="cpu")
         assert single.key == artifact.key
         assert single.digest() == artifact.digest(), member.label()
-    again = stage.train_all(together, MEMBERS[::-1], activations_artifact, device="cpu")
+    again = stage.train_all(together, MEMBERS[::-1], activations=activations_artifact, device="cpu")
     assert [a.key for a in again] == [a.key for a in made[::-1]]
     assert len(decoded) == 1 + len(MEMBERS)
 
@@ -76,7 +76,7 @@ def test_a_killed_sweep_goes_on(
     members = MEMBERS[:4]
     monkeypatch.setattr(checkpoint, "EVERY_SECONDS", -1.0)
     straight = stage.train_all(
-        DataRoot(tmp_path / "a"), members, activations_artifact, device="cpu"
+        DataRoot(tmp_path / "a"), members, activations=activations_artifact, device="cpu"
     )
     killed = DataRoot(tmp_path / "b")
     at = BatchSource.at
@@ -89,8 +89,8 @@ def test_a_killed_sweep_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(BatchSource, "at", killing)
         with pytest.raises(KeyboardInterrupt):
-            stage.train_all(killed, members, activations_artifact, device="cpu")
-    resumed = stage.train_all(killed, members, activations_artifact, device="cpu")
+            stage.train_all(killed, members, activations=activations_artifact, device="cpu")
+    resumed = stage.train_all(killed, members, activations=activations_artifact, device="cpu")
     assert [a.digest() for a in resumed] == [a.digest() for a in straight]
 
 
@@ -110,16 +110,20 @@ def test_held_out_documents_are_whole_and_apart(activations_artifact: Artifact) 
 
 
 def test_training_stops_when_held_out_documents_gain_no_more(
-    store: DataRoot, activations_artifact: Artifact
+    root: DataRoot, activations_artifact: Artifact
 ) -> None:
     """Many epochs over few documents: the held-out error turns, training ends there."""
     long = config(d_sae=256, k=16, tokens=200_000, patience=2, held_out_share=0.25)
-    made = stage.train(store, long, activations_artifact, device="cpu")
+    made = stage.train(root, long, activations=activations_artifact, device="cpu")
     assert made.facts["tokens"] < 200_000
     rows = pq.read_table(made.file("training_log.parquet")).to_pylist()
     seen = [row["held_out_fvu"] for row in rows if row["held_out_fvu"] is not None]
     assert len(seen) >= 3
     assert min(seen[-2:]) > min(seen[:-2]) * (1 - 0.002)
-    assert made.key != stage.recipe(long.model_copy(update={"patience": None}), made).key
+    assert (
+        made.key != stage.recipe(long.model_copy(update={"patience": None}), activations=made).key
+    )
     free = config(held_out_share=0.3)
-    assert stage.recipe(free, made).key == stage.recipe(config(), made).key  # not looked at
+    assert (
+        stage.recipe(free, activations=made).key == stage.recipe(config(), activations=made).key
+    )  # not looked at

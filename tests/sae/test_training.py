@@ -226,9 +226,9 @@ def test_learning_rates_warm_up_and_decay() -> None:
     assert (rates.diff()[50:] < 0).all()
 
 
-def test_the_stage_writes_its_artifact(store: DataRoot, activations_artifact: Artifact) -> None:
+def test_the_stage_writes_its_artifact(root: DataRoot, activations_artifact: Artifact) -> None:
     config = SaeConfig(d_sae=64, k=4, tokens=40_000, batch_size=256)
-    made = stage.train(store, config, activations_artifact, device="cpu")
+    made = stage.train(root, config, activations=activations_artifact, device="cpu")
     assert set(made.manifest.files) == {
         "sae_weights.safetensors",
         "cfg.json",
@@ -243,41 +243,54 @@ def test_the_stage_writes_its_artifact(store: DataRoot, activations_artifact: Ar
     assert made.facts["train_fvu"] == pytest.approx(float(fvu), abs=0.15)
     assert made.facts["d_sae"] == 64
     other = SaeConfig(d_sae=64, k=4, tokens=40_000, batch_size=256, penalty=0.5)
-    assert stage.recipe(other, activations_artifact).key == made.key  # topk has no penalty
+    assert (
+        stage.recipe(other, activations=activations_artifact).key == made.key
+    )  # topk has no penalty
 
 
 def test_a_batch_larger_than_the_data_is_refused(
-    store: DataRoot, activations_artifact: Artifact
+    root: DataRoot, activations_artifact: Artifact
 ) -> None:
     with pytest.raises(DataError, match=r"sae\.batch_size = 4096 is more than the \d+ recorded"):
-        stage.train(store, SaeConfig(), activations_artifact, device="cpu")
+        stage.train(root, SaeConfig(), activations=activations_artifact, device="cpu")
 
 
 def test_a_transcoder_through_the_stages(
-    store: DataRoot, corpus_artifact: Artifact, model: ResolvedModel
+    root: DataRoot, corpus_artifact: Artifact, model: ResolvedModel
 ) -> None:
     """Trained on two recorded sites, encoded, judged by what it puts in the output site's place."""
     sites = ActivationsConfig(sites=("1.resid_pre", "2.mlp_out"), shard_tokens=512)
-    made = extract(store, sites, model, corpus_artifact, dtype="float32", device="cpu")
+    made = extract(root, sites, model=model, corpus=corpus_artifact, device="cpu")
     source, onto = made.values()
     config = SaeConfig(
         architecture="batchtopk", d_sae=64, k=4, tokens=40_000, batch_size=256,
         output_site="2.mlp_out", skip_connection=True,
     )  # fmt: skip
-    trained = stage.train(store, config, source, onto, device="cpu")
+    trained = stage.train(root, config, activations=source, output=onto, device="cpu")
     assert trained.facts["output_site"] == "2.mlp_out"
-    assert trained.key != stage.train(store, config, onto, source, device="cpu").key
+    assert (
+        trained.key != stage.train(root, config, activations=onto, output=source, device="cpu").key
+    )
     sae = load(trained.path)
     x, y = (
         torch.cat([b.activation for b in ActivationReader(a, "test").rows_in_order()])
         for a in (source, onto)
     )
     fvu = float((sae(x) - y).square().sum() / (y - y.mean(0)).square().sum())
-    encoded = encode(store, LatentsConfig(), trained, source, corpus_artifact, device="cpu")
+    encoded = encode(
+        root, LatentsConfig(), sae=trained, activations=source, corpus=corpus_artifact, device="cpu"
+    )
     assert encoded.facts["l0"] == pytest.approx(4, rel=0.3)
     settings_ = EvaluationConfig(max_documents=4, bootstrap=20)
     judged = evaluate(
-        store, settings_, model, corpus_artifact, source, trained, encoded, device="cpu"
+        root,
+        settings_,
+        model=model,
+        corpus=corpus_artifact,
+        activations=source,
+        sae=trained,
+        latents=encoded,
+        device="cpu",
     ).facts
     assert judged["fvu"] == pytest.approx(fvu, rel=1e-4)
     assert fvu < 0.9
@@ -286,11 +299,12 @@ def test_a_transcoder_through_the_stages(
     with pytest.raises(
         ConfigError, match=r"output_site = '2\.mlp_out', but its activations are not"
     ):
-        stage.train(store, config, source, device="cpu")
+        stage.train(root, config, activations=source, device="cpu")
     other = ActivationsConfig(sites=("2.mlp_out",), shard_tokens=512, seed=1)
-    shuffled = extract(store, other, model, corpus_artifact, dtype="float32", device="cpu")
+    shuffled = extract(root, other, model=model, corpus=corpus_artifact, device="cpu")
+    [elsewhere] = shuffled.values()
     with pytest.raises(DataError, match="do not hold the same tokens in the same order"):
-        stage.train(store, config, source, *shuffled.values(), device="cpu")
+        stage.train(root, config, activations=source, output=elsewhere, device="cpu")
 
 
 def _folder(path: Path) -> Path:

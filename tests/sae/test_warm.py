@@ -90,33 +90,35 @@ def test_the_same_tokens_go_further_from_the_standing_sae(tmp_path: Path) -> Non
 
 
 @pytest.fixture(scope="module")
-def standing(store: DataRoot, activations_artifact: Artifact) -> Artifact:
-    return stage.train(store, TRAINED, activations_artifact, device="cpu")
+def standing(root: DataRoot, activations_artifact: Artifact) -> Artifact:
+    return stage.train(root, TRAINED, activations=activations_artifact, device="cpu")
 
 
 @pytest.fixture(scope="module")
-def later(store: DataRoot, corpus_artifact: Artifact, model: ResolvedModel) -> dict[str, Artifact]:
+def later(root: DataRoot, corpus_artifact: Artifact, model: ResolvedModel) -> dict[str, Artifact]:
     """Other activations of the same site, and of another one."""
     config = ActivationsConfig(sites=("1.resid_post", "2.resid_post"), shard_tokens=512, seed=3)
-    made = extract(store, config, model, corpus_artifact, dtype="float32", device="cpu")
+    made = extract(root, config, model=model, corpus=corpus_artifact, device="cpu")
     return {str(site): artifact for site, artifact in made.items()}
 
 
 def test_the_key_names_the_sae_that_it_started_from(
-    store: DataRoot, standing: Artifact, later: dict[str, Artifact]
+    root: DataRoot, standing: Artifact, later: dict[str, Artifact]
 ) -> None:
     new = later["1.resid_post"]
-    cold = stage.recipe(TRAINED, new)
-    warm = stage.recipe(TRAINED, new, None, standing)
+    cold = stage.recipe(TRAINED, activations=new)
+    warm = stage.recipe(TRAINED, activations=new, output=None, start=standing)
     assert warm.inputs == {"activations": new.key, "start": standing.key}
     assert warm.config["tokens"] == 2560
     assert "warm_tokens" not in {**cold.config, **warm.config}
     longer = TRAINED.model_copy(update={"warm_tokens": 5120})
-    assert stage.recipe(longer, new) == cold  # says nothing of a cold run
-    assert stage.recipe(longer, new, None, standing).key != warm.key
+    assert stage.recipe(longer, activations=new) == cold  # says nothing of a cold run
+    assert stage.recipe(longer, activations=new, output=None, start=standing).key != warm.key
     default = TRAINED.model_copy(update={"warm_tokens": None})
-    assert stage.recipe(default, new, None, standing).config["tokens"] == 2048
-    made = stage.train(store, TRAINED, new, None, standing, device="cpu")
+    assert (
+        stage.recipe(default, activations=new, output=None, start=standing).config["tokens"] == 2048
+    )
+    made = stage.train(root, TRAINED, activations=new, output=None, start=standing, device="cpu")
     assert made.key == warm.key
     assert made.facts["tokens"] == 2560
     assert not torch.equal(load(made.path).W_dec, load(standing.path).W_dec)
@@ -129,19 +131,21 @@ def test_the_key_names_the_sae_that_it_started_from(
 )
 def test_killed_it_goes_on_to_the_same_bytes(
     changes: dict[str, object],
-    store: DataRoot,
+    root: DataRoot,
     activations_artifact: Artifact,
     later: dict[str, Artifact],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = TRAINED.model_copy(update=changes)
-    start = stage.train(store, config, activations_artifact, device="cpu")
+    start = stage.train(root, config, activations=activations_artifact, device="cpu")
     new = later["1.resid_post"]
     monkeypatch.setattr(checkpoint, "EVERY_SECONDS", -1.0)
 
     def go_on(home: Path) -> Artifact:
-        return stage.train(DataRoot(home), config, new, None, start, device="cpu")
+        return stage.train(
+            DataRoot(home), config, activations=new, output=None, start=start, device="cpu"
+        )
 
     at = BatchSource.at
 
@@ -158,13 +162,13 @@ def test_killed_it_goes_on_to_the_same_bytes(
 
 
 def test_the_penalty_goes_on_from_where_the_target_had_brought_it(
-    store: DataRoot, activations_artifact: Artifact, later: dict[str, Artifact]
+    root: DataRoot, activations_artifact: Artifact, later: dict[str, Artifact]
 ) -> None:
     config = TRAINED.model_copy(update={"architecture": "gated", "target_l0": 6.0})
-    first = stage.train(store, config, activations_artifact, device="cpu")
+    first = stage.train(root, config, activations=activations_artifact, device="cpu")
     factor = first.facts["penalty_factor"]
     assert factor != 1.0
-    recipe = stage.recipe(config, later["1.resid_post"], None, first)
+    recipe = stage.recipe(config, activations=later["1.resid_post"], output=None, start=first)
     assert recipe.config["penalty_factor"] == factor
     assert Start.of(first).penalty_factor == factor
     member = Trainer(
@@ -186,14 +190,16 @@ def test_what_can_not_start_is_said(
     site: str,
     changes: dict[str, object],
     sentence: str,
-    store: DataRoot,
+    root: DataRoot,
     standing: Artifact,
     later: dict[str, Artifact],
 ) -> None:
     config = TRAINED.model_copy(update=changes)
     said = f"can't start from SAE {standing.key[:12]}: it has {sentence}. Start from the seed"
     with pytest.raises(ConfigError) as caught:
-        stage.train(store, config, later[site], None, standing, device="cpu")
+        stage.train(
+            root, config, activations=later[site], output=None, start=standing, device="cpu"
+        )
     assert said in str(caught.value)
 
 

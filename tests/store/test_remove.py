@@ -12,8 +12,8 @@ from support.store_artifacts import Planted, plant
 
 from deconstruct.artifacts import SCRATCH, DataRoot, Draft, Recipe
 from deconstruct.common.errors import StorageError
+from deconstruct.config import STAGES
 from deconstruct.store import (
-    STAGES,
     QueryError,
     collect,
     garbage,
@@ -112,13 +112,13 @@ def test_a_store_without_runs_still_answers(home: Path, runs: tuple[Planted, Pla
 def test_what_an_artifact_was_made_from_is_needed_too(
     home: Path, runs: tuple[Planted, Planted]
 ) -> None:
-    store = DataRoot(home)
-    model = store.make(Recipe("model", 1, {}, {}), lambda draft: draft.write_json("a.json", 1))
+    root = DataRoot(home)
+    model = root.make(Recipe("model", 1, {}, {}), lambda draft: draft.write_json("a.json", 1))
 
     def record(draft: Draft) -> None:
         draft.facts.update(runs[0].artifacts["activations"].facts)
 
-    read = store.make(Recipe("activations", 1, {}, {"model": model.key}), record)
+    read = root.make(Recipe("activations", 1, {}, {"model": model.key}), record)
     both = {("artifact", "model", model.key), ("artifact", "activations", read.key)}
     assert names(garbage(home, unused_hours=0)) == both
     run = runs[0]

@@ -16,8 +16,8 @@ from support.store_artifacts import D_SAE, LABELS, Planted, plant
 
 from deconstruct.artifacts import DataRoot
 from deconstruct.common.errors import StorageError
+from deconstruct.config import STAGES
 from deconstruct.store import (
-    STAGES,
     QueryError,
     export_run,
     open_store,

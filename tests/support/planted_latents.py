@@ -13,7 +13,7 @@ from deconstruct.features.tables import FEATURES
 from deconstruct.latents.tables import DOCUMENT_LATENTS
 
 
-def plant(store: DataRoot, mean: np.ndarray, density: np.ndarray | None = None) -> Artifact:
+def plant(root: DataRoot, mean: np.ndarray, density: np.ndarray | None = None) -> Artifact:
     """mean: [documents, d_sae], 0 where silent; max is twice as much. density: [d_sae]."""
     d_sae = mean.shape[1]
     density = np.full(d_sae, 0.01) if density is None else density
@@ -32,7 +32,7 @@ def plant(store: DataRoot, mean: np.ndarray, density: np.ndarray | None = None) 
                 pq.write_table(table, path, write_page_checksum=True)
 
     digest = hashlib.sha256(mean.tobytes() + density.tobytes()).hexdigest()
-    return store.make(Recipe("latents", 0, {"planted": True}, {"values": digest}), write)
+    return root.make(Recipe("latents", 0, {"planted": True}, {"values": digest}), write)
 
 
 def labels_of(corpus: Artifact) -> np.ndarray:

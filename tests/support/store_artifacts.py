@@ -55,7 +55,7 @@ def plant(
     names: tuple[str, str, str] = LABELS,
 ) -> Planted:
     """Write (or find) the artifacts of a run under ``home``. names: of the three labels."""
-    store = DataRoot(home)
+    root = DataRoot(home)
     text = np.random.default_rng(corpus_seed)
     labels = [names[i % 3] for i in range(documents)]
     tokens: list[str] = []
@@ -89,7 +89,7 @@ def plant(
     def make(stage: str, facts: dict[str, Any], **files: pa.Table) -> Artifact:
         config = {"seed": seed if stage != "corpus" else corpus_seed, "names": list(names)}
         recipe = Recipe(stage, 1, config, {})
-        return store.make(recipe, _writer(facts, files))
+        return root.make(recipe, _writer(facts, files))
 
     artifacts = {
         "corpus": make(

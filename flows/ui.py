@@ -57,7 +57,7 @@ def speak() -> None:
 
 
 def show_results(
-    store: DataRoot, config: RunConfig, run_id: str, site: str, stages: Sequence[Outcome]
+    root: DataRoot, config: RunConfig, run_id: str, site: str, stages: Sequence[Outcome]
 ) -> None:
     """Leave the headline figures as a table artifact; as markdown, those, what they were made
     from, and how to ask for more.
@@ -68,7 +68,7 @@ def show_results(
     """
     if not flow_run.get_id():
         return
-    rows = headlines(store.root, run_id)
+    rows = headlines(root.path, run_id)
     suffix = re.sub("[^a-z0-9]+", "-", f"{config.name} {site}".lower()).strip("-")
     table: list[dict[str, Any]] = [
         {"metric": label, "value": round(value, 4), "from": low, "to": high}
@@ -79,10 +79,10 @@ def show_results(
     )
     made = [
         f"| {o.stage} | {'from cache' if o.cached else f'{o.seconds:.1f} s'} "
-        f"| `{store.folder(o.stage, o.key)}` |"
+        f"| `{root.folder(o.stage, o.key)}` |"
         for o in stages
     ]
-    home = shlex.quote(str(store.root))
+    home = shlex.quote(str(root.path))
     commands = (
         f"deconstruct show {run_id} --home {home}",
         f"deconstruct sql \"FROM features WHERE run_id = '{run_id}'\" --home {home}",
@@ -100,7 +100,7 @@ def show_results(
         "",
         *(f"    {command}" for command in commands),
         "",
-        f"The store is `{store.root / STORE}`.",
+        f"The store is `{root.path / STORE}`.",
         "",
         "## Made from",
         "",
