@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
@@ -28,7 +27,7 @@ from deconstruct.common.progress import track
 from deconstruct.config import LatentsConfig, RunConfig, SaeConfig
 from deconstruct.features.counts import FeatureCounts
 from deconstruct.features.geometry import Geometry, directions
-from deconstruct.features.tables import FEATURES
+from deconstruct.features.tables import DIRECTIONS, FEATURES
 from deconstruct.latents.buckets import FIRING, Buckets
 from deconstruct.latents.stage import BUCKET_TOKENS, _Encoding
 from deconstruct.store import RunRecord
@@ -144,10 +143,8 @@ def _firings(
     W_dec = torch.from_numpy(draw.normal(size=(size.d_sae, D_IN)).astype(np.float32))
     strings = {number: f" word{number}" for number in range(VOCABULARY)}
     table = counts.table(Geometry.of(W_dec.T, W_dec), size.tokens, strings)
-    with draft.writing("features.parquet") as path:
-        pq.write_table(table.cast(FEATURES), path, compression="zstd", write_page_checksum=True)
-    with draft.writing("directions.parquet") as path:
-        pq.write_table(directions(W_dec), path, compression="zstd", write_page_checksum=True)
+    draft.write_table(FEATURES.file, table)
+    draft.write_table(DIRECTIONS.file, directions(W_dec))
     draft.facts |= {"rows": encoding.rows, "tokens": size.tokens}
 
 
@@ -296,11 +293,7 @@ def _small_tables(size: Size, draw: np.random.Generator) -> dict[str, dict[str, 
 def _writer(files: dict[str, pa.Table], facts: dict[str, Any]) -> Callable[[Draft], None]:
     def write(draft: Draft) -> None:
         for name, table in files.items():
-            with draft.writing(f"{name}.parquet") as path:
-                pq.write_table(
-                    table, path, compression="zstd", compression_level=1, write_page_checksum=True
-                )
-            draft.rows[f"{name}.parquet"] = table.num_rows
+            draft.write_table(f"{name}.parquet", table)
         draft.facts.update(facts)
 
     return write

@@ -184,7 +184,7 @@ def take_apart(
         stages.call(task.cluster, config.cluster, corpus=corpus, latents=latents),
     )  # fmt: skip
     everything = [corpus, activations, sae, latents, evaluation, probe, cluster]
-    reference, drift = reference_of(stages.root, corpus, sae), None
+    reference = reference_of(stages.root, corpus, sae)
     if reference is not None:
         drift = stages.run(
             task.drift, config.evaluation, reference=reference, activations=activations, sae=sae,
@@ -192,7 +192,7 @@ def take_apart(
         )  # fmt: skip
         everything.append(drift)
         log.info("%-12s %s", "drift", sentence(drift))
-    gates.check(config.gates, gates.figures(evaluation, probe, drift))
+    gates.check(config.gates, gates.figures({own.stage: own for own in everything}))
     return published(run, stages, site, everything)
 
 

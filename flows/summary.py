@@ -13,27 +13,16 @@ from rich.console import Console
 from rich.table import Table
 
 from deconstruct.store import open_store
-
-HEADLINES = {
-    "fvu": "fraction of variance unexplained",
-    "l0": "latents that fire on a token",
-    "dead_share": "share of latents that never fire",
-    "delta_loss": "what the reconstruction costs the model, nats",
-    "loss_recovered": "loss recovered, against zero ablation",
-    "loss_recovered_mean": "loss recovered, against mean ablation",
-}
+from deconstruct.store.headlines import HEADLINES
 
 
-class Headline(NamedTuple):
+class Figure(NamedTuple):
     """One figure of a run, with the ends of its 95% interval where it has one."""
 
     label: str
     value: float
     low: float | None
     high: float | None
-
-
-REPRESENTATIONS = ("latents", "activations", "tfidf", "majority")
 
 
 def print_summary(home: Path, run_id: str) -> None:
@@ -47,8 +36,8 @@ def print_summary(home: Path, run_id: str) -> None:
         table.add_column(style="bold")
         for column in ("value", "interval"):
             table.add_column(column, justify="right")
-        for label, value, low, high in _headlines(store, run_id):
-            table.add_row(label, *_figures(value, low, high))
+        for label, value, low, high in _figures_of(store, run_id):
+            table.add_row(label, *_shown(value, low, high))
         latent = store.execute(
             "SELECT latent FROM probe_weights WHERE run_id = ? AND effect > 0 "
             "ORDER BY rank, label LIMIT 1",
@@ -66,29 +55,19 @@ def print_summary(home: Path, run_id: str) -> None:
     console.print(f'  {command} sql "{question}"{beyond}', soft_wrap=True)
 
 
-def headlines(home: Path, run_id: str) -> list[Headline]:
+def figures_of(home: Path, run_id: str) -> list[Figure]:
     """The headline figures of a run, in the order in which they are read."""
     with open_store(str(home)) as store:
-        return _headlines(store, run_id)
+        return _figures_of(store, run_id)
 
 
-def _headlines(store: duckdb.DuckDBPyConnection, run_id: str) -> list[Headline]:
-    metrics = "SELECT value, ci_low, ci_high FROM sae_metrics WHERE run_id = ? AND metric = ?"
-    probes = (
-        "SELECT value, ci_low, ci_high FROM probes WHERE run_id = ? AND k IS NULL "
-        "AND label IS NULL AND metric = 'accuracy' AND representation = ?"
-    )
-    clusters = "SELECT value, NULL, NULL FROM cluster_metrics WHERE run_id = ? AND metric = ?"
-    wanted = [
-        *((label, metrics, metric) for metric, label in HEADLINES.items()),
-        *((f"probe accuracy on {r}, held out", probes, r) for r in REPRESENTATIONS),
-        *((f"clusters: {metric}", clusters, metric) for metric in ("nmi", "silhouette")),
-    ]
+def _figures_of(store: duckdb.DuckDBPyConnection, run_id: str) -> list[Figure]:
     found = []
-    for label, query, name in wanted:
-        row = store.execute(query, [run_id, name]).fetchone()
+    for headline in HEADLINES:
+        interval = ("NULL", "NULL") if headline.stage == "cluster" else ("ci_low", "ci_high")
+        row = store.execute(headline.select("value", *interval), {"run_id": run_id}).fetchone()
         if row is not None:
-            found.append(Headline(label, *row))
+            found.append(Figure(headline.label, *row))
     return found
 
 
@@ -106,7 +85,7 @@ def _one(store: duckdb.DuckDBPyConnection, query: str, run_id: str) -> tuple[obj
     return row
 
 
-def _figures(value: float, low: float | None, high: float | None) -> tuple[str, str]:
+def _shown(value: float, low: float | None, high: float | None) -> tuple[str, str]:
     interval = "" if low is None or high is None else f"{low:.3f} .. {high:.3f}"
     return f"{value:.3f}", interval
 

@@ -17,7 +17,7 @@ from deconstruct.artifacts import DataRoot
 from deconstruct.common.site import Site
 from deconstruct.config import RunConfig
 from deconstruct.store.rewrite import FILE as STORE
-from flows.summary import HEADLINES, headlines
+from flows.summary import figures_of
 from tasks.stage import Outcome
 
 
@@ -68,7 +68,7 @@ def show_results(
     """
     if not flow_run.get_id():
         return
-    rows = headlines(root.path, run_id)
+    rows = figures_of(root.path, run_id)
     suffix = re.sub("[^a-z0-9]+", "-", f"{config.name} {site}".lower()).strip("-")
     table: list[dict[str, Any]] = [
         {"metric": label, "value": round(value, 4), "from": low, "to": high}
@@ -111,7 +111,7 @@ def show_results(
     create_markdown_artifact(
         "\n".join(text),
         key=f"run-{suffix}",
-        description=f"Run {run_id}: {HEADLINES['fvu']}, losses, probes, clusters",
+        description=f"Run {run_id}: {rows[0].label}, losses, probes, clusters",
     )
 
 

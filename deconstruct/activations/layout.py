@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from deconstruct.activations.shards import Rows
@@ -57,20 +56,16 @@ class Tokens:
         """Lay ``tokens.parquet`` out as flat files in ``folder``: special tokens and the first
         ``skip_positions`` of each document are not kept.
 
-        Memory: 24 bytes a document and a million tokens at a time.
+        Memory: 24 bytes a document and some thousand tokens at a time.
         """
         lengths = np.zeros(int(corpus.facts["documents"]), np.int64)
         rows = np.zeros_like(lengths)
-        path = corpus.file("tokens.parquet")
         columns = ["doc_id", "position", "token_id", "special"]
         ids_path, kept_path = folder / "token_ids.i32", folder / "kept.u8"
         # Written, then mapped: a full disk is an error of writing, but kills who maps a hole.
         with ids_path.open("wb") as ids_file, kept_path.open("wb") as kept_file:
-            parquet = pq.ParquetFile(path, page_checksum_verification=True)
-            for batch in parquet.iter_batches(1 << 20, columns=columns):
-                document, position, token, special = (
-                    column.to_numpy(zero_copy_only=False) for column in batch.columns
-                )
+            for batch in corpus.rows("tokens.parquet", columns):
+                document, position, token, special = (column.to_numpy() for column in batch.columns)
                 kept = (position >= skip_positions) & ~special
                 token.astype(np.int32).tofile(ids_file)
                 kept.tofile(kept_file)
@@ -120,8 +115,7 @@ def shards(corpus: Artifact, tokens: Tokens, shard_tokens: int, seed: int) -> li
     A corpus that grew is laid out segment by segment: the shards of what it grew from are those
     which that had, under the same names. Raises ``DataError`` if a split has no row.
     """
-    path = corpus.file("documents.parquet")
-    split_of = pq.read_table(path, columns=["split"], page_checksum_verification=True)["split"]
+    split_of = corpus.table("documents.parquet", ["split"])["split"]
     ends = np.cumsum([0, *segments(corpus)])
     found = []
     for number, split in enumerate(SPLITS):

@@ -45,7 +45,7 @@ def recipes(
     The model's dtype enters as what it comes to on this machine, so that values of two precisions
     never share a key; ``device`` is asked for that alone.
     """
-    settings = config.model_dump(mode="json", exclude={"sites"})
+    settings = config.key_fields()
     settings["dtype"] = _name(pick_dtype(model.dtype, pick_device(device)))
     inputs = {"model": model.digest, "corpus": corpus.key}
     return [

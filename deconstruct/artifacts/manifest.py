@@ -11,18 +11,21 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
 from deconstruct.common.errors import StorageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MANIFEST = "manifest.json"
 SCRATCH = ".scratch"
@@ -126,6 +129,19 @@ class Artifact:
         names = [n for n in self.manifest.files if Path(n).match(pattern)]
         return [self.path / n for n in sorted(names)]
 
+    def rows(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The rows of one of its Parquet files, a row group at a time."""
+        from deconstruct.common import parquet
+
+        return parquet.rows(self.file(name), columns)
+
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """All of them at once."""
+        from deconstruct.common import parquet
+
+        with parquet.opened(self.file(name)) as file:
+            return file.read(columns=columns)
+
     def digest(self) -> str:
         """One digest over the files' names and contents: equal results have equal digests."""
         listing = {name: entry.sha256 for name, entry in self.manifest.files.items()}
@@ -178,6 +194,14 @@ class Draft:
         except OSError:  # another file system, or one without links
             with self.writing(name) as path:
                 shutil.copyfile(artifact.file(name), path)
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write a table as Parquet, and note how many rows it has."""
+        from deconstruct.common import parquet
+
+        with self.writing(name) as path:
+            parquet.write(path, table)
+        self.rows[name] = len(table)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write ``value`` as indented JSON with sorted keys."""

@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import sparse
 
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, keys_of
 from deconstruct.cluster.methods import STARTS, class_keywords, spherical_kmeans, weigh
-from deconstruct.cluster.tables import CLUSTER_METRICS, CLUSTER_SUMMARY, CLUSTERS, FILES
+from deconstruct.cluster.tables import CLUSTER_METRICS, CLUSTER_SUMMARY, CLUSTERS, TABLES
 from deconstruct.common.errors import ConfigError
 from deconstruct.common.progress import track
 from deconstruct.config import ClusterConfig
@@ -39,7 +38,7 @@ SILHOUETTE_DOCUMENTS = 5000
 def recipe(config: ClusterConfig, *, corpus: Artifact, latents: Artifact) -> Recipe:
     """All that decides the clusters."""
     inputs = keys_of(corpus=corpus, latents=latents)
-    return Recipe("cluster", VERSION, config.model_dump(mode="json"), inputs)
+    return Recipe("cluster", VERSION, config.key_fields(), inputs)
 
 
 def group_documents(
@@ -54,16 +53,12 @@ def group_documents(
 
     def write(draft: Draft) -> None:
         documents = Documents.read(corpus)
-        density = pq.read_table(latents.file("features.parquet"), columns=["density"])["density"]
+        density = latents.table("features.parquet", ["density"])["density"]
         weighted = weigh(
             pooled_latents(latents, len(documents.text), "mean"), density.to_numpy() <= DENSE
         )
         members = np.flatnonzero(np.diff(weighted.indptr) > 0)
-        tables = [
-            CLUSTERS.empty_table(),
-            CLUSTER_SUMMARY.empty_table(),
-            CLUSTER_METRICS.empty_table(),
-        ]
+        found = [table.empty() for table in TABLES]
         if len(members) < 2:
             draft.facts["skipped"] = (
                 f"in {len(members)} of {len(documents.text)} documents fires a latent that is not "
@@ -72,14 +67,10 @@ def group_documents(
             log.warning("no clusters: %s", draft.facts["skipped"])
         else:
             k = _number(config, documents, len(members))
-            tables, metrics = _grouped(config, documents, weighted, members, k)
+            found, metrics = _grouped(config, documents, weighted, members, k)
             draft.facts |= metrics
-        for name, table in zip(FILES, tables, strict=True):
-            with draft.writing(name) as path:
-                pq.write_table(
-                    table, path, compression="zstd", compression_level=1, write_page_checksum=True
-                )
-            draft.rows[name] = len(table)
+        for table, rows in zip(TABLES, found, strict=True):
+            draft.write_table(table.file, rows)
 
     return root.make(recipe(config, corpus=corpus, latents=latents), write)
 
@@ -107,7 +98,7 @@ def _grouped(
     members: NDArray[np.int64],
     k: int,
 ) -> tuple[list[pa.Table], dict[str, float]]:
-    """The three tables, and the metrics. members: the documents that are grouped."""
+    """Rows of `TABLES`, and the metrics. members: the documents that are grouped."""
     rows = weighted[members]
     with track("cluster", STARTS + 1, "starts") as advance:
         assigned, centres = spherical_kmeans(rows, k, config.seed)
@@ -118,11 +109,9 @@ def _grouped(
         advance()
     summary = _summary(config, documents, members, assigned, distance, rows)
     tables = [
-        pa.table(
-            [members.astype(np.uint32), assigned.astype(np.uint32), distance], schema=CLUSTERS
-        ),
-        pa.Table.from_pylist(summary, CLUSTER_SUMMARY),
-        pa.table([list(metrics), list(metrics.values())], schema=CLUSTER_METRICS),
+        CLUSTERS.of(members, assigned, distance),
+        CLUSTER_SUMMARY.of_rows(summary),
+        CLUSTER_METRICS.of(list(metrics), list(metrics.values())),
     ]
     return tables, metrics
 

@@ -1,20 +1,44 @@
 """Tables of the stage cluster."""
 
-from __future__ import annotations
+from deconstruct.artifacts.table import DOC_ID, Column, Table
 
-import pyarrow as pa
-
-CLUSTERS = pa.schema({"doc_id": pa.uint32(), "cluster": pa.uint32(), "distance": pa.float64()})
-CLUSTER_SUMMARY = pa.schema(
-    {
-        "cluster": pa.uint32(),
-        "size": pa.uint32(),
-        "top_label": pa.string(),
-        "top_label_share": pa.float64(),
-        "latents": pa.list_(pa.uint32()),
-        "keywords": pa.list_(pa.string()),
-        "exemplars": pa.list_(pa.uint32()),
-    }
+CLUSTERS = Table(
+    "clusters",
+    "Which cluster each document fell into.",
+    ("doc_id",),
+    (
+        DOC_ID,
+        Column("cluster", "UINTEGER", "Number of the cluster, from 0."),
+        Column("distance", "DOUBLE", "Distance from the cluster's centre."),
+    ),
+    "clusters.parquet",
 )
-CLUSTER_METRICS = pa.schema({"metric": pa.string(), "value": pa.float64()})
-FILES = ("clusters.parquet", "cluster_summary.parquet", "cluster_metrics.parquet")
+
+CLUSTER_SUMMARY = Table(
+    "cluster_summary",
+    "One row for each cluster of documents.",
+    ("cluster",),
+    (
+        Column("cluster", "UINTEGER", "Number of the cluster, from 0."),
+        Column("size", "UINTEGER", "Documents in it."),
+        Column("top_label", "VARCHAR", "Most frequent label in it; null without labels."),
+        Column("top_label_share", "DOUBLE", "Share of its documents with that label."),
+        Column("latents", "UINTEGER[]", "Latents that set it apart, strongest first."),
+        Column("keywords", "VARCHAR[]", "Words that set it apart (c-TF-IDF), strongest first."),
+        Column("exemplars", "UINTEGER[]", "Documents (doc_id) nearest its centre."),
+    ),
+    "cluster_summary.parquet",
+)
+
+CLUSTER_METRICS = Table(
+    "cluster_metrics",
+    "How good the clustering is.",
+    ("metric",),
+    (
+        Column("metric", "VARCHAR", "silhouette, nmi, ari, purity, ..."),
+        Column("value", "DOUBLE", "Its value."),
+    ),
+    "cluster_metrics.parquet",
+)
+
+TABLES = (CLUSTERS, CLUSTER_SUMMARY, CLUSTER_METRICS)

@@ -1,13 +1,37 @@
-"""Parquet files as all stages write them: ZSTD, page checksums, row groups of one size."""
+"""Parquet files as all stages write and read them: ZSTD, page checksums that are verified."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+SETTINGS: dict[str, Any] = {
+    "compression": "zstd",
+    "compression_level": 1,
+    "write_page_checksum": True,
+}
+
+
+def write(path: Path, table: pa.Table) -> None:
+    """Write a table that is in memory."""
+    pq.write_table(table, path, **SETTINGS)
+
+
+def opened(path: Path) -> pq.ParquetFile:
+    """A file to read from; a page whose bytes have changed raises ``OSError`` when it is read."""
+    return pq.ParquetFile(path, page_checksum_verification=True)
+
+
+def rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The rows of a file, a row group at a time."""
+    with opened(path) as file:
+        for group in range(file.metadata.num_row_groups):
+            yield file.read_row_group(group, columns=columns)
 
 
 class GroupedWriter:
@@ -33,11 +57,9 @@ class GroupedWriter:
         self._file = pq.ParquetWriter(
             path,
             schema,
-            compression="zstd",
-            compression_level=1,
             use_dictionary=[name for name in schema.names if name not in columns],
             column_encoding=encoding or None,
-            write_page_checksum=True,
+            **SETTINGS,
         )
 
     def write(self, table: pa.Table) -> None:

@@ -6,7 +6,13 @@ The configuration *is* the cache key: every field here can change a result, and 
 
 from deconstruct.config.base import Settings
 from deconstruct.config.run import OPTIONAL_STAGES, STAGES, GatesConfig, Growth, RunConfig
-from deconstruct.config.sae import BY_NUMBER, ONLY_OF, PENALISED, Architecture, SaeConfig
+from deconstruct.config.sae import (
+    BY_NUMBER,
+    PENALISED,
+    SPARSITY_PENALTIES,
+    Architecture,
+    SaeConfig,
+)
 from deconstruct.config.stages import (
     ActivationsConfig,
     ClusterConfig,
@@ -20,9 +26,9 @@ from deconstruct.config.toml import load, load_as
 
 __all__ = [
     "BY_NUMBER",
-    "ONLY_OF",
     "OPTIONAL_STAGES",
     "PENALISED",
+    "SPARSITY_PENALTIES",
     "STAGES",
     "ActivationsConfig",
     "Architecture",

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from deconstruct.common.site import Site
-from deconstruct.config.base import Settings
+from deconstruct.config.base import NO_KEY, Settings
 
 Architecture = Literal["topk", "batchtopk", "matryoshka", "jumprelu", "gated", "relu"]
-BY_NUMBER = {"topk", "batchtopk", "matryoshka"}
-PENALISED = {"relu", "gated", "jumprelu"}
-ONLY_OF: Mapping[str, set[str]] = {
-    "k": BY_NUMBER,
-    "aux_k": BY_NUMBER,
-    "prefixes": {"matryoshka"},
-    "penalty": PENALISED,
-    "penalty_warmup_share": PENALISED,
-    "target_l0": PENALISED,
-    "sparsity": {"jumprelu"},
-    "bandwidth": {"jumprelu"},
-}
-"""Fields of `SaeConfig` that mean something to these architectures alone."""
+SPARSITY_PENALTIES: Mapping[str, float] = {"relu": 0.1, "gated": 0.1, "jumprelu": 0.002}
+"""Architectures whose sparsity is penalised, and the weight that steering starts from where
+``sae.penalty`` is none."""
+PENALISED = frozenset(SPARSITY_PENALTIES)
+BY_NUMBER = frozenset(get_args(Architecture)) - PENALISED
+"""The others: they fix the number of latents that fire, on a token or on average."""
+
+
+def _only_of(*architectures: str) -> dict[str, JsonValue]:
+    """Of a field that means something to these architectures alone."""
+    return {"only_of": [*sorted(architectures)]}
 
 
 class SaeConfig(Settings):
@@ -50,11 +49,13 @@ class SaeConfig(Settings):
         ge=1,
         description="topk: latents that fire on a token; batchtopk, matryoshka: on average. relu, "
         "gated, jumprelu: where neither penalty nor target_l0 is given, the L0 steered to.",
+        json_schema_extra=_only_of(*BY_NUMBER),
     )
     prefixes: tuple[int, ...] = Field(
         (),
         description="matryoshka: sizes of the nested dictionaries below d_sae, ascending; "
         "none: d_sae / 16, / 8, / 4 and / 2.",
+        json_schema_extra=_only_of("matryoshka"),
     )
     penalty: float | None = Field(
         None,
@@ -62,21 +63,32 @@ class SaeConfig(Settings):
         description="relu, gated: weight of the L1 penalty, against an error that is 1 for the "
         "mean alone; none: 0.1, then steered. jumprelu: weight of a latent that fires; none: "
         "0.002, then steered.",
+        json_schema_extra=_only_of(*PENALISED),
     )
     target_l0: float | None = Field(
         None,
         gt=0,
         description="relu, gated, jumprelu: mean L0 that the penalty is steered to; "
         "none: k, or, where a penalty is given, the penalty stays as it is.",
+        json_schema_extra=_only_of(*PENALISED),
     )
     penalty_warmup_share: float = Field(
-        0.1, ge=0, le=1, description="Share of the steps in which the penalty rises from zero."
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of the steps in which the penalty rises from zero.",
+        json_schema_extra=_only_of(*PENALISED),
     )
     sparsity: Literal["l0", "tanh"] = Field(
-        "l0", description="jumprelu: what is penalised, the number that fire or a tanh of them."
+        "l0",
+        description="jumprelu: what is penalised, the number that fire or a tanh of them.",
+        json_schema_extra=_only_of("jumprelu"),
     )
     bandwidth: float = Field(
-        0.05, gt=0, description="jumprelu: width of the window about a threshold that moves it."
+        0.05,
+        gt=0,
+        description="jumprelu: width of the window about a threshold that moves it.",
+        json_schema_extra=_only_of("jumprelu"),
     )
     tokens: int = Field(1_000_000, ge=1, description="Tokens trained on, repeats included.")
     warm_tokens: int | None = Field(
@@ -84,6 +96,7 @@ class SaeConfig(Settings):
         ge=1,
         description="Tokens of a training that starts from the standing SAE "
         "(--growth retrain-warm); none: a quarter of tokens.",
+        json_schema_extra=NO_KEY,
     )
     batch_size: int = Field(4096, ge=1, description="Tokens in one step.")
     optimizer: Literal["sparse_adam", "adam"] = Field(
@@ -106,6 +119,7 @@ class SaeConfig(Settings):
         description="topk, batchtopk, matryoshka: dead latents that explain the residual of a "
         "token (AuxK); none: k. "
         "Gao et al.'s d_in / 2 left more latents dead on residual streams, and a higher error.",
+        json_schema_extra=_only_of(*BY_NUMBER),
     )
     aux_coefficient: float = Field(
         1 / 32,
@@ -176,3 +190,37 @@ class SaeConfig(Settings):
         if self.wanted_l0 is not None:
             return f"{self.architecture}-l0-{self.wanted_l0:g}"
         return f"{self.architecture}-{self.penalty}"
+
+    def _outside_key(self) -> set[str]:
+        unused = super()._outside_key() | unused_by(self.architecture)
+        if self.output_site is None:
+            unused |= {"output_site", "skip_connection"}
+        if self.patience is None:
+            unused |= {"patience", "held_out_share"}
+        return unused
+
+    def key_fields(self) -> dict[str, Any]:
+        """The fields that are part of the stage's key: none that mean nothing to these settings."""
+        fields = super().key_fields()
+        if "target_l0" in fields:
+            fields["target_l0"] = self.wanted_l0  # k's part in it
+        return fields
+
+
+def _owners(field: FieldInfo) -> set[str] | None:
+    extra = field.json_schema_extra
+    own = extra.get("only_of") if isinstance(extra, dict) else None
+    return set(map(str, own)) if isinstance(own, list) else None
+
+
+ONLY_OF = {
+    name: owners
+    for name, field in SaeConfig.model_fields.items()
+    if (owners := _owners(field)) is not None
+}
+"""Fields of `SaeConfig` that mean something to some architectures alone, and to which."""
+
+
+def unused_by(architecture: str) -> set[str]:
+    """The fields of `SaeConfig` that mean nothing to an architecture."""
+    return {name for name, owners in ONLY_OF.items() if architecture not in owners}

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from deconstruct.common.site import Site
-from deconstruct.config.base import Settings
+from deconstruct.config.base import NO_KEY, Settings
 
 
 class ModelConfig(Settings):
@@ -31,9 +31,14 @@ class CorpusConfig(Settings):
         "embedded:bbc-news",
         description="A Parquet, CSV or JSONL file, a folder with one folder of .txt files a "
         "class, 'hub:<dataset id>', or the embedded 'embedded:bbc-news'.",
+        json_schema_extra=NO_KEY,
     )
     subset: str | None = Field(None, description="Hub only: the data set's configuration name.")
-    revision: str | None = Field(None, description="Hub only: a branch, a tag or a commit.")
+    revision: str | None = Field(
+        None,
+        description="Hub only: a branch, a tag or a commit.",
+        json_schema_extra=NO_KEY,
+    )
     splits: tuple[str, ...] = Field(
         ("train",), description="Hub only: which of its splits are read, one after another."
     )
@@ -62,6 +67,7 @@ class ActivationsConfig(Settings):
         min_length=1,
         description="Hook sites '<layer>.<hook>' with hook resid_pre, resid_post, mlp_out or "
         "attn_out. All are read in one forward pass; each gets its own SAE.",
+        json_schema_extra=NO_KEY,
     )
     skip_positions: int = Field(
         1,

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from deconstruct.config.base import Settings
 from deconstruct.config.run import RunConfig
-from deconstruct.config.sae import ONLY_OF, Architecture, SaeConfig
+from deconstruct.config.sae import Architecture, SaeConfig, unused_by
 from deconstruct.config.toml import load_as
 
 
@@ -53,7 +53,7 @@ class SweepRun(RunConfig):
         base = self.sae.model_dump()
         found: dict[str, SaeConfig] = {}
         for architecture in self.sweep.architecture or (self.sae.architecture,):
-            unused = {f for f, owners in ONLY_OF.items() if architecture not in owners}
+            unused = unused_by(architecture)
             own = {f: v for f, v in base.items() if f not in unused}
             axes = {
                 field: values

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from deconstruct.artifacts import Artifact
 
@@ -17,7 +16,7 @@ class KnownDocuments:
     def __init__(self, corpus: Artifact) -> None:
         keys = [
             np.array([int(key, 16) for key in table["doc_key"].to_pylist()], np.uint64)
-            for table in rows_of(corpus, "documents.parquet", ["doc_key"])
+            for table in corpus.rows("documents.parquet", ["doc_key"])
         ]
         self._keys, self._left = np.unique(np.concatenate(keys), return_counts=True)
 
@@ -35,18 +34,11 @@ class KnownDocuments:
         return int(self._left.sum())
 
 
-def rows_of(corpus: Artifact, name: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """The rows of one of a corpus' files, some at a time."""
-    with pq.ParquetFile(corpus.file(name), page_checksum_verification=True) as file:
-        for group in range(file.metadata.num_row_groups):
-            yield file.read_row_group(group, columns=columns)
-
-
 def documents_of(corpus: Artifact) -> Iterator[tuple[pa.Table, list[list[int]]]]:
     """Rows of ``documents.parquet``, some at a time, each with the ids of its tokens."""
     waiting = np.empty(0, np.uint32)
-    tokens = rows_of(corpus, "tokens.parquet", ["token_id"])
-    for table in rows_of(corpus, "documents.parquet"):
+    tokens = corpus.rows("tokens.parquet", ["token_id"])
+    for table in corpus.rows("documents.parquet"):
         lengths = table["n_tokens"].to_numpy()
         wanted = int(lengths.sum())
         while len(waiting) < wanted:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from deconstruct.common.parquet import GroupedWriter
+from deconstruct.common.parquet import GroupedWriter, opened
 
 
 class Splits:
@@ -88,7 +87,7 @@ def _names(test: NDArray[np.bool_]) -> list[str]:
 
 def _rewrite(path: Path, test: NDArray[np.bool_]) -> None:
     """Put the settled splits in place of the drawn ones. test: [documents]."""
-    file = pq.ParquetFile(path)
+    file = opened(path)
     schema, rows = file.schema_arrow, file.metadata.row_group(0).num_rows
     place = schema.get_field_index("split")
     rewritten = path.with_name(f"{path.name}.split")

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ from deconstruct.common.parquet import GroupedWriter
 from deconstruct.common.progress import track
 from deconstruct.config import CorpusConfig
 from deconstruct.corpus import sources
-from deconstruct.corpus.growth import KnownDocuments, documents_of, rows_of, segments
+from deconstruct.corpus.growth import KnownDocuments, documents_of, segments
 from deconstruct.corpus.sources import ResolvedSource
 from deconstruct.corpus.splits import Splits
 from deconstruct.corpus.tables import DOCUMENTS, TOKENS
@@ -50,7 +50,7 @@ def recipe(
     base: Artifact | None = None,
 ) -> Recipe:
     """All that decides the tokenised corpus. The source enters by its contents, not its name."""
-    settings = config.model_dump(mode="json", exclude={"source", "revision"})
+    settings = config.key_fields()
     inputs = {"source": source.digest, "tokenizer": model.tokenizer_digest}
     if base is not None:
         inputs["base"] = base.key
@@ -129,8 +129,8 @@ class _Writing:
             self.draft.writing("tokens.parquet") as tokens_path,
         ):
             with (
-                GroupedWriter(documents_path, DOCUMENTS, group_rows=8192) as documents,
-                GroupedWriter(tokens_path, TOKENS, group_rows=16_384) as tokens,
+                GroupedWriter(documents_path, DOCUMENTS.arrow, group_rows=8192) as documents,
+                GroupedWriter(tokens_path, TOKENS.arrow, group_rows=16_384) as tokens,
                 track("corpus", total, "documents") as advance,
             ):
                 if self.base is not None:
@@ -164,7 +164,7 @@ class _Writing:
             self.splits.adopt([split == "test" for split in table["split"].to_pylist()], ids)
             self._note_labels(table["label"].to_pylist())
             self.documents += len(table)
-        for batch in rows_of(base, "tokens.parquet"):
+        for batch in base.rows("tokens.parquet"):
             tokens.write(batch)
             self.tokens += len(batch)
 
@@ -206,7 +206,7 @@ class _Writing:
             [row.text for row, _ in whole],
             lengths,
         ]
-        documents.write(_table(columns, DOCUMENTS))
+        documents.write(DOCUMENTS.of(*columns))
         token_ids = np.fromiter(itertools.chain.from_iterable(i for _, i in whole), np.uint32)
         count = len(token_ids)
         starts = np.repeat(np.cumsum(lengths, dtype=np.int64) - lengths, lengths)
@@ -218,7 +218,7 @@ class _Writing:
             self.vocabulary.strings.take(pa.array(token_ids)),
             special[token_ids],
         ]
-        tokens.write(_table(columns, TOKENS))
+        tokens.write(TOKENS.of(*columns))
         self.documents += len(whole)
         self.tokens += count
 
@@ -304,8 +304,3 @@ def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
             batch, characters = [], 0
     if batch:
         yield batch
-
-
-def _table(columns: list[Any], schema: pa.Schema) -> pa.Table:
-    arrays = [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=schema)

@@ -1,26 +1,37 @@
 """Tables of the stage corpus."""
 
-from __future__ import annotations
+from deconstruct.artifacts.table import DOC_ID, TOKEN_INDEX, Column, Table
 
-import pyarrow as pa
+DOCUMENTS = Table(
+    "documents",
+    "The texts of a run's corpus.",
+    ("doc_id",),
+    (
+        DOC_ID,
+        Column("doc_key", "VARCHAR", "Digest of the text: the same in every corpus that holds it."),
+        Column("split", "VARCHAR", "train or test (held out)."),
+        Column("label", "VARCHAR", "Class of the document; null if it has none."),
+        Column("text", "VARCHAR", "The whole text, also what max_tokens cut off."),
+        Column("n_tokens", "UINTEGER", "Tokens kept of it."),
+    ),
+    "documents.parquet",
+    in_place=True,
+)
 
-DOCUMENTS = pa.schema(
-    {
-        "doc_id": pa.uint32(),
-        "doc_key": pa.string(),
-        "split": pa.string(),
-        "label": pa.string(),
-        "text": pa.string(),
-        "n_tokens": pa.uint32(),
-    }
+TOKENS = Table(
+    "tokens",
+    "The tokens of a run's corpus, in order.",
+    ("token_index",),
+    (
+        TOKEN_INDEX,
+        DOC_ID,
+        Column("position", "UINTEGER", "Place in the document, from 0."),
+        Column("token_id", "UINTEGER", "Number in the tokenizer's vocabulary."),
+        Column("token", "VARCHAR", "The token's own text, leading space included."),
+        Column("special", "BOOLEAN", "BOS, EOS or padding: never recorded, never trained on."),
+    ),
+    "tokens.parquet",
+    in_place=True,
 )
-TOKENS = pa.schema(
-    {
-        "token_index": pa.uint64(),
-        "doc_id": pa.uint32(),
-        "position": pa.uint32(),
-        "token_id": pa.uint32(),
-        "token": pa.string(),
-        "special": pa.bool_(),
-    }
-)
+
+TABLES = (DOCUMENTS, TOKENS)

@@ -9,13 +9,10 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from deconstruct.artifacts import Artifact
 from deconstruct.common.errors import ConfigError
-
-BATCH_ROWS = 262_144
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _BYTE_PIECES = re.compile(r"(?:<0x[0-9A-Fa-f]{2}>)+")
@@ -105,12 +102,8 @@ class Vocabulary:
 def token_strings(corpus: Artifact, *, special: bool = True) -> dict[int, str]:
     """Texts of the token ids that occur in a corpus; markers only if ``special``."""
     strings: dict[int, str] = {}
-    file = pq.ParquetFile(corpus.file("tokens.parquet"), page_checksum_verification=True)
-    columns = ["token_id", "token", "special"]
-    for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
-        table = pa.table(batch)
-        if not special:
-            table = table.filter(pc.invert(table["special"]))
+    for rows in corpus.rows("tokens.parquet", ["token_id", "token", "special"]):
+        table = rows if special else rows.filter(pc.invert(rows["special"]))
         ids, first = np.unique(table["token_id"].to_numpy(), return_index=True)
         texts = table["token"].take(pa.array(first)).to_pylist()
         strings.update(zip(ids.tolist(), texts, strict=True))

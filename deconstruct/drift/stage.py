@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from deconstruct.activations.reader import ActivationReader
-from deconstruct.activations.shards import ShardFile
+from deconstruct.activations.shards import Rows, ShardFile
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, keys_of
 from deconstruct.artifacts.ancestry import bases
 from deconstruct.common.errors import DataError
@@ -28,9 +27,8 @@ from deconstruct.common.hardware import pick_device
 from deconstruct.common.intervals import Bootstrap, Sums
 from deconstruct.common.progress import track
 from deconstruct.config import EvaluationConfig
-from deconstruct.corpus.growth import rows_of
 from deconstruct.drift.tables import DRIFT, LATENT_DRIFT
-from deconstruct.evaluation.reconstruction import per_token
+from deconstruct.evaluation.reconstruction import sampled
 from deconstruct.sae import files
 
 VERSION = 1
@@ -102,11 +100,8 @@ def compare(
         for metric, (before, after) in {"latents": firings, "labels": labels[1]}.items():
             n = (int(before.sum()), int(after.sum()))
             rows.append(_row("distance", metric, (0.0, jensen_shannon(before, after)), n))
-        with draft.writing("drift.parquet") as path:
-            _write(pa.Table.from_pylist(rows, DRIFT), path)
-        with draft.writing("latent_drift.parquet") as path:
-            _write(densities, path)
-        draft.rows |= {"drift.parquet": len(rows), "latent_drift.parquet": len(densities)}
+        draft.write_table(DRIFT.file, DRIFT.of_rows(rows))
+        draft.write_table(LATENT_DRIFT.file, densities)
         new = int(corpus.facts["documents"]) - known
         draft.facts |= {"documents": new, "reference_documents": known}
         found = {(row["subject"], row["metric"]): row for row in rows}
@@ -175,7 +170,8 @@ def _fidelity_rows(
     with track("drift", 2 * SAMPLE_TOKENS, "tokens") as advance:
         sides = []
         for seed, own in enumerate((held_out, new), config.seed):
-            sums = _sums(own, dictionary, mean, documents, draw, advance)
+            blocks = _drawn(own, draw)
+            sums = sampled(blocks, dictionary, mean, documents, SAMPLE_TOKENS, advance)
             bootstrap = Bootstrap(len(sums["tokens"]), config.bootstrap, seed)
             counts = list(bootstrap.counts())
             drawn = {
@@ -203,42 +199,15 @@ def _beside(read: list[ShardFile], output: Artifact | None) -> list[ShardFile]:
     return [ShardFile(output.file(shard.path.name)) for shard in read]
 
 
-def _sums(
-    shards: list[tuple[ShardFile, ShardFile]],
-    dictionary: Any,
-    mean: NDArray[np.float64],
-    documents: int,
-    draw: np.random.Generator,
-    advance: Any,
-) -> dict[str, NDArray[np.float64]]:
-    """Sums by document over shards drawn until `SAMPLE_TOKENS` are seen: [documents seen].
-
-    shards: what is read, and what is reconstructed (of an autoencoder the same).
-    """
-    sums: dict[str, NDArray[np.float64]] = {}
-    device = dictionary.W_dec.device
-    seen = 0
+def _drawn(
+    shards: list[tuple[ShardFile, ShardFile]], draw: np.random.Generator
+) -> Iterator[tuple[Rows, Tensor, Tensor]]:
+    """Row groups of some shards in an order drawn: rows, what is read, what is reconstructed."""
     groups = [(pair, group) for pair in shards for group in range(len(pair[0].group_rows))]
     for place in draw.permutation(len(groups)):
         (source, onto), group = groups[place]
         rows, activation = source.block(group)
-        wanted = activation if onto is source else onto.block(group)[1]
-        x = activation.to(device)
-        with torch.no_grad():
-            sparse = dictionary.encode_sparse(x)
-            values = per_token(wanted.to(device), dictionary.decode(sparse, x))
-        values["fires"] = sparse.offsets.diff().double().cpu().numpy()
-        values["tokens"] = np.ones(len(rows))
-        values["variance"] = np.square(wanted.double().numpy() - mean).sum(1)
-        for name, value in values.items():
-            added = np.bincount(rows.doc_id, value, documents).astype(np.float64)
-            sums[name] = sums[name] + added if name in sums else added
-        seen += len(rows)
-        advance(len(rows))
-        if seen >= SAMPLE_TOKENS:
-            break
-    there = sums["tokens"] > 0
-    return {name: value[there] for name, value in sums.items()}
+        yield rows, activation, activation if onto is source else onto.block(group)[1]
 
 
 def _densities(
@@ -247,11 +216,11 @@ def _densities(
     """Each latent's density before and after, and its firings."""
     d_sae = latents.manifest.files["features.parquet"].rows or 0
     lengths = np.concatenate(
-        [t["n_tokens"].to_numpy() for t in rows_of(corpus, "documents.parquet", ["n_tokens"])]
+        [t["n_tokens"].to_numpy() for t in corpus.rows("documents.parquet", ["n_tokens"])]
     )
     boundary = int(lengths[:known].sum())
     fires = np.zeros((2, d_sae))
-    for table in rows_of(latents, "latents_by_token.parquet", ["token_index", "latent"]):
+    for table in latents.rows("latents_by_token.parquet", ["token_index", "latent"]):
         after = table["token_index"].to_numpy() >= boundary
         latent = table["latent"].to_numpy()
         fires[0] += np.bincount(latent[~after], minlength=d_sae)
@@ -262,10 +231,8 @@ def _densities(
         tokens[int(shard.column(0, "doc_id")[0] >= known)] += sum(shard.group_rows)
     smooth = (fires + SMOOTHING) / tokens[:, None]
     ratio = np.log2(smooth[1]) - np.log2(smooth[0])
-    table = pa.table(
-        [np.arange(d_sae, dtype=np.uint32), fires[0] / tokens[0], fires[1] / tokens[1], ratio],
-        schema=LATENT_DRIFT,
-    )
+    before, after = fires / tokens[:, None]
+    table = LATENT_DRIFT.of(np.arange(d_sae), before, after, ratio)
     return table, (fires[0], fires[1])
 
 
@@ -288,7 +255,7 @@ def _labels(
 
 
 def _labelled(corpus: Artifact) -> Iterator[tuple[int, str]]:
-    for table in rows_of(corpus, "documents.parquet", ["doc_id", "label"]):
+    for table in corpus.rows("documents.parquet", ["doc_id", "label"]):
         for doc_id, label in zip(*(column.to_pylist() for column in table.columns), strict=True):
             if label is not None:
                 yield doc_id, label
@@ -308,7 +275,3 @@ def _row(
         "difference": values[1] - values[0], "ci_low": low, "ci_high": high,
         "n_reference": n[0], "n_current": n[1],
     }  # fmt: skip
-
-
-def _write(table: pa.Table, path: Any) -> None:
-    pq.write_table(table, path, compression="zstd", compression_level=1, write_page_checksum=True)

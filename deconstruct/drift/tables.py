@@ -1,27 +1,48 @@
 """Tables of the stage drift."""
 
-from __future__ import annotations
+from deconstruct.artifacts.table import LATENT, Column, Table
 
-import pyarrow as pa
+DRIFT = Table(
+    "drift",
+    "Documents that came after the SAE was trained, beside those it was trained among; of runs "
+    "that kept a standing SAE.",
+    ("subject", "metric"),
+    (
+        Column("subject", "VARCHAR", "reconstruction, label share or distance."),
+        Column("metric", "VARCHAR", "fvu, l0, ...; the label; what the distance is between."),
+        Column(
+            "reference", "DOUBLE", "Value on the documents it was trained among (held-out ones)."
+        ),
+        Column(
+            "current",
+            "DOUBLE",
+            "Value on the documents since; of a distance, the distance in bits.",
+        ),
+        Column("difference", "DOUBLE", "current - reference."),
+        Column(
+            "ci_low", "DOUBLE", "Lower end of the difference's 95% interval; null if it has none."
+        ),
+        Column("ci_high", "DOUBLE", "Upper end of it."),
+        Column("n_reference", "UBIGINT", "Tokens, documents or firings of the reference."),
+        Column("n_current", "UBIGINT", "The same of the documents since."),
+    ),
+    "drift.parquet",
+)
 
-DRIFT = pa.schema(
-    {
-        "subject": pa.string(),
-        "metric": pa.string(),
-        "reference": pa.float64(),
-        "current": pa.float64(),
-        "difference": pa.float64(),
-        "ci_low": pa.float64(),
-        "ci_high": pa.float64(),
-        "n_reference": pa.uint64(),
-        "n_current": pa.uint64(),
-    }
+LATENT_DRIFT = Table(
+    "latent_drift",
+    "How often each latent fires, before and since; of runs that kept a standing SAE.",
+    ("latent",),
+    (
+        LATENT,
+        Column(
+            "reference_density", "DOUBLE", "Share of the reference's recorded tokens it fires on."
+        ),
+        Column("current_density", "DOUBLE", "The same of the documents since."),
+        Column("log2_ratio", "DOUBLE", "log2(current / reference), half a firing added to both."),
+    ),
+    "latent_drift.parquet",
+    in_place=True,
 )
-LATENT_DRIFT = pa.schema(
-    {
-        "latent": pa.uint32(),
-        "reference_density": pa.float64(),
-        "current_density": pa.float64(),
-        "log2_ratio": pa.float64(),
-    }
-)
+
+TABLES = (DRIFT, LATENT_DRIFT)

@@ -6,16 +6,18 @@ on no batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from deconstruct.activations.reader import ActivationReader, Block
-from deconstruct.common.progress import track
+from deconstruct.activations.shards import Rows
+from deconstruct.common.progress import Advance, track
 from deconstruct.evaluation.tables import TOKEN_ERRORS
 from deconstruct.sae.autoencoder import SparseAutoencoder
 
@@ -43,43 +45,82 @@ def fidelity(
     rows of the split, ``inner`` of x.x', ``squares_in`` and ``squares_out`` of |x|^2 and |x'|^2,
     ``cosine``, ``fires`` of latents that fire, ``tokens`` and ``elements`` counts.
     """
-    sums: dict[str, NDArray[np.float64]] = {}
+    sums = DocumentSums(documents)
     errors: list[pa.Table] = []
     output = output or reader
     total = np.zeros(output.d_in)
-
-    def add(doc_id: NDArray[np.uint32], **values: NDArray[np.float64]) -> None:
-        for name, own in values.items():
-            added = np.bincount(doc_id, own, documents).astype(np.float64)
-            sums[name] = sums[name] + added if name in sums else added
-
     with track("evaluation", reader.rows, "tokens") as advance:
         for block, wanted in _pairs(reader, output):
-            x, y = block.activation.to(device), wanted.to(device)
-            sparse = sae.encode_sparse(x)
-            values = per_token(y, sae.decode(sparse, x))
-            values["fires"] = sparse.offsets.diff().double().cpu().numpy()
-            add(block.doc_id, tokens=np.ones(len(block)), **values)
-            total += y.double().sum(0).cpu().numpy()
-            columns = (block.token_index, values["error"], values["squares_in"])
-            errors.append(
-                pa.Table.from_arrays(
-                    [
-                        pa.array(c, f.type, safe=False)
-                        for c, f in zip(columns, TOKEN_ERRORS, strict=True)
-                    ],
-                    schema=TOKEN_ERRORS,
-                )
-            )
+            values = judged(sae, block.activation.to(device), wanted.to(device))
+            sums.add(block.doc_id, values)
+            total += wanted.to(device).double().sum(0).cpu().numpy()
+            squared = (values[name].astype(np.float32) for name in ("error", "squares_in"))
+            errors.append(TOKEN_ERRORS.of(block.token_index, *squared))
             advance(len(block))
     mean = total / reader.rows
     for block in output.rows_in_order():  # once more, about the mean of these very rows
         centred = block.activation.double().numpy() - mean
-        add(block.doc_id, variance=np.einsum("nd,nd->n", centred, centred))
-    seen = sums["tokens"] > 0
-    by_document = {name: own[seen] for name, own in sums.items()}
+        sums.add(block.doc_id, {"variance": np.einsum("nd,nd->n", centred, centred)})
+    by_document = sums.of_seen()
     by_document["elements"] = by_document["tokens"] * output.d_in
     return Fidelity(by_document, pa.concat_tables(errors).sort_by("token_index").combine_chunks())
+
+
+def sampled(
+    blocks: Iterable[tuple[Rows, Tensor, Tensor]],
+    sae: SparseAutoencoder,
+    mean: NDArray[np.float64],
+    documents: int,
+    tokens: int,
+    advance: Advance,
+) -> dict[str, NDArray[np.float64]]:
+    """The sums of `fidelity` over blocks until ``tokens`` are seen: [documents seen].
+
+    blocks: rows, what is read of them and what is reconstructed. mean: [d_out], what ``variance``
+    is about.
+    """
+    sums, seen = DocumentSums(documents), 0
+    device = sae.W_dec.device
+    for rows, read, wanted in blocks:
+        values = judged(sae, read.to(device), wanted.to(device))
+        values["variance"] = np.square(wanted.double().numpy() - mean).sum(1)
+        sums.add(rows.doc_id, values)
+        seen += len(rows)
+        advance(len(rows))
+        if seen >= tokens:
+            break
+    return sums.of_seen()
+
+
+class DocumentSums:
+    """Sums of what tokens have, by name and document: float64 [documents of the corpus]."""
+
+    def __init__(self, documents: int) -> None:
+        self._documents = documents
+        self._sums: dict[str, NDArray[np.float64]] = {}
+
+    def add(self, doc_id: NDArray[np.uint32], values: Mapping[str, NDArray[np.float64]]) -> None:
+        """Of some tokens, [n] each."""
+        for name, own in values.items():
+            added = np.bincount(doc_id, own, self._documents).astype(np.float64)
+            self._sums[name] = self._sums[name] + added if name in self._sums else added
+
+    def of_seen(self) -> dict[str, NDArray[np.float64]]:
+        """Of the documents that have any: [documents seen]."""
+        seen = self._sums["tokens"] > 0
+        return {name: own[seen] for name, own in self._sums.items()}
+
+
+@torch.no_grad()
+def judged(sae: SparseAutoencoder, x: Tensor, wanted: Tensor) -> dict[str, NDArray[np.float64]]:
+    """`per_token` of what ``sae`` makes of x, [n, d_in], against ``wanted``, [n, d_out]; how many
+    latents fire (``fires``), and a count of one a token (``tokens``): [n] each."""
+    sparse = sae.encode_sparse(x)
+    return {
+        "tokens": np.ones(len(x)),
+        **per_token(wanted, sae.decode(sparse, x)),
+        "fires": sparse.offsets.diff().double().cpu().numpy(),
+    }
 
 
 def _pairs(reader: ActivationReader, output: ActivationReader) -> Iterator[tuple[Block, Tensor]]:

@@ -16,13 +16,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
 from deconstruct.activations.reader import ActivationReader
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, keys_of
+from deconstruct.common import parquet
 from deconstruct.common.errors import ConfigError
 from deconstruct.common.hardware import pick_device
 from deconstruct.common.intervals import Bootstrap, Estimate, Statistic, Sums
@@ -33,8 +33,13 @@ from deconstruct.config import EvaluationConfig
 from deconstruct.corpus.vocabulary import token_strings
 from deconstruct.evaluation.reconstruction import fidelity
 from deconstruct.evaluation.splice import Text, spliced_losses
-from deconstruct.evaluation.tables import SAE_METRICS
+from deconstruct.evaluation.tables import (
+    DENSITY_HISTOGRAM,
+    SAE_METRICS,
+    TOKEN_ERRORS,
+)
 from deconstruct.features.logit_lens import feature_logits
+from deconstruct.features.tables import FEATURE_LOGITS
 from deconstruct.model.loading import load
 from deconstruct.model.resolve import ResolvedModel
 from deconstruct.sae import files
@@ -113,7 +118,7 @@ def recipe(
     """All that decides the metrics."""
     upstream = keys_of(corpus=corpus, activations=activations, sae=sae, latents=latents)
     inputs = {"model": model.digest} | upstream
-    return Recipe("evaluation", VERSION, config.model_dump(mode="json"), inputs)
+    return Recipe("evaluation", VERSION, config.key_fields(), inputs)
 
 
 def evaluate(
@@ -149,8 +154,8 @@ def evaluate(
         rows += _losses(dictionary, lm, corpus, activations, output, config, where)
         rows += _density(latents, draft)
         _logits(dictionary, lm, corpus, draft)
-        with draft.writing("metrics.parquet") as path:
-            _write(pa.Table.from_pylist(rows, SAE_METRICS), path)
+        with draft.writing(SAE_METRICS.file) as path:
+            parquet.write(path, SAE_METRICS.of_rows(rows))
         draft.facts.update({str(row["metric"]): row["value"] for row in rows})
 
     upstream = {"corpus": corpus, "activations": activations, "sae": sae, "latents": latents}
@@ -173,9 +178,7 @@ def _reconstruction(
     reader = ActivationReader(activations, "test")
     wanted = ActivationReader(output, "test") if output else None
     found = fidelity(reader, sae, int(corpus.facts["documents"]), device, wanted)
-    with draft.writing("token_errors.parquet") as path:
-        _write(found.tokens, path)
-    draft.rows["token_errors.parquet"] = len(found.tokens)
+    draft.write_table(TOKEN_ERRORS.file, found.tokens)
     return _rows(_RECONSTRUCTION, found.documents, config, reader.rows)
 
 
@@ -209,9 +212,7 @@ def _losses(
 def _logits(sae: SparseAutoencoder, lm: torch.nn.Module, corpus: Artifact, draft: Draft) -> None:
     """Writes ``feature_logits.parquet``, over the corpus's own tokens."""
     table = feature_logits(lm, sae.W_dec.float(), token_strings(corpus, special=False))
-    with draft.writing("feature_logits.parquet") as path:
-        _write(table, path)
-    draft.rows["feature_logits.parquet"] = len(table)
+    draft.write_table(FEATURE_LOGITS.file, table)
 
 
 def _as_recorded(model: ResolvedModel, activations: Artifact) -> ResolvedModel:
@@ -228,7 +229,7 @@ def _as_recorded(model: ResolvedModel, activations: Artifact) -> ResolvedModel:
 
 def held_out_texts(corpus: Artifact, limit: int | None, skip_positions: int) -> list[Text]:
     """Test documents of at least two tokens, at most ``limit``, drawn evenly over the corpus."""
-    documents = pq.read_table(corpus.file("documents.parquet"), columns=["doc_id", "split"])
+    documents = corpus.table("documents.parquet", ["doc_id", "split"])
     test = documents["doc_id"].to_numpy()[
         documents["split"].to_numpy(zero_copy_only=False) == "test"
     ]
@@ -254,13 +255,11 @@ def held_out_texts(corpus: Artifact, limit: int | None, skip_positions: int) -> 
 
 def _density(latents: Artifact, draft: Draft) -> list[dict[str, Any]]:
     """Dead share, and the histogram of log10 densities; dead latents are in none of its bins."""
-    density = pq.read_table(latents.file("features.parquet"), columns=["density"])["density"]
-    values = density.to_numpy()
+    values = latents.table("features.parquet", ["density"])["density"].to_numpy()
     alive = values[values > 0]
     counts, edges = np.histogram(np.log10(alive).clip(HISTOGRAM_BINS[0]), bins=HISTOGRAM_BINS)
-    table = pa.table({"low": edges[:-1], "high": edges[1:], "latents": counts.astype(np.uint32)})
-    with draft.writing("density_histogram.parquet") as path:
-        _write(table, path)
+    with draft.writing(DENSITY_HISTOGRAM.file) as path:
+        parquet.write(path, DENSITY_HISTOGRAM.of(edges[:-1], edges[1:], counts))
     dead, n = len(values) - len(alive), len(values)
     note = "fire on no recorded token of the corpus, train and test"
     return [
@@ -286,7 +285,3 @@ def _row(metric: str, found: Estimate, n: int, unit: str, note: str) -> dict[str
         "metric": metric, "value": found.value, "ci_low": found.low, "ci_high": found.high,
         "n": n, "unit": unit, "note": note,
     }  # fmt: skip
-
-
-def _write(table: pa.Table, path: Any) -> None:
-    pq.write_table(table, path, compression="zstd", compression_level=1, write_page_checksum=True)

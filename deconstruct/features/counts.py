@@ -76,5 +76,4 @@ class FeatureCounts:
             geometry.nearest_latent,
             geometry.nearest_cosine,
         ]
-        arrays = [pa.array(c, f.type) for c, f in zip(columns, FEATURES, strict=True)]
-        return pa.Table.from_arrays(arrays, schema=FEATURES)
+        return FEATURES.of(*columns)

@@ -21,7 +21,7 @@ def directions(W_dec: Tensor) -> pa.Table:
     rows = W_dec.detach().float().cpu().numpy()
     ends = np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32)
     decoder = pa.ListArray.from_arrays(pa.array(ends), pa.array(rows.reshape(-1)))
-    return pa.Table.from_arrays([np.arange(len(rows), dtype=np.uint32), decoder], schema=DIRECTIONS)
+    return DIRECTIONS.of(np.arange(len(rows), dtype=np.uint32), decoder)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def feature_logits(model: nn.Module, W_dec: Tensor, tokens: Mapping[int, str]) -
     kept = min(TOP, len(ids))
     latents = torch.nonzero(W_dec.abs().amax(1) > 0)[:, 0]
     if len(latents) == 0:
-        return FEATURE_LOGITS.empty_table()
+        return FEATURE_LOGITS.empty()
     found: list[tuple[Tensor, Tensor]] = []
     step = max(1, BLOCK_LOGITS // max(1, len(ids)))
     for start in range(0, len(latents), step):
@@ -70,7 +70,7 @@ def _table(latents: Tensor, logit: Tensor, ids: Tensor, tokens: Mapping[int, str
         pa.array([tokens[i] for i in token_id.tolist()], pa.string()),
         logit.transpose(0, 1).reshape(-1).cpu().numpy(),
     ]
-    return pa.Table.from_arrays(columns, schema=FEATURE_LOGITS)
+    return FEATURE_LOGITS.of(*columns)
 
 
 def _last_norm(model: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import sparse
 
+from deconstruct.activations.layout import SPLITS
 from deconstruct.activations.reader import ActivationReader
 from deconstruct.artifacts import Artifact
 from deconstruct.corpus.vocabulary import whole_characters
-
-SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -28,14 +26,9 @@ class Documents:
     @classmethod
     def read(cls, corpus: Artifact) -> Documents:
         """Texts are what the model saw: the kept tokens, without special ones."""
-        table = pq.read_table(
-            corpus.file("documents.parquet"),
-            columns=["split", "label"],
-            page_checksum_verification=True,
-        )
+        table = corpus.table("documents.parquet", ["split", "label"])
         texts = [""] * len(table)
-        file = pq.ParquetFile(corpus.file("tokens.parquet"), page_checksum_verification=True)
-        for block in file.iter_batches(1 << 16, columns=["doc_id", "token", "special"]):
+        for block in corpus.rows("tokens.parquet", ["doc_id", "token", "special"]):
             doc_id = block.column("doc_id").to_numpy()
             special = block.column("special").to_pylist()
             tokens = [
@@ -54,12 +47,8 @@ class Documents:
 
 def pooled_latents(latents: Artifact, documents: int, pooling: str) -> sparse.csr_matrix:
     """Float32 CSR [documents, d_sae]: mean (zeros counted) or max of a document's tokens."""
-    table = pq.read_table(
-        latents.file("document_latents.parquet"),
-        columns=["doc_id", "latent", pooling],
-        page_checksum_verification=True,
-    )
-    d_sae = pq.read_metadata(latents.file("features.parquet")).num_rows
+    table = latents.table("document_latents.parquet", ["doc_id", "latent", pooling])
+    d_sae = len(latents.table("features.parquet", ["latent"]))
     doc, latent, value = (column.to_numpy() for column in table.columns)
     return sparse.csr_matrix((value, (doc, latent)), shape=(documents, d_sae), dtype=np.float32)
 

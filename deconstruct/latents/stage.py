@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +29,6 @@ from deconstruct.common.errors import DataError
 from deconstruct.common.parquet import GroupedWriter
 from deconstruct.common.progress import Advance, track
 from deconstruct.config import LatentsConfig
-from deconstruct.corpus.growth import rows_of
 from deconstruct.corpus.vocabulary import token_strings
 from deconstruct.features.counts import FeatureCounts
 from deconstruct.features.geometry import Geometry, directions
@@ -59,7 +58,7 @@ def recipe(
 ) -> Recipe:
     """All that decides the firings."""
     inputs = keys_of(sae=sae, activations=activations, corpus=corpus)
-    return Recipe("latents", VERSION, config.model_dump(mode="json"), inputs)
+    return Recipe("latents", VERSION, config.key_fields(), inputs)
 
 
 def encode(
@@ -154,13 +153,13 @@ class _Encoding:
         table = counts.table(geometry, tokens, token_strings(self.corpus))
         with (
             self.draft.writing("features.parquet") as path,
-            GroupedWriter(path, FEATURES, GROUP_ROWS) as features,
+            GroupedWriter(path, FEATURES.arrow, GROUP_ROWS) as features,
         ):
             features.write(table)
         split = {"decoder.list.element": "BYTE_STREAM_SPLIT"}
         with (
             self.draft.writing("directions.parquet") as path,
-            GroupedWriter(path, DIRECTIONS, DIRECTION_ROWS, split) as decoder,
+            GroupedWriter(path, DIRECTIONS.arrow, DIRECTION_ROWS, split) as decoder,
         ):
             decoder.write(directions(self.sae.W_dec))
         self.draft.rows["features.parquet"] = self.draft.rows["directions.parquet"] = d_sae
@@ -219,13 +218,13 @@ class _Encoding:
             self.draft.writing("document_latents.parquet") as pooled_path,
             GroupedWriter(
                 path,
-                LATENTS,
+                LATENTS.arrow,
                 GROUP_ROWS,
                 {"token_index": "DELTA_BINARY_PACKED", "activation": "BYTE_STREAM_SPLIT"},
             ) as writer,
             GroupedWriter(
                 pooled_path,
-                DOCUMENT_LATENTS,
+                DOCUMENT_LATENTS.arrow,
                 GROUP_ROWS,
                 {"mean": "BYTE_STREAM_SPLIT", "max": "BYTE_STREAM_SPLIT"},
             ) as pooled,
@@ -239,8 +238,8 @@ class _Encoding:
                 # A pair of token and latent occurs once, so that any sort gives one order.
                 place = firings["token_index"] - firings["token_index"].min()
                 firings = firings[np.argsort(place * np.uint64(d_sae) + firings["latent"])]
-                columns = (np.ascontiguousarray(firings[name]) for name in LATENTS.names)
-                writer.write(_table(LATENTS, *columns))
+                columns = (np.ascontiguousarray(firings[name]) for name in LATENTS.arrow.names)
+                writer.write(LATENTS.of(*columns))
                 summary = self._pool(firings, d_sae)
                 counts.add_documents(summary["latent"].to_numpy())
                 pooled.write(summary)
@@ -260,15 +259,15 @@ class _Encoding:
     ) -> None:
         """Firings of the known documents, which come before all others in every order by token."""
         token_ids = self._token_ids()
-        for table in rows_of(latents, "latents_by_token.parquet"):
+        for table in latents.rows("latents_by_token.parquet"):
             writer.write(table)
             firings = np.zeros(len(table), FIRING)
-            for name in LATENTS.names:
+            for name in LATENTS.arrow.names:
                 firings[name] = table[name].to_numpy()
             firings["token_id"] = token_ids[firings["token_index"]]
             by_latent.add(firings["latent"], firings)
             advance(len(firings))
-        for table in rows_of(latents, "document_latents.parquet"):
+        for table in latents.rows("document_latents.parquet"):
             pooled.write(table)
             counts.add_documents(table["latent"].to_numpy())
 
@@ -276,7 +275,7 @@ class _Encoding:
         """Every token's id, in a file that is mapped, not read."""
         path = self.draft.scratch / "token_ids.u32"
         with path.open("wb") as file:
-            for table in rows_of(self.corpus, "tokens.parquet", ["token_id"]):
+            for table in self.corpus.rows("tokens.parquet", ["token_id"]):
                 table["token_id"].to_numpy().astype(np.uint32).tofile(file)
         return np.memmap(path, np.uint32, "r")
 
@@ -288,8 +287,7 @@ class _Encoding:
         starts = np.concatenate([[0], np.flatnonzero(key[1:] != key[:-1]) + 1])
         doc_id, latent = np.divmod(key[starts], np.uint64(d_sae))
         total = np.add.reduceat(activation.astype(np.float64), starts)
-        return _table(
-            DOCUMENT_LATENTS,
+        return DOCUMENT_LATENTS.of(
             doc_id.astype(np.uint32),
             latent.astype(np.uint32),
             np.diff(starts, append=len(key)).astype(np.uint32),
@@ -303,7 +301,7 @@ class _Encoding:
             self.draft.writing("latents.parquet") as path,
             GroupedWriter(
                 path,
-                LATENTS,
+                LATENTS.arrow,
                 GROUP_ROWS,
                 {"token_index": "PLAIN", "activation": "BYTE_STREAM_SPLIT"},
             ) as writer,
@@ -319,10 +317,6 @@ class _Encoding:
                 # sort is stable: equal strengths stay by token.
                 key = latent.astype(np.uint64) << np.uint64(32) | ~activation.view(np.uint32)
                 order = np.argsort(key, kind="stable")
-                writer.write(_table(LATENTS, latent[order], token_index[order], activation[order]))
+                writer.write(LATENTS.of(latent[order], token_index[order], activation[order]))
                 advance(len(firings))
         self.draft.rows["latents.parquet"] = writer.rows
-
-
-def _table(schema: pa.Schema, *columns: NDArray[Any]) -> pa.Table:
-    return pa.Table.from_arrays([pa.array(column) for column in columns], schema=schema)

@@ -109,27 +109,24 @@ class Scores:
             }
             for probe, label, metric, found in self.score(bootstrap)
         ]
-        return pa.Table.from_pylist(rows, PROBES)
+        return PROBES.of_rows(rows)
 
     def predictions(self) -> pa.Table:
         """``probe_predictions.parquet``: what each classifier says about each document."""
         names = pa.array(self.classes)
         n = len(self.truth)
         tables = [
-            pa.Table.from_arrays(
-                [
-                    pa.repeat(p.representation, n),
-                    pa.repeat(pa.scalar(p.k, pa.uint32()), n),
-                    pa.array(self.doc_id, pa.uint32()),
-                    names.take(pa.array(self.truth)),
-                    names.take(pa.array(predicted)),
-                    pa.array(self.probability[p]),
-                ],
-                schema=PROBE_PREDICTIONS,
+            PROBE_PREDICTIONS.of(
+                pa.repeat(p.representation, n),
+                pa.repeat(pa.scalar(p.k, pa.uint32()), n),
+                self.doc_id,
+                names.take(pa.array(self.truth)),
+                names.take(pa.array(predicted)),
+                self.probability[p],
             )
             for p, predicted in self.predicted.items()
         ]
-        return pa.concat_tables([PROBE_PREDICTIONS.empty_table(), *tables])
+        return pa.concat_tables([PROBE_PREDICTIONS.empty(), *tables])
 
 
 def auroc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> Estimate | None:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -26,7 +25,7 @@ from deconstruct.common.threads import one_quiet_thread
 from deconstruct.config import ProbeConfig
 from deconstruct.latents.pooling import Documents, pooled_activations, pooled_latents
 from deconstruct.probe.scores import Probe, Scores
-from deconstruct.probe.tables import PROBE_PREDICTIONS, PROBE_WEIGHTS, PROBES
+from deconstruct.probe.tables import PROBE_WEIGHTS, TABLES
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ def recipe(
 ) -> Recipe:
     """All that decides the probes."""
     inputs = keys_of(corpus=corpus, latents=latents, activations=activations)
-    return Recipe("probe", VERSION, config.model_dump(mode="json"), inputs)
+    return Recipe("probe", VERSION, config.key_fields(), inputs)
 
 
 def fit_probes(
@@ -70,11 +69,7 @@ def fit_probes(
     def write(draft: Draft) -> None:
         documents = Documents.read(corpus)
         task = Task.of(documents)
-        tables = {
-            "probes.parquet": PROBES.empty_table(),
-            "probe_weights.parquet": PROBE_WEIGHTS.empty_table(),
-            "probe_predictions.parquet": PROBE_PREDICTIONS.empty_table(),
-        }
+        found = [table.empty() for table in TABLES]
         if task.left_out:
             draft.facts["left_out"] = task.left_out
             log.warning("too few train documents to probe: %s", ", ".join(task.left_out))
@@ -85,20 +80,16 @@ def fit_probes(
             probing = Probing(config, task)
             probing.run(documents, latents, activations)
             bootstrap = Bootstrap(len(task.test), config.bootstrap, config.seed)
-            tables = {
-                "probes.parquet": probing.scores.table(bootstrap, len(task.train)),
-                "probe_weights.parquet": probing.weights,
-                "probe_predictions.parquet": probing.scores.predictions(),
-            }
+            found = [
+                probing.scores.table(bootstrap, len(task.train)),
+                probing.weights,
+                probing.scores.predictions(),
+            ]
             draft.facts |= {"n_train": len(task.train), "n_test": len(task.test)}
             draft.facts["classes"] = len(task.classes)
             draft.facts["accuracy"] = probing.scores.accuracy(ON_LATENTS)
-        for name, table in tables.items():
-            with draft.writing(name) as path:
-                pq.write_table(
-                    table, path, compression="zstd", compression_level=1, write_page_checksum=True
-                )
-            draft.rows[name] = len(table)
+        for table, rows in zip(TABLES, found, strict=True):
+            draft.write_table(table.file, rows)
 
     own = recipe(config, corpus=corpus, latents=latents, activations=activations)
     return root.make(own, write)
@@ -155,7 +146,7 @@ class Probing:
         self.config, self.task = config, task
         self.truth = task.label[task.train]
         self.scores = Scores(task.classes, task.test, task.label[task.test])
-        self.weights: pa.Table = PROBE_WEIGHTS.empty_table()
+        self.weights: pa.Table = PROBE_WEIGHTS.empty()
 
     def run(self, documents: Documents, latents: Artifact, activations: Artifact) -> None:
         count = len(documents.text)
@@ -234,7 +225,7 @@ class Probing:
                 pa.array(row[order]),
                 pa.array(np.arange(1, len(order) + 1), pa.uint32()),
             ]
-            tables.append(pa.Table.from_arrays(columns, schema=PROBE_WEIGHTS))
+            tables.append(PROBE_WEIGHTS.of(*columns))
         return pa.concat_tables(tables)
 
 

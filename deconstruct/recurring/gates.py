@@ -7,21 +7,23 @@ from collections.abc import Mapping
 from deconstruct.artifacts import Artifact
 from deconstruct.common.errors import DeconstructError
 from deconstruct.config import GatesConfig
+from deconstruct.store.headlines import HEADLINES
 
 
 class GateError(DeconstructError):
     """A run that is not good enough to be published; the message says by how much."""
 
 
-def figures(
-    evaluation: Artifact, probe: Artifact, drift: Artifact | None
-) -> dict[str, float | None]:
-    """What gates are about, by name; None where a stage found nothing to measure."""
-    found = {name: evaluation.facts.get(name) for name in ("fvu", "dead_share", "loss_recovered")}
-    found["probe_accuracy"] = probe.facts.get("accuracy")
-    if drift is not None:
-        found["fvu_ratio"] = drift.facts["fvu"] / drift.facts["reference_fvu"]
-        found["latents_js"] = drift.facts["latents_js"]
+def figures(artifacts: Mapping[str, Artifact]) -> dict[str, float | None]:
+    """What gates are about, by name; None where a stage found nothing to measure.
+
+    artifacts: of a run, by stage; drift is among them if the run kept a standing SAE.
+    """
+    found = {h.name: artifacts[h.stage].facts.get(h.fact) for h in HEADLINES if h.fact is not None}
+    if "drift" in artifacts:
+        facts = artifacts["drift"].facts
+        found["fvu_ratio"] = facts["fvu"] / facts["reference_fvu"]
+        found["latents_js"] = facts["latents_js"]
     return found
 
 

@@ -91,10 +91,9 @@ def base_of(
 
 def _identity(config: RunConfig, site: str) -> dict[str, object]:
     """What two runs must share for one to go on from the other, as JSON types."""
-    activations = config.activations.model_dump(mode="json", exclude={"sites"})
     return {
         "model": config.model.model_dump(mode="json"),
-        "corpus": config.corpus.model_dump(mode="json", exclude={"source", "revision"}),
-        "activations": activations | {"site": site},
-        "sae": config.sae.model_dump(mode="json", exclude={"warm_tokens"}),
+        "corpus": config.corpus.key_fields(),
+        "activations": config.activations.key_fields() | {"site": site},
+        "sae": config.sae.key_fields(),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deconstruct.config import BY_NUMBER, SaeConfig
+from deconstruct.config import BY_NUMBER, SPARSITY_PENALTIES, SaeConfig
 from deconstruct.sae.schedule import dead_after, step_count
 
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
@@ -80,10 +80,6 @@ and has a mean over tokens to follow, which a quarter of a batch tells as well."
 def aux_tokens(tokens: int) -> int:
     """How many of a step's tokens AuxK looks at: the first, since batches come in random order."""
     return -(-tokens // AUX_PART)
-
-
-SPARSITY_PENALTIES = {"relu": 0.1, "gated": 0.1, "jumprelu": 0.002}
-"""Where ``sae.penalty`` is none: what steering starts from."""
 
 
 def step_spec(config: SaeConfig, d_in: int, d_out: int = 0) -> StepSpec:

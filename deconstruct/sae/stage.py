@@ -9,7 +9,6 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from deconstruct.activations.reader import ActivationReader, BatchSource
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, keys_of
@@ -17,10 +16,11 @@ from deconstruct.artifacts.ancestry import recipe_of
 from deconstruct.common import trackers
 from deconstruct.common.errors import ConfigError
 from deconstruct.common.hardware import pick_device
-from deconstruct.config import ONLY_OF, PENALISED, SaeConfig
+from deconstruct.config import PENALISED, SaeConfig
 from deconstruct.sae.engines.ranks import ranks
 from deconstruct.sae.files import CONFIG, WEIGHTS, config_of, save_weights, tensor_lens_name
 from deconstruct.sae.folding import Scaling
+from deconstruct.sae.tables import TRAINING_LOG
 from deconstruct.sae.training import loop
 from deconstruct.sae.training.checkpoint import LogRow
 from deconstruct.sae.training.trainer import HeldOut, Trainer
@@ -42,16 +42,7 @@ def recipe(
     SAE that training starts from (`deconstruct.sae.training.warm`); None: the seed.
     """
     config = config if start is None else warmed(config)
-    unused = {"warm_tokens"} | {
-        f for f, owners in ONLY_OF.items() if config.architecture not in owners
-    }
-    if output is None:
-        unused |= {"output_site", "skip_connection"}
-    if config.patience is None:
-        unused |= {"patience", "held_out_share"}
-    settings = config.model_dump(mode="json", exclude=unused)
-    if "target_l0" in settings:  # k's part in it
-        settings["target_l0"] = config.wanted_l0
+    settings = config.key_fields()
     if ranks() > 1:  # sums over several processes round differently
         settings["ranks"] = ranks()
     if start is not None and config.architecture in PENALISED:
@@ -242,12 +233,10 @@ def _write(draft: Draft, member: Trainer, activations: Artifact, output: Artifac
     with draft.writing(WEIGHTS) as path:
         save_weights(sae, path)
     draft.write_json(CONFIG, config_of(sae, metadata))
-    with draft.writing("training_log.parquet") as path:
-        table = pa.Table.from_pylist([asdict(row) for row in rows])
-        if member.held_out is None:
-            table = table.drop_columns(["held_out_fvu"])
-        pq.write_table(table, path, compression="zstd", write_page_checksum=True)
-    draft.rows["training_log.parquet"] = len(rows)
+    table = pa.Table.from_pylist([asdict(row) for row in rows])
+    if member.held_out is None:
+        table = table.drop_columns(["held_out_fvu"])
+    draft.write_table(TRAINING_LOG.file, table)
     draft.facts.update(
         architecture=sae.architecture,
         d_in=sae.d_in,

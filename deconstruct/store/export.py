@@ -7,12 +7,13 @@ from pathlib import Path
 import duckdb
 
 from deconstruct.common.errors import StorageError
+from deconstruct.latents.tables import LATENTS, LATENTS_BY_TOKEN
 from deconstruct.store.ddl import comments, create_macros, create_table, execute_all, name
 from deconstruct.store.load import insert_file
 from deconstruct.store.migrate import migrate
 from deconstruct.store.query import data_root, open_store, resolve_run
 from deconstruct.store.rewrite import LARGE_BLOCKS, rewriting
-from deconstruct.store.schema import LATENTS, LATENTS_BY_TOKEN, META, RELATIONS, Relation
+from deconstruct.store.schema import META, RELATIONS, Relation
 
 
 def export_run(home: Path | str | None, run: str, target: Path) -> str:
@@ -32,7 +33,7 @@ def export_run(home: Path | str | None, run: str, target: Path) -> str:
         run_id = resolve_run(source, run)
         migrate(connection, str(target))
         for relation in RELATIONS:
-            if relation is LATENTS_BY_TOKEN:  # half the file, for what a scan answers as well
+            if relation.table is LATENTS_BY_TOKEN:  # half the file, for what a scan answers as well
                 connection.execute(
                     f"CREATE VIEW {name(relation.name)} AS SELECT * FROM {name(LATENTS.name)}"
                 )

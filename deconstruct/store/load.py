@@ -16,7 +16,8 @@ from deconstruct.common.errors import StorageError
 from deconstruct.common.site import Site
 from deconstruct.config import OPTIONAL_STAGES, STAGES, RunConfig
 from deconstruct.store.ddl import name
-from deconstruct.store.schema import RELATIONS, TRAINING_LOG, Relation
+from deconstruct.store.headlines import HEADLINES
+from deconstruct.store.schema import RELATIONS, Relation
 
 
 class RunRecord(BaseModel):
@@ -72,7 +73,7 @@ def insert_file(
     connection: duckdb.DuckDBPyConnection, relation: Relation, run_id: str, file: Path
 ) -> None:
     """Copy a Parquet file's rows into the relation's table, as those of ``run_id``."""
-    if relation is TRAINING_LOG:  # what is reported differs between architectures: long form
+    if relation.table is not None and relation.table.wide:
         rows = (
             "SELECT step, metric, value FROM (UNPIVOT (SELECT step::UBIGINT AS step, "
             "COLUMNS(* EXCLUDE step)::DOUBLE FROM read_parquet($file)) "
@@ -161,29 +162,8 @@ def _insert_run(
         finished=run.finished,
         published=datetime.now().astimezone(),
     )
-    connection.execute(_HEADLINES, {"run_id": run_id})
-
-
-_HEADLINES = """
-UPDATE runs SET
-    fvu = measured.fvu, l0 = measured.l0, dead_share = measured.dead_share,
-    loss_recovered = measured.loss_recovered,
-    probe_accuracy = (
-        SELECT max(value) FROM probes
-        WHERE run_id = $run_id AND representation = 'latents' AND k IS NULL AND label IS NULL
-            AND metric = 'accuracy'
-    ),
-    nmi = (SELECT max(value) FROM cluster_metrics WHERE run_id = $run_id AND metric = 'nmi')
-FROM (
-    SELECT
-        max(value) FILTER (metric = 'fvu') AS fvu,
-        max(value) FILTER (metric = 'l0') AS l0,
-        max(value) FILTER (metric = 'dead_share') AS dead_share,
-        max(value) FILTER (metric = 'loss_recovered') AS loss_recovered
-    FROM sae_metrics WHERE run_id = $run_id
-) AS measured
-WHERE runs.run_id = $run_id
-"""
+    figures = ", ".join(f"{h.name} = ({h.select('max(value)')})" for h in HEADLINES if h.column)
+    connection.execute(f"UPDATE runs SET {figures} WHERE run_id = $run_id", {"run_id": run_id})
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, table: str, **values: Any) -> None:

@@ -11,6 +11,7 @@ import duckdb
 from rich.console import RenderableType
 from rich.text import Text
 
+from deconstruct.store.headlines import HEADLINES
 from deconstruct.store.query import QueryError
 from deconstruct.store.remove import Garbage
 from deconstruct.store.render import names_of, printable, table
@@ -18,9 +19,12 @@ from deconstruct.store.render import names_of, printable, table
 FIRING = "bold black on yellow"
 PEAK = "bold black on bright_green"
 
-_RUNS = """
+_COLUMNS = [headline for headline in HEADLINES if headline.column]
+_FIRST = [headline.name for headline in reversed(_COLUMNS) if headline.table == "sae_metrics"]
+
+_RUNS = f"""
 SELECT run_id, name, site, architecture || ' ' || d_sae || coalesce(' k=' || k, '') AS sae,
-    fvu, l0, dead_share AS dead, loss_recovered AS recovered, probe_accuracy AS probe, nmi,
+    {", ".join(f"{h.name} AS {h.heading}" for h in _COLUMNS)},
     strftime(published, '%Y-%m-%d %H:%M') AS published
 FROM runs ORDER BY runs.published DESC LIMIT ?
 """
@@ -37,9 +41,9 @@ _SECTIONS = {
 SELECT stage, key, CASE WHEN cached THEN 'cached' ELSE 'made' END AS "was", seconds, rows,
     round(bytes / 1e6, 2) AS mb
 FROM stages WHERE run_id = ? ORDER BY ordinal""",
-    "Metrics of the SAE, on held-out documents": """
+    "Metrics of the SAE, on held-out documents": f"""
 SELECT metric, value, ci_low, ci_high, n, unit FROM sae_metrics WHERE run_id = ?
-ORDER BY list_indexof(['loss_recovered', 'dead_share', 'l0', 'fvu'], metric) DESC, metric""",
+ORDER BY list_indexof({_FIRST}, metric) DESC, metric""",
     "Probes, on held-out documents": """
 SELECT representation, coalesce(k::VARCHAR, 'all') AS k, metric, value, ci_low, ci_high, n_test
 FROM probes WHERE run_id = ? AND label IS NULL

@@ -98,7 +98,7 @@ TEXTS = [
 def test_documents_and_tokens_agree_with_the_tokenizer(
     tmp_path: Path, plain: ResolvedModel
 ) -> None:
-    artifact = tokenise(tmp_path, TEXTS, source=plain, max_tokens=9)
+    artifact = tokenise(tmp_path, TEXTS, plain, max_tokens=9)
     documents, tokens = rows(artifact, "documents.parquet"), by_document(artifact)
     tokenizer = tiny_tokenizer()
     assert [d["text"] for d in documents] == [row["text"] for row in TEXTS]
@@ -126,12 +126,12 @@ def test_documents_and_tokens_agree_with_the_tokenizer(
         "source": "texts.jsonl",
     }
     assert artifact.manifest.files["tokens.parquet"].rows == index
-    assert pq.read_schema(artifact.file("tokens.parquet")).equals(tables.TOKENS)
-    assert pq.read_schema(artifact.file("documents.parquet")).equals(tables.DOCUMENTS)
+    assert pq.read_schema(artifact.file("tokens.parquet")).equals(tables.TOKENS.arrow)
+    assert pq.read_schema(artifact.file("documents.parquet")).equals(tables.DOCUMENTS.arrow)
 
 
 def test_token_texts_put_together_are_the_document(tmp_path: Path, plain: ResolvedModel) -> None:
-    artifact = tokenise(tmp_path, TEXTS, source=plain, max_tokens=500)
+    artifact = tokenise(tmp_path, TEXTS, plain, max_tokens=500)
     for document, tokens in zip(
         rows(artifact, "documents.parquet"), by_document(artifact).values(), strict=True
     ):
@@ -179,7 +179,7 @@ def test_bos_rule(
     begins: bool,
 ) -> None:
     model = with_bos if bos else plain
-    artifact = tokenise(tmp_path, TEXTS, source=model, prepend_bos=prepend, max_tokens=6)
+    artifact = tokenise(tmp_path, TEXTS, model, prepend_bos=prepend, max_tokens=6)
     for tokens in by_document(artifact).values():
         assert len(tokens) == 6
         assert [t["special"] for t in tokens] == [begins] + [False] * 5
@@ -191,12 +191,12 @@ def test_bos_that_the_tokenizer_has_not(tmp_path: Path) -> None:
     tokenizer.bos_token = None
     model = as_model(tmp_path / "nobos", tokenizer)
     with pytest.raises(ConfigError, match=r"prepend_bos 'always'.* no BOS token; take 'auto'"):
-        tokenise(tmp_path, TEXTS, source=model, prepend_bos="always")
+        tokenise(tmp_path, TEXTS, model, prepend_bos="always")
 
 
 def test_markers_inside_a_text_are_special(tmp_path: Path, plain: ResolvedModel) -> None:
     texts = [*TEXTS, {"text": "one</s>two"}, {"text": "</s></s>"}]
-    artifact = tokenise(tmp_path, texts, source=plain)
+    artifact = tokenise(tmp_path, texts, plain)
     assert artifact.facts["documents"] == len(TEXTS) + 1  # the last has no token of text
     last = by_document(artifact)[len(TEXTS)]
     assert [t["token"] for t in last if t["special"]] == ["</s>"]
@@ -207,9 +207,9 @@ def test_split_is_a_function_of_text_and_seed_alone(tmp_path: Path, plain: Resol
     texts = [{"text": f"document {i}", "label": "x"} for i in range(600)]
     for folder in ("all", "some", "seed"):
         (tmp_path / folder).mkdir()
-    whole = tokenise(tmp_path / "all", texts + texts[:50], source=plain)
-    some = tokenise(tmp_path / "some", texts[::-2], source=plain)
-    other = tokenise(tmp_path / "seed", texts, source=plain, seed=1)
+    whole = tokenise(tmp_path / "all", texts + texts[:50], plain)
+    some = tokenise(tmp_path / "some", texts[::-2], plain)
+    other = tokenise(tmp_path / "seed", texts, plain, seed=1)
     split = {d["text"]: d["split"] for d in rows(whole, "documents.parquet")}
     assert all(d["split"] == split[d["text"]] for d in rows(whole, "documents.parquet"))
     assert all(d["split"] == split[d["text"]] for d in rows(some, "documents.parquet"))
@@ -225,7 +225,7 @@ def test_nothing_held_out_begins_as_a_train_text_does(
     """Texts that differ only after the tokens that are kept are one text to all that follows."""
     texts = [{"text": f"{i % 40} and so on {'.' * i}", "label": "x"} for i in range(160)]
     with caplog.at_level(logging.INFO):
-        artifact = tokenise(tmp_path, texts, source=plain, max_tokens=4, test_share=0.5)
+        artifact = tokenise(tmp_path, texts, plain, max_tokens=4, test_share=0.5)
     kept: dict[int, list[int]] = defaultdict(list)
     for token in rows(artifact, "tokens.parquet"):
         kept[token["doc_id"]].append(token["token_id"])
@@ -245,7 +245,7 @@ def test_nothing_held_out_begins_as_a_train_text_does(
 @pytest.mark.parametrize("share", [0.001, 0.999])
 def test_both_splits_have_a_document(tmp_path: Path, plain: ResolvedModel, share: float) -> None:
     texts = [{"text": t, "label": "x"} for t in ("one", "two", "two", "three", "three")]
-    artifact = tokenise(tmp_path, texts, source=plain, test_share=share)
+    artifact = tokenise(tmp_path, texts, plain, test_share=share)
     documents = rows(artifact, "documents.parquet")
     splits = {d["text"]: d["split"] for d in documents}
     assert all(splits[d["text"]] == d["split"] for d in documents)
@@ -262,7 +262,7 @@ def test_what_has_no_text_is_left_out_and_counted(
 ) -> None:
     texts = [{"text": None}, {"text": " \n\t"}, *TEXTS, {"text": ""}, {"label": "no text key"}]
     with caplog.at_level(logging.WARNING):
-        artifact = tokenise(tmp_path, texts, source=plain)
+        artifact = tokenise(tmp_path, texts, plain)
     assert f"4 of {len(texts)} documents have no text and are left out" in caplog.text
     assert "2 of 46 documents have no label" in caplog.text
     documents = rows(artifact, "documents.parquet")
@@ -271,7 +271,7 @@ def test_what_has_no_text_is_left_out_and_counted(
 
 def test_hostile_texts_pass_through(tmp_path: Path, plain: ResolvedModel) -> None:
     texts = ["a\x00b", "\ud800 lone surrogate", "\u202e back", "x" * 200_000, "\ufeff mark"]
-    artifact = tokenise(tmp_path, [{"text": t} for t in texts], source=plain, label_column=None)
+    artifact = tokenise(tmp_path, [{"text": t} for t in texts], plain, label_column=None)
     found = [d["text"] for d in rows(artifact, "documents.parquet")]
     assert found == ["a\x00b", "? lone surrogate", *texts[2:]]
     assert artifact.facts["labels"] == []
@@ -298,7 +298,7 @@ def test_corpora_that_can_not_be_used(
     tmp_path: Path, plain: ResolvedModel, texts: list[dict[str, Any]], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        tokenise(tmp_path, texts, source=plain)
+        tokenise(tmp_path, texts, plain)
     assert not [p for p in (tmp_path / "data/corpus").iterdir() if not p.name.startswith(".")]
 
 
@@ -315,10 +315,10 @@ def test_bytes_do_not_depend_on_batching(
 ) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    first = tokenise(tmp_path / "a", TEXTS, source=plain)
+    first = tokenise(tmp_path / "a", TEXTS, plain)
     monkeypatch.setattr(corpus, "BATCH_DOCUMENTS", 7)
     monkeypatch.setattr(corpus, "BATCH_CHARACTERS", 90)
-    assert tokenise(tmp_path / "b", TEXTS, source=plain).digest() == first.digest()
+    assert tokenise(tmp_path / "b", TEXTS, plain).digest() == first.digest()
 
 
 def test_key_follows_contents_and_not_names(tmp_path: Path, plain: ResolvedModel) -> None:

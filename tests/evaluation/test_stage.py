@@ -124,7 +124,7 @@ def judged(bench: Bench, d_in: int) -> Artifact:
 
 def metrics(evaluation: Artifact) -> dict[str, dict[str, Any]]:
     table = pq.read_table(evaluation.file("metrics.parquet"), page_checksum_verification=True)
-    assert table.schema.equals(tables.SAE_METRICS)
+    assert table.schema.equals(tables.SAE_METRICS.arrow)
     return {row["metric"]: row for row in table.to_pylist()}
 
 

@@ -136,7 +136,7 @@ def test_firings_in_both_orders(encoded: Artifact, reference: Reference) -> None
     assert encoded.facts["dead_share"] >= 1 / D_SAE
     for name in ("latents.parquet", "latents_by_token.parquet"):
         assert encoded.manifest.files[name].rows == len(firings)
-        assert pq.read_schema(encoded.file(name)).equals(tables.LATENTS)
+        assert pq.read_schema(encoded.file(name)).equals(tables.LATENTS.arrow)
         pq.read_table(encoded.file(name), page_checksum_verification=True)
 
 
@@ -157,7 +157,7 @@ def test_features(
     encoded: Artifact, reference: Reference, corpus_artifact: Artifact, sae: Artifact
 ) -> None:
     table = pq.read_table(encoded.file("features.parquet"))
-    assert table.schema.equals(FEATURES)
+    assert table.schema.equals(FEATURES.arrow)
     found = table.to_pylist()
     assert [row["latent"] for row in found] == list(range(D_SAE))
     tokens = pq.read_table(corpus_artifact.file("tokens.parquet")).to_pydict()

@@ -114,8 +114,8 @@ def test_more_dimensions_than_there_are_give_no_sparse_probe(probed: Artifact) -
 
 def test_predictions_give_the_scores(probed: Artifact, corpus_artifact: Artifact) -> None:
     labels, train = labels_of(corpus_artifact), is_train(corpus_artifact)
-    assert pq.read_schema(probed.file("probe_predictions.parquet")).equals(PROBE_PREDICTIONS)
-    assert pq.read_schema(probed.file("probes.parquet")).equals(PROBES)
+    assert pq.read_schema(probed.file("probe_predictions.parquet")).equals(PROBE_PREDICTIONS.arrow)
+    assert pq.read_schema(probed.file("probes.parquet")).equals(PROBES.arrow)
     predictions = rows(probed, "probe_predictions")
     correct = {}
     for representation, k in {(row["representation"], row["k"]) for row in predictions}:
@@ -267,7 +267,7 @@ def test_nothing_to_probe(
     assert made.facts["skipped"].startswith(reason)
     for name, schema in (("probes", PROBES), ("probe_predictions", PROBE_PREDICTIONS)):
         assert rows(made, name) == []
-        assert pq.read_schema(made.file(f"{name}.parquet")).equals(schema)
+        assert pq.read_schema(made.file(f"{name}.parquet")).equals(schema.arrow)
     assert rows(made, "probe_weights") == []
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
@@ -21,15 +20,10 @@ def plant(root: DataRoot, mean: np.ndarray, density: np.ndarray | None = None) -
     def write(draft: Draft) -> None:
         doc, latent = np.nonzero(mean)
         value = mean[doc, latent].astype(np.float32)
-        columns = [doc.astype(np.uint32), latent.astype(np.uint32)]
-        columns += [np.ones(len(doc), np.uint32), value, 2 * value]
-        pooled = pa.Table.from_arrays([pa.array(c) for c in columns], schema=DOCUMENT_LATENTS)
-        features = pa.Table.from_pylist(
-            [{"latent": i, "density": float(own)} for i, own in enumerate(density)], FEATURES
-        )
-        for name, table in {"document_latents": pooled, "features": features}.items():
-            with draft.writing(f"{name}.parquet") as path:
-                pq.write_table(table, path, write_page_checksum=True)
+        pooled = DOCUMENT_LATENTS.of(doc, latent, np.ones(len(doc), np.uint32), value, 2 * value)
+        features = [{"latent": i, "density": float(own)} for i, own in enumerate(density)]
+        draft.write_table(DOCUMENT_LATENTS.file, pooled)
+        draft.write_table(FEATURES.file, FEATURES.of_rows(features))
 
     digest = hashlib.sha256(mean.tobytes() + density.tobytes()).hexdigest()
     return root.make(Recipe("latents", 0, {"planted": True}, {"values": digest}), write)

@@ -1,0 +1,104 @@
+"""The figures that tell of a run at a glance, each named once.
+
+The columns of ``runs``, what fills them after loading, the pages ``runs`` and ``show``, the summary
+of a finished run and the gates are made of this list. One with a column of its own is a change of
+the schema (`migrate`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One figure of a run.
+
+    name: of its column in ``runs``, and of its gate. label: for people. table, where: the row that
+    has it, its ``value`` and, if it has one, its interval. comment: of the column; None: it has
+    none. heading: of the column in the list of runs. stage, fact: where the figure stands among a
+    stage's facts; None: nowhere, so that no gate can be about it.
+    """
+
+    name: str
+    label: str
+    table: str
+    where: str
+    comment: str | None = None
+    heading: str = ""
+    stage: str = ""
+    fact: str | None = None
+
+    @property
+    def column(self) -> bool:
+        """Whether ``runs`` has it."""
+        return self.comment is not None
+
+    def select(self, *columns: str) -> str:
+        """A query for its row of a run ``$run_id``."""
+        return (
+            f"SELECT {', '.join(columns)} FROM {self.table} WHERE run_id = $run_id AND {self.where}"
+        )
+
+
+def _metric(name: str, label: str, comment: str | None = None, heading: str = "") -> Headline:
+    return Headline(
+        name, label, "sae_metrics", f"metric = '{name}'", comment, heading, "evaluation", name
+    )
+
+
+def _probe(representation: str, comment: str | None = None) -> Headline:
+    own = comment is not None
+    return Headline(
+        "probe_accuracy" if own else f"probe_accuracy_{representation}",
+        f"probe accuracy on {representation}, held out",
+        "probes",
+        f"k IS NULL AND label IS NULL AND metric = 'accuracy' "
+        f"AND representation = '{representation}'",
+        comment,
+        "probe",
+        "probe",
+        "accuracy" if own else None,
+    )
+
+
+def _cluster(name: str, comment: str | None = None) -> Headline:
+    where = f"metric = '{name}'"
+    table = "cluster_metrics"
+    return Headline(name, f"clusters: {name}", table, where, comment, name, "cluster", name)
+
+
+HEADLINES = (
+    _metric(
+        "fvu",
+        "fraction of variance unexplained",
+        "Share of the held-out activations' variance that is not explained.",
+        "fvu",
+    ),
+    _metric(
+        "l0",
+        "latents that fire on a token",
+        "Mean number of latents that fire on a held-out token.",
+        "l0",
+    ),
+    _metric(
+        "dead_share",
+        "share of latents that never fire",
+        "Share of latents that never fire.",
+        "dead",
+    ),
+    _metric("delta_loss", "what the reconstruction costs the model, nats"),
+    _metric(
+        "loss_recovered",
+        "loss recovered, against zero ablation",
+        "Share of the model's loss that the spliced SAE keeps.",
+        "recovered",
+    ),
+    _metric("loss_recovered_mean", "loss recovered, against mean ablation"),
+    _probe("latents", "Held-out accuracy of the probe on all latents."),
+    _probe("activations"),
+    _probe("tfidf"),
+    _probe("majority"),
+    _cluster("nmi", "Normalised mutual information of clusters and labels."),
+    _cluster("silhouette"),
+)
