@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import support.alone  # noqa: F401 - before all that reads the environment
+from hypothesis import settings
 from support.running import deconstruct, environment, write_config
 from support.store_artifacts import Planted, plant
 from support.texts import write_texts
@@ -21,6 +22,9 @@ from deconstruct.corpus import stage as corpus
 from deconstruct.model.resolve import ResolvedModel, resolve
 from deconstruct.store import publish
 from flows.embedded_server import EmbeddedServer
+
+settings.register_profile("fixed", derandomize=True)  # the same examples on every machine
+settings.load_profile("fixed")
 
 
 @pytest.fixture(scope="session")

@@ -251,7 +251,7 @@ def test_a_failed_run_without_a_worker_is_retried_in_place(
 ) -> None:
     home = tmp_path / "home"
     env = {"PREFECT_API_URL": server}
-    with stalled("deconstruct.latents.stage:encode:1", home, "run", config, env=env):
+    with stalled("deconstruct.sae.files:load:1", home, "run", config, env=env):
         pass
     unknown = deconstruct(home, "retry", "no-such-run", env=env)
     (run,) = re.findall(

@@ -297,10 +297,12 @@ def test_whole_step(
     assert abs(float(engine.losses[0]) - loss) < 1e-3 * loss + 1e-6
     for name, want in reference.weights.items():
         # Adam's first step is rate * g / (|g| + epsilon): it magnifies what bfloat16 rounds off
-        # gradients near epsilon, hence a share of the elements may differ by part of a step.
+        # gradients near epsilon, hence a share of the elements may differ by part of a step. Those
+        # of a decoder's narrow row, less their part along the row, are near it together.
         off = (found[name].double() - want).abs()
         assert float(off.max()) < 2.1e-2, name
-        assert int((off > 5e-4).sum()) <= max(1, 0.12 * off.numel()), name
+        one = d_in if off.dim() == 2 else 1
+        assert int((off > 5e-4).sum()) <= max(one, 0.12 * off.numel()), name
     fires = found["W_dec"].norm(dim=1)
     torch.testing.assert_close(fires, torch.ones(d_sae))
 
