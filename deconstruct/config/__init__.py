@@ -8,10 +8,10 @@ from deconstruct.config.base import Settings
 from deconstruct.config.run import OPTIONAL_STAGES, STAGES, GatesConfig, Growth, RunConfig
 from deconstruct.config.sae import (
     BY_NUMBER,
-    PENALISED,
     SPARSITY_PENALTIES,
     Architecture,
     SaeConfig,
+    unused_by,
 )
 from deconstruct.config.stages import (
     ActivationsConfig,
@@ -27,7 +27,6 @@ from deconstruct.config.toml import load, load_as
 __all__ = [
     "BY_NUMBER",
     "OPTIONAL_STAGES",
-    "PENALISED",
     "SPARSITY_PENALTIES",
     "STAGES",
     "ActivationsConfig",
@@ -45,4 +44,5 @@ __all__ = [
     "Settings",
     "load",
     "load_as",
+    "unused_by",
 ]

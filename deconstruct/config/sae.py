@@ -29,7 +29,7 @@ def _only_of(*architectures: str) -> dict[str, JsonValue]:
 class SaeConfig(Settings):
     """The sparse autoencoder, or transcoder, and its training."""
 
-    architecture: Literal["topk", "batchtopk", "matryoshka", "jumprelu", "gated", "relu"] = Field(
+    architecture: Architecture = Field(
         "topk",
         description="topk: the k largest pre-activations of a token. batchtopk: k a token on "
         "average. matryoshka: batchtopk with nested dictionaries. jumprelu: a learned threshold a "
@@ -155,10 +155,9 @@ class SaeConfig(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> SaeConfig:
-        by_number = self.architecture in BY_NUMBER
-        if by_number and self.k > self.d_sae:
+        if self.by_number and self.k > self.d_sae:
             raise ValueError(f"k = {self.k} is more than d_sae = {self.d_sae}; lower k")
-        if by_number and self.target_l0 is not None:
+        if self.by_number and self.target_l0 is not None:
             raise ValueError(
                 f"target_l0 = {self.target_l0} is for relu, gated and jumprelu; "
                 f"{self.architecture} fires k latents a token: set k"
@@ -177,15 +176,20 @@ class SaeConfig(Settings):
         return self
 
     @property
+    def by_number(self) -> bool:
+        """Whether the architecture fixes how many latents fire; else a penalty makes them few."""
+        return self.architecture in BY_NUMBER
+
+    @property
     def wanted_l0(self) -> float | None:
         """Mean L0 that the penalty is steered to; None where k fixes it, or a penalty is given."""
-        if self.architecture in BY_NUMBER or self.target_l0 is not None:
+        if self.by_number or self.target_l0 is not None:
             return self.target_l0
         return float(self.k) if self.penalty is None else None
 
     def label(self) -> str:
         """Architecture and sparsity at a glance: ``topk-32``, ``jumprelu-l0-32``, ``relu-0.1``."""
-        if self.architecture in BY_NUMBER:
+        if self.by_number:
             return f"{self.architecture}-{self.k}"
         if self.wanted_l0 is not None:
             return f"{self.architecture}-l0-{self.wanted_l0:g}"

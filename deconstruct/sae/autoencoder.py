@@ -12,16 +12,12 @@ from torch import Tensor
 
 from deconstruct.common.errors import ConfigError
 from deconstruct.common.hardware import pick_dtype
+from deconstruct.sae.architectures.base import Selection
+from deconstruct.sae.architectures.registry import ARCHITECTURES
 
 if TYPE_CHECKING:
     from deconstruct.sae.engines.cpu.encoder import TopKEncoder
 
-ARCHITECTURES = ("topk", "batchtopk", "matryoshka", "jumprelu", "gated", "relu")
-ON_AVERAGE = ("batchtopk", "matryoshka")
-"""They fix the number of latents on average, and are JumpReLUs once trained."""
-_EXTRA = {"gated": ("b_gate", "b_mag", "r_mag")} | dict.fromkeys(
-    ("jumprelu", *ON_AVERAGE), ("b_enc", "threshold")
-)
 INFERENCE_TOKENS = 2048
 """Tokens encoded at once: bounds the dense [tokens, d_sae] matrix in memory."""
 
@@ -76,7 +72,8 @@ class SparseAutoencoder:
             raise ConfigError(
                 f"architecture {architecture!r} is unknown; we know {', '.join(ARCHITECTURES)}"
             )
-        names = ("W_enc", "W_dec", "b_dec", *_EXTRA.get(architecture, ("b_enc",)))
+        self._method = ARCHITECTURES[architecture]
+        names = ("W_enc", "W_dec", "b_dec", *self._method.trained)
         if missing := [name for name in names if name not in weights]:
             raise ConfigError(f"a {architecture} SAE has weights {missing}, which are not given")
         if "W_skip" in weights and transcoder:
@@ -88,15 +85,16 @@ class SparseAutoencoder:
         self.b_dec = self._weights["b_dec"]
         self.d_in, self.d_sae = self.W_enc.shape
         self.d_out = self.W_dec.shape[1]
-        if architecture == "topk" and not 1 <= (k or 0) <= self.d_sae:
+        selection = self._method.selection
+        if selection is Selection.PER_TOKEN and not 1 <= (k or 0) <= self.d_sae:
             raise ConfigError(f"k = {k} must lie in 1..d_sae = {self.d_sae}")
-        self.k = k if architecture in ("topk", *ON_AVERAGE) else None
+        self.k = None if selection is Selection.ABOVE_EDGE else k
 
     @cached_property
     def _encoder(self) -> TopKEncoder | None:
         """The faster way to encode sparsely, on CPUs that multiply fast in bfloat16."""
         on_cpu = self.W_enc.device.type == "cpu"
-        fits = self.architecture == "topk" and not self.transcoder
+        fits = self._method.selection is Selection.PER_TOKEN and not self.transcoder
         if not fits or not on_cpu or pick_dtype("auto", "cpu") != torch.bfloat16:
             return None
         from deconstruct.sae.engines.cpu.encoder import TopKEncoder
@@ -114,19 +112,7 @@ class SparseAutoencoder:
 
     def encode(self, x: Tensor) -> Tensor:
         """Latent activations: x [n, d_in] -> [n, d_sae], not negative, mostly zero."""
-        w = self._weights
-        if self.architecture == "gated":
-            product = x.float() @ self.W_enc
-            magnitude = product * w["r_mag"].exp() + w["b_mag"]
-            return magnitude.masked_fill_(product + w["b_gate"] <= 0, 0).relu_()
-        pre = torch.addmm(w["b_enc"], x.float(), self.W_enc)
-        if "threshold" in w:
-            return pre.masked_fill_(pre <= w["threshold"], 0).relu_()
-        pre.relu_()
-        if self.architecture != "topk" or self.k == self.d_sae:
-            return pre
-        kept = pre.topk(self.k or 0, dim=1, sorted=False)
-        return torch.zeros_like(pre).scatter_(1, kept.indices, kept.values)
+        return self._method.encode(self._weights, x.float(), self.k)
 
     def encode_sparse(self, x: Tensor) -> Sparse:
         """The same as `encode`, x [n, d_in], as rows of latents that fire; without gradients."""

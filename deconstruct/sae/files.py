@@ -19,12 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from deconstruct.common.errors import ConfigError, StorageError
-from deconstruct.sae.autoencoder import ON_AVERAGE, SparseAutoencoder
+from deconstruct.sae.architectures.base import Selection
+from deconstruct.sae.architectures.registry import ARCHITECTURES
+from deconstruct.sae.autoencoder import SparseAutoencoder
 
 WEIGHTS = "sae_weights.safetensors"
 CONFIG = "cfg.json"
-_THEIR_NAMES = {"topk": "topk", "relu": "standard", "jumprelu": "jumprelu", "gated": "gated"}
-_OUR_NAMES = {theirs: ours for ours, theirs in _THEIR_NAMES.items()}
+_ON_AVERAGE = [n for n, one in ARCHITECTURES.items() if one.selection is Selection.PER_BATCH]
+_OUR_NAMES = {one.saelens: n for n, one in ARCHITECTURES.items() if n not in _ON_AVERAGE}
 
 
 def save_weights(sae: SparseAutoencoder, path: Path) -> None:
@@ -34,8 +36,8 @@ def save_weights(sae: SparseAutoencoder, path: Path) -> None:
 
 def config_of(sae: SparseAutoencoder, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What goes into ``cfg.json``. metadata: free facts, such as hook_name and model_name."""
-    on_average = sae.architecture in ON_AVERAGE
-    name = _THEIR_NAMES["jumprelu" if on_average else sae.architecture]
+    method = ARCHITECTURES[sae.architecture]
+    name = method.saelens
     if sae.transcoder:
         skip = "skip_" if "W_skip" in sae.weights() else ""
         name = f"{skip}transcoder" if name == "standard" else f"{name}_{skip}transcoder"
@@ -52,9 +54,9 @@ def config_of(sae: SparseAutoencoder, metadata: Mapping[str, Any]) -> dict[str, 
     }
     if sae.transcoder:
         config["d_out"] = sae.d_out
-    if sae.architecture == "topk":
+    if method.selection is Selection.PER_TOKEN:
         config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
-    elif on_average:
+    elif method.selection is Selection.PER_BATCH:
         config["metadata"]["k"] = sae.k
     return config
 
@@ -87,21 +89,20 @@ def load(folder: Path | str) -> SparseAutoencoder:
             f"{folder / CONFIG}: its activations are normalised at run time; fold that into the "
             "weights (SAELens: sae.fold_activation_norm_scaling_factor, fold_W_dec_norm) and save"
         )
-    if config.get("apply_b_dec_to_input"):
-        product = weights["b_dec"] @ weights["W_enc"]
-        if base == "gated":
-            weights["b_gate"] = weights["b_gate"] - product
-            weights["b_mag"] = weights["b_mag"] - weights["r_mag"].exp() * product
-        else:
-            weights["b_enc"] = weights["b_enc"] - product
     metadata = config.get("metadata") or {}
     architecture, k = _OUR_NAMES[base], config.get("k")
-    if architecture == "jumprelu" and metadata.get("training_architecture") in ON_AVERAGE:
-        architecture, k = metadata["training_architecture"], metadata.get("k")
+    trained_as = metadata.get("training_architecture")
+    if trained_as in _ON_AVERAGE and ARCHITECTURES[trained_as].saelens == base:
+        architecture, k = trained_as, metadata.get("k")
     try:
-        return SparseAutoencoder(architecture, weights, k, transcoder)
+        sae = SparseAutoencoder(architecture, weights, k, transcoder)
     except ConfigError as error:
         raise StorageError(f"{folder} holds no autoencoder that can be read: {error}") from error
+    if not config.get("apply_b_dec_to_input"):
+        return sae
+    w = sae.weights()
+    shifted = w | ARCHITECTURES[architecture].fold(w, 1.0, w["b_dec"] @ w["W_enc"])
+    return SparseAutoencoder(architecture, shifted, k, transcoder)
 
 
 def tensor_lens_name(layer: int, hook: str) -> str:

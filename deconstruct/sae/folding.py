@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deconstruct.activations.shards import Moments
+from deconstruct.sae.architectures.registry import ARCHITECTURES
 from deconstruct.sae.autoencoder import SparseAutoencoder
 from deconstruct.sae.engines.cpu.threads import share
 
@@ -62,14 +63,7 @@ def fold(
     centre = inputs.mean if outputs else inputs.mean + inputs.scale * w["b_dec"]
     shift = centre @ W_enc
     folded = {"W_enc": W_enc, "W_dec": W_dec, "b_dec": onto.mean + scale * w["b_dec"]}
-    if architecture == "gated":
-        folded["r_mag"] = w["r_mag"]
-        folded["b_gate"] = grow * w["b_gate"] - shift
-        folded["b_mag"] = grow * w["b_mag"] - w["r_mag"].exp() * shift
-    else:
-        folded["b_enc"] = grow * w["b_enc"] - shift
-    if "threshold" in w:
-        folded["threshold"] = grow * w["threshold"]
+    folded |= ARCHITECTURES[architecture].fold(w, grow, shift)
     if outputs and "W_skip" in w:
         folded["W_skip"] = w["W_skip"] * (scale / inputs.scale)
         folded["b_dec"] = folded["b_dec"] - folded["W_skip"] @ inputs.mean
@@ -100,14 +94,7 @@ def unfold(
         "W_dec": w["W_dec"] / norm[:, None],
         "b_dec": b_dec,
     }
-    if sae.architecture == "gated":
-        unfolded["r_mag"] = w["r_mag"]
-        unfolded["b_gate"] = (w["b_gate"] + shift) / grow
-        unfolded["b_mag"] = (w["b_mag"] + w["r_mag"].exp() * shift) / grow
-    else:
-        unfolded["b_enc"] = (w["b_enc"] + shift) / grow
-    if "threshold" in w:
-        unfolded["threshold"] = w["threshold"] / grow
+    unfolded |= ARCHITECTURES[sae.architecture].unfold(w, grow, shift)
     if "W_skip" in w:
         unfolded["W_skip"] = w["W_skip"] * (inputs.scale / onto.scale)
     return {name: weight.float() for name, weight in unfolded.items()}

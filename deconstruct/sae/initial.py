@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from statistics import NormalDist
-
 import torch
 from torch import Tensor
 
-from deconstruct.config import BY_NUMBER
+from deconstruct.sae.architectures.registry import ARCHITECTURES
 from deconstruct.sae.spec import StepSpec
 
 TOPK_ENCODER_NORM = 0.5
@@ -32,32 +29,11 @@ def initial_weights(spec: StepSpec, seed: int) -> dict[str, Tensor]:
     if spec.transcoder:
         W_enc = torch.randn(spec.d_sae, spec.d_in, generator=generator)
         W_enc /= W_enc.norm(dim=1, keepdim=True)
-    weights = {
-        "W_enc": W_enc.T * (TOPK_ENCODER_NORM if spec.architecture in BY_NUMBER else 1.0),
-        "b_enc": torch.zeros(spec.d_sae),
-        "W_dec": W_dec,
-        "b_dec": torch.zeros(W_dec.shape[1]),
-    }
+    weights = {"W_enc": W_enc.T * (TOPK_ENCODER_NORM if spec.by_number else 1.0)}
+    architecture = ARCHITECTURES[spec.architecture]
+    if architecture.bias == "b_enc":
+        weights["b_enc"] = torch.zeros(spec.d_sae)
+    weights |= {"W_dec": W_dec, "b_dec": torch.zeros(W_dec.shape[1])}
     if spec.skip:
         weights["W_skip"] = torch.zeros(spec.d_out, spec.d_in)
-    if spec.architecture == "gated":
-        weights["b_gate"] = weights.pop("b_enc")
-        weights |= {name: torch.zeros(spec.d_sae) for name in ("b_mag", "r_mag")}
-    if spec.architecture == "jumprelu":
-        weights["threshold"] = torch.full((spec.d_sae,), initial_threshold(spec))
-    return weights
-
-
-START_OVER_WANTED = 4.0
-"""L0 of JumpReLU at the start over the L0 it is to end with, for data in all directions alike."""
-
-
-def initial_threshold(spec: StepSpec) -> float:
-    """JumpReLU's threshold at the start: so high that L0 starts within reach of where it is to end.
-
-    A unit row's product with a token of unit length in a random direction has a standard deviation
-    of 1 / sqrt(d_in). From a threshold near zero, half of all latents fire on a token at first;
-    steps are slow then, and end with a higher error (benchmarks/README.md).
-    """
-    wanted = START_OVER_WANTED * (spec.target_l0 or spec.k) / spec.d_sae
-    return NormalDist().inv_cdf(1 - min(0.4, wanted)) / math.sqrt(spec.d_in)
+    return weights | architecture.extra(spec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deconstruct.config import BY_NUMBER, SPARSITY_PENALTIES, SaeConfig
+from deconstruct.config import BY_NUMBER, SPARSITY_PENALTIES, SaeConfig, unused_by
 from deconstruct.sae.schedule import dead_after, step_count
 
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
@@ -48,9 +48,9 @@ class StepSpec:
         return self.d_out > 0
 
     @property
-    def unit_norm(self) -> bool:
-        """Whether rows of W_dec are kept at unit norm; ReLU's penalty is weighted by it instead."""
-        return self.architecture != "relu"
+    def by_number(self) -> bool:
+        """Whether the architecture fixes how many latents fire; else a penalty makes them few."""
+        return self.architecture in BY_NUMBER
 
     def aux_weight(self, n_dead: int) -> float:
         """Of AuxK's loss: in proportion less where fewer latents are dead than it takes."""
@@ -69,7 +69,7 @@ def pace_of(spec: StepSpec, name: str) -> float:
         return 1.0
     if name == "b_dec":
         return 0.04
-    return 0.1 if name == "b_enc" and spec.architecture in BY_NUMBER else 1.0
+    return 0.1 if name == "b_enc" and spec.by_number else 1.0
 
 
 AUX_PART = 4
@@ -87,6 +87,7 @@ def step_spec(config: SaeConfig, d_in: int, d_out: int = 0) -> StepSpec:
 
     d_out: of the site that a transcoder reconstructs; 0: an autoencoder.
     """
+    nested = "prefixes" not in unused_by(config.architecture)
     below = config.prefixes or tuple(sorted({config.d_sae >> n for n in (4, 3, 2, 1)} - {0}))
     return StepSpec(
         architecture=config.architecture,
@@ -103,7 +104,7 @@ def step_spec(config: SaeConfig, d_in: int, d_out: int = 0) -> StepSpec:
         dead_after=dead_after(config),
         d_out=d_out,
         skip=config.skip_connection,
-        prefixes=(*below, config.d_sae) if config.architecture == "matryoshka" else (),
+        prefixes=(*below, config.d_sae) if nested else (),
         sparsity=config.sparsity,
         bandwidth=config.bandwidth,
         target_l0=config.wanted_l0,

@@ -16,7 +16,7 @@ from deconstruct.artifacts.ancestry import recipe_of
 from deconstruct.common import trackers
 from deconstruct.common.errors import ConfigError
 from deconstruct.common.hardware import pick_device
-from deconstruct.config import PENALISED, SaeConfig
+from deconstruct.config import SaeConfig
 from deconstruct.sae.engines.ranks import ranks
 from deconstruct.sae.files import CONFIG, WEIGHTS, config_of, save_weights, tensor_lens_name
 from deconstruct.sae.folding import Scaling
@@ -45,7 +45,7 @@ def recipe(
     settings = config.key_fields()
     if ranks() > 1:  # sums over several processes round differently
         settings["ranks"] = ranks()
-    if start is not None and config.architecture in PENALISED:
+    if start is not None and not config.by_number:
         settings[FACTOR] = factor_of(start)
     inputs = keys_of(activations=activations, output=output, start=start)
     return Recipe("sae", VERSION, settings, inputs)
@@ -249,5 +249,5 @@ def _write(draft: Draft, member: Trainer, activations: Artifact, output: Artifac
         train_l0=rows[-1].l0,
         train_dead_share=rows[-1].dead_share,
     )
-    if sae.architecture in PENALISED:
+    if not member.config.by_number:
         draft.facts[FACTOR] = member.penalty_factor

@@ -29,7 +29,7 @@ ORDER = (
 INSIDE_SAE = (
     ("schedule", "spec"),
     ("architectures",),
-    ("initial",),
+    ("initial", "rates"),
     ("engines",),
     ("autoencoder", "folding", "files"),
     ("training",),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 import torch
 
-from deconstruct.sae.architectures.losses import LOSSES, Inputs, Terms, loss
+from deconstruct.config import BY_NUMBER, Architecture
+from deconstruct.sae.architectures.base import Inputs, Selection, Terms
+from deconstruct.sae.architectures.registry import ARCHITECTURES
 from deconstruct.sae.engines.control import Control
 from deconstruct.sae.initial import initial_weights
 from deconstruct.sae.spec import StepSpec
@@ -44,7 +47,7 @@ def case(spec: StepSpec, seed: int = 0) -> tuple[dict[str, torch.Tensor], Inputs
 
 def run(spec: StepSpec) -> tuple[dict[str, torch.Tensor], Inputs, Terms]:
     p, inputs = case(spec)
-    terms = loss(p, inputs, spec)
+    terms = ARCHITECTURES[spec.architecture].loss(p, inputs, spec)
     terms.loss.backward()
     return p, inputs, terms
 
@@ -99,8 +102,9 @@ def test_relu_weighs_its_penalty_by_decoder_norms() -> None:
     other = {n: w.detach() for n, w in p.items()}
     other |= {"W_dec": other["W_dec"] / 2, "W_enc": 2 * other["W_enc"], "b_enc": 2 * other["b_enc"]}
     alive = Inputs(inputs.z, inputs.target, torch.zeros_like(inputs.dead), PENALTY)
-    same = loss({n: w.detach() for n, w in p.items()}, alive, spec_of("relu"))
-    torch.testing.assert_close(loss(other, alive, spec_of("relu")).loss, same.loss)
+    relu = ARCHITECTURES["relu"]
+    same = relu.loss({n: w.detach() for n, w in p.items()}, alive, spec_of("relu"))
+    torch.testing.assert_close(relu.loss(other, alive, spec_of("relu")).loss, same.loss)
 
 
 def test_gated() -> None:
@@ -156,7 +160,7 @@ def test_jumprelu_and_its_straight_through_gradients(sparsity: str) -> None:
     torch.testing.assert_close(p["W_dec"].grad, 2 / N * a.T @ e)
 
 
-@pytest.mark.parametrize("architecture", LOSSES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_transcoder_reads_one_site_and_writes_another(architecture: str) -> None:
     spec = spec_of(architecture, d_out=4, skip=True, aux_coefficient=0.0)
     p, inputs, terms = run(spec)
@@ -168,7 +172,9 @@ def test_a_transcoder_reads_one_site_and_writes_another(architecture: str) -> No
     # b_dec belongs to the output alone: it does not move the input.
     moved = {n: w.detach() for n, w in p.items()}
     moved["b_dec"] = moved["b_dec"] + 1
-    torch.testing.assert_close(loss(moved, inputs, spec).active, terms.active)
+    torch.testing.assert_close(
+        ARCHITECTURES[spec.architecture].loss(moved, inputs, spec).active, terms.active
+    )
 
 
 def test_the_prefixes_nest() -> None:
@@ -204,3 +210,10 @@ def test_the_running_threshold_follows() -> None:
     found = control.finish({})["threshold"]
     assert found.shape == (D_SAE,)
     torch.testing.assert_close(found, torch.full((D_SAE,), 0.2), rtol=1e-2, atol=0)
+
+
+def test_the_settings_and_the_registry_know_the_same_architectures() -> None:
+    assert tuple(ARCHITECTURES) == get_args(Architecture)
+    for name, one in ARCHITECTURES.items():
+        assert (name in BY_NUMBER) == (one.selection is not Selection.ABOVE_EDGE)
+        assert one.bias in initial_weights(spec_of(name), 0)

@@ -21,7 +21,7 @@ from deconstruct.model.resolve import ResolvedModel
 from deconstruct.sae import stage
 from deconstruct.sae.files import load
 from deconstruct.sae.initial import initial_weights
-from deconstruct.sae.schedule import learning_rates
+from deconstruct.sae.rates import learning_rates
 from deconstruct.sae.spec import StepSpec
 from deconstruct.sae.training import checkpoint, trainer
 from deconstruct.sae.training.loop import Output, train

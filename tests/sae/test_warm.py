@@ -16,7 +16,8 @@ from deconstruct.common.errors import ConfigError
 from deconstruct.config import ActivationsConfig, SaeConfig
 from deconstruct.model.resolve import ResolvedModel
 from deconstruct.sae import stage
-from deconstruct.sae.autoencoder import ON_AVERAGE
+from deconstruct.sae.architectures.base import Selection
+from deconstruct.sae.architectures.registry import ARCHITECTURES
 from deconstruct.sae.files import load
 from deconstruct.sae.folding import Scaling
 from deconstruct.sae.training import checkpoint
@@ -66,7 +67,9 @@ def test_step_0_computes_what_the_standing_sae_computes(
     assert torch.equal(member.result().encode(x) > 0, sae.encode(x) > 0)
 
     member.train(inputs.apply(x), onto.apply(y) if onto else None)
-    if architecture in ON_AVERAGE:  # in training, the batch decides in the threshold's place
+    if (
+        ARCHITECTURES[architecture].selection is Selection.PER_BATCH
+    ):  # in training, the batch decides in the threshold's place
         weights = sae.weights()
         pre = (x @ weights["W_enc"] + weights["b_enc"]).relu().flatten()
         kept = pre.topk(3 * len(x))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from deconstruct.sae.architectures.base import Selection
+from deconstruct.sae.architectures.registry import ARCHITECTURES
 from deconstruct.sae.spec import StepSpec
 
 CONTROL_GAIN = 0.08
@@ -58,7 +60,7 @@ class Control:
 
     def finish(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """With the threshold that BatchTopK has found for every latent, [d_sae]."""
-        if self.spec.architecture in ("batchtopk", "matryoshka"):
+        if ARCHITECTURES[self.spec.architecture].selection is Selection.PER_BATCH:
             threshold = self.threshold.float().cpu().expand(self.spec.d_sae).contiguous()
             return weights | {"threshold": threshold}
         return weights

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from deconstruct.sae.architectures.losses import Inputs, loss
+from deconstruct.sae.architectures.base import Inputs
+from deconstruct.sae.architectures.registry import ARCHITECTURES
 from deconstruct.sae.engines.control import Control
 from deconstruct.sae.engines.dense_adam import DenseAdam
 from deconstruct.sae.engines.ranks import anywhere, average
@@ -33,6 +34,7 @@ class DenseEngine:
         self.dtype = dtype
         self.losses = torch.zeros(len(learning_rates), device=device)
         self._rates = learning_rates.tolist()
+        self._architecture = ARCHITECTURES[spec.architecture]
         self._done = 0
         self._control = Control(spec, device)
         self._parameters = {
@@ -51,7 +53,7 @@ class DenseEngine:
         dead = self._since_fired >= self.spec.dead_after
         inputs = Inputs(z, target, dead, self._control.penalty(self._done))
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            terms = loss(self._parameters, inputs, self.spec)
+            terms = self._architecture.loss(self._parameters, inputs, self.spec)
         for parameter in self._parameters.values():
             parameter.grad = None
         terms.loss.backward()  # type: ignore[no-untyped-call]
@@ -96,11 +98,11 @@ class DenseEngine:
     def _update(self) -> None:
         W_dec = self._parameters["W_dec"]
         assert W_dec.grad is not None
-        if self.spec.unit_norm:
+        if self._architecture.unit_norm:
             W_dec.grad -= (W_dec.grad * W_dec).sum(1, keepdim=True) * W_dec
         torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.spec.clip_norm)
         self._optimizer.step(self._done)
-        if self.spec.unit_norm:
+        if self._architecture.unit_norm:
             W_dec /= W_dec.norm(dim=1, keepdim=True)
         if "threshold" in self._parameters:
             self._parameters["threshold"].clamp_(min=0)

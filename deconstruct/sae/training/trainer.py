@@ -17,7 +17,8 @@ from deconstruct.sae.engines.choice import build_engine
 from deconstruct.sae.engines.ranks import own_rows, take_first
 from deconstruct.sae.folding import Scaling, fold
 from deconstruct.sae.initial import initial_weights
-from deconstruct.sae.schedule import learning_rates, step_count
+from deconstruct.sae.rates import learning_rates
+from deconstruct.sae.schedule import step_count
 from deconstruct.sae.spec import step_spec
 from deconstruct.sae.training import checkpoint
 from deconstruct.sae.training.checkpoint import LogRow

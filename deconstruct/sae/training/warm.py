@@ -14,12 +14,15 @@ from torch import Tensor
 
 from deconstruct.artifacts import Artifact
 from deconstruct.common.errors import ConfigError
-from deconstruct.config import PENALISED, SaeConfig
+from deconstruct.config import SaeConfig
 from deconstruct.sae import files
-from deconstruct.sae.autoencoder import ON_AVERAGE, SparseAutoencoder
+from deconstruct.sae.architectures.base import Selection
+from deconstruct.sae.architectures.registry import ARCHITECTURES
+from deconstruct.sae.autoencoder import SparseAutoencoder
 from deconstruct.sae.folding import Scaling, unfold
 from deconstruct.sae.initial import initial_weights
-from deconstruct.sae.schedule import dead_after, default_learning_rate, step_count
+from deconstruct.sae.rates import default_learning_rate
+from deconstruct.sae.schedule import dead_after, step_count
 from deconstruct.sae.spec import StepSpec
 
 FACTOR = "penalty_factor"
@@ -51,7 +54,7 @@ class Start:
         are not of the architecture and the shapes of ``spec``.
         """
         weights = unfold(self.sae, inputs, outputs)
-        if self.sae.architecture in ON_AVERAGE:
+        if self._selection is Selection.PER_BATCH:
             del weights["threshold"]  # follows the data: no parameter
         found = {name: tuple(weight.shape) for name, weight in weights.items()}
         wanted = {name: tuple(w.shape) for name, w in initial_weights(spec, 0).items()}
@@ -64,12 +67,16 @@ class Start:
 
     def controls(self, inputs: Scaling, outputs: Scaling | None) -> dict[str, Tensor]:
         """What steers sparsity (`engines.control`), named as a checkpoint names it."""
-        if self.sae.architecture in PENALISED:
+        if self._selection is Selection.ABOVE_EDGE:
             return {"control.factor": torch.tensor([self.penalty_factor], dtype=torch.float64)}
-        if self.sae.architecture in ON_AVERAGE:
+        if self._selection is Selection.PER_BATCH:
             threshold = unfold(self.sae, inputs, outputs)["threshold"]
             return {"control.threshold": threshold.double().mean()[None]}
         return {}
+
+    @property
+    def _selection(self) -> Selection:
+        return ARCHITECTURES[self.sae.architecture].selection
 
 
 def warmed(config: SaeConfig) -> SaeConfig:
@@ -91,7 +98,7 @@ def warmed(config: SaeConfig) -> SaeConfig:
 
 
 def factor_of(artifact: Artifact) -> float:
-    """`FACTOR` of an SAE; 1 where it has none."""
+    """The penalty factor that an SAE was trained to; 1 if it has none."""
     return float(artifact.facts.get(FACTOR, 1.0))
 
 

@@ -9,8 +9,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from deconstruct.sae.architectures import losses
-from deconstruct.sae.architectures.losses import LOSSES, Inputs, loss
+from deconstruct.sae.architectures.base import Inputs
 from deconstruct.sae.architectures.pairs import Pairs, keep_largest
+from deconstruct.sae.architectures.registry import ARCHITECTURES
 from deconstruct.sae.engines.cpu import sparse
 from deconstruct.sae.engines.cpu.blocks import Encoder, floats, ordered, pairs_of, with_bias
 from deconstruct.sae.engines.cpu.kernels import select
@@ -109,13 +110,13 @@ def reference(
     with pytest.MonkeyPatch.context() as patch:
         rounding = low.double() - exact.detach()  # a constant to the gradient
         patch.setattr(losses, "_product", lambda *args: product(*args) + rounding)
-        terms = loss(p, inputs, spec)
+        terms = ARCHITECTURES[spec.architecture].loss(p, inputs, spec)
     terms.loss.backward()
     grads = {n: torch.zeros_like(w) if w.grad is None else w.grad for n, w in p.items()}
     return grads, terms
 
 
-@pytest.mark.parametrize("architecture", [*LOSSES, "jumprelu tanh"])
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "jumprelu tanh"])
 @settings(deadline=None, max_examples=12)
 @given(
     n=st.integers(2, 20),
@@ -199,7 +200,7 @@ def decided(spec, weights, inputs, terms) -> bool:
     )
 
 
-@pytest.mark.parametrize("architecture", LOSSES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_dense_step_is_the_same_step(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

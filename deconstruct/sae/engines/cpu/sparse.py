@@ -21,17 +21,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deconstruct.config import BY_NUMBER
-from deconstruct.sae.architectures.codings import CODINGS, Scene
-from deconstruct.sae.architectures.losses import Inputs, loss
+from deconstruct.sae.architectures.base import Floats, Inputs, Scene, Selection
 from deconstruct.sae.architectures.pairs import Pairs, keep_largest
+from deconstruct.sae.architectures.registry import ARCHITECTURES
 from deconstruct.sae.engines.control import Control
 from deconstruct.sae.engines.cpu.adam import Gradient, RowAdam, array_of, bits_of, rows_of
 from deconstruct.sae.engines.cpu.blocks import Encoder, ordered, pairs_of, with_bias
 from deconstruct.sae.engines.cpu.kernels import packed, plain
 from deconstruct.sae.engines.cpu.kernels.vectors import HALF, WIDTH
 from deconstruct.sae.engines.cpu.pairs import ActivePairs, Gradients, weighted_sum
-from deconstruct.sae.engines.cpu.products import Decoded, Flags, Floats, Nested, Packed, Products
+from deconstruct.sae.engines.cpu.products import Decoded, Flags, Nested, Packed, Products
 from deconstruct.sae.engines.cpu.threads import on_one_thread, share
 from deconstruct.sae.engines.ranks import anywhere, average, ranks
 from deconstruct.sae.spec import SHARED, StepSpec, aux_tokens
@@ -63,7 +62,7 @@ class SparseEngine:
         self._state["edge"] = torch.zeros(1, dtype=torch.float64)
         self._state["dense"] = torch.zeros(1, dtype=torch.bool)
         self._state["l0"] = torch.zeros(1, dtype=torch.float64)
-        self._bias = "b_gate" if spec.architecture == "gated" else "b_enc"
+        self._architecture = ARCHITECTURES[spec.architecture]
         self._shadow = torch.empty(spec.d_sae, spec.d_in + 2, dtype=torch.bfloat16)
         self._encoder: Encoder | None = None
         ends = np.array(spec.prefixes or (spec.d_sae,))
@@ -130,8 +129,7 @@ class SparseEngine:
         """Gradients by pairs; mean |e|^2, which latents fired, how many pairs did, BatchTopK's
         threshold. None: there are too many pairs."""
         state, spec, n = self._state, self.spec, len(z)
-        by_number = spec.architecture in BY_NUMBER
-        aux_rows = aux_tokens(n) if by_number and len(dead) else 0
+        aux_rows = aux_tokens(n) if spec.by_number and len(dead) else 0
         aux = ActivePairs(aux_rows, spec.d_sae, spec.k_aux) if aux_rows else None
         if aux is not None:
             aux.allowed[:] = 0
@@ -150,17 +148,14 @@ class SparseEngine:
             decoded[:] = [products.decode(pairs, values, residual=aux_rows)]
             return decoded[0].slope
 
-        own = {name: array_of(state[name]) for name in self._names if state[name].dim() == 1}
-        if spec.architecture == "relu":
-            own["decoder_norm"] = array_of(state["W_dec"].norm(dim=1))
-        scene = Scene(spec, own, penalty, n)
-        coded = CODINGS[spec.architecture](pairs, scene, decode, decode_frozen)
+        scene = Scene(spec, self._of_latents(), state["W_dec"], penalty, n)
+        coded = self._architecture.code(pairs, scene, decode, decode_frozen)
         found = decoded[0]
-        pull = None if by_number or not len(dead) else self._pull(pairs, dead, n)
+        pull = None if spec.by_number or not len(dead) else self._pull(pairs, dead, n)
         push = coded.push if pull is None else coded.push + pull
         nobody = np.zeros(spec.d_sae, np.bool_)
         products.gradients(pairs, coded.values, push, found, nobody)
-        for name, gradient in coded.own.items():
+        for name, gradient in coded.gradients.items():
             self._grad[name].copy_(torch.from_numpy(gradient))
         if coded.along is not None:
             self._grad["W_dec"].addcmul_(torch.from_numpy(coded.along)[:, None], state["W_dec"])
@@ -202,6 +197,11 @@ class SparseEngine:
         W_dec = array_of(state["W_dec"])
         return Nested(W_dec, self._groups, array_of(x), array_of(inputs), into_both, 2 / n), encoder
 
+    def _of_latents(self) -> dict[str, Floats]:
+        """The parameters with one number a latent, and b_dec."""
+        state = self._state
+        return {name: array_of(state[name]) for name in self._names if state[name].dim() == 1}
+
     def _encoder_of(self, tokens: int) -> Encoder:
         """The encoder of batches of so many tokens; kept, with the room for its inputs."""
         if self._encoder is None or len(self._encoder.low) != tokens:
@@ -216,23 +216,22 @@ class SparseEngine:
         state, spec = self._state, self.spec
         n = len(encoder.low)
         limit = int(DENSE_ABOVE * n * spec.d_sae)
-        if spec.architecture == "topk":
+        selection = self._architecture.selection
+        if selection is Selection.PER_TOKEN:
             if spec.k * n > limit:
                 return None
             largest = ActivePairs(n, spec.d_sae, spec.k)
             encoder.largest([largest] if aux is None else [largest, aux])
             return pairs_of(largest), None
-        if spec.architecture not in ("batchtopk", "matryoshka"):
-            edge = np.zeros(spec.d_sae, np.float32)
-            if spec.architecture == "jumprelu":
-                edge = array_of(state["threshold"]) - np.float32(spec.bandwidth / 2)
-            found = encoder.above(ordered(edge), limit)
+        if selection is Selection.ABOVE_EDGE:
+            edges = self._architecture.edges(self._of_latents(), spec)
+            found = encoder.above(ordered(edges), limit)
             return None if found is None else (found, None)
         wanted = spec.k * n
         edge_from = float(state["edge"]) or EDGE * encoder.guess(spec.k)
         while wanted <= limit:
-            edges = ordered(np.full(spec.d_sae, edge_from, np.float32))
-            found = encoder.above(edges, limit, aux)
+            edges = np.full(spec.d_sae, edge_from, np.float32)
+            found = encoder.above(ordered(edges), limit, aux)
             if found is None:
                 return None
             if len(found) >= wanted or edge_from <= 0:
@@ -247,9 +246,8 @@ class SparseEngine:
         taken for whole latents, as a dead one is below its threshold nearly everywhere."""
         weight = np.zeros(self.spec.d_sae, np.float32)
         weight[dead.numpy()] = self.spec.aux_coefficient / self.spec.d_sae / n
-        jump = self.spec.architecture == "jumprelu"
-        threshold = array_of(self._state["threshold"])[pairs.latents] if jump else 0
-        return weight[pairs.latents] * (pairs.pre > threshold)
+        thresholds = self._architecture.thresholds(self._of_latents(), self.spec)
+        return weight[pairs.latents] * (pairs.pre > thresholds[pairs.latents])
 
     def _pull_whole(self, dead: Tensor, pushes: Tensor, left_out: Tensor, z: Tensor) -> None:
         """Add the pull on dead latents, as if they fired nowhere, to gradients and pushes [d_sae].
@@ -262,9 +260,10 @@ class SparseEngine:
             inputs -= self._state["b_dec"]
         self._grad["W_enc"][dead] -= weight * inputs
         pushes[dead] -= weight
-        if "b_gate" in self._grad:
-            self._grad["b_gate"] += left_out
-            self._grad["b_gate"][dead] -= weight
+        if self._architecture.bias != "b_enc":  # whose gradient the pushes are
+            bias = self._grad[self._architecture.bias]
+            bias += left_out
+            bias[dead] -= weight
 
     def _auxk(
         self, aux: ActivePairs, n_dead: int, products: Products, residual: Floats, held: Flags
@@ -291,7 +290,7 @@ class SparseEngine:
         # whose gradients add up in bfloat16, would hang on when another member's step ends.
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
             p = {name: leaf.T if name == "W_enc" else leaf for name, leaf in leaves.items()}
-            terms = loss(p, Inputs(z, target, is_dead, penalty), self.spec)
+            terms = self._architecture.loss(p, Inputs(z, target, is_dead, penalty), self.spec)
         terms.loss.backward()  # type: ignore[no-untyped-call]
         for name, leaf in leaves.items():
             if leaf.grad is None:
@@ -313,7 +312,7 @@ class SparseEngine:
             count = spec.d_sae if name not in SHARED else len(np.atleast_2d(array_of(state[name])))
             own = rows_of(self._grad[name], count)
             squares = np.empty(count, np.float64)
-            if name == "W_dec" and spec.unit_norm:
+            if name == "W_dec" and self._architecture.unit_norm:
                 along = np.empty(count, np.float32)
                 share(plain.project, count, array_of(state[name]), own, along, squares)
                 gradients[name] = Gradient(own, along)
@@ -331,12 +330,12 @@ class SparseEngine:
         self._optimizer.step(done, torch.from_numpy(touched), clip, gradients)
         if "threshold" in state:
             state["threshold"].clamp_(min=0)
-        with_bias(self._shadow, state[self._bias])
+        with_bias(self._shadow, state[self._architecture.bias])
 
     def _copy_weights(self) -> None:
         """Make the copies in bfloat16, which the optimiser keeps up, anew."""
         self._shadow[:, : self.spec.d_in] = self._state["W_enc"]
-        with_bias(self._shadow, self._state[self._bias])
+        with_bias(self._shadow, self._state[self._architecture.bias])
         if self._packed:
             share(packed.pack, self.spec.d_sae, array_of(self._state["W_dec"]), self._W_dec)
 
