@@ -1,63 +1,67 @@
-"""Which engine trains: the fastest that can make the step."""
+"""Which engine trains: the first that serves, fastest first, and why not those before it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from torch import Tensor
 
-from deconstruct.common.hardware import pick_dtype
-from deconstruct.sae.engines.cuda.check import check_spec, disagreement
-from deconstruct.sae.engines.cuda.options import unavailable, unsuited
 from deconstruct.sae.engines.cuda.topk import FusedTopK
 from deconstruct.sae.engines.dense import DenseEngine
-from deconstruct.sae.engines.engine import Engine
+from deconstruct.sae.engines.engine import Engine, UnfitError
 from deconstruct.sae.engines.ranks import ranks
 from deconstruct.sae.spec import StepSpec
+
+log = logging.getLogger(__name__)
 
 
 def build_engine(
     spec: StepSpec, weights: dict[str, Tensor], rates: Tensor, device: str, dtype: str
 ) -> Engine:
-    """The fastest engine that can run the step on this device."""
-    if spec.architecture == "topk" and device == "cpu" and not spec.transcoder and ranks() == 1:
-        from deconstruct.sae.engines.cpu.topk import CpuTopK
+    """The fastest engine that can make the step on this device.
 
-        return CpuTopK(spec, weights, rates)
-    if device == "cpu" and dtype != "float32":
-        from deconstruct.sae.engines.cpu.sparse import SparseEngine
-
-        return SparseEngine(spec, weights, rates)
-    if device != "cpu":
-        return gpu_engine(spec, weights, rates, device, dtype)
-    return DenseEngine(spec, weights, rates, device, pick_dtype(dtype, device))
-
-
-log = logging.getLogger(__name__)
-
-
-def gpu_engine(
-    spec: StepSpec, weights: Mapping[str, Tensor], rates: Tensor, device: str, dtype: str
-) -> Engine:
-    """`FusedTopK` where it can make the step and passes `disagreement`, else `DenseEngine`.
-
-    Logs which, and why. dtype: "auto", "bfloat16" or "float32", which the fused step does not do.
+    weights, rates, dtype: see `Engine.begin`. Logs which, and why the faster ones can't: of GPUs
+    for people to see, with a warning where one failed that should have served.
     """
-    several = f"the fused GPU step is for one process, not {ranks()}" if ranks() > 1 else None
-    exact = "the fused GPU step multiplies in bfloat16" if dtype == "float32" else None
-    reason = unavailable(device) or unsuited(spec) or several or exact
-    if reason is not None:
-        log.info("sae          trains by the dense step: %s", reason)
-        return DenseEngine(spec, weights, rates, device, pick_dtype(dtype, device))
-    try:
-        wrong = disagreement(check_spec(spec), device)
-        if wrong is None:
-            engine = FusedTopK(spec, weights, rates, device)
-            engine.prepare()
-            log.info("sae          trains by the fused GPU step, which agrees with the dense one")
-            return engine
-    except Exception as error:  # compilers and drivers raise what they like
-        wrong = f"the fused GPU step does not run here ({type(error).__name__}: {error})"
-    log.warning("sae          trains by the dense step, which is slower: %s", wrong)
-    return DenseEngine(spec, weights, rates, device, pick_dtype(dtype, device))
+    kinds = on_cpu() if device == "cpu" else on_gpu()
+    return first_that_serves(kinds, spec, weights, rates, device, dtype)
+
+
+def on_cpu() -> tuple[type[Engine], ...]:
+    """The engines for a CPU, fastest first."""
+    from deconstruct.sae.engines.cpu.sparse import SparseEngine  # loads numba
+    from deconstruct.sae.engines.cpu.topk import CpuTopK
+
+    return CpuTopK, SparseEngine, DenseEngine
+
+
+def on_gpu() -> tuple[type[Engine], ...]:
+    """The engines for any other device, fastest first."""
+    return FusedTopK, DenseEngine
+
+
+def first_that_serves(
+    kinds: Iterable[type[Engine]],
+    spec: StepSpec,
+    weights: dict[str, Tensor],
+    rates: Tensor,
+    device: str,
+    dtype: str,
+) -> Engine:
+    """Of ``kinds``, of which the last serves always."""
+    reasons: list[str] = []
+    level = logging.DEBUG if device == "cpu" else logging.INFO
+    for kind in kinds:
+        reason = kind.refuses(spec, device, dtype, ranks())
+        if reason is None:
+            try:
+                engine = kind.begin(spec, weights, rates, device, dtype)
+            except UnfitError as error:
+                reason, level = str(error), logging.WARNING
+            else:
+                why = f": {'; '.join(reasons)}" if reasons else ""
+                log.log(level, "sae          trains by %s%s", kind.title, why)
+                return engine
+        reasons.append(reason)
+    raise AssertionError(f"no engine trains this: {'; '.join(reasons)}")

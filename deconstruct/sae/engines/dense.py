@@ -7,20 +7,25 @@ TopK, and in the reference that they are tested against.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from deconstruct.common.hardware import pick_dtype
 from deconstruct.sae.architectures.base import Inputs
 from deconstruct.sae.architectures.registry import ARCHITECTURES
 from deconstruct.sae.engines.control import Control
 from deconstruct.sae.engines.dense_adam import DenseAdam
+from deconstruct.sae.engines.engine import Engine, counts
 from deconstruct.sae.engines.ranks import anywhere, average
 from deconstruct.sae.spec import StepSpec
 
 
-class DenseEngine:
-    """Parameters, optimiser, and the step by autograd."""
+class DenseEngine(Engine):
+    """The step by autograd; W_enc [d_in, d_sae] in checkpoints, too."""
+
+    title = "the dense step"
 
     def __init__(
         self,
@@ -30,28 +35,39 @@ class DenseEngine:
         device: str,
         dtype: torch.dtype,
     ) -> None:
-        self.spec = spec
         self.dtype = dtype
-        self.losses = torch.zeros(len(learning_rates), device=device)
-        self._rates = learning_rates.tolist()
         self._architecture = ARCHITECTURES[spec.architecture]
-        self._done = 0
         self._control = Control(spec, device)
         self._parameters = {
             name: weight.detach().float().clone().to(device).requires_grad_()
             for name, weight in weights.items()
         }
-        self._optimizer = DenseAdam(spec, self._rates, self._parameters)
-        self._since_fired = torch.zeros(spec.d_sae, dtype=torch.int64, device=device)
-        self._l0 = torch.zeros((), device=device)
+        self._optimizer = DenseAdam(spec, learning_rates.tolist(), self._parameters)
+        self._mean_l0 = torch.zeros((), device=device)
+        state = {name: p.detach() for name, p in self._parameters.items()}
+        state |= self._optimizer.state() | self._control.state()
+        super().__init__(spec, state | counts(spec, len(learning_rates), device))
+
+    @classmethod
+    def refuses(cls, spec: StepSpec, device: str, dtype: str, ranks: int) -> str | None:
+        """Nothing."""
+        return None
+
+    @classmethod
+    def begin(
+        cls, spec: StepSpec, weights: Mapping[str, Tensor], rates: Tensor, device: str, dtype: str
+    ) -> Self:
+        """With products in the dtype that is fast on the device, where ``dtype`` is "auto"."""
+        return cls(spec, weights, rates, device, pick_dtype(dtype, device))
 
     def step(self, z: Tensor, target: Tensor | None = None) -> None:
         """Train on z, float32 [batch, d_in], in scaled coordinates; target: a transcoder's."""
-        device = self.losses.device
+        state, device = self._state, self.losses.device
+        done = int(state["step"])
         z = z.to(device, non_blocking=True)
         target = z if target is None else target.to(device, non_blocking=True)
-        dead = self._since_fired >= self.spec.dead_after
-        inputs = Inputs(z, target, dead, self._control.penalty(self._done))
+        dead = state["since_fired"] >= self.spec.dead_after
+        inputs = Inputs(z, target, dead, self._control.penalty(done))
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
             terms = self._architecture.loss(self._parameters, inputs, self.spec)
         for parameter in self._parameters.values():
@@ -64,44 +80,32 @@ class DenseEngine:
         least = torch.zeros_like(terms.squared) if terms.threshold is None else terms.threshold
         figures = torch.stack([terms.squared, fired.sum() / len(z), least.to(terms.squared)])
         average([*(p.grad for p in self._parameters.values() if p.grad is not None), figures])
-        self._update()
-        self._since_fired = (self._since_fired + self.spec.batch) * ~anywhere(fired.any(0))
-        self._l0 = figures[1]
-        self._control.observe(self._done, self._l0, None if terms.threshold is None else figures[2])
-        self.losses[self._done] = figures[0]
-        self._done += 1
+        self._update(done)
+        state["since_fired"].add_(self.spec.batch).mul_(~anywhere(fired.any(0)))
+        self._mean_l0 = figures[1]
+        self._control.observe(done, figures[1], None if terms.threshold is None else figures[2])
+        self.losses[done] = figures[0]
+        state["step"] += 1
 
     def weights(self) -> dict[str, Tensor]:
         """Float32 copies on the CPU, names and shapes as in `Engine.weights`."""
         found = {name: p.detach().cpu().clone() for name, p in self._parameters.items()}
         return self._control.finish(found)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The live tensors of a checkpoint."""
-        state = {name: p.detach() for name, p in self._parameters.items()}
-        step = torch.tensor([self._done])
-        counts = {"since_fired": self._since_fired, "losses": self.losses, "step": step}
-        return state | counts | self._optimizer.state() | self._control.state()
+    def _l0(self) -> float:
+        return float(self._mean_l0)
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state_dict` gave. Raises ``KeyError`` where a tensor is missing."""
-        for name, tensor in self.state_dict().items():
-            tensor.copy_(state[name])
-        self._done = int(state["step"])
-
-    def firing(self) -> tuple[float, float]:
-        """Mean L0 of the last step's tokens, and the share of latents that are dead."""
-        dead = self._since_fired >= self.spec.dead_after
-        return float(self._l0), float(dead.float().mean())
+    def _refresh(self) -> None:
+        """All is in the state."""
 
     @torch.no_grad()
-    def _update(self) -> None:
+    def _update(self, done: int) -> None:
         W_dec = self._parameters["W_dec"]
         assert W_dec.grad is not None
         if self._architecture.unit_norm:
             W_dec.grad -= (W_dec.grad * W_dec).sum(1, keepdim=True) * W_dec
         torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.spec.clip_norm)
-        self._optimizer.step(self._done)
+        self._optimizer.step(done)
         if self._architecture.unit_norm:
             W_dec /= W_dec.norm(dim=1, keepdim=True)
         if "threshold" in self._parameters:

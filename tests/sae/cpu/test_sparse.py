@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from deconstruct.sae.architectures import losses
+from deconstruct.sae.architectures import base, gated
 from deconstruct.sae.architectures.base import Inputs
 from deconstruct.sae.architectures.pairs import Pairs, keep_largest
 from deconstruct.sae.architectures.registry import ARCHITECTURES
@@ -106,10 +106,11 @@ def reference(
     low = as_the_engine(moved, weights["W_enc"], bias)
     exact = moved.double() @ p["W_enc"].detach() + weights.get("b_gate", weights.get("b_enc"))
 
-    product = losses._product
+    product = base.centred_product
     with pytest.MonkeyPatch.context() as patch:
         rounding = low.double() - exact.detach()  # a constant to the gradient
-        patch.setattr(losses, "_product", lambda *args: product(*args) + rounding)
+        for module in (base, gated):
+            patch.setattr(module, "centred_product", lambda *args: product(*args) + rounding)
         terms = ARCHITECTURES[spec.architecture].loss(p, inputs, spec)
     terms.loss.backward()
     grads = {n: torch.zeros_like(w) if w.grad is None else w.grad for n, w in p.items()}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from support.cuda import DEVICE, REASON
 
 from deconstruct.config import SaeConfig
-from deconstruct.sae.engines.choice import gpu_engine
+from deconstruct.sae.engines.choice import first_that_serves, on_gpu
 from deconstruct.sae.engines.cuda.check import TOLERANCE, check_spec, disagreement
 from deconstruct.sae.engines.cuda.topk import FusedTopK
 from deconstruct.sae.engines.dense import DenseEngine
@@ -37,6 +38,10 @@ def settings(**changes: object) -> SaeConfig:
 def choose(dtype: str = "auto", **changes: object) -> Engine:
     spec = step_spec(settings(**changes), 8)
     return gpu_engine(spec, initial_weights(spec, 0), torch.full((5,), 1e-3), DEVICE, dtype)
+
+
+gpu_engine = partial(first_that_serves, on_gpu())
+"""Chosen as on a GPU, wherever the kernels run."""
 
 
 @pytest.fixture
@@ -119,7 +124,7 @@ def test_a_broken_kernel_is_found_out(
 def test_what_it_does_not_do_is_done_densely(
     changes: dict[str, object], why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "deconstruct")
+    caplog.set_level(logging.DEBUG, "deconstruct.sae.engines.choice")
     assert isinstance(choose(**changes), DenseEngine)  # type: ignore[arg-type]
     [record] = caplog.records
     assert why in record.getMessage()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
+from typing import Self
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from deconstruct.sae.engines.cpu.kernels.vectors import HALF, WIDTH
 from deconstruct.sae.engines.cpu.pairs import ActivePairs, Gradients, weighted_sum
 from deconstruct.sae.engines.cpu.products import Decoded, Flags, Nested, Packed, Products
 from deconstruct.sae.engines.cpu.threads import on_one_thread, share
+from deconstruct.sae.engines.engine import Engine, as_given, counts, rows_by_latent
 from deconstruct.sae.engines.ranks import anywhere, average, ranks
 from deconstruct.sae.spec import SHARED, StepSpec, aux_tokens
 
@@ -41,24 +43,20 @@ EDGE = 0.93
 """Of BatchTopK's last threshold: where the search for the next one begins."""
 
 
-class SparseEngine:
-    """Parameters, Adam's moments and the step over them, for any architecture."""
+class SparseEngine(Engine):
+    """Parameters, Adam's moments and the step over them, for any architecture; W_enc transposed in
+    checkpoints."""
+
+    title = "the sparse step of the CPU"
 
     def __init__(
         self, spec: StepSpec, weights: Mapping[str, Tensor], learning_rates: Tensor
     ) -> None:
-        self.spec = spec
-        self.rates = learning_rates.tolist()
-        self.losses = torch.zeros(len(self.rates))
+        super().__init__(spec, rows_by_latent(weights, weights))
         self._control = Control(spec)
         self._names = tuple(weights)
-        self._state: dict[str, Tensor] = {}
-        for name, weight in weights.items():
-            own = weight.detach().float()
-            self._state[name] = (own.T if name == "W_enc" else own).contiguous().clone()
-        self._optimizer = RowAdam(spec, self.rates, self._state)
-        self._state["step"] = torch.zeros(1, dtype=torch.int64)
-        self._state["since_fired"] = torch.zeros(spec.d_sae, dtype=torch.int64)
+        self._optimizer = RowAdam(spec, learning_rates.tolist(), self._state)
+        self._state |= counts(spec, len(learning_rates)) | self._control.state()
         self._state["edge"] = torch.zeros(1, dtype=torch.float64)
         self._state["dense"] = torch.zeros(1, dtype=torch.bool)
         self._state["l0"] = torch.zeros(1, dtype=torch.float64)
@@ -72,7 +70,22 @@ class SparseEngine:
         self._packed = not spec.transcoder and len(ends) == 1 and whole
         slices = spec.d_in // WIDTH if self._packed else 0
         self._W_dec = np.zeros((slices, spec.d_sae, HALF), np.uint32)
-        self._copy_weights()
+        self._refresh()
+
+    @classmethod
+    def refuses(cls, spec: StepSpec, device: str, dtype: str, ranks: int) -> str | None:
+        """Nothing on a CPU but float32 products."""
+        if device != "cpu":
+            return f"the sparse step of the CPU does not run on {device}"
+        exact = dtype == "float32"
+        return "the sparse step of the CPU multiplies in bfloat16" if exact else None
+
+    @classmethod
+    def begin(
+        cls, spec: StepSpec, weights: Mapping[str, Tensor], rates: Tensor, device: str, dtype: str
+    ) -> Self:
+        """See `Engine.begin`."""
+        return cls(spec, weights, rates)
 
     def step(self, z: Tensor, target: Tensor | None = None) -> None:
         """Train on z, float32 [batch, d_in], in scaled coordinates; target: a transcoder's."""
@@ -104,24 +117,10 @@ class SparseEngine:
 
     def weights(self) -> dict[str, Tensor]:
         """Float32 copies, names and shapes as in `Engine.weights`."""
-        found = {name: self._state[name].clone() for name in self._names}
-        found["W_enc"] = found["W_enc"].T.contiguous()
-        return self._control.finish(found)
+        return self._control.finish(as_given(self._state, self._names))
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The live tensors of a checkpoint; W_enc transposed, the bfloat16 copy left out."""
-        return {**self._state, **self._control.state(), "losses": self.losses}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state_dict` gave. Raises ``KeyError`` where a tensor is missing."""
-        for name, tensor in self.state_dict().items():
-            tensor.copy_(state[name])
-        self._copy_weights()
-
-    def firing(self) -> tuple[float, float]:
-        """Mean L0 of the last step's tokens, and the share of latents that are dead."""
-        dead = self._state["since_fired"] >= self.spec.dead_after
-        return float(self._state["l0"]), float(dead.float().mean())
+    def _l0(self) -> float:
+        return float(self._state["l0"])
 
     def _sparse(
         self, z: Tensor, target: Tensor, dead: Tensor, penalty: float
@@ -332,8 +331,8 @@ class SparseEngine:
             state["threshold"].clamp_(min=0)
         with_bias(self._shadow, state[self._architecture.bias])
 
-    def _copy_weights(self) -> None:
-        """Make the copies in bfloat16, which the optimiser keeps up, anew."""
+    def _refresh(self) -> None:
+        """The copies in bfloat16, which the optimiser keeps up."""
         self._shadow[:, : self.spec.d_in] = self._state["W_enc"]
         with_bias(self._shadow, self._state[self._architecture.bias])
         if self._packed:

@@ -15,18 +15,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deconstruct.sae.architectures.topk import TopK
 from deconstruct.sae.engines.cpu.adam import Gradient, RowAdam, array_of, bits_of
 from deconstruct.sae.engines.cpu.blocks import Encoder, with_bias
 from deconstruct.sae.engines.cpu.kernels import packed
 from deconstruct.sae.engines.cpu.kernels.vectors import HALF, WIDTH
 from deconstruct.sae.engines.cpu.pairs import ActivePairs, Gradients, weighted_sum
 from deconstruct.sae.engines.cpu.threads import share
+from deconstruct.sae.engines.engine import Engine, as_given, counts, rows_by_latent
 from deconstruct.sae.spec import NAMES, StepSpec, aux_tokens
 
 BLOCK_BYTES = 64 << 20
@@ -35,30 +38,20 @@ PRODUCT_TOKENS = 1024
 ones are still in cache when the largest are chosen. The same for any number of threads."""
 
 
-class CpuTopK:
-    """Parameters, Adam's moments and the TopK step over them.
+class CpuTopK(Engine):
+    """Parameters, Adam's moments and the TopK step over them; W_enc transposed in checkpoints.
 
     weights: W_enc [d_in, d_sae], b_enc, W_dec [d_sae, d_in], b_dec. learning_rates: [steps].
     """
 
+    title = "the TopK step of the CPU"
+
     def __init__(
-        self,
-        spec: StepSpec,
-        weights: Mapping[str, Tensor],
-        learning_rates: Tensor,
+        self, spec: StepSpec, weights: Mapping[str, Tensor], learning_rates: Tensor
     ) -> None:
-        self.spec = spec
-        self.rates = learning_rates.tolist()
-        self.losses = torch.zeros(len(self.rates))
-        self._state = {
-            name: weights[name].detach().float().T.contiguous().clone()
-            if name == "W_enc"
-            else weights[name].detach().float().clone()
-            for name in NAMES
-        }
-        self._optimizer = RowAdam(spec, self.rates, self._state)
-        self._state["step"] = torch.zeros(1, dtype=torch.int64)
-        self._state["since_fired"] = torch.zeros(spec.d_sae, dtype=torch.int64)
+        super().__init__(spec, rows_by_latent(weights, NAMES))
+        self._optimizer = RowAdam(spec, learning_rates.tolist(), self._state)
+        self._state |= counts(spec, len(learning_rates))
         B, F = spec.batch, spec.d_sae
         slices = -(-spec.d_in // WIDTH)
         self._width = slices * WIDTH
@@ -66,13 +59,31 @@ class CpuTopK:
         self._rows = np.zeros((slices, B, 2, HALF), np.uint32)
         self._W_enc = torch.empty(F, spec.d_in + 2, dtype=torch.bfloat16)
         self._W_dec = np.zeros((slices, F, HALF), np.uint32)
-        self._copy_weights()
+        self._refresh()
         block = max(1, min(B, PRODUCT_TOKENS, BLOCK_BYTES // (2 * F)))
         self._encoder = Encoder(self._W_enc, self._low, block)
         self._pairs = ActivePairs(B, F, spec.k)
         self._aux = ActivePairs(aux_tokens(B), F, spec.k_aux)
         self._residual = np.empty((aux_tokens(B), self._width), np.float32)
         self._grad = Gradients.zeros(F, self._width)
+
+    @classmethod
+    def refuses(cls, spec: StepSpec, device: str, dtype: str, ranks: int) -> str | None:
+        """All but TopK autoencoders in one process on a CPU; products are in bfloat16 always."""
+        if device != "cpu":
+            return f"the TopK step of the CPU does not run on {device}"
+        if spec.architecture != TopK.name:
+            return f"the TopK step of the CPU trains {TopK.name}, not {spec.architecture}"
+        if spec.transcoder:
+            return "the TopK step of the CPU trains autoencoders, no transcoders"
+        return f"the TopK step of the CPU is for one process, not {ranks}" if ranks > 1 else None
+
+    @classmethod
+    def begin(
+        cls, spec: StepSpec, weights: Mapping[str, Tensor], rates: Tensor, device: str, dtype: str
+    ) -> Self:
+        """See `Engine.begin`."""
+        return cls(spec, weights, rates)
 
     def step(self, z: Tensor, target: Tensor | None = None) -> None:
         """Train on z, float32 [batch, d_in], in scaled coordinates. Raises ValueError for a
@@ -106,26 +117,13 @@ class CpuTopK:
 
     def weights(self) -> dict[str, Tensor]:
         """Float32 copies: W_enc [d_in, d_sae], b_enc, W_dec [d_sae, d_in], b_dec."""
-        found = {name: self._state[name].clone() for name in NAMES}
-        found["W_enc"] = found["W_enc"].T.contiguous()
-        return found
+        return as_given(self._state, NAMES)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The live tensors of a checkpoint; W_enc transposed, the bfloat16 copies left out."""
-        return {**self._state, "losses": self.losses}
+    def _l0(self) -> float:
+        return float(self._pairs.starts[-1]) / self.spec.batch
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state_dict` gave. Raises ``KeyError`` where a tensor is missing."""
-        for name, tensor in self.state_dict().items():
-            tensor.copy_(state[name])
-        self._copy_weights()
-
-    def firing(self) -> tuple[float, float]:
-        """Mean L0 of the last step's tokens, and the share of latents that are dead."""
-        dead = self._state["since_fired"] >= self.spec.dead_after
-        return float(self._pairs.starts[-1]) / self.spec.batch, float(dead.float().mean())
-
-    def _copy_weights(self) -> None:
+    def _refresh(self) -> None:
+        """The copies in bfloat16, which the optimiser keeps up."""
         self._W_enc[:, : self.spec.d_in] = self._state["W_enc"]
         with_bias(self._W_enc, self._state["b_enc"])
         padded = torch.nn.functional.pad(self._state["W_dec"], (0, self._width - self.spec.d_in))

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from deconstruct.sae.engines.cuda.topk import FusedTopK
+from deconstruct.sae.architectures.topk import TopK
 from deconstruct.sae.engines.dense import DenseEngine
+from deconstruct.sae.engines.engine import Engine
 from deconstruct.sae.initial import initial_weights
 from deconstruct.sae.spec import NAMES, StepSpec
 
+Builder = Callable[[StepSpec, Mapping[str, Tensor], Tensor, str], Engine]
+"""The fused engine's class: of spec, weights, learning rates, device."""
 log = logging.getLogger(__name__)
 
 TOLERANCE = 0.03
@@ -42,7 +45,7 @@ def check_spec(spec: StepSpec) -> StepSpec:
     )
     norm = 0.01
     return StepSpec(
-        "topk",
+        TopK.name,
         batch,
         spec.d_in,
         d_sae,
@@ -59,10 +62,10 @@ def check_spec(spec: StepSpec) -> StepSpec:
 
 
 @cache
-def disagreement(spec: StepSpec, device: str) -> str | None:
-    """Where two steps of ``spec`` by `FusedTopK` and by `DenseEngine` differ by more than bfloat16
-    accounts for, in a sentence; None where they agree. Raises whatever compiling the kernels
-    raises."""
+def disagreement(build: Builder, spec: StepSpec, device: str) -> str | None:
+    """Where two steps of ``spec`` by the fused engine and by `DenseEngine` differ by more than
+    bfloat16 accounts for, in a sentence; None where they agree. Raises whatever compiling the
+    kernels raises."""
     weights = initial_weights(spec, 0)
     # Active everywhere, by 8 deviations: the pairs of a latent are then summed in blocks, too.
     weights["b_enc"][0] = 4 / math.sqrt(spec.d_in)
@@ -70,7 +73,7 @@ def disagreement(spec: StepSpec, device: str) -> str | None:
     weights["W_enc"][:, dead] *= 0.3  # seldom active
     z = decided_tokens(spec, weights, dead)
     rates = torch.full((2,), 1e-5)
-    fused = FusedTopK(spec, weights, rates, device)
+    fused = build(spec, weights, rates, device)
     dense = DenseEngine(spec, weights, rates, device, torch.float32)
     silent = spec.dead_after * dead.long()
     for engine in (fused, dense):

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from deconstruct.sae.architectures.topk import TopK
 from deconstruct.sae.spec import StepSpec
 
 MAX_K = 512  # beyond, the second level of the selection no longer fits a program's registers
@@ -29,8 +30,8 @@ def unavailable(device: torch.device | str = "cuda") -> str | None:
 
 def unsuited(spec: StepSpec) -> str | None:
     """Why the fused step does not make this step, as a sentence; None where it does."""
-    if spec.architecture != "topk":
-        return f"the fused GPU step trains topk, not {spec.architecture}"
+    if spec.architecture != TopK.name:
+        return f"the fused GPU step trains {TopK.name}, not {spec.architecture}"
     if spec.transcoder:
         return "the fused GPU step trains autoencoders, no transcoders"
     if not 1 <= spec.k <= min(spec.d_sae, MAX_K):

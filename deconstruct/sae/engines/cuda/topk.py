@@ -25,15 +25,18 @@ the device finds out in every step.
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from deconstruct.sae.engines.cuda.check import check_spec, disagreement
 from deconstruct.sae.engines.cuda.options import GpuOptions, shapes_of, unavailable, unsuited
+from deconstruct.sae.engines.engine import Engine, UnfitError, as_given
 from deconstruct.sae.spec import NAMES, StepSpec
 
 
-class FusedTopK:
+class FusedTopK(Engine):
     """Parameters, Adam's moments and the step over them, in static buffers on one device.
 
     spec: a TopK step. ``clip_norm`` infinite: no clipping. weights: ``W_enc [d_in, d_sae]``,
@@ -42,6 +45,8 @@ class FusedTopK:
 
     Raises RuntimeError with `unavailable`'s reason, ValueError for sizes out of range.
     """
+
+    title = "the fused GPU step, which agrees with the dense one"
 
     def __init__(
         self,
@@ -61,10 +66,8 @@ class FusedTopK:
         for name, shape in shapes_of(spec).items():
             if tuple(weights[name].shape) != shape:
                 raise ValueError(f"{name} is {tuple(weights[name].shape)}, not {shape}")
-        self.spec, self.device, self.options = spec, torch.device(device), options or GpuOptions()
-        self._state = new_state(spec, self.options, len(learning_rates), self.device)
-        # [steps]: each step's mean |e|^2, 0 for those to come; reading it waits for the device
-        self.losses = self._state["losses"]
+        self.device, self.options = torch.device(device), options or GpuOptions()
+        super().__init__(spec, new_state(spec, self.options, len(learning_rates), self.device))
         self.steps_done = 0  # the host's count of `step`
         # Steps between two looks at the dead: fewer than it takes to die, or all would need room.
         self._every = min(self.options.refresh_every, max(1, spec.dead_after // (8 * spec.batch)))
@@ -76,38 +79,59 @@ class FusedTopK:
             self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
             self.load_weights(weights)
 
+    @classmethod
+    def refuses(cls, spec: StepSpec, device: str, dtype: str, ranks: int) -> str | None:
+        """What it was not built for, and float32 products."""
+        several = f"the fused GPU step is for one process, not {ranks}" if ranks > 1 else None
+        exact = "the fused GPU step multiplies in bfloat16" if dtype == "float32" else None
+        return unavailable(device) or unsuited(spec) or several or exact
+
+    @classmethod
+    def begin(
+        cls, spec: StepSpec, weights: Mapping[str, Tensor], rates: Tensor, device: str, dtype: str
+    ) -> Self:
+        """An engine that is compiled, and whose steps agree with the dense ones. Raises
+        ``UnfitError`` where they don't, or can't be compiled."""
+        try:
+            wrong = disagreement(cls, check_spec(spec), device)
+            if wrong is None:
+                engine = cls(spec, weights, rates, device)
+                engine.prepare()
+                return engine
+        except Exception as error:  # compilers and drivers raise what they like
+            wrong = f"the fused GPU step does not run here ({type(error).__name__}: {error})"
+        raise UnfitError(wrong)
+
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Copy weights in (names and shapes as in the class); moments and counts stay."""
         for name in NAMES:
             source = weights[name].detach()
             self._state[name].copy_(source.mT if name == "W_enc" else source)
-        self._buffers.refresh_copies()
+        self._refresh()
 
     def weights(self) -> dict[str, Tensor]:
         """Float32 copies on the CPU, names and shapes as in the class."""
-        found = {name: self._state[name].to("cpu", copy=True) for name in NAMES}
-        found["W_enc"] = found["W_enc"].mT.contiguous()
-        return found
-
-    def firing(self) -> tuple[float, float]:
-        """Mean L0 of the last step's tokens, and the share of latents that are dead. Waits."""
-        dead = self._state["since_fired"] >= self.spec.dead_after
-        return float(self._buffers.row_ptr[-1]) / self.spec.batch, float(dead.float().mean())
+        return as_given(self._state, NAMES)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The live tensors of a checkpoint, all that the same bytes need; W_enc transposed."""
-        return {**self._state, "room": self._room}
+        return super().state_dict() | {"room": self._room}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over a `state_dict`, or that of the CPU's TopK step; raises KeyError where a tensor
         is missing."""
-        for name, tensor in self._state.items():
-            tensor.copy_(state[name])
+        super().load_state_dict(state)
         self.steps_done = int(self._state["step"].item())
-        self._buffers.refresh_copies()
         ahead = self._every - self.steps_done % self._every
         self._room.copy_(state.get("room", torch.zeros(1)))
         self._room.clamp_(min=self._buffers.room_for_dead(ahead))
+
+    def _l0(self) -> float:
+        return float(self._buffers.row_ptr[-1]) / self.spec.batch
+
+    def _refresh(self) -> None:
+        """The copies in bfloat16."""
+        self._buffers.refresh_copies()
 
     def prepare(self) -> None:
         """Compile the step, where that is not done: what can't run here says so before a run."""
@@ -160,7 +184,7 @@ class FusedTopK:
         torch.cuda.current_stream().wait_stream(stream)
         for name, tensor in self._state.items():
             tensor.copy_(saved[name])
-        self._buffers.refresh_copies()
+        self._refresh()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
             self._launcher.launch(capacity)
