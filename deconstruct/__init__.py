@@ -65,5 +65,5 @@ def __getattr__(name: str) -> Any:
     """Imports what is asked for when it first is: ``import deconstruct`` alone loads nothing."""
     if name not in _PLACES:
         raise AttributeError(f"module 'deconstruct' has no attribute {name!r}")
-    module, _, own = _PLACES[name].partition(":")
-    return getattr(import_module(f"deconstruct.{module}"), own)
+    module, _, attribute = _PLACES[name].partition(":")
+    return getattr(import_module(f"deconstruct.{module}"), attribute)

@@ -40,11 +40,11 @@ class EmbeddedServer:
             port = listening.getsockname()[1]
             handle = listening.fileno()
             with log.open("wb") as lines:
-                own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+                settings = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
                 process = subprocess.Popen(
                     [sys.executable, "-m", __name__, str(handle), str(os.getpid())],
                     cwd=Path(__file__).resolve().parent.parent,
-                    env={**environment, **own},
+                    env={**environment, **settings},
                     pass_fds=[handle],
                     stdin=subprocess.DEVNULL,
                     stdout=lines,

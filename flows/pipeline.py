@@ -120,8 +120,8 @@ def pipeline(
         log.info("no standing run %r of these settings yet; it trains the first", config.name)
     run, stages = Running(config, model, device, started), Stages(root)
     return [
-        take_apart(run, stages.branch(), own, standing.get(own.site), growth)
-        for own in read_and_record(run, stages, source, base, engine)
+        take_apart(run, stages.branch(), recorded, standing.get(recorded.site), growth)
+        for recorded in read_and_record(run, stages, source, base, engine)
     ]
 
 
@@ -192,7 +192,7 @@ def take_apart(
         )  # fmt: skip
         everything.append(drift)
         log.info("%-12s %s", "drift", sentence(drift))
-    gates.check(config.gates, gates.figures({own.stage: own for own in everything}))
+    gates.check(config.gates, gates.figures({artifact.stage: artifact for artifact in everything}))
     return published(run, stages, site, everything)
 
 

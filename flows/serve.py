@@ -40,8 +40,8 @@ class Worker:
         """Start it if it does not run; whether that was so."""
         if self.process is not None and self.process.poll() is None:
             return False
-        own = ("--pool", self.pool, "--name", self.name, *self.options)
-        self.process = _prefect("worker", "start", *own, **self.environment)
+        which = ("--pool", self.pool, "--name", self.name, *self.options)
+        self.process = _prefect("worker", "start", *which, **self.environment)
         return True
 
 

@@ -52,6 +52,6 @@ def sweep(
         together = Stages(root, states=stages.states)
         together.run_all(Call(sae_members, recipes, members, inputs))
         for member in members:
-            own = replace(run, config=config.run_of(member))
-            results.append(take_apart(own, stages.branch(), recorded))
+            own_run = replace(run, config=config.run_of(member))
+            results.append(take_apart(own_run, stages.branch(), recorded))
     return results

@@ -40,11 +40,11 @@ def tags_of(config: RunConfig) -> list[str]:
 
 def tag(config: RunConfig) -> None:
     """Give the flow run that this is called in the tags of ``config``, beside those it has."""
-    own = flow_run.get_id()
-    if own:
+    flow_run_id = flow_run.get_id()
+    if flow_run_id:
         with get_client(sync_client=True) as client:
-            there = client.read_flow_run(UUID(own)).tags
-            client.update_flow_run(UUID(own), tags=sorted({*there, *tags_of(config)}))
+            there = client.read_flow_run(UUID(flow_run_id)).tags
+            client.update_flow_run(UUID(flow_run_id), tags=sorted({*there, *tags_of(config)}))
 
 
 def speak() -> None:

@@ -48,8 +48,8 @@ class Spread(BaseModel):
 
                 if self.address:
                     return cast(Runner, DaskTaskRunner(address=self.address))
-                own = {"n_workers": self.workers, "threads_per_worker": 1}
-                made: dict[str, Any] = {**own, "dashboard_address": None}
+                size = {"n_workers": self.workers, "threads_per_worker": 1}
+                made: dict[str, Any] = {**size, "dashboard_address": None}
                 return cast(Runner, DaskTaskRunner(cluster_kwargs=made))
             # Its usage reports are on by default, and are decided on when it is imported.
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -97,6 +97,6 @@ def extraction_over(
 
     def compute(deal: Deal) -> None:
         same = {"home": home, "config": config, "model": model, "device": device}
-        on_engine(spread, shards, [{**same, "share": own} for own in deal(spread.workers)])
+        on_engine(spread, shards, [{**same, "share": portion} for portion in deal(spread.workers)])
 
     return compute

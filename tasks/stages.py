@@ -22,9 +22,9 @@ def record(
 ) -> list[Ref]:
     """One forward pass for every site that is missing, spread over the input ``engine``."""
     root = DataRoot(home)
-    own = opened(root, inputs)
-    spread = extraction_over(own.pop("engine"), home, config, own["model"], own["device"])
-    made = activations_stage.extract(root, config, **own, spread=spread)
+    given = opened(root, inputs)
+    spread = extraction_over(given.pop("engine"), home, config, given["model"], given["device"])
+    made = activations_stage.extract(root, config, **given, spread=spread)
     return [Ref.of(artifact) for artifact in made.values()]
 
 

@@ -48,14 +48,14 @@ def train_members(
     Each group makes one pass over the activations. An engine of threads makes one group of all:
     they share this machine's cores in one pass.
     """
-    own = dict(inputs)
-    engine: Spread = own.pop("engine")
+    given = dict(inputs)
+    engine: Spread = given.pop("engine")
     groups = 1 if engine.kind == "threads" else min(engine.workers, len(configs))
     if groups == 1 and engine.address is None:
-        return train_group(home, configs, own)
+        return train_group(home, configs, given)
     dealt = [list(configs[first::groups]) for first in range(groups)]
     calls = [
-        {"home": home, "configs": some, "inputs": own, "threads": engine.threads()}
+        {"home": home, "configs": some, "inputs": given, "threads": engine.threads()}
         for some in dealt
     ]
     found = {ref.key: ref for refs in on_engine(engine, members, calls) for ref in refs}

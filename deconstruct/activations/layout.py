@@ -119,15 +119,15 @@ def shards(corpus: Artifact, tokens: Tokens, shard_tokens: int, seed: int) -> li
     ends = np.cumsum([0, *segments(corpus)])
     found = []
     for number, split in enumerate(SPLITS):
-        own = pc.equal(split_of, split).to_numpy() & (tokens.rows > 0)
-        if not own.any():
+        of_split = pc.equal(split_of, split).to_numpy() & (tokens.rows > 0)
+        if not of_split.any():
             raise DataError(
                 f"split {split!r} has no document longer than activations.skip_positions tokens; "
                 "add documents, or lower it"
             )
         parts: list[Shard] = []
         for segment, (first, last) in enumerate(pairwise(ends)):
-            documents = first + np.flatnonzero(own[first:last])
+            documents = first + np.flatnonzero(of_split[first:last])
             draw = np.random.default_rng([seed, number, *([segment] if segment else [])])
             parts += _cut(split, len(parts), documents, tokens.rows, shard_tokens, draw)
         found += parts
@@ -157,8 +157,8 @@ def batches(
     documents: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> Iterator[NDArray[np.int64]]:
     """Places in ``documents``, grouped to batches of one length and at most `BATCH_TOKENS`."""
-    own = lengths[documents]
-    for length in np.unique(own):
-        places = np.flatnonzero(own == length)
+    sizes = lengths[documents]
+    for length in np.unique(sizes):
+        places = np.flatnonzero(sizes == length)
         size = max(1, BATCH_TOKENS // int(length))
         yield from (places[first : first + size] for first in range(0, len(places), size))

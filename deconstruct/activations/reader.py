@@ -65,9 +65,9 @@ class GroupRows:
     def block(self) -> Block:
         """The rows whole."""
         rows, activation = self.shard.block(self.group)
-        own = slice(self.start, self.stop)
-        columns = (getattr(rows, name)[own] for name in SOURCE_COLUMNS)
-        return Block(Rows(*columns), activation[own])
+        within = slice(self.start, self.stop)
+        columns = (getattr(rows, name)[within] for name in SOURCE_COLUMNS)
+        return Block(Rows(*columns), activation[within])
 
 
 class ActivationReader:
@@ -132,8 +132,8 @@ class ActivationReader:
         into = rows.numpy()
 
         def fill(place: int) -> None:
-            own = self.groups[groups[place]].activation()
-            into[ends[place] : ends[place + 1]] = own.numpy()
+            activation = self.groups[groups[place]].activation()
+            into[ends[place] : ends[place + 1]] = activation.numpy()
 
         with ThreadPoolExecutor(self._threads, "row-group") as pool:
             for _ in pool.map(fill, range(len(groups))):
@@ -170,7 +170,7 @@ class ActivationReader:
         """Raise ``DataError`` unless the other holds the same tokens, row for row."""
         pairs = zip(self.groups, other.groups, strict=False)
         if not np.array_equal(self.group_rows, other.group_rows) or any(
-            not np.array_equal(own.token_index(), theirs.token_index()) for own, theirs in pairs
+            not np.array_equal(ours.token_index(), theirs.token_index()) for ours, theirs in pairs
         ):
             raise DataError(
                 f"{self.artifact.path} and {other.artifact.path} do not hold the same tokens in "

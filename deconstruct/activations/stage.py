@@ -75,8 +75,8 @@ def extract(
     """
     sites = [Site.parse(site) for site in config.sites]
     model.check_sites(sites)
-    own = recipes(config, model=model, corpus=corpus, device=device)
-    wanted = dict(zip(sites, own, strict=True))
+    asked = recipes(config, model=model, corpus=corpus, device=device)
+    wanted = dict(zip(sites, asked, strict=True))
 
     def write(drafts: dict[Site, Draft]) -> None:
         for site, draft in drafts.items():
@@ -168,7 +168,7 @@ class _Extraction:
         names = [shard.name for shard in missing]
         drafts = {str(site): str(draft.path) for site, draft in self.drafts.items()}
         dealt = [tuple(names[first::shares]) for first in range(min(shares, len(names)))]
-        return [Share(self.corpus.key, drafts, own) for own in dealt]
+        return [Share(self.corpus.key, drafts, portion) for portion in dealt]
 
     def compute(self, names: Set[str]) -> None:
         """Compute those of the shards called so that are missing."""

@@ -138,20 +138,20 @@ class Mirror:
 
     def put(self, artifact: Artifact) -> None:
         """Send an artifact, unless it is there already."""
-        own = (artifact.stage, artifact.key)
-        if own in self._there:
+        place = (artifact.stage, artifact.key)
+        if place in self._there:
             return
-        there = self.manifest(*own)
+        there = self.manifest(*place)
         if there is not None:
             if Artifact(artifact.path, there).digest() != artifact.digest():
                 log.warning(
                     "%s holds other bytes than %s (other hardware rounds otherwise); both stay",
                     *(self, artifact.path),
                 )
-            self._there.add(own)
+            self._there.add(place)
             return
-        if own in self._damaged:
-            self.remove(*own)
+        if place in self._damaged:
+            self.remove(*place)
         with self._reaching("written") as (filesystem, root):
             folder = f"{root}/{artifact.stage}/{artifact.key}"
             names = [*artifact.manifest.files, MANIFEST]
@@ -164,10 +164,10 @@ class Mirror:
             with ThreadPoolExecutor(TRANSFERS) as pool:
                 list(pool.map(send, artifact.manifest.files))
             send(MANIFEST)
-        self._damaged.discard(own)
-        self._there.add(own)
+        self._damaged.discard(place)
+        self._there.add(place)
         size = sum(entry.bytes for entry in artifact.manifest.files.values()) / 1e6
-        log.info("%-12s sent to %s, %.1f MB  (%s)", *(own[0], self, size, own[1][:12]))
+        log.info("%-12s sent to %s, %.1f MB  (%s)", *(place[0], self, size, place[1][:12]))
 
     def held(self) -> Iterator[Held]:
         """Everything under the URL that looks like an artifact, or like part of one."""

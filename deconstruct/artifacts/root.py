@@ -88,12 +88,12 @@ class DataRoot:
         of change says when it was last asked for. A damaged one is left in place, with a warning
         that names the files: `make` repairs it.
         """
-        own = (recipe.stage, recipe.key)
-        found = self._sound(*own)
+        place = (recipe.stage, recipe.key)
+        found = self._sound(*place)
         if found is None and self.mirror is not None:
-            with self.locked_now(*own) as free:
+            with self.locked_now(*place) as free:
                 if free:
-                    found = self._sound(*own) or self._fetch(*own)
+                    found = self._sound(*place) or self._fetch(*place)
         if found is None:
             self._warn(recipe)
         return found
@@ -123,20 +123,20 @@ class DataRoot:
         One process computes a key at a time; a second one waits for it and takes the result.
         Raises ``StorageError`` if the disk fills up; what was completed stays for the next try.
         """
-        own = (recipe.stage, recipe.key)
-        with self._lock(*own), self._full_disk_said(recipe.stage):
-            found = self._sound(*own) or self._fetch(*own)
+        place = (recipe.stage, recipe.key)
+        with self._lock(*place), self._full_disk_said(recipe.stage):
+            found = self._sound(*place) or self._fetch(*place)
             if found is not None:
                 return found
             self._warn(recipe)
-            target = self.folder(*own)
+            target = self.folder(*place)
             partial = target.with_name(f".{recipe.key}.partial")
-            self._salvage(*own, partial)
+            self._salvage(*place, partial)
             started = datetime.now(UTC)
             draft = _draft(partial, recipe)
             write(draft)
             # Another machine may have been faster: what it sent is what the others read.
-            return self._fetch(*own) or self._publish(recipe, draft, started, target)
+            return self._fetch(*place) or self._publish(recipe, draft, started, target)
 
     def make_all(
         self, recipes: Mapping[K, Recipe], write: Callable[[dict[K, Draft]], None]
@@ -147,11 +147,11 @@ class DataRoot:
         names of one recipe, the first has the draft. Their keys are held together, and taken in
         order, so that no two processes wait for each other.
         """
-        made = {own.key: self.find(own) for own in recipes.values()}
+        made = {recipe.key: self.find(recipe) for recipe in recipes.values()}
         names: dict[str, K] = {}
-        for name, own in recipes.items():
-            if made[own.key] is None:
-                names.setdefault(own.key, name)
+        for name, recipe in recipes.items():
+            if made[recipe.key] is None:
+                names.setdefault(recipe.key, name)
 
         def make(remaining: Sequence[str], drafts: dict[K, Draft]) -> None:
             if not remaining:
@@ -171,7 +171,9 @@ class DataRoot:
                 make(others, drafts)
 
         make(sorted(names), {})
-        return {name: artifact for name, own in recipes.items() if (artifact := made[own.key])}
+        return {
+            name: artifact for name, recipe in recipes.items() if (artifact := made[recipe.key])
+        }
 
     def artifacts(self) -> Iterator[Artifact]:
         """Every published artifact whose manifest reads, in no fixed order, files unverified."""

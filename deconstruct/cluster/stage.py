@@ -131,7 +131,7 @@ def _metrics(
                 rows, assigned, metric="cosine", sample_size=size, random_state=seed
             )
         )
-    known = np.array([own is not None for own in label], dtype=bool)
+    known = np.array([one is not None for one in label], dtype=bool)
     if known.any():
         truth, found = label[known].astype(str), assigned[known]
         metrics["nmi"] = float(agreement.normalized_mutual_info_score(truth, found))
@@ -158,17 +158,17 @@ def _summary(
     overall = np.asarray(rows.mean(0)).ravel()
     summary = []
     for number in range(k):
-        own = np.flatnonzero(assigned == number)
-        lift = np.asarray(rows[own].mean(0)).ravel() - overall
+        inside = np.flatnonzero(assigned == number)
+        lift = np.asarray(rows[inside].mean(0)).ravel() - overall
         best = np.argsort(-lift, kind="stable")[: config.top]
-        labels = [str(x) for x in documents.label[members[own]] if x is not None]
+        labels = [str(x) for x in documents.label[members[inside]] if x is not None]
         names, counts = np.unique(labels, return_counts=True) if labels else ([None], [0])
         top = int(np.argmax(counts))
-        nearest = own[np.argsort(distance[own], kind="stable")][: config.top]
+        nearest = inside[np.argsort(distance[inside], kind="stable")][: config.top]
         summary.append(
             {
                 "cluster": number,
-                "size": len(own),
+                "size": len(inside),
                 "top_label": None if names[top] is None else str(names[top]),
                 "top_label_share": counts[top] / len(labels) if labels else None,
                 "latents": [int(j) for j in best if lift[j] > 0],

@@ -213,8 +213,8 @@ class SaeConfig(Settings):
 
 def _owners(field: FieldInfo) -> set[str] | None:
     extra = field.json_schema_extra
-    own = extra.get("only_of") if isinstance(extra, dict) else None
-    return set(map(str, own)) if isinstance(own, list) else None
+    owners = extra.get("only_of") if isinstance(extra, dict) else None
+    return set(map(str, owners)) if isinstance(owners, list) else None
 
 
 ONLY_OF = {

@@ -54,14 +54,14 @@ class SweepRun(RunConfig):
         found: dict[str, SaeConfig] = {}
         for architecture in self.sweep.architecture or (self.sae.architecture,):
             unused = unused_by(architecture)
-            own = {f: v for f, v in base.items() if f not in unused}
+            used = {f: v for f, v in base.items() if f not in unused}
             axes = {
                 field: values
                 for field, values in self.sweep.model_dump(exclude={"architecture"}).items()
                 if values and field not in unused
             }
             for chosen in product(*axes.values()):
-                values: dict[str, Any] = own | {"architecture": architecture}
+                values: dict[str, Any] = used | {"architecture": architecture}
                 values |= dict(zip(axes, chosen, strict=True))
                 try:
                     member = SaeConfig.model_validate(values)

@@ -43,8 +43,8 @@ def documents_of(corpus: Artifact) -> Iterator[tuple[pa.Table, list[list[int]]]]
         wanted = int(lengths.sum())
         while len(waiting) < wanted:
             waiting = np.concatenate([waiting, next(tokens)["token_id"].to_numpy()])
-        own, waiting = waiting[:wanted], waiting[wanted:]
-        yield table, [part.tolist() for part in np.split(own, np.cumsum(lengths)[:-1])]
+        taken, waiting = waiting[:wanted], waiting[wanted:]
+        yield table, [part.tolist() for part in np.split(taken, np.cumsum(lengths)[:-1])]
 
 
 def segments(corpus: Artifact) -> list[int]:

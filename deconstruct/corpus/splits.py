@@ -82,7 +82,7 @@ def _digest(ids: list[int]) -> int:
 
 
 def _names(test: NDArray[np.bool_]) -> list[str]:
-    return ["test" if own else "train" for own in test.tolist()]
+    return ["test" if tested else "train" for tested in test.tolist()]
 
 
 def _rewrite(path: Path, test: NDArray[np.bool_]) -> None:
@@ -93,7 +93,7 @@ def _rewrite(path: Path, test: NDArray[np.bool_]) -> None:
     rewritten = path.with_name(f"{path.name}.split")
     with GroupedWriter(rewritten, schema, rows) as writer:
         for batch in file.iter_batches(batch_size=1024):
-            own = pa.array(_names(test[batch.column("doc_id").to_numpy()]))
+            names = pa.array(_names(test[batch.column("doc_id").to_numpy()]))
             table = pa.Table.from_batches([batch], schema)
-            writer.write(table.set_column(place, schema.field(place), own))
+            writer.write(table.set_column(place, schema.field(place), names))
     rewritten.replace(path)

@@ -106,8 +106,8 @@ def compare(
         draft.facts |= {"documents": new, "reference_documents": known}
         found = {(row["subject"], row["metric"]): row for row in rows}
         for metric in _METRICS:
-            own = found["reconstruction", metric]
-            draft.facts |= {metric: own["current"], f"reference_{metric}": own["reference"]}
+            values = found["reconstruction", metric]
+            draft.facts |= {metric: values["current"], f"reference_{metric}": values["reference"]}
         draft.facts["latents_js"] = found["distance", "latents"]["current"]
         draft.facts["labels_js"] = found["distance", "labels"]["current"]
 
@@ -169,8 +169,8 @@ def _fidelity_rows(
     draw = np.random.default_rng(config.seed)
     with track("drift", 2 * SAMPLE_TOKENS, "tokens") as advance:
         sides = []
-        for seed, own in enumerate((held_out, new), config.seed):
-            blocks = _drawn(own, draw)
+        for seed, source in enumerate((held_out, new), config.seed):
+            blocks = _drawn(source, draw)
             sums = sampled(blocks, dictionary, mean, documents, SAMPLE_TOKENS, advance)
             bootstrap = Bootstrap(len(sums["tokens"]), config.bootstrap, seed)
             counts = list(bootstrap.counts())
@@ -182,7 +182,11 @@ def _fidelity_rows(
     (before, before_drawn), (after, after_drawn) = sides
     for metric, statistic in _METRICS.items():
         value = tuple(
-            float(statistic({name: own.sum(keepdims=True) for name, own in side.items()})[0])
+            float(
+                statistic(
+                    {name: of_documents.sum(keepdims=True) for name, of_documents in side.items()}
+                )[0]
+            )
             for side in (before, after)
         )
         spread = statistic(after_drawn) - statistic(before_drawn)

@@ -101,14 +101,14 @@ class DocumentSums:
 
     def add(self, doc_id: NDArray[np.uint32], values: Mapping[str, NDArray[np.float64]]) -> None:
         """Of some tokens, [n] each."""
-        for name, own in values.items():
-            added = np.bincount(doc_id, own, self._documents).astype(np.float64)
+        for name, value in values.items():
+            added = np.bincount(doc_id, value, self._documents).astype(np.float64)
             self._sums[name] = self._sums[name] + added if name in self._sums else added
 
     def of_seen(self) -> dict[str, NDArray[np.float64]]:
         """Of the documents that have any: [documents seen]."""
         seen = self._sums["tokens"] > 0
-        return {name: own[seen] for name, own in self._sums.items()}
+        return {name: total[seen] for name, total in self._sums.items()}
 
 
 @torch.no_grad()

@@ -88,14 +88,14 @@ def spliced_losses(
         predicted = recorded[:, :-1]
         for row, text in enumerate(batch):
             chosen = predicted[row]
-            own = [float(chosen.sum())]
-            own += [float(losses[v][row][chosen].double().sum()) for v in VARIANTS]
-            own.append(float(kl[row][chosen].double().sum()))
+            figures = [float(chosen.sum())]
+            figures += [float(losses[v][row][chosen].double().sum()) for v in VARIANTS]
+            figures.append(float(kl[row][chosen].double().sum()))
             x = stream[row].float()
             error = float(per_token(x, reconstruct(read[row].float()))["error"].sum())
             # About the train mean first; the mean of these documents is known at the end.
             centred = x.double() - mean.double()
-            sums[text.doc_id] = [*own, len(x), error, float(centred.square().sum())]
+            sums[text.doc_id] = [*figures, len(x), error, float(centred.square().sum())]
             shifted[text.doc_id] = centred.sum(0).cpu().numpy()
             advance(len(text.ids))
     order = sorted(sums)
@@ -161,7 +161,7 @@ def _loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of each prediction in nats: [batch, length, vocabulary] -> [batch, length]."""
     rows = zip(_pieces(logits), _pieces(targets[..., None], logits), strict=True)
     parts = [
-        own.float().logsumexp(-1) - own.gather(-1, target)[:, 0].float() for own, target in rows
+        ours.float().logsumexp(-1) - ours.gather(-1, target)[:, 0].float() for ours, target in rows
     ]
     return torch.cat(parts).view_as(targets)
 
@@ -169,8 +169,8 @@ def _loss(logits: Tensor, targets: Tensor) -> Tensor:
 def _divergence(clean: Tensor, other: Tensor) -> Tensor:
     """KL(clean || other) of each prediction in nats, [batch, length]."""
     parts = []
-    for own, theirs in zip(_pieces(clean), _pieces(other), strict=True):
-        log_p = own.float().log_softmax(-1)
+    for ours, theirs in zip(_pieces(clean), _pieces(other), strict=True):
+        log_p = ours.float().log_softmax(-1)
         log_q = theirs.float().log_softmax(-1)
         parts.append(torch.linalg.vecdot(log_p.exp(), log_p - log_q))
     return torch.cat(parts).view(clean.shape[:2]).clamp_(min=0)

@@ -247,9 +247,9 @@ def held_out_texts(corpus: Artifact, limit: int | None, skip_positions: int) -> 
     ends = np.searchsorted(doc, test, side="right")  # a document's tokens are consecutive
     texts = []
     for doc_id, start, end in zip(test, [0, *ends[:-1]], ends, strict=True):
-        own = slice(start, end)
-        if recorded[own][:-1].any():
-            texts.append(Text(int(doc_id), token[own].astype(np.int64), recorded[own]))
+        span = slice(start, end)
+        if recorded[span][:-1].any():
+            texts.append(Text(int(doc_id), token[span].astype(np.int64), recorded[span]))
     return texts
 
 
@@ -276,8 +276,8 @@ def _rows(
 ) -> list[dict[str, Any]]:
     documents = len(next(iter(sums.values())))
     bootstrap = Bootstrap(documents, config.bootstrap, config.seed)
-    found = bootstrap.estimates(sums, {name: own[0] for name, own in metrics.items()})
-    return [_row(name, found[name], n, *own[1:]) for name, own in metrics.items()]
+    found = bootstrap.estimates(sums, {name: told[0] for name, told in metrics.items()})
+    return [_row(name, found[name], n, *told[1:]) for name, told in metrics.items()]
 
 
 def _row(metric: str, found: Estimate, n: int, unit: str, note: str) -> dict[str, Any]:

@@ -34,10 +34,10 @@ class FeatureCounts:
         if len(latent) == 0:
             return
         first, end = int(latent.min()), int(latent.max()) + 1
-        own = slice(first, end)
+        span = slice(first, end)
         place = latent - np.uint32(first)
-        self.n_fires[own] += np.bincount(place, minlength=end - first).astype(np.uint64)
-        self.total[own] += np.bincount(place, activation, minlength=end - first)
+        self.n_fires[span] += np.bincount(place, minlength=end - first).astype(np.uint64)
+        self.total[span] += np.bincount(place, activation, minlength=end - first)
         np.maximum.at(self.max, latent, activation)
         pairs, fires = np.unique(
             latent.astype(np.uint64) << np.uint64(32) | token_id, return_counts=True

@@ -44,8 +44,8 @@ def feature_logits(model: nn.Module, W_dec: Tensor, tokens: Mapping[int, str]) -
     found: list[tuple[Tensor, Tensor]] = []
     step = max(1, BLOCK_LOGITS // max(1, len(ids)))
     for start in range(0, len(latents), step):
-        own = latents[start : start + step]
-        logits = norm(W_dec[own].to(unembedding.dtype)).float() @ W_U
+        block = latents[start : start + step]
+        logits = norm(W_dec[block].to(unembedding.dtype)).float() @ W_U
         logits -= logits.mean(1, keepdim=True)
         for sign in (1, -1):
             found.append((sign * logits).topk(kept, dim=1))

@@ -87,11 +87,11 @@ def encode(
         from deconstruct.sae.files import load
 
         weights = load(sae.path).to(pick_device(device))
-        before = earlier(root, own, corpus, activations)
+        before = earlier(root, wanted, corpus, activations)
         _Encoding(draft, config, weights, corpus, before).run(activations)
 
-    own = recipe(config, sae=sae, activations=activations, corpus=corpus)
-    return root.make(own, write)
+    wanted = recipe(config, sae=sae, activations=activations, corpus=corpus)
+    return root.make(wanted, write)
 
 
 STAGE = Stage("latents", recipe, encode)

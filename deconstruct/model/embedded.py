@@ -113,7 +113,7 @@ def _config(settings: Mapping[str, Any], vocabulary: int) -> Any:
     """The `transformers` configuration of a Gemma 3 text model with these GGUF settings."""
     from transformers import Gemma3TextConfig
 
-    own = {key.removeprefix("gemma3."): value for key, value in settings.items()}
+    gemma = {key.removeprefix("gemma3."): value for key, value in settings.items()}
     tokens = {
         f"{token}_token_id": settings[f"tokenizer.ggml.{key}_token_id"]
         for token, key in {"bos": "bos", "eos": "eos", "pad": "padding"}.items()
@@ -121,18 +121,18 @@ def _config(settings: Mapping[str, Any], vocabulary: int) -> Any:
     return Gemma3TextConfig(
         architectures=["Gemma3ForCausalLM"],
         vocab_size=vocabulary,
-        hidden_size=own["embedding_length"],
-        intermediate_size=own["feed_forward_length"],
-        num_hidden_layers=own["block_count"],
-        num_attention_heads=own["attention.head_count"],
-        num_key_value_heads=own["attention.head_count_kv"],
-        head_dim=own["attention.key_length"],
-        query_pre_attn_scalar=own["attention.key_length"],
-        rms_norm_eps=own["attention.layer_norm_rms_epsilon"],
-        sliding_window=own["attention.sliding_window"],
-        max_position_embeddings=own["context_length"],
+        hidden_size=gemma["embedding_length"],
+        intermediate_size=gemma["feed_forward_length"],
+        num_hidden_layers=gemma["block_count"],
+        num_attention_heads=gemma["attention.head_count"],
+        num_key_value_heads=gemma["attention.head_count_kv"],
+        head_dim=gemma["attention.key_length"],
+        query_pre_attn_scalar=gemma["attention.key_length"],
+        rms_norm_eps=gemma["attention.layer_norm_rms_epsilon"],
+        sliding_window=gemma["attention.sliding_window"],
+        max_position_embeddings=gemma["context_length"],
         rope_parameters={
-            "full_attention": {"rope_type": "default", "rope_theta": own["rope.freq_base"]},
+            "full_attention": {"rope_type": "default", "rope_theta": gemma["rope.freq_base"]},
             "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
         },
         tie_word_embeddings=True,

@@ -91,8 +91,8 @@ def fit_probes(
         for table, rows in zip(TABLES, found, strict=True):
             draft.write_table(table.file, rows)
 
-    own = recipe(config, corpus=corpus, latents=latents, activations=activations)
-    return root.make(own, write)
+    wanted = recipe(config, corpus=corpus, latents=latents, activations=activations)
+    return root.make(wanted, write)
 
 
 STAGE = Stage("probe", recipe, fit_probes)
@@ -119,7 +119,7 @@ class Task:
         in_train = documents.split == "train"
         names = sorted({label for label in documents.label if label is not None})
         number = {name: i for i, name in enumerate(names)}
-        label = np.array([number.get(own, -1) for own in documents.label], np.int64)
+        label = np.array([number.get(one, -1) for one in documents.label], np.int64)
         sizes = np.bincount(label[in_train & (label >= 0)], minlength=len(names))
         classes = [name for name, size in zip(names, sizes, strict=True) if size >= MIN_TRAIN]
         renumber = np.full(len(names) + 1, -1)

@@ -61,8 +61,8 @@ def output_of(root: DataRoot, sae: Artifact, activations: Artifact) -> Artifact 
         return None
     beside = recipe_of(activations)
     site = str(sae.facts["output_site"])
-    own = replace(beside, config={**beside.config, "site": site})
-    return root.open("activations", own.key)
+    wanted = replace(beside, config={**beside.config, "site": site})
+    return root.open("activations", wanted.key)
 
 
 def train(
@@ -115,8 +115,8 @@ def train_all(
             check(start, config, activations, output)
     passes: dict[Hashable, dict[SaeConfig, Recipe]] = {}
     for config in configs:
-        own = recipe(config, activations=activations, output=output, start=start)
-        passes.setdefault(same_pass(config), {})[config] = own
+        wanted = recipe(config, activations=activations, output=output, start=start)
+        passes.setdefault(same_pass(config), {})[config] = wanted
     readers = _Readers(activations, output)
     made: dict[SaeConfig, Artifact] = {}
     for members in passes.values():

@@ -45,8 +45,8 @@ def references(
     through that of a document and of a run.
     """
     found = []
-    for child, own in relations.items():
-        has = {column for column, _, _ in own}
+    for child, described in relations.items():
+        has = {column for column, _, _ in described}
         parents = [p for p in IDENTITIES if p != child and has.issuperset(_KEYS[p])]
         for parent in parents:
             if not any(set(_KEYS[parent]) < set(_KEYS[other]) for other in parents):
@@ -61,9 +61,9 @@ def er_diagram(connection: duckdb.DuckDBPyConnection) -> str:
     for child, parent, key in references(relations):
         one = "o|" if set(_KEYS[child]) == set(key) else "o{"
         lines.append(f'    {parent} ||--{one} {child} : "{", ".join(key)}"')
-    for name, own in relations.items():
+    for name, described in relations.items():
         lines.append(f"    {name} {{")
-        for column, kind, _ in own:
+        for column, kind, _ in described:
             plain = re.sub(r"\W+", "_", kind.replace("[]", "_list"))
             lines.append(f"        {plain} {column}{' PK' if column in _KEYS[name] else ''}")
         lines.append("    }")
@@ -84,11 +84,11 @@ def schema_page(connection: duckdb.DuckDBPyConnection) -> str:
         ).fetchall()
     }
     page = [INTRODUCTION.format(version=version), "```mermaid", er_diagram(connection), "```", ""]
-    for name, own in columns(connection).items():
+    for name, described in columns(connection).items():
         kind, comment = comments[name]
         key = f" Key: {', '.join(f'`{c}`' for c in _KEYS[name])}." if _KEYS[name] else ""
         page += [f"## {name}{' (view)' if kind == 'view' else ''}", "", f"{comment}{key}", ""]
         page += ["| column | type | meaning |", "|---|---|---|"]
-        page += [f"| `{c}` | {t} | {m.replace('|', chr(92) + '|')} |" for c, t, m in own]
+        page += [f"| `{c}` | {t} | {m.replace('|', chr(92) + '|')} |" for c, t, m in described]
         page.append("")
     return "\n".join(page)

@@ -48,9 +48,9 @@ def _metric(name: str, label: str, comment: str | None = None, heading: str = ""
 
 
 def _probe(representation: str, comment: str | None = None) -> Headline:
-    own = comment is not None
+    has_column = comment is not None
     return Headline(
-        "probe_accuracy" if own else f"probe_accuracy_{representation}",
+        "probe_accuracy" if has_column else f"probe_accuracy_{representation}",
         f"probe accuracy on {representation}, held out",
         "probes",
         f"k IS NULL AND label IS NULL AND metric = 'accuracy' "
@@ -58,7 +58,7 @@ def _probe(representation: str, comment: str | None = None) -> Headline:
         comment,
         "probe",
         "probe",
-        "accuracy" if own else None,
+        "accuracy" if has_column else None,
     )
 
 

@@ -103,8 +103,8 @@ class StoreCompleter(Completer):
         elif _AFTER_FROM.search(before):
             yield from _matching(word, [*self.columns, *self.table_macros])
         elif word:
-            own = {column: None for columns in self.columns.values() for column in columns}
-            yield from _matching(word, [*own, *self.columns, *self.macros, *KEYWORDS])
+            names = {column: None for columns in self.columns.values() for column in columns}
+            yield from _matching(word, [*names, *self.columns, *self.macros, *KEYWORDS])
 
     def _columns_of(self, table: str, text: str) -> list[str]:
         """Columns of a relation, or of what an alias stands for: ``FROM latents AS l``."""

@@ -160,9 +160,9 @@ def _needed(home: Path | str | None, root: DataRoot, partial: bool) -> set[tuple
                 waiting |= by_key.get(key, set())
     needed: set[tuple[str, str]] = set()
     while waiting:
-        own = waiting.pop()
-        needed.add(own)
-        for key in inputs.get(own, ()):
+        place = waiting.pop()
+        needed.add(place)
+        for key in inputs.get(place, ()):
             waiting |= by_key.get(key, set()) - needed
     return needed
 

@@ -50,17 +50,17 @@ def train(
     held_out: HeldOut | None = None,
     start: Start | None = None,
     device: str = "cpu",
-    dtype: str = "auto",
 ) -> tuple[SparseAutoencoder, list[LogRow]]:
     """Train an SAE on ``config.tokens`` tokens.
 
     moments: of the training rows; activations are centred and scaled by them to E|z|^2 = 1, and
     both are folded into the weights at the end. checkpoints: a folder; what an earlier, killed
-    call left there is continued. output: of a transcoder. held_out: see `Member`. start: an
+    call left there is continued. output: of a transcoder. held_out: see `Trainer`. start: an
     SAE to go on from; None: the seed. Returns the SAE, for raw activations, and rows of the log.
     """
     onto = Scaling.of(output.moments) if output else None
-    member = Trainer(config, Scaling.of(moments), onto, checkpoints, device, dtype, held_out, start)
+    inputs = Scaling.of(moments)
+    member = Trainer(config, inputs, onto, checkpoints, device, held_out=held_out, start=start)
     train_all(batches, [member], output)
     return member.result(), member.rows
 

@@ -116,7 +116,7 @@ def check(
         "d_sae": (facts["d_sae"], config.d_sae),
         "skip_connection": (skips, config.skip_connection),
     }
-    off = [f"{name} {there}, not {own}" for name, (there, own) in both.items() if there != own]
+    off = [f"{name} {there}, not {here}" for name, (there, here) in both.items() if there != here]
     if off:
         raise ConfigError(
             f"training can't start from SAE {start.key[:12]}: it has {'; '.join(off)}. Start from "

@@ -50,9 +50,9 @@ class Encoder:
                 return
             with self._room() as room:
                 pre = self._product(first, last, room)
-                bits, own = pre.view(torch.int16).numpy(), counts[first:last]
-                select.select_above(0, len(pre), bits, edges, room.places, room.values, own)
-                offsets = offsets_of(own)
+                bits, count = pre.view(torch.int16).numpy(), counts[first:last]
+                select.select_above(0, len(pre), bits, edges, room.places, room.values, count)
+                offsets = offsets_of(count)
                 size = int(offsets[-1])
                 find = (
                     np.empty(size, np.int32),
@@ -69,7 +69,7 @@ class Encoder:
         found = [finds[first] for first in sorted(finds)]
         if sum(len(find[0]) for find in found) > limit:
             return None
-        latents, tokens, bits = (np.concatenate(own) for own in zip(*found, strict=True))
+        latents, tokens, bits = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return Pairs(offsets_of(counts), latents, tokens, floats(bits))
 
     def largest(self, chosen: Sequence[ActivePairs]) -> None:

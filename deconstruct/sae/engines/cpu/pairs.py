@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deconstruct.sae.engines.cpu.kernels import packed, select
+from deconstruct.sae.engines.cpu.kernels.vectors import PackedRows
 from deconstruct.sae.engines.cpu.threads import even, share
 
 Floats = NDArray[np.float32]
 Int = NDArray[np.int32]
-Packed = NDArray[np.uint32]
 
 SUMMED_APART = 32
 """Parts of a sum over rows: the same for any number of threads."""
@@ -54,11 +54,11 @@ class PairProducts:
 
     def decode(
         self,
-        W_dec: Packed,
+        W_dec: PackedRows,
         values: Floats,
         bias: Floats,
         x: Floats,
-        rows: Packed,
+        rows: PackedRows,
         scale: float,
         residual: Floats,
     ) -> Floats:
@@ -88,8 +88,8 @@ class PairProducts:
         values: Floats,
         push: Floats,
         scale: float,
-        rows: Packed,
-        W_dec: Packed,
+        rows: PackedRows,
+        W_dec: PackedRows,
         held: NDArray[np.bool_],
         into: Gradients,
     ) -> None:

@@ -309,15 +309,15 @@ class SparseEngine(Engine):
         gradients: dict[str, Gradient] = {}
         for name in self._names:
             count = spec.d_sae if name not in SHARED else len(np.atleast_2d(array_of(state[name])))
-            own = rows_of(self._grad[name], count)
+            gradient = rows_of(self._grad[name], count)
             squares = np.empty(count, np.float64)
             if name == "W_dec" and self._architecture.unit_norm:
                 along = np.empty(count, np.float32)
-                share(plain.project, count, array_of(state[name]), own, along, squares)
-                gradients[name] = Gradient(own, along)
+                share(plain.project, count, array_of(state[name]), gradient, along, squares)
+                gradients[name] = Gradient(gradient, along)
             else:
-                share(plain.row_squares, count, own, squares)
-                gradients[name] = Gradient(own)
+                share(plain.row_squares, count, gradient, squares)
+                gradients[name] = Gradient(gradient)
             total += float(squares.sum())
             if name not in SHARED:
                 touched |= squares > 0

@@ -9,226 +9,244 @@ from deconstruct.sae.engines.cuda.options import power_of_two
 from deconstruct.sae.spec import pace_of
 
 
-def set_pace(b: Buffers, aux: dict[str, Tensor] | None) -> None:
+def set_pace(buffers: Buffers, aux: dict[str, Tensor] | None) -> None:
     """Which latents this step updates, and how far; their records of firing."""
-    s = b.spec
-    latents.pace_kernel[(-(-(s.d_sae + 1) // 1024),)](
-        b.row_ptr,
-        b.aux_slot,
-        aux["largest"] if aux else b.clip,
-        b.state["since_fired"],
-        b.state["updates"],
-        b.rates,
-        b.corrections,
-        b.state["step"],
-        b.pace,
-        s.batch,
-        s.d_sae,
+    spec = buffers.spec
+    latents.pace_kernel[(-(-(spec.d_sae + 1) // 1024),)](
+        buffers.row_ptr,
+        buffers.aux_slot,
+        aux["largest"] if aux else buffers.clip,
+        buffers.state["since_fired"],
+        buffers.state["updates"],
+        buffers.rates,
+        buffers.corrections,
+        buffers.state["step"],
+        buffers.pace,
+        spec.batch,
+        spec.d_sae,
         AUX=aux is not None,
-        EVERY=s.optimizer == "adam",
+        EVERY=spec.optimizer == "adam",
         BLOCK=1024,
     )
 
 
-def chunk_sums(b: Buffers) -> None:
-    s = b.spec
-    if blocks := s.batch * s.k // b.options.tiling.chunk:
+def chunk_sums(buffers: Buffers) -> None:
+    """Gradient rows of latents whose pairs fill whole chunks of the order, a sum a chunk: so that
+    a latent that fires everywhere is summed by many programs."""
+    spec = buffers.spec
+    if blocks := spec.batch * spec.k // buffers.options.tiling.chunk:
         gradients.chunk_kernel[(blocks,)](
-            b.error,
-            b.centered,
-            b.value,
-            b.slope,
-            b.latents,
-            b.order,
-            b.partial["W_dec"],
-            b.partial["W_enc"],
-            s.d_sae,
-            s.d_in,
-            K=s.k,
-            CHUNK=b.options.tiling.chunk,
-            BLOCK_D=power_of_two(s.d_in),
+            buffers.error,
+            buffers.centered,
+            buffers.value,
+            buffers.slope,
+            buffers.latents,
+            buffers.order,
+            buffers.partial["W_dec"],
+            buffers.partial["W_enc"],
+            spec.d_sae,
+            spec.d_in,
+            K=spec.k,
+            CHUNK=buffers.options.tiling.chunk,
+            BLOCK_D=power_of_two(spec.d_in),
             U=8,
-            num_warps=b.warps(b.options.tiling.row_warps),
+            num_warps=buffers.warps(buffers.options.tiling.row_warps),
         )
 
 
-def bias_gradients(b: Buffers, aux: dict[str, Tensor] | None) -> None:
+def bias_gradients(buffers: Buffers, aux: dict[str, Tensor] | None) -> None:
     """Gradients of both biases, up to the loss's scale; the step's loss into the log."""
-    s = b.spec
-    if blocks := s.batch * s.k // b.options.tiling.chunk:
+    spec = buffers.spec
+    _encoder_bias(buffers, aux)
+    _decoder_bias(buffers)
+    gradients.log_kernel[(1,)](
+        buffers.loss, buffers.state["losses"], buffers.state["step"], spec.batch, BLOCK=1024
+    )
+
+
+def _encoder_bias(buffers: Buffers, aux: dict[str, Tensor] | None) -> None:
+    """Each latent's pushes summed, and a bound on its rows' norm."""
+    spec = buffers.spec
+    if blocks := spec.batch * spec.k // buffers.options.tiling.chunk:
         gradients.chunk_scalars_kernel[(blocks,)](
-            b.value,
-            b.slope,
-            b.loss,
-            b.size,
-            b.latents,
-            b.order,
-            b.partial["scalars"],
-            s.d_sae,
-            K=s.k,
-            CHUNK=b.options.tiling.chunk,
+            buffers.value,
+            buffers.slope,
+            buffers.loss,
+            buffers.size,
+            buffers.latents,
+            buffers.order,
+            buffers.partial["scalars"],
+            spec.d_sae,
+            K=spec.k,
+            CHUNK=buffers.options.tiling.chunk,
             num_warps=1,
         )
-    gradients.run_scalars_kernel[(len(b.bound),)](
-        b.value,
-        b.slope,
-        b.loss,
-        b.size,
-        b.order,
-        b.row_ptr,
-        b.partial["scalars"],
-        b.aux_slot,
-        aux["b_enc"] if aux else b.grad["b_enc"],
-        b.grad["b_enc"],
-        b.bound,
-        s.d_sae,
-        K=s.k,
-        CHUNK=b.options.tiling.chunk,
+    gradients.run_scalars_kernel[(len(buffers.bound),)](
+        buffers.value,
+        buffers.slope,
+        buffers.loss,
+        buffers.size,
+        buffers.order,
+        buffers.row_ptr,
+        buffers.partial["scalars"],
+        buffers.aux_slot,
+        aux["b_enc"] if aux else buffers.grad["b_enc"],
+        buffers.grad["b_enc"],
+        buffers.bound,
+        spec.d_sae,
+        K=spec.k,
+        CHUNK=buffers.options.tiling.chunk,
         AUX=aux is not None,
         BLOCK=LATENTS_A_PROGRAM,
         U=8,
         num_warps=1,
     )
-    gradients.decoder_bias_partial_kernel[(len(b.b_dec_partial),)](
-        b.error,
-        b.enc,
-        b.grad["b_enc"],
-        b.b_dec_partial,
-        s.batch,
-        s.d_sae,
-        s.d_in,
-        ERROR_PROGRAMS=b.error_programs,
-        SPAN_ERROR=b.span_error,
-        SPAN_WEIGHT=b.span_weight,
+
+
+def _decoder_bias(buffers: Buffers) -> None:
+    """Errors summed over tokens, less what the encoder's product passes on of its bias."""
+    spec = buffers.spec
+    gradients.decoder_bias_partial_kernel[(len(buffers.b_dec_partial),)](
+        buffers.error,
+        buffers.enc,
+        buffers.grad["b_enc"],
+        buffers.b_dec_partial,
+        spec.batch,
+        spec.d_sae,
+        spec.d_in,
+        ERROR_PROGRAMS=buffers.error_programs,
+        SPAN_ERROR=buffers.span_error,
+        SPAN_WEIGHT=buffers.span_weight,
         U=8,
-        BLOCK_D=power_of_two(s.d_in),
-        num_warps=b.warps(4),
+        BLOCK_D=power_of_two(spec.d_in),
+        num_warps=buffers.warps(4),
     )
-    gradients.decoder_bias_gradient_kernel[(-(-s.d_in // 32),)](
-        b.b_dec_partial,
-        b.grad["b_dec"],
-        len(b.b_dec_partial),
-        s.d_in,
+    gradients.decoder_bias_gradient_kernel[(-(-spec.d_in // 32),)](
+        buffers.b_dec_partial,
+        buffers.grad["b_dec"],
+        len(buffers.b_dec_partial),
+        spec.d_in,
         U=64,
         BLOCK=32,
     )
-    gradients.log_kernel[(1,)](b.loss, b.state["losses"], b.state["step"], s.batch, BLOCK=1024)
 
 
-def clip(b: Buffers, aux: dict[str, Tensor] | None) -> None:
-    """The factor that clips by the exact global norm, into ``b.clip``.
+def clip(buffers: Buffers, aux: dict[str, Tensor] | None) -> None:
+    """The factor that clips by the exact global norm, into ``buffers.clip``.
 
     Gradient rows are never written, so their norm takes forming them once more; unless a
     bound on it, which costs next to nothing, shows that there is nothing to clip.
     """
-    s = b.spec
-    scale = 2.0 / s.batch
+    spec = buffers.spec
+    scale = 2.0 / spec.batch
     update.norm_bound_kernel[(1,)](
-        b.bound,
-        b.grad["b_dec"],
-        aux["squares"] if aux else b.norm_bound,
-        b.norm_bound,
+        buffers.bound,
+        buffers.grad["b_dec"],
+        aux["squares"] if aux else buffers.norm_bound,
+        buffers.norm_bound,
         scale,
-        len(b.bound),
-        s.d_in,
+        len(buffers.bound),
+        spec.d_in,
         AUX=aux is not None,
         BLOCK=4096,
         num_warps=16,
     )
-    programs = len(b.squares)
+    programs = len(buffers.squares)
     update.row_squares_kernel[(programs,)](
-        b.dec,
-        b.error,
-        b.centered,
-        b.value,
-        b.slope,
-        b.order,
-        b.row_ptr,
-        b.partial["W_dec"],
-        b.partial["W_enc"],
-        b.aux_slot,
-        aux["W_dec"] if aux else b.dec,
-        aux["W_enc"] if aux else b.dec,
-        b.norm_bound,
-        b.squares,
-        s.clip_norm,
+        buffers.dec,
+        buffers.error,
+        buffers.centered,
+        buffers.value,
+        buffers.slope,
+        buffers.order,
+        buffers.row_ptr,
+        buffers.partial["W_dec"],
+        buffers.partial["W_enc"],
+        buffers.aux_slot,
+        aux["W_dec"] if aux else buffers.dec,
+        aux["W_enc"] if aux else buffers.dec,
+        buffers.norm_bound,
+        buffers.squares,
+        spec.clip_norm,
         scale,
-        s.d_sae,
-        s.d_in,
-        K=s.k,
-        CHUNK=b.options.tiling.chunk,
-        BLOCK_D=power_of_two(s.d_in),
-        U=b.options.tiling.row_unroll,
+        spec.d_sae,
+        spec.d_in,
+        K=spec.k,
+        CHUNK=buffers.options.tiling.chunk,
+        BLOCK_D=power_of_two(spec.d_in),
+        U=buffers.options.tiling.row_unroll,
         UNIT=True,
         AUX=aux is not None,
         PROGRAMS=programs,
-        num_warps=b.warps(b.options.tiling.row_warps),
+        num_warps=buffers.warps(buffers.options.tiling.row_warps),
     )
     update.clip_kernel[(1,)](
-        b.norm_bound,
-        b.squares,
-        b.clip,
-        s.clip_norm,
+        buffers.norm_bound,
+        buffers.squares,
+        buffers.clip,
+        spec.clip_norm,
         programs,
         BLOCK=1024,
     )
 
 
-def update_rows(b: Buffers, name: str, aux: dict[str, Tensor] | None) -> None:
-    s = b.spec
+def update_rows(buffers: Buffers, name: str, aux: dict[str, Tensor] | None) -> None:
+    """Form each gradient row of W_dec or W_enc, and let Adam move it; renew its bfloat16 copy."""
+    spec = buffers.spec
     decoder = name == "W_dec"
-    update.update_rows_kernel[(s.d_sae,)](
-        b.state[name],
-        _moment(b, f"{name}.m"),
-        _moment(b, f"{name}.v"),
-        (b.dec if decoder else b.enc).view(torch.int16),
-        b.error if decoder else b.centered,
-        b.value if decoder else b.slope,
-        b.order,
-        b.row_ptr,
-        b.partial[name],
-        b.aux_slot,
-        aux[name] if aux else b.enc,
-        b.pace,
-        b.state["step"],
-        b.clip,
-        2.0 / s.batch,
-        *s.betas,
-        s.epsilon,
-        s.d_in,
-        K=s.k,
-        CHUNK=b.options.tiling.chunk,
-        BLOCK_D=power_of_two(s.d_in),
-        U=b.options.tiling.row_unroll,
+    update.update_rows_kernel[(spec.d_sae,)](
+        buffers.state[name],
+        _moment(buffers, f"{name}.m"),
+        _moment(buffers, f"{name}.v"),
+        (buffers.dec if decoder else buffers.enc).view(torch.int16),
+        buffers.error if decoder else buffers.centered,
+        buffers.value if decoder else buffers.slope,
+        buffers.order,
+        buffers.row_ptr,
+        buffers.partial[name],
+        buffers.aux_slot,
+        aux[name] if aux else buffers.enc,
+        buffers.pace,
+        buffers.state["step"],
+        buffers.clip,
+        2.0 / spec.batch,
+        *spec.betas,
+        spec.epsilon,
+        spec.d_in,
+        K=spec.k,
+        CHUNK=buffers.options.tiling.chunk,
+        BLOCK_D=power_of_two(spec.d_in),
+        U=buffers.options.tiling.row_unroll,
         UNIT=decoder,
         AUX=aux is not None,
-        HALF=b.options.moments == "bfloat16",
-        num_warps=b.warps(b.options.tiling.row_warps),
+        HALF=buffers.options.moments == "bfloat16",
+        num_warps=buffers.warps(buffers.options.tiling.row_warps),
     )
 
 
-def update_biases(b: Buffers) -> None:
-    s = b.spec
-    for name, grad in b.grad.items():
+def update_biases(buffers: Buffers) -> None:
+    """Let Adam move b_enc, with its bfloat16 copy, and b_dec."""
+    spec = buffers.spec
+    for name, grad in buffers.grad.items():
         update.update_bias_kernel[(-(-len(grad) // 1024),)](
-            b.state[name],
-            b.state[f"{name}.m"],
-            b.state[f"{name}.v"],
-            b.bias_half.view(torch.int16),
+            buffers.state[name],
+            buffers.state[f"{name}.m"],
+            buffers.state[f"{name}.v"],
+            buffers.bias_half.view(torch.int16),
             grad,
-            b.pace,
-            pace_of(s, name),
-            b.clip,
-            2.0 / s.batch,
-            *s.betas,
-            s.epsilon,
+            buffers.pace,
+            pace_of(spec, name),
+            buffers.clip,
+            2.0 / spec.batch,
+            *spec.betas,
+            spec.epsilon,
             len(grad),
-            s.d_sae,
+            spec.d_sae,
             LATENTS=name == "b_enc",
             BLOCK=1024,
         )
 
 
-def _moment(b: Buffers, name: str) -> Tensor:
-    found = b.state[name]
+def _moment(buffers: Buffers, name: str) -> Tensor:
+    found = buffers.state[name]
     return found.view(torch.int16) if found.dtype == torch.bfloat16 else found

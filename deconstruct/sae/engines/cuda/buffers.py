@@ -9,6 +9,7 @@ from torch import Tensor
 from deconstruct.sae.engines.cuda.options import GpuOptions, power_of_two, shapes_of
 from deconstruct.sae.spec import StepSpec
 
+BF16, INT32 = torch.bfloat16, torch.int32
 LATENTS_A_PROGRAM = 32  # of `kernels.gradients.run_scalars_kernel`
 
 
@@ -78,7 +79,7 @@ class Buffers:
         device: torch.device,
         card: Card | None = None,
     ) -> None:
-        b, d, f, k = spec.batch, spec.d_in, spec.d_sae, spec.k
+        d, f, k = spec.d_in, spec.d_sae, spec.k
         self.spec, self.options, self.state, self.device = spec, options, state, device
         card = card or Card.of(device)
         self.sms = card.sms
@@ -91,52 +92,56 @@ class Buffers:
             raise ValueError(
                 "encoder='fused' needs compute capability 9 or 10, d_in and d_sae % 8 = 0"
             )
+        self._make_activations()
+        self._make_gradients()
+        # the optimiser's schedule, and how far each latent moves in this step
+        self.rates = learning_rates.detach().to(device, torch.float32)
+        self.corrections = _corrections(len(learning_rates), spec.betas).to(device)
+        self.pace = self._new(f + 1, 2)
+        # AuxK: the dead latents
+        self.dead_list = self._new(f, dtype=torch.int64)
+        self.aux_slot, self.n_dead = self._new(f, dtype=INT32), self._new(1, dtype=INT32)
+        self.places = torch.arange(f, dtype=INT32, device=device)
 
-        def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
+    def _new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=self.device)
 
-        bf16, int32 = torch.bfloat16, torch.int32
-        # bf16 copies of the weights, written by the update, read by the next step
-        self.enc, self.dec = new(f, d, dtype=bf16), new(f, d, dtype=bf16)
-        self.bias_half = new(f, dtype=bf16)
-        self.clip = torch.ones(1, device=device)
-        # activations
-        self.centered, self.error = new(b, d, dtype=bf16), new(b, d, dtype=bf16)
-        self.pre = new(b, f, dtype=bf16)
+    def _make_activations(self) -> None:
+        """Room for the first half of a step: copies of weights, activations, firing pairs."""
+        spec, new = self.spec, self._new
+        b, d, f, k = spec.batch, spec.d_in, spec.d_sae, spec.k
+        # copies of the weights, written by the update, read by the next step
+        self.enc, self.dec = new(f, d, dtype=BF16), new(f, d, dtype=BF16)
+        self.bias_half = new(f, dtype=BF16)
+        self.centered, self.error = new(b, d, dtype=BF16), new(b, d, dtype=BF16)
+        self.pre = new(b, f, dtype=BF16)
         self.maxima = new(b, -(-f // self.group), dtype=torch.int16)
-        self.index, self.value, self.slope = new(b, k, dtype=int32), new(b, k), new(b, k)
-        self.groups = new(b, k + 2, dtype=int32)
+        self.index, self.value, self.slope = new(b, k, dtype=INT32), new(b, k), new(b, k)
+        self.groups = new(b, k + 2, dtype=INT32)
         self.loss, self.size = new(b), new(b)
         # the firing pairs by latent
         pairs = b * k
-        self.slot, self.count = new(b, k, dtype=int32), new(f, dtype=int32)
-        self.unordered, self.order = new(pairs, dtype=int32), new(pairs, dtype=int32)
-        self.latents, self.row_ptr = new(pairs, dtype=int32), new(f + 1, dtype=int32)
-        blocks = max(1, pairs // options.tiling.chunk)
-        self.partial = {
-            "W_dec": new(blocks, d),
-            "W_enc": new(blocks, d),
-            "scalars": new(blocks, 5),
-        }
-        # gradients that are small enough to be written
+        self.slot, self.count = new(b, k, dtype=INT32), new(f, dtype=INT32)
+        self.unordered, self.order = new(pairs, dtype=INT32), new(pairs, dtype=INT32)
+        self.latents, self.row_ptr = new(pairs, dtype=INT32), new(f + 1, dtype=INT32)
+
+    def _make_gradients(self) -> None:
+        """Room for the second half: sums over chunks of pairs, gradients that are small enough to
+        be written, what clips."""
+        spec, new = self.spec, self._new
+        b, d, f = spec.batch, spec.d_in, spec.d_sae
+        blocks = max(1, b * spec.k // self.options.tiling.chunk)
+        widths = {"W_dec": d, "W_enc": d, "scalars": 5}
+        self.partial = {name: new(blocks, width) for name, width in widths.items()}
         self.grad = {"b_enc": new(f), "b_dec": new(d)}
-        self.span_error, self.span_weight = (
-            max(8, power_of_two(b / 64)),
-            max(16, power_of_two(f / 512)),
-        )
+        self.span_error = max(8, power_of_two(b / 64))
+        self.span_weight = max(16, power_of_two(f / 512))
         self.error_programs = -(-b // self.span_error)
         self.b_dec_partial = new(self.error_programs + -(-f // self.span_weight), d)
         # the norm: parts of a bound; [bound, biases' part]; a sum for each program
         self.bound = new(-(-f // LATENTS_A_PROGRAM), 2)
         self.norm_bound, self.squares = new(2), new(8 * self.sms)
-        # the optimiser's schedule, and how far each latent moves in this step
-        self.rates = learning_rates.detach().to(device, torch.float32)
-        self.corrections = _corrections(len(learning_rates), spec.betas).to(device)
-        self.pace = new(f + 1, 2)
-        # AuxK: the dead latents
-        self.dead_list, self.aux_slot = new(f, dtype=torch.int64), new(f, dtype=int32)
-        self.n_dead = new(1, dtype=int32)
-        self.places = torch.arange(f, dtype=int32, device=device)
+        self.clip = torch.ones(1, device=self.device)
 
     def refresh_copies(self) -> None:
         """Renew the bf16 copies after the float32 weights were set from outside."""

@@ -10,162 +10,176 @@ from deconstruct.sae.engines.cuda.options import power_of_two
 from deconstruct.sae.spec import aux_tokens
 
 
-def begin(b: Buffers, x: Tensor) -> None:
+def begin(buffers: Buffers, x: Tensor) -> None:
     """Count a step and centre its batch [B, d_in]: all that reads x, so it is never copied."""
-    s = b.spec
-    topk.center_kernel[(-(-max(x.numel(), s.d_sae) // 4096),)](
+    spec = buffers.spec
+    topk.center_kernel[(-(-max(x.numel(), spec.d_sae) // 4096),)](
         x,
-        b.state["b_dec"],
-        b.centered.view(torch.int16),
-        b.state["step"],
-        b.count,
+        buffers.state["b_dec"],
+        buffers.centered.view(torch.int16),
+        buffers.state["step"],
+        buffers.count,
         x.numel(),
-        s.d_sae,
-        s.d_in,
+        spec.d_sae,
+        spec.d_in,
         BLOCK=4096,
         num_warps=8,
     )
 
 
-def encode(b: Buffers) -> None:
-    s, t = b.spec, b.options.tiling
-    groups = b.maxima.shape[1]
-    if not b.fused:
-        torch.addmm(b.bias_half, b.centered, b.enc.mT, out=b.pre)
-        block = 4096 // b.group
-        topk.group_max_kernel[(-(-groups // block) * s.batch,)](
-            b.pre.view(torch.int16),
-            b.maxima,
-            s.d_sae,
+def encode(buffers: Buffers) -> None:
+    """Pre-activations, bfloat16 [B, F], and the ReLU'd maximum of each group of columns."""
+    spec, tiling = buffers.spec, buffers.options.tiling
+    groups = buffers.maxima.shape[1]
+    if not buffers.fused:
+        torch.addmm(buffers.bias_half, buffers.centered, buffers.enc.mT, out=buffers.pre)
+        block = 4096 // buffers.group
+        topk.group_max_kernel[(-(-groups // block) * spec.batch,)](
+            buffers.pre.view(torch.int16),
+            buffers.maxima,
+            spec.d_sae,
             groups,
-            GROUP=b.group,
+            GROUP=buffers.group,
             BLOCK_G=block,
         )
         return
-    bm, bn, bk = t.encode_block
-    programs = b.sms * t.encode_programs
+    bm, bn, bk = tiling.encode_block
+    programs = buffers.sms * tiling.encode_programs
     topk.encode_kernel[(programs,)](
-        TensorDescriptor.from_tensor(b.centered, [bm, bk]),
-        TensorDescriptor.from_tensor(b.enc, [bn, bk]),
-        TensorDescriptor.from_tensor(b.pre, [bm, bn // 2]),
-        b.state["b_enc"],
-        b.maxima,
-        s.batch,
-        s.d_sae,
-        s.d_in,
+        TensorDescriptor.from_tensor(buffers.centered, [bm, bk]),
+        TensorDescriptor.from_tensor(buffers.enc, [bn, bk]),
+        TensorDescriptor.from_tensor(buffers.pre, [bm, bn // 2]),
+        buffers.state["b_enc"],
+        buffers.maxima,
+        spec.batch,
+        spec.d_sae,
+        spec.d_in,
         groups,
         BM=bm,
         BN=bn,
         BK=bk,
-        GROUP=b.group,
-        BAND=t.encode_band,
+        GROUP=buffers.group,
+        BAND=tiling.encode_band,
         PROGRAMS=programs,
-        num_warps=t.encode_warps,
-        num_stages=t.encode_stages,
+        num_warps=tiling.encode_warps,
+        num_stages=tiling.encode_stages,
     )
 
 
-def select(b: Buffers) -> None:
-    s = b.spec
-    groups = b.maxima.shape[1]
-    topk.choose_groups_kernel[(s.batch,)](
-        b.maxima,
-        b.groups,
+def select(buffers: Buffers) -> None:
+    """The k largest of each token, which lie in the k groups with the largest maxima: latents and
+    activations [B, k]; how many pairs each latent has, [F], and some numbering of them."""
+    spec = buffers.spec
+    groups = buffers.maxima.shape[1]
+    topk.choose_groups_kernel[(spec.batch,)](
+        buffers.maxima,
+        buffers.groups,
         groups,
-        K=s.k,
+        K=spec.k,
         GROUPS_P2=power_of_two(groups),
-        num_warps=_warps(power_of_two(groups), b.options.tiling.select_keys),
+        num_warps=_warps(power_of_two(groups), buffers.options.tiling.select_keys),
     )
-    candidates = power_of_two(min(s.k, groups)) * b.group
-    topk.select_kernel[(s.batch,)](
-        b.pre.view(torch.int16),
-        b.groups,
-        b.index,
-        b.value,
-        b.slot,
-        b.count,
-        s.d_sae,
-        K=s.k,
-        GROUP=b.group,
-        SLOTS_P2=candidates // b.group,
-        K_P2=power_of_two(s.k),
-        num_warps=_warps(candidates, b.options.tiling.select_keys),
+    candidates = power_of_two(min(spec.k, groups)) * buffers.group
+    topk.select_kernel[(spec.batch,)](
+        buffers.pre.view(torch.int16),
+        buffers.groups,
+        buffers.index,
+        buffers.value,
+        buffers.slot,
+        buffers.count,
+        spec.d_sae,
+        K=spec.k,
+        GROUP=buffers.group,
+        SLOTS_P2=candidates // buffers.group,
+        K_P2=power_of_two(spec.k),
+        num_warps=_warps(candidates, buffers.options.tiling.select_keys),
     )
 
 
-def sort(b: Buffers) -> None:
-    s = b.spec
-    pairs = s.batch * s.k
-    order.run_bounds_kernel[(-(-s.d_sae // 4096),)](
-        b.count, b.row_ptr, s.d_sae, BLOCK=4096, WIDE=16384, num_warps=16
+def sort(buffers: Buffers) -> None:
+    """The firing pairs by latent, and within a latent by token: order [B * k], row_ptr [F + 1]."""
+    spec = buffers.spec
+    pairs = spec.batch * spec.k
+    order.run_bounds_kernel[(-(-spec.d_sae // 4096),)](
+        buffers.count, buffers.row_ptr, spec.d_sae, BLOCK=4096, WIDE=16384, num_warps=16
     )
     order.place_kernel[(-(-pairs // 512),)](
-        b.index,
-        b.slot,
-        b.row_ptr,
-        b.unordered,
-        b.latents,
+        buffers.index,
+        buffers.slot,
+        buffers.row_ptr,
+        buffers.unordered,
+        buffers.latents,
         pairs,
-        s.d_sae,
+        spec.d_sae,
         BLOCK=512,
     )
     order.rank_kernel[(-(-pairs // 32),)](
-        b.unordered, b.latents, b.row_ptr, b.order, s.d_sae, BLOCK=32, SPAN=64
+        buffers.unordered,
+        buffers.latents,
+        buffers.row_ptr,
+        buffers.order,
+        spec.d_sae,
+        BLOCK=32,
+        SPAN=64,
     )
 
 
-def decode(b: Buffers) -> None:
-    s, t = b.spec, b.options.tiling
-    topk.decode_kernel[(s.batch,)](
-        b.centered,
-        b.dec,
-        b.index,
-        b.value,
-        b.error.view(torch.int16),
-        b.slope,
-        b.loss,
-        b.size,
-        s.d_sae,
-        D=s.d_in,
-        K=s.k,
-        BLOCK_D=power_of_two(s.d_in),
-        BLOCK_K=t.decode_rows,
-        num_warps=b.warps(t.decode_warps),
+def decode(buffers: Buffers) -> None:
+    """Errors, bfloat16 [B, d_in], their product with each active decoder row, [B, k], and each
+    token's |e|^2 and |x - b_dec|^2, [B]."""
+    spec, tiling = buffers.spec, buffers.options.tiling
+    topk.decode_kernel[(spec.batch,)](
+        buffers.centered,
+        buffers.dec,
+        buffers.index,
+        buffers.value,
+        buffers.error.view(torch.int16),
+        buffers.slope,
+        buffers.loss,
+        buffers.size,
+        spec.d_sae,
+        D=spec.d_in,
+        K=spec.k,
+        BLOCK_D=power_of_two(spec.d_in),
+        BLOCK_K=tiling.decode_rows,
+        num_warps=buffers.warps(tiling.decode_warps),
     )
 
 
-def auxk(b: Buffers, capacity: int) -> dict[str, Tensor]:
+def auxk(buffers: Buffers, capacity: int) -> dict[str, Tensor]:
     """AuxK's gradients of the dead latents, [capacity, ...]: dense, over these latents only, and
     over the first `aux_tokens`.
 
     largest: of each one's chosen activations, 0 where it is not chosen.
     """
-    s = b.spec
-    latents.list_dead_kernel[(-(-s.d_sae // 4096),)](
-        b.state["since_fired"],
-        b.dead_list,
-        b.aux_slot,
-        b.n_dead,
-        s.dead_after,
-        s.d_sae,
+    spec = buffers.spec
+    latents.list_dead_kernel[(-(-spec.d_sae // 4096),)](
+        buffers.state["since_fired"],
+        buffers.dead_list,
+        buffers.aux_slot,
+        buffers.n_dead,
+        spec.dead_after,
+        spec.d_sae,
         capacity,
         BLOCK=4096,
         WIDE=16384,
         num_warps=16,
     )
-    listed = b.dead_list[:capacity]
-    enc, dec = b.enc.index_select(0, listed), b.dec.index_select(0, listed)
-    padding = b.places[:capacity] >= b.n_dead  # never fires
-    bias = b.bias_half.index_select(0, listed).masked_fill_(padding, -torch.inf)
-    some = aux_tokens(s.batch)
-    centered, error = b.centered[:some], b.error[:some]
+    listed = buffers.dead_list[:capacity]
+    enc, dec = buffers.enc.index_select(0, listed), buffers.dec.index_select(0, listed)
+    padding = buffers.places[:capacity] >= buffers.n_dead  # never fires
+    bias = buffers.bias_half.index_select(0, listed).masked_fill_(padding, -torch.inf)
+    some = aux_tokens(spec.batch)
+    centered, error = buffers.centered[:some], buffers.error[:some]
     # Gradients are divided by the whole batch later on.
-    weight = (b.n_dead / s.k_aux).clamp_(max=1.0) * (s.aux_coefficient * s.batch / some)
+    weight = (buffers.n_dead / spec.k_aux).clamp_(max=1.0) * (
+        spec.aux_coefficient * spec.batch / some
+    )
     z = torch.addmm(bias, centered, enc.mT)
-    if s.k_aux < capacity:
+    if spec.k_aux < capacity:
         block = min(4096, power_of_two(capacity))
         topk.keep_top_kernel[(some,)](
-            z.view(torch.int16), capacity, s.k_aux, BLOCK=block, num_warps=4
+            z.view(torch.int16), capacity, spec.k_aux, BLOCK=block, num_warps=4
         )
     else:
         z.relu_()

@@ -10,10 +10,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from deconstruct.sae.engines.cpu.kernels.vectors import WIDTH, pack_row
+from deconstruct.sae.engines.cpu.kernels.vectors import WIDTH, PackedRows, pack_row
 
 Float = NDArray[np.float32]
-Packed = NDArray[np.uint32]
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
@@ -28,7 +27,7 @@ def adam_rows(
     roots: Float,
     along: Float,
     low: NDArray[np.uint16],
-    packed: Packed,
+    packed: PackedRows,
     clip: float,
     beta1: float,
     beta2: float,

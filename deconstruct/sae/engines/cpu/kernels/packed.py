@@ -2,7 +2,7 @@
 
 One (token, latent) pair costs work here, never the whole [tokens, d_sae] matrix. What such
 products wait for is memory, so matrices that rows are gathered from are kept in bfloat16 and cut
-into slices of `WIDTH` columns, [slices, rows, HALF] words (packed; see `cpu_vectors`): a slice
+into slices of `WIDTH` columns, [slices, rows, HALF] words (packed; see `vectors`): a slice
 stays in a core's L2 while all tokens or latents pass over it. Sums are float32, each in a fixed
 order whatever the number of threads. Sizes: B tokens, F = d_sae, D = d_in (a multiple of WIDTH,
 where need be padded with zeros), S = D / WIDTH, P places of pairs. Token b's pairs are the
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from deconstruct.sae.engines.cpu.kernels.vectors import (
     WIDTH,
+    PackedRows,
     add_row_pairs,
     add_rows,
     dot_rows,
@@ -28,11 +29,10 @@ from deconstruct.sae.engines.cpu.kernels.vectors import (
 Float = NDArray[np.float32]
 Int = NDArray[np.int32]
 Long = NDArray[np.int64]
-Packed = NDArray[np.uint32]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def pack(first: int, last: int, rows: Float, packed: Packed) -> None:
+def pack(first: int, last: int, rows: Float, packed: PackedRows) -> None:
     """rows [R, D] -> packed [S, R, HALF]."""
     for r in range(first, last):
         for s in range(packed.shape[0]):
@@ -41,7 +41,7 @@ def pack(first: int, last: int, rows: Float, packed: Packed) -> None:
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def centre(
-    first: int, last: int, z: Float, b_dec: Float, low: NDArray[np.uint16], rows: Packed
+    first: int, last: int, z: Float, b_dec: Float, low: NDArray[np.uint16], rows: PackedRows
 ) -> None:
     """z - b_dec in bfloat16: plain, for the encoder's product, and packed, for its gradient.
 
@@ -65,7 +65,7 @@ def centre(
 def decode_and_slope(
     first: int,
     last: int,
-    W_dec: Packed,
+    W_dec: PackedRows,
     bias: Float,
     offsets: Long,
     counts: Int,
@@ -73,7 +73,7 @@ def decode_and_slope(
     values: Float,
     x: Float,
     scale: float,
-    rows: Packed,
+    rows: PackedRows,
     residual: Float,
     slope: Float,
     squared: Float,
@@ -97,12 +97,12 @@ def decode_and_slope(
     for s in range(W_dec.shape[0]):
         table = W_dec[s].ctypes.data
         start = s * WIDTH
-        own = min(WIDTH, d_in - start)
+        wide = min(WIDTH, d_in - start)
         for b in range(first, last):
             total_error = sums[b // chunk]
-            for j in range(own):
+            for j in range(wide):
                 row[j] = bias[start + j] - x[b, start + j]
-            for j in range(own, WIDTH):
+            for j in range(wide, WIDTH):
                 row[j] = 0
             at, k = offsets[b], counts[b]
             add_rows(table, latents[at:].ctypes.data, values[at:].ctypes.data, k, place)
@@ -166,8 +166,8 @@ def weight_gradients(
     tokens: Int,
     by_value: Float,
     by_slope: Float,
-    rows: Packed,
-    W_dec: Packed,
+    rows: PackedRows,
+    W_dec: PackedRows,
     held: NDArray[np.bool_],
     grad_dec: Float,
     grad_enc: Float,
@@ -248,6 +248,6 @@ def add_weighted_rows(
         for r in range(cuts[part], cuts[part + 1]):
             weight = weights[r]
             if weight != 0:
-                own = rows[r]
+                row = rows[r]
                 for j in range(len(into)):
-                    into[j] += weight * own[j]
+                    into[j] += weight * row[j]

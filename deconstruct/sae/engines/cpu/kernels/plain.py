@@ -158,14 +158,14 @@ def project(
     undo (Bricken et al. 2023); squares[f] = |grad[f]|^2 without that part."""
     width = weight.shape[1]
     for f in range(first, last):
-        own = weight[f]
+        direction = weight[f]
         row = grad[f]
         dot = np.float32(0)
         for j in range(width):
-            dot += own[j] * row[j]
+            dot += direction[j] * row[j]
         total = np.float32(0)
         for j in range(width):
-            left = row[j] - dot * own[j]
+            left = row[j] - dot * direction[j]
             total += left * left
         along[f] = dot
         squares[f] = total

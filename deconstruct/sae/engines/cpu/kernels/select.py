@@ -231,17 +231,17 @@ def select_above(
             row = bits[b, start : start + columns]  # views: indices that can't wrap vectorise
             half = halves[start : start + columns]
             for j in range(len(row)):
-                own = row[j]
-                own = np.int16(own ^ ((own >> np.int16(15)) & np.int16(0x7FFF)))
-                above = np.int16(np.int16(own >> np.int16(1)) - half[j])
+                key = row[j]
+                key = np.int16(key ^ ((key >> np.int16(15)) & np.int16(0x7FFF)))
+                above = np.int16(np.int16(key >> np.int16(1)) - half[j])
                 flags[j] = max(flags[j], above)
         for j in range(columns):
             if flags[j] >= 0:
                 for f in range(j, d_sae, columns):
-                    own = bits[b, f]
-                    if np.int16(own ^ ((own >> 15) & np.int16(0x7FFF))) >= edges[f]:
+                    key = bits[b, f]
+                    if np.int16(key ^ ((key >> 15) & np.int16(0x7FFF))) >= edges[f]:
                         places[b, found] = f
-                        values[b, found] = own
+                        values[b, found] = key
                         found += 1
         counts[b] = found
 

@@ -12,14 +12,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 WIDTH = 64
 """Numbers in a packed row: a slice of d_in."""
 HALF = WIDTH // 2
+PackedRows = NDArray[np.uint32]
+"""[slices, rows, HALF]: matrices whose rows are packed a slice of WIDTH columns at a time."""
 
 _F32, _I16, _I32, _I64 = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _WORDS, _FLOATS = ir.VectorType(_I32, HALF), ir.VectorType(_F32, HALF)
@@ -220,8 +224,8 @@ def mask_allowed(_: Any, address: Any, allowed: Any, bound: Any) -> tuple[Any, A
     def generate(context: Any, b: Builder, signature: Any, args: Any) -> Value:
         address, allowed, bound = args
         least = _splat(b, b.trunc(bound, _I16), _SHORTS)
-        own = b.and_(_load(b, address, _SHORTS), _load(b, allowed, _SHORTS))
-        return b.bitcast(b.icmp_signed(">=", own, least), _I32)
+        value = b.and_(_load(b, address, _SHORTS), _load(b, allowed, _SHORTS))
+        return b.bitcast(b.icmp_signed(">=", value, least), _I32)
 
     return types.uint32(types.intp, types.intp, types.intp), generate
 
@@ -232,8 +236,8 @@ def raise_maxima(_: Any, maxima: Any, address: Any, allowed: Any) -> tuple[Any, 
     which only the bits that are set in ``allowed`` count."""
 
     def generate(context: Any, b: Builder, signature: Any, args: Any) -> Value:
-        old, own, mask = (_load(b, place, _SHORTS) for place in args)
-        new = b.and_(own, mask)
+        old, fresh, mask = (_load(b, place, _SHORTS) for place in args)
+        new = b.and_(fresh, mask)
         larger = b.select(b.icmp_signed(">", new, old), new, old)
         b.store(larger, b.inttoptr(args[0], _SHORTS.as_pointer()), align=2)
         return context.get_dummy_value()

@@ -190,13 +190,13 @@ def select_kernel(
     some numbering of a latent's pairs, another one on each run.
     """
     row = tl.program_id(0).to(tl.int64)
-    own = groups + row * (K + 2)
-    chosen = tl.load(own + K)
-    low = tl.load(own + K + 1)
+    of_row = groups + row * (K + 2)
+    chosen = tl.load(of_row + K)
+    low = tl.load(of_row + K + 1)
     at = tl.arange(0, SLOTS_P2 * GROUP)
     place = at // GROUP
     real = place < chosen
-    group = tl.load(own + place, mask=real, other=0)
+    group = tl.load(of_row + place, mask=real, other=0)
     cols = group * GROUP + at % GROUP
     bits = tl.load(pre + row * F + cols, mask=real & (cols < F), other=0)
     key = tl.maximum(bits.to(tl.int32), 0)

@@ -242,10 +242,10 @@ def update_bias_kernel(
     """
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < N
-    own = at if LATENTS else tl.zeros_like(at) + F
-    rate = tl.load(pace + 2 * own, mask=inside, other=0.0)
+    entry = at if LATENTS else tl.zeros_like(at) + F
+    rate = tl.load(pace + 2 * entry, mask=inside, other=0.0)
     moves = inside & (rate != 0)
-    correction = tl.load(pace + 2 * own + 1, mask=moves, other=1.0)
+    correction = tl.load(pace + 2 * entry + 1, mask=moves, other=1.0)
     g = tl.load(grad + at, mask=moves, other=0.0)
     g *= scale * tl.load(clip)
     w = tl.load(bias + at, mask=moves, other=0.0)
