@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 from support.imports import Import, circles, imports, modules, top_level
 from support.paths import ROOT
+
+from deconstruct.config import OPTIONAL_STAGES, STAGES
+from deconstruct.store.schema import RELATIONS
 
 ORDER = (
     ("common",),
@@ -40,6 +44,7 @@ INSIDE_SAE = (
 
 FILES = modules(ROOT, "deconstruct", "tasks", "flows")
 FOUND = imports(FILES)
+GATHERED = {relation.stage for relation in RELATIONS}
 
 
 def rows(order: tuple[tuple[str, ...], ...]) -> dict[str, int]:
@@ -127,3 +132,23 @@ def test_nothing_is_pickled() -> None:
         assert "torch.save(" not in text, path
         assert "torch.load(" not in text, path
         assert "trust_remote_code=True" not in text, path
+
+
+def test_each_stage_has_its_package_with_its_recipe_its_verb_and_its_tables() -> None:
+    for name in (*STAGES, *OPTIONAL_STAGES):
+        module = import_module(f"deconstruct.{name}.stage")
+        assert isinstance(module.VERSION, int), name
+        assert module.STAGE.name == name
+        for part in (module.STAGE.recipe, module.STAGE.make):
+            assert part.__module__ == module.__name__, f"{name}: recipe and verb are in stage.py"
+
+
+def test_the_store_gathers_the_tables_of_every_stage_that_has_any() -> None:
+    for path in sorted((ROOT / "deconstruct").glob("*/stage.py")):
+        name = path.parent.name
+        if name == "artifacts":  # which says what a stage is
+            continue
+        assert name in (*STAGES, *OPTIONAL_STAGES), f"{name}: config/run.py names the stages"
+        declared = {file.parent.name for file in path.parent.glob("tables.py")}
+        assert declared <= GATHERED, f"{name}: store/schema.py gathers its tables"
+        assert name in GATHERED or name == "activations", f"{name} has no tables.py"
