@@ -17,7 +17,7 @@ import json
 import re
 import subprocess
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from benchmarks.gpu.sizes import Sizes, topk_spec
 from deconstruct.sae.engines.cuda import forward
 from deconstruct.sae.engines.cuda.buffers import Buffers, Card, new_state
 from deconstruct.sae.engines.cuda.options import GpuOptions
@@ -135,10 +136,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     capacity = min(args.dead, args.d_sae)
-    spec = StepSpec(
-        "topk", args.batch, args.d_in, args.d_sae, args.k, 0.0, args.clip_norm,
-        max(1, capacity // 2), 1 / 32, 10_000_000, optimizer=args.optimizer,
-    )  # fmt: skip
+    sizes = Sizes(args.batch, args.d_in, args.d_sae, args.k)
+    spec = topk_spec(sizes, args.clip_norm, max(1, capacity // 2))
+    spec = replace(spec, optimizer=args.optimizer)
     launches = compile_step(args.card, spec, GpuOptions(moments=args.moments), capacity)
     if args.json:
         print(json.dumps([asdict(launch) for launch in launches]))

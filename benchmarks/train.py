@@ -38,6 +38,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmarks.planted import Planted
 from deconstruct.activations.reader import ActivationReader
 from deconstruct.artifacts import Artifact, Manifest
 from deconstruct.common.hardware import pick_dtype
@@ -82,16 +83,13 @@ def recorded(folder: Path) -> dict[str, Tensor]:
 def synthetic(d_in: int, rows: int = 131_072, directions: int = 4096) -> dict[str, Tensor]:
     """Sums of planted directions whose frequencies fall off as a power law, off centre."""
     draw = torch.Generator().manual_seed(0)
-    planted = torch.nn.functional.normalize(torch.randn(directions, d_in, generator=draw))
-    share = 1 / (torch.arange(directions) + 10.0) ** 0.8
-    share *= 30 / share.sum()
+    planted = Planted(directions, d_in, 30, draw)
     centre = torch.randn(d_in, generator=draw)
     found = torch.empty(rows + HELD_OUT_ROWS, d_in)
     for block in found.split(4096):
-        fires = torch.rand(len(block), directions, generator=draw) < share
-        size = torch.randn(len(block), directions, generator=draw).mul_(0.5).exp_()
+        sums = planted.rows(len(block), draw)
         noise = 0.05 * torch.randn(block.shape, generator=draw)
-        block.copy_((fires * size) @ planted + centre + noise)
+        block.copy_(sums + centre + noise)
     return {"train": found[:rows], "held_out": found[rows:].clone()}
 
 

@@ -1,6 +1,6 @@
 """TopK training on one GPU: our fused step beside SAELens and sparsify, in one run.
 
-    python benchmarks/train_gpu.py --out benchmarks/results/train_gpu.json
+    python -m benchmarks.train_gpu --out benchmarks/results/train_gpu.json
 
 Each engine trains on the same synthetic activations: sums of few directions out of a true
 dictionary, whose frequencies fall off as a power law, plus noise. Steps are timed by device events
@@ -21,44 +21,40 @@ A peer that is not installed is left out, and said to be. Needs a CUDA device.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import math
 import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from benchmarks.gpu.clock import block_ms, ceilings, fresh_memory, median_ms, peak_gb, wait
+from benchmarks.gpu.peers import Contender, SaeLens, Sparsify
+from benchmarks.gpu.sizes import Sizes, floor_ms, topk_spec
+from benchmarks.planted import Planted
 from deconstruct.sae.engines.cuda.options import GpuOptions
 from deconstruct.sae.engines.cuda.topk import FusedTopK
 from deconstruct.sae.initial import initial_weights
-from deconstruct.sae.spec import StepSpec
 
 DEVICE = "cuda"
 TRUE_LATENTS = 8192
 ACTIVE = 40
-DEAD_AFTER = 10_000_000  # tokens
 
-
-class Contender(Protocol):
-    def step(self, x: Tensor) -> None: ...
-
-    def reconstruct(self, x: Tensor) -> Tensor: ...
+Makers = dict[str, Callable[[float], Contender]]
+"""Name -> makes a contender whose learning rate is so many times the usual one."""
 
 
 class Ours:
-    def __init__(
-        self, d_in: int, d_sae: int, k: int, batch: int, steps: int, rate: float, moments: str
-    ) -> None:
-        spec = StepSpec("topk", batch, d_in, d_sae, k, 0.0, 1.0, d_in // 2, 1 / 32, DEAD_AFTER)
+    """The fused step; AuxK takes half as many latents as the width, as Gao et al. have it."""
+
+    def __init__(self, sizes: Sizes, steps: int, rate: float, options: GpuOptions) -> None:
+        spec = topk_spec(sizes, k_aux=sizes.d_in // 2)
         rates = torch.full((steps,), rate)
-        options = GpuOptions(moments="bfloat16" if moments == "bfloat16" else "float32")
         self.engine = FusedTopK(spec, initial_weights(spec, 0), rates, DEVICE, options)
-        self.k = k
+        self.k = sizes.k
         self.weights: dict[str, Tensor] = {}
 
     def step(self, x: Tensor) -> None:
@@ -74,88 +70,6 @@ class Ours:
         return torch.zeros_like(pre).scatter(1, top.indices, top.values) @ w["W_dec"] + w["b_dec"]
 
 
-class SaeLens:
-    def __init__(self, d_in: int, d_sae: int, k: int, batch: int, steps: int, rate: float) -> None:
-        from sae_lens.config import LoggingConfig, SAETrainerConfig
-        from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
-        from sae_lens.training.sae_trainer import SAETrainer
-
-        torch.manual_seed(0)
-        sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=d_in, d_sae=d_sae, k=k, device=DEVICE))
-        config = SAETrainerConfig(
-            total_training_samples=batch * steps,
-            train_batch_size_samples=batch,
-            lr=rate,
-            lr_end=rate,
-            device=DEVICE,
-            autocast=True,
-            dead_feature_window=DEAD_AFTER // batch,
-            logger=LoggingConfig(log_to_wandb=False),
-        )
-        self.trainer = SAETrainer(cfg=config, sae=sae, data_provider=iter(()))
-        sae.to(DEVICE)
-
-    def step(self, x: Tensor) -> None:
-        self.trainer.maybe_reset_sparsity()
-        self.trainer.step(x)
-        self.trainer.n_training_steps += 1
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        found: Tensor = self.trainer.sae(x)
-        return found
-
-
-class Sparsify:
-    """``sparsify.trainer.Trainer.fit``'s work between two batches, its language model left out."""
-
-    def __init__(self, d_in: int, d_sae: int, k: int, rate: float, optimizer: str) -> None:
-        from schedulefree import ScheduleFreeWrapper
-        from sparsify.config import SparseCoderConfig
-        from sparsify.sign_sgd import SignSGD
-        from sparsify.sparse_coder import SparseCoder
-
-        torch.manual_seed(0)
-        self.sae = SparseCoder(d_in, SparseCoderConfig(num_latents=d_sae, k=k), device=DEVICE)
-        self.free = optimizer == "signum"
-        if self.free:
-            groups = [{"params": self.sae.parameters(), "lr": rate}]
-            self.optimizer = ScheduleFreeWrapper(SignSGD(groups), momentum=0.95)
-            self.optimizer.train()
-        else:
-            self.optimizer = torch.optim.Adam(self.sae.parameters(), lr=rate)
-        self.fired = torch.zeros(d_sae, dtype=torch.bool, device=DEVICE)
-        self.since_fired = torch.zeros(d_sae, dtype=torch.long, device=DEVICE)
-        self.fvu = 0.0
-        self.begun = False
-        torch.set_float32_matmul_precision("high")  # as Trainer.fit does
-
-    def step(self, x: Tensor) -> None:
-        if not self.begun:
-            self.sae.b_dec.data = x.mean(0).to(self.sae.dtype)
-            self.begun = True
-        self.sae.set_decoder_norm_to_unit_norm()
-        variance = (x - x.mean(0)).pow(2).sum()
-        out = self.sae(x=x, y=x, dead_mask=None, total_variance=variance)
-        self.fired[out.latent_indices.flatten()] = True
-        self.fvu += float(out.fvu.detach())
-        out.fvu.backward()
-        self.sae.remove_gradient_parallel_to_decoder_directions()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        with torch.no_grad():
-            self.since_fired += len(x)
-            self.since_fired[self.fired] = 0
-            self.fired.zero_()
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        if self.free:
-            self.optimizer.eval()
-        found: Tensor = self.sae(x).sae_out
-        if self.free:
-            self.optimizer.train()
-        return found
-
-
 def activations(batches: int, batch: int, d_in: int, seed: int) -> list[Tensor]:
     """Synthetic batches, bf16 [batch, d_in], centred and scaled to E|x|^2 = 1."""
     sample = torch.cat(raw_activations(4, batch, d_in, seed=2))
@@ -167,60 +81,24 @@ def activations(batches: int, batch: int, d_in: int, seed: int) -> list[Tensor]:
 
 def raw_activations(batches: int, batch: int, d_in: int, seed: int) -> list[Tensor]:
     """Sums of directions out of one true dictionary, with noise; float32 [batch, d_in]."""
-    true = torch.Generator(DEVICE).manual_seed(1)
-    directions = torch.randn(TRUE_LATENTS, d_in, generator=true, device=DEVICE)
-    directions = torch.nn.functional.normalize(directions)
-    share = 1 / (torch.arange(TRUE_LATENTS, device=DEVICE) + 10.0) ** 0.8
-    share *= ACTIVE / share.sum()
-    rng = torch.Generator(DEVICE).manual_seed(seed)
-    found = []
-    for _ in range(batches):
-        fires = torch.rand(batch, TRUE_LATENTS, generator=rng, device=DEVICE) < share
-        size = torch.randn(batch, TRUE_LATENTS, generator=rng, device=DEVICE).mul_(0.5).exp_()
-        noise = 0.05 * torch.randn(batch, d_in, generator=rng, device=DEVICE)
-        found.append((fires * size) @ directions + noise)
-    return found
+    true = Planted(TRUE_LATENTS, d_in, ACTIVE, torch.Generator(DEVICE).manual_seed(1))
+    draw = torch.Generator(DEVICE).manual_seed(seed)
+
+    def noise() -> Tensor:
+        return 0.05 * torch.randn(batch, d_in, generator=draw, device=DEVICE)
+
+    return [true.rows(batch, draw) + noise() for _ in range(batches)]
 
 
-def seconds(work: Callable[[], object], times: int) -> float:
-    """Device seconds of one call, as the mean of ``times`` in a row."""
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    begin.record()
-    for _ in range(times):
-        work()
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / 1e3 / times
-
-
-def ceilings(batch: int, d_in: int, d_sae: int) -> dict[str, float]:
-    """Copy and product rates of this card now, and the encoder's product by the library alone."""
-    source = torch.randn(2**28, device=DEVICE)
-    target = torch.empty_like(source)
-    a, b = (torch.randn(8192, 8192, device=DEVICE).bfloat16() for _ in range(2))
-    x = torch.randn(batch, d_in, device=DEVICE).bfloat16()
-    w = torch.randn(d_sae, d_in, device=DEVICE).bfloat16()
-    out = torch.empty(batch, d_sae, device=DEVICE, dtype=torch.bfloat16)
-
-    def rest() -> None:  # products in a row heat the card: leave the clock time to recover
-        torch.cuda.synchronize()
-        torch.cuda._sleep(20_000_000)
-
-    for work in (lambda: target.copy_(source), lambda: a @ b, lambda: torch.mm(x, w.mT, out=out)):
-        work()
-    copies, squares, encodes = [], [], []
-    for _ in range(7):
-        rest()
-        copies.append(seconds(lambda: target.copy_(source), 3))
-        rest()
-        squares.append(seconds(lambda: a @ b, 2))
-        rest()
-        encodes.append(seconds(lambda: torch.mm(x, w.mT, out=out), 3))
-    return {
-        "copy_gb_s": 2 * source.nbytes / statistics.median(copies) / 1e9,
-        "product_tflop_s": 2 * 8192**3 / statistics.median(squares) / 1e12,
-        "encode_ms": 1e3 * statistics.median(encodes),
-    }
+def roofline(sizes: Sizes) -> dict[str, float]:
+    """The card's ceilings now, a step's floor at them, and the encoder's product alone."""
+    found = ceilings(DEVICE)
+    x = torch.randn(sizes.batch, sizes.d_in, device=DEVICE).bfloat16()
+    w = torch.randn(sizes.d_sae, sizes.d_in, device=DEVICE).bfloat16()
+    out = torch.empty(sizes.batch, sizes.d_sae, device=DEVICE, dtype=torch.bfloat16)
+    found["encode_ms"] = median_ms(lambda: torch.mm(x, w.mT, out=out), 3, DEVICE)
+    floor = floor_ms(sizes, found)
+    return found | floor | {"floor_ms": sum(floor.values())}
 
 
 def fvu(contender: Contender, held_out: list[Tensor]) -> float:
@@ -231,13 +109,13 @@ def fvu(contender: Contender, held_out: list[Tensor]) -> float:
         left = sum(
             (contender.reconstruct(part.float()).double() - part.double()).square().sum()
             for batch in held_out
-            for part in batch.split(1024)
+            for part in torch.split(batch, 1024)
         )
     return float(left / total)
 
 
 def measure(
-    makers: dict[str, Callable[[float], Contender]],
+    makers: Makers,
     multiples: list[float],
     data: list[Tensor],
     held_out: list[Tensor],
@@ -251,10 +129,7 @@ def measure(
     for name, make in makers.items():
         for multiple in multiples:
             alive.pop(name, None)
-            gc.collect()
-            torch.cuda.empty_cache()
-            before = torch.cuda.memory_allocated()
-            torch.cuda.reset_peak_memory_stats()
+            before = fresh_memory(DEVICE)
             try:
                 contender = alive[name] = make(multiple)
             except ImportError as error:
@@ -262,20 +137,18 @@ def measure(
                 break
             for step in range(train_steps):
                 contender.step(data[step % len(data)])
-            peak = torch.cuda.max_memory_allocated() - before
+            peak = peak_gb(before, DEVICE) or 0.0
             row = rows.setdefault(name, {"fvu": math.inf})
             found = row[f"fvu_at_{multiple:g}"] = fvu(contender, held_out)
-            row["peak_gb"] = peak / 1e9
+            row["peak_gb"] = peak
             if found < row["fvu"]:
                 row |= {"fvu": found, "rate_multiple": multiple}
     times: dict[str, list[float]] = {name: [] for name in alive}
     for repeat in range(repeats):
         for name, contender in alive.items():
-            feed = iter(range(repeat, 10**9))
             contender.step(data[0])
-            torch.cuda.synchronize()
-            ms = 1e3 * seconds(lambda c=contender, f=feed: c.step(data[next(f) % len(data)]), block)
-            times[name].append(ms)
+            wait(DEVICE)
+            times[name].append(block_ms(contender.step, data, repeat, block, DEVICE))
     batch = len(data[0])
     for name, took in times.items():
         ms = statistics.median(took)
@@ -284,7 +157,34 @@ def measure(
     return rows
 
 
+def makers_of(sizes: Sizes, steps: int) -> Makers:
+    """Ours and the peers, for so many steps."""
+    adam, signum = sizes.adam_rate, sizes.signum_rate
+    half = GpuOptions(moments="bfloat16")
+    return {
+        "deconstruct": lambda r: Ours(sizes, steps, r * adam, GpuOptions()),
+        "deconstruct, bf16 moments": lambda r: Ours(sizes, steps, r * adam, half),
+        "sparsify, signum": lambda r: Sparsify(sizes, r * signum, "signum"),
+        "sparsify, adam": lambda r: Sparsify(sizes, r * adam, "adam"),
+        "sae_lens, bf16 autocast": lambda r: SaeLens(sizes, steps, r * adam),
+    }
+
+
+def show(sizes: Sizes, roof: dict[str, float], rows: dict[str, dict[str, float]]) -> None:
+    """Print the ceilings and a line a contender."""
+    batch, d_in, d_sae, k = sizes
+    ceilings_now = " ".join(f"{n}={v:.4g}" for n, v in roof.items())
+    print(f"\nB={batch} d_in={d_in} d_sae={d_sae} k={k} | {ceilings_now}")
+    print(f"{'engine':28s} {'ms/step':>9s} {'M tok/s':>8s} {'x':>6s} {'roof':>6s} "
+          f"{'peak GB':>8s} {'FVU':>7s} {'rate':>5s}")  # fmt: skip
+    for name, row in rows.items():
+        print(f"{name:28s} {row['ms']:9.4f} {row['tokens_s'] / 1e6:8.3f} "
+              f"{row['over_deconstruct']:6.2f} {row['share_of_roofline']:6.3f} "
+              f"{row['peak_gb']:8.2f} {row['fvu']:7.4f} {row['rate_multiple']:5g}")  # fmt: skip
+
+
 def main() -> None:
+    """Measure, print, and write the result file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/train_gpu.json"))
     parser.add_argument("--d-sae", type=int, nargs="+", default=[24576, 131072])
@@ -296,53 +196,27 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--block", type=int, default=20)
     args = parser.parse_args()
-    batch, d_in, k = args.batch, args.d_in, args.k
-    data, held_out = activations(128, batch, d_in, 3), activations(8, batch, d_in, 4)
+    data = activations(128, args.batch, args.d_in, 3)
+    held_out = activations(8, args.batch, args.d_in, 4)
     report: dict[str, object] = {
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "arguments": {n: str(v) for n, v in vars(args).items()},
     }
     for d_sae in args.d_sae:
+        sizes = Sizes(args.batch, args.d_in, d_sae, args.k)
         steps = args.train_steps + args.repeats * (args.block + 1) + 100
-        root = math.sqrt(2**14 / d_sae)
-        adam, signum = 2e-4 * root, 5e-3 * root  # Gao et al.'s rule; sparsify's default
-        makers: dict[str, Callable[[float], Contender]] = {
-            "deconstruct": lambda r, f=d_sae, n=steps, a=adam: Ours(
-                d_in, f, k, batch, n, r * a, "float32"
-            ),
-            "deconstruct, bf16 moments": lambda r, f=d_sae, n=steps, a=adam: Ours(
-                d_in, f, k, batch, n, r * a, "bfloat16"
-            ),
-            "sparsify, signum": lambda r, f=d_sae, a=signum: Sparsify(d_in, f, k, r * a, "signum"),
-            "sparsify, adam": lambda r, f=d_sae, a=adam: Sparsify(d_in, f, k, r * a, "adam"),
-            "sae_lens, bf16 autocast": lambda r, f=d_sae, n=steps, a=adam: SaeLens(
-                d_in, f, k, batch, n, r * a
-            ),
-        }
-        roof = ceilings(batch, d_in, d_sae)
-        gc.collect()
-        torch.cuda.empty_cache()
+        roof = roofline(sizes)
         rows = measure(
-            makers, args.rates, data, held_out, args.train_steps, args.repeats, args.block
-        )
-        product = 2 * batch * d_in * d_sae / roof["product_tflop_s"] / 1e9
-        traffic = 2 * d_in * d_sae * 26 / roof["copy_gb_s"] / 1e6
-        roof |= {"product_ms": product, "optimiser_ms": traffic, "floor_ms": product + traffic}
+            makers_of(sizes, steps), args.rates, data, held_out,
+            args.train_steps, args.repeats, args.block,
+        )  # fmt: skip
         ours = rows["deconstruct"]["ms"]
         for row in rows.values():
             row["over_deconstruct"] = row["ms"] / ours
             row["share_of_roofline"] = roof["floor_ms"] / row["ms"]
         report[f"d_sae={d_sae}"] = {"roofline": roof, "engines": rows}
-        print(f"\nB={batch} d_in={d_in} d_sae={d_sae} k={k} | " + " ".join(
-            f"{n}={v:.4g}" for n, v in roof.items()
-        ))  # fmt: skip
-        print(f"{'engine':28s} {'ms/step':>9s} {'M tok/s':>8s} {'x':>6s} {'roof':>6s} "
-              f"{'peak GB':>8s} {'FVU':>7s} {'rate':>5s}")  # fmt: skip
-        for name, row in rows.items():
-            print(f"{name:28s} {row['ms']:9.4f} {row['tokens_s'] / 1e6:8.3f} "
-                  f"{row['over_deconstruct']:6.2f} {row['share_of_roofline']:6.3f} "
-                  f"{row['peak_gb']:8.2f} {row['fvu']:7.4f} {row['rate_multiple']:5g}")  # fmt: skip
+        show(sizes, roof, rows)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1) + "\n")
 
