@@ -13,8 +13,8 @@ SUBJECTS = {
 }
 
 
-def write_texts(path: Path, documents: int = 120, seed: int = 0) -> Path:
-    """A CSV of short texts whose words tell their label."""
+def write_texts(path: Path, documents: int = 120, seed: int = 0, longest: int = 30) -> Path:
+    """A CSV of short texts whose words tell their label. longest: words of a text, at most."""
     draw = random.Random(seed)
     labels = list(SUBJECTS)
     with path.open("w", newline="") as handle:
@@ -22,6 +22,6 @@ def write_texts(path: Path, documents: int = 120, seed: int = 0) -> Path:
         writer.writerow(["text", "label"])
         for number in range(documents):
             label = labels[number % len(labels)]
-            words = draw.choices([*SUBJECTS[label], "the", "in", "of"], k=draw.randint(8, 30))
+            words = draw.choices([*SUBJECTS[label], "the", "in", "of"], k=draw.randint(8, longest))
             writer.writerow([" ".join(words), label])
     return path

@@ -1,0 +1,1 @@
+"""A verdict on the GPU path in one command: `benchmarks.gpu_check.__main__` has its parts."""

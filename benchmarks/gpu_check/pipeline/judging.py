@@ -1,0 +1,101 @@
+"""What follows from an SAE: latents, evaluation, probes; the CPU's beside them where it differs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.gpu_check.kernels.findings import relative
+from benchmarks.gpu_check.machine.versions import why_not
+from benchmarks.gpu_check.pipeline.bench import Bench, Corpus
+from benchmarks.gpu_check.running.job import Missing, attempt
+from deconstruct.activations.reader import ActivationReader
+from deconstruct.artifacts import Artifact, DataRoot
+from deconstruct.config import EvaluationConfig, LatentsConfig, ProbeConfig
+from deconstruct.evaluation import stage as evaluation
+from deconstruct.latents import stage as latents
+from deconstruct.probe import stage as probe
+from deconstruct.sae import files
+
+_TIMED = "latents, device"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A corpus, one site's activations over it, and the SAE of these."""
+
+    corpus: Corpus
+    activations: Artifact
+    sae: Artifact
+
+
+def judge(bench: Bench, made: Trained) -> None:
+    """Latents, evaluation and probes, each a stage."""
+    record, root, texts = bench.record, made.corpus.root, made.corpus.artifact
+    firings = bench.clock(
+        _TIMED,
+        lambda: latents.encode(
+            root,
+            LatentsConfig(),
+            sae=made.sae,
+            activations=made.activations,
+            corpus=texts,
+            device=bench.device,
+        ),
+    )
+    record["latents_tokens_s"] = bench.rate(_TIMED, made.corpus.tokens)
+    _compare_encodings(bench, made)
+    judged = bench.clock(
+        "evaluation, device", lambda: _evaluate(root, bench, made, firings, bench.device)
+    )
+    record.note("metrics", judged)
+    probed = bench.clock(
+        "probe",
+        lambda: probe.fit_probes(
+            root,
+            ProbeConfig(ks=(1, 4), bootstrap=50),
+            corpus=texts,
+            latents=firings,
+            activations=made.activations,
+        ),
+    )
+    record.note("probe_accuracy", probed.facts.get("accuracy"))
+    if not bench.job.smoke:
+        record.note("metrics, CPU", attempt(bench.job, lambda: _on_cpu(bench, made, firings)))
+
+
+def _compare_encodings(bench: Bench, made: Trained) -> None:
+    """The SAE's activations of held-out tokens on the device, from the CPU's."""
+    sae = files.load(made.sae.path)
+    block = next(iter(ActivationReader(made.activations, "test").rows_in_order()))
+    rows = block.activation[: 64 if bench.job.smoke else 2048]
+    on_cpu = sae.encode(rows)
+    on_device = sae.to(bench.device).encode(rows.to(bench.device)).cpu()
+    fires = on_cpu > 0
+    alike = (fires == (on_device > 0)).float()[fires].mean()
+    bench.record["latents: share of firings alike"] = float(alike)
+    bench.record.note("latents: activations", relative(on_device, on_cpu))
+
+
+def _evaluate(
+    root: DataRoot, bench: Bench, made: Trained, firings: Artifact, device: str
+) -> dict[str, Any]:
+    """The metrics' headlines."""
+    config = EvaluationConfig(max_documents=8 if bench.job.smoke else 48, bootstrap=50)
+    judged = evaluation.evaluate(
+        root,
+        config,
+        model=made.corpus.model,
+        corpus=made.corpus.artifact,
+        activations=made.activations,
+        sae=made.sae,
+        latents=firings,
+        device=device,
+    )
+    return {name: v for name, v in judged.facts.items() if isinstance(v, int | float)}
+
+
+def _on_cpu(bench: Bench, made: Trained, firings: Artifact) -> dict[str, Any]:
+    if reason := why_not("numba"):
+        raise Missing(reason)
+    return _evaluate(bench.root("home-judged"), bench, made, firings, "cpu")

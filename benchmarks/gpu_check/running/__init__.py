@@ -1,0 +1,1 @@
+"""How the check runs: each part in a process of its own, within a budget of time."""

@@ -1,0 +1,1 @@
+"""What a training step takes: ours and the peers', kernel by kernel, and its feed."""
