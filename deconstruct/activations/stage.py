@@ -24,12 +24,13 @@ from deconstruct.activations.layout import Shard, Tokens
 from deconstruct.activations.shards import Moments
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, fsync
 from deconstruct.artifacts.ancestry import earlier
+from deconstruct.common.cores import each_on_one_thread
 from deconstruct.common.errors import DataError
 from deconstruct.common.hardware import pick_device, pick_dtype
 from deconstruct.common.progress import Advance, track
 from deconstruct.common.site import Site
 from deconstruct.config import ActivationsConfig
-from deconstruct.model.hooks import capture, check_parts
+from deconstruct.model.hooks import check_parts, reading
 from deconstruct.model.loading import load
 from deconstruct.model.resolve import ResolvedModel
 
@@ -196,19 +197,27 @@ class _Extraction:
         ends = np.cumsum(self.tokens.rows[shard.documents])
         starts = np.concatenate([[0], ends])
         result: dict[Site, Tensor] = {}
-        for places in layout.batches(shard.documents, self.tokens.lengths):
-            documents = shard.documents[places]
-            ids = torch.from_numpy(self.tokens.of(documents)).to(self.device)
-            kept = torch.from_numpy(self.tokens.kept_of(documents))
-            rows = torch.from_numpy(np.concatenate([np.arange(starts[i], ends[i]) for i in places]))
-            for site, activation in capture(model, ids, list(self.drafts)).items():
-                chosen = activation.cpu()[kept]
-                if not torch.isfinite(chosen).all():
-                    raise self._not_finite(site, documents, kept, chosen)
-                if site not in result:
-                    result[site] = chosen.new_empty(shard.rows, chosen.shape[1])
-                result[site][rows] = chosen
-            advance(len(rows))
+        with reading(model, list(self.drafts)) as read:
+
+            def compute(places: NDArray[np.int64]) -> tuple[Tensor, dict[Site, Tensor]]:
+                documents = shard.documents[places]
+                ids = torch.from_numpy(self.tokens.of(documents)).to(self.device)
+                kept = torch.from_numpy(self.tokens.kept_of(documents))
+                found = {site: activation.cpu()[kept] for site, activation in read(ids).items()}
+                for site, chosen in found.items():
+                    if not torch.isfinite(chosen).all():
+                        raise self._not_finite(site, documents, kept, chosen)
+                rows = np.concatenate([np.arange(starts[i], ends[i]) for i in places])
+                return torch.from_numpy(rows), found
+
+            batches = layout.batches(shard.documents, self.tokens.lengths)
+            side_by_side = each_on_one_thread if self.device == "cpu" else map
+            for rows, found in side_by_side(compute, batches):
+                for site, chosen in found.items():
+                    if site not in result:
+                        result[site] = chosen.new_empty(shard.rows, chosen.shape[1])
+                    result[site][rows] = chosen
+                advance(len(rows))
         return result
 
     def _write(self, shard: Shard, activations: Mapping[Site, Tensor]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from threading import local
 from typing import Any
 
 import torch
@@ -43,30 +44,45 @@ class _LastSiteReached(Exception):
     """Ends a forward pass after the last site that is wanted."""
 
 
-@torch.inference_mode()
-def capture(model: nn.Module, input_ids: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
-    """Activations at ``sites`` in one forward pass that stops after the last of them.
+Read = Callable[[Tensor], dict[Site, Tensor]]
+"""input_ids, int64 [batch, length], without padding -> site -> [batch, length, d_in]."""
 
-    input_ids: int64 [batch, length], without padding. Returns site -> [batch, length, d_in] in
-    the model's dtype. Raises ``ConfigError`` for an architecture that we can't hook.
+
+def capture(model: nn.Module, input_ids: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
+    """Activations at ``sites`` in one forward pass; see `reading`."""
+    with reading(model, sites) as read:
+        return read(input_ids)
+
+
+@contextmanager
+def reading(model: nn.Module, sites: Sequence[Site]) -> Iterator[Read]:
+    """Within the block, forward passes that give the activations at ``sites``, in the model's
+    dtype, and stop after the last of them. Several threads may make them at once.
+
+    Raises ``ConfigError`` for an architecture that we can't hook.
     """
-    found: dict[Site, Tensor] = {}
+    passing = local()  # what this thread's pass has found so far
 
     def note(site: Site) -> Replace:
         def keep(activation: Tensor) -> Tensor:
-            found[site] = activation
-            if len(found) == len(sites):
+            passing.found[site] = activation
+            if len(passing.found) == len(sites):
                 raise _LastSiteReached
             return activation
 
         return keep
 
+    @torch.inference_mode()
+    def read(input_ids: Tensor) -> dict[Site, Tensor]:
+        passing.found = {}
+        with suppress(_LastSiteReached):
+            model(input_ids=input_ids, use_cache=False)
+        return {site: passing.found[site] for site in sites}
+
     with ExitStack() as stack:
         for site in sites:
             stack.enter_context(replacing(model, site, note(site)))
-        with suppress(_LastSiteReached):
-            model(input_ids=input_ids, use_cache=False)
-    return {site: found[site] for site in sites}
+        yield read
 
 
 @contextmanager
@@ -76,15 +92,15 @@ def replacing(model: nn.Module, site: Site, replace: Replace) -> Iterator[None]:
     The activation is [batch, length, d_in]; ``replace`` returns one of its shape and dtype.
     """
     block = blocks(model)[site.layer]
-    shape: list[int] = []
+    passing = local()
 
     def note_shape(stream: Tensor) -> Tensor:
-        shape[:] = stream.shape
+        passing.shape = stream.shape
         return stream
 
     def in_shape(activation: Tensor) -> Tensor:
         """OPT's MLP works on batch and length as one axis."""
-        return replace(activation.reshape(shape)).reshape(activation.shape)
+        return replace(activation.reshape(passing.shape)).reshape(activation.shape)
 
     before = replace if site.hook == "resid_pre" else note_shape
     handles = [block.register_forward_pre_hook(_before(before), with_kwargs=True)]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from deconstruct.activations.shards import Moments
+from deconstruct.common.cores import share
 from deconstruct.sae.architectures.registry import ARCHITECTURES
 from deconstruct.sae.autoencoder import SparseAutoencoder
-from deconstruct.sae.engines.cpu.threads import share
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,21 @@ def test_several_sites_in_one_pass_equal_one_at_a_time(
         assert alone[Site.parse(site)].digest() == together[Site.parse(site)].digest()
 
 
+def test_bytes_do_not_depend_on_the_threads_of_torch(
+    tmp_path: Path, corpus_artifact: Artifact, model: ResolvedModel
+) -> None:
+    digests = []
+    threads = torch.get_num_threads()
+    for number in (1, 2, 5):
+        torch.set_num_threads(number)
+        made = run(
+            tmp_path / str(number), corpus_artifact, model, config("1.mlp_out", "2.resid_post")
+        )
+        digests.append([artifact.digest() for artifact in made.values()])
+    torch.set_num_threads(threads)
+    assert digests[0] == digests[1] == digests[2]
+
+
 def test_stored_as_bfloat16_they_read_back_the_same(
     tmp_path: Path, corpus_artifact: Artifact, model: ResolvedModel
 ) -> None:

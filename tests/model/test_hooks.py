@@ -1,5 +1,6 @@
 """Hook sites over the families, against what `transformers` itself returns."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from deconstruct.common.errors import ConfigError
 from deconstruct.common.site import HOOKS, Site
 from deconstruct.model import hooks
-from deconstruct.model.hooks import blocks, capture, check_parts, replacing
+from deconstruct.model.hooks import blocks, capture, check_parts, reading, replacing
 from deconstruct.model.loading import load
 from deconstruct.model.resolve import ResolvedModel
 
@@ -69,6 +70,17 @@ def test_nothing_after_the_last_site_is_computed(model: nn.Module) -> None:
     assert ran == [0, 1]
     for handle in [*handles, head]:
         handle.remove()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_several_threads_read_at_once(tmp_path: Path, family: str) -> None:
+    model = load_tiny(family, tmp_path, {})
+    sites = [Site(1, "resid_pre"), Site(1, "mlp_out")]  # OPT's MLP works on the batch's shape
+    texts = [IDS[:1, : 3 + n] if n % 2 else IDS[:, : 3 + n] for n in range(14)]
+    alone = [capture(model, ids, sites) for ids in texts]
+    with reading(model, sites) as read, ThreadPoolExecutor(4) as pool:
+        for expected, found in zip(alone * 5, pool.map(read, texts * 5), strict=True):
+            torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("hook", HOOKS)

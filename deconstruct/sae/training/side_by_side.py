@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deconstruct.sae.engines.cpu.threads import compute_on
+from deconstruct.common.cores import compute_on
 from deconstruct.sae.training.checkpoint import LogRow
 from deconstruct.sae.training.trainer import Trainer
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from deconstruct.common.cores import share
 from deconstruct.sae.engines.cpu import blocks, pairs, topk
-from deconstruct.sae.engines.cpu.threads import share
 from deconstruct.sae.engines.cpu.topk import CpuTopK
 from deconstruct.sae.initial import initial_weights
 from deconstruct.sae.spec import StepSpec

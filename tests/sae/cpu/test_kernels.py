@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.sae_reference import TRIED, Reference
 
+from deconstruct.common.cores import even, share
 from deconstruct.sae.engines.cpu.kernels import packed as sparse
 from deconstruct.sae.engines.cpu.kernels.vectors import HALF, WIDTH
 from deconstruct.sae.engines.cpu.pairs import CHUNK_TOKENS, ActivePairs, Gradients, fill_choices
 from deconstruct.sae.engines.cpu.sparse import SparseEngine
-from deconstruct.sae.engines.cpu.threads import even, share
 from deconstruct.sae.engines.cpu.topk import CpuTopK
 from deconstruct.sae.initial import initial_weights
 from deconstruct.sae.spec import StepSpec

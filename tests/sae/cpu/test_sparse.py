@@ -8,6 +8,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from deconstruct.common.cores import on_one_thread
 from deconstruct.sae.architectures import base, gated
 from deconstruct.sae.architectures.base import Inputs
 from deconstruct.sae.architectures.pairs import Pairs, keep_largest
@@ -17,7 +18,6 @@ from deconstruct.sae.engines.cpu.blocks import Encoder, floats, ordered, pairs_o
 from deconstruct.sae.engines.cpu.kernels import select
 from deconstruct.sae.engines.cpu.pairs import ActivePairs
 from deconstruct.sae.engines.cpu.sparse import SparseEngine
-from deconstruct.sae.engines.cpu.threads import on_one_thread
 from deconstruct.sae.initial import initial_weights
 from deconstruct.sae.spec import StepSpec
 

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deconstruct.common.cores import share
 from deconstruct.sae.engines.cpu.kernels import adam
-from deconstruct.sae.engines.cpu.threads import share
 from deconstruct.sae.spec import SHARED, StepSpec, pace_of
 
 Floats = NDArray[np.float32]

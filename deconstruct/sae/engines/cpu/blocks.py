@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deconstruct.common.cores import share
 from deconstruct.sae.architectures.pairs import Pairs, offsets_of
 from deconstruct.sae.engines.cpu.kernels import select
 from deconstruct.sae.engines.cpu.pairs import ActivePairs, fill_choices
-from deconstruct.sae.engines.cpu.threads import share
 
 SELECT_TOKENS = 512
 """Tokens in one block of the encoder's product: its output (8 MB at d_sae = 8192) stays in L3."""

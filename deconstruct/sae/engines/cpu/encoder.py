@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deconstruct.common.cores import share
 from deconstruct.sae.engines.cpu.adam import array_of
 from deconstruct.sae.engines.cpu.kernels import select
 from deconstruct.sae.engines.cpu.pairs import fold_columns
-from deconstruct.sae.engines.cpu.threads import share
 
 ENCODE_TOKENS = 512
 

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deconstruct.common.cores import even, share
 from deconstruct.sae.engines.cpu.kernels import packed, select
 from deconstruct.sae.engines.cpu.kernels.vectors import PackedRows
-from deconstruct.sae.engines.cpu.threads import even, share
 
 Floats = NDArray[np.float32]
 Int = NDArray[np.int32]

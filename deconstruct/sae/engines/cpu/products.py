@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from deconstruct.common.cores import share
 from deconstruct.sae.architectures.pairs import Pairs
 from deconstruct.sae.engines.cpu.kernels import plain
 from deconstruct.sae.engines.cpu.pairs import Gradients, PairProducts
-from deconstruct.sae.engines.cpu.threads import share
 
 Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deconstruct.common.cores import on_one_thread, share
 from deconstruct.sae.architectures.base import Floats, Inputs, Scene, Selection
 from deconstruct.sae.architectures.pairs import Pairs, keep_largest
 from deconstruct.sae.architectures.registry import ARCHITECTURES
@@ -32,7 +33,6 @@ from deconstruct.sae.engines.cpu.kernels import packed, plain
 from deconstruct.sae.engines.cpu.kernels.vectors import HALF, WIDTH
 from deconstruct.sae.engines.cpu.pairs import ActivePairs, Gradients, weighted_sum
 from deconstruct.sae.engines.cpu.products import Decoded, Flags, Nested, Packed, Products
-from deconstruct.sae.engines.cpu.threads import on_one_thread, share
 from deconstruct.sae.engines.engine import Engine, as_given, counts, rows_by_latent
 from deconstruct.sae.engines.ranks import anywhere, average, ranks
 from deconstruct.sae.spec import SHARED, StepSpec, aux_tokens

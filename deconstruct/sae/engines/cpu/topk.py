@@ -22,13 +22,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deconstruct.common.cores import share
 from deconstruct.sae.architectures.topk import TopK
 from deconstruct.sae.engines.cpu.adam import Gradient, RowAdam, array_of, bits_of
 from deconstruct.sae.engines.cpu.blocks import Encoder, with_bias
 from deconstruct.sae.engines.cpu.kernels import packed
 from deconstruct.sae.engines.cpu.kernels.vectors import HALF, WIDTH
 from deconstruct.sae.engines.cpu.pairs import ActivePairs, Gradients, weighted_sum
-from deconstruct.sae.engines.cpu.threads import share
 from deconstruct.sae.engines.engine import Engine, as_given, counts, rows_by_latent
 from deconstruct.sae.spec import NAMES, StepSpec, aux_tokens
 

@@ -1,16 +1,20 @@
-"""Kernels on several threads: each takes a range of rows, and no two ranges meet.
+"""Work shared out over the cores so that no result depends on how many there are.
 
-Plain Python threads, since the kernels let go of the interpreter's lock. torch's own threads are
-kept out of a training step: those of its OpenMP pool spin for up to 15 ms after each operation, on
-the cores that the kernels need. A product is shared out like a kernel, each thread multiplying
-rows of its own.
+A product may round otherwise on several threads of torch than on one, by the processor: so work is
+cut into parts of which each is one thread's alone. Kernels take ranges of rows, no two of which
+meet; a product is shared out like a kernel, each thread multiplying rows of its own; forward passes
+are made side by side, each on one thread.
+
+Plain Python threads, since torch and the kernels let go of the interpreter's lock. torch's own
+threads are kept out of a training step also because those of its OpenMP pool spin for up to 15 ms
+after each operation, on the cores that the kernels need.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import cache
 from itertools import pairwise
 from threading import Barrier
@@ -18,6 +22,7 @@ from typing import TypeVar
 
 import torch
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -50,6 +55,28 @@ def on_one_thread(work: Callable[[], Result]) -> Result:
     """What ``work`` returns, torch computing on a single thread meanwhile."""
     threads = torch.get_num_threads()
     return work() if threads == 1 else _pool().submit(work).result()
+
+
+def each_on_one_thread(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """``work(item)`` of each, in no set order: as many at once as torch has threads, each on one.
+
+    What ``work`` raises is raised here, once what is under way has ended.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield from map(work, items)
+        return
+    waiting = iter(items)
+    working: set[Future[Result]] = set()
+    try:
+        for item in waiting:
+            working.add(_pool().submit(work, item))
+            if len(working) == threads:
+                done, working = wait(working, return_when=FIRST_COMPLETED)
+                yield from (one.result() for one in done)
+        yield from (one.result() for one in wait(working).done)
+    finally:
+        wait(working)
 
 
 def compute_on(threads: int) -> None:
