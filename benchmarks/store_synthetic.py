@@ -10,27 +10,34 @@ are exponential. Firings pass through the two ordering passes of the latents sta
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
+from deconstruct.cluster.tables import CLUSTER_METRICS, CLUSTER_SUMMARY, CLUSTERS
+from deconstruct.cluster.tables import TABLES as CLUSTER
 from deconstruct.common.parquet import GroupedWriter
 from deconstruct.common.progress import track
 from deconstruct.config import LatentsConfig, RunConfig, SaeConfig
+from deconstruct.corpus.tables import DOCUMENTS, TOKENS
+from deconstruct.evaluation.tables import DENSITY_HISTOGRAM, SAE_METRICS, TOKEN_ERRORS
+from deconstruct.evaluation.tables import TABLES as EVALUATION
 from deconstruct.features.counts import FeatureCounts
 from deconstruct.features.geometry import Geometry, directions
-from deconstruct.features.tables import DIRECTIONS, FEATURES
+from deconstruct.features.tables import DIRECTIONS, FEATURE_LOGITS, FEATURES
 from deconstruct.latents.buckets import FIRING, Buckets
 from deconstruct.latents.stage import BUCKET_TOKENS, _Encoding
+from deconstruct.probe.tables import PROBE_PREDICTIONS, PROBE_WEIGHTS, PROBES
+from deconstruct.probe.tables import TABLES as PROBE
+from deconstruct.sae.tables import TRAINING_LOG
 from deconstruct.store import RunRecord
+from tests.support.planted import Contents, artifact_of, filled
 
 LABELS = ("business", "entertainment", "politics", "sport", "tech")
 D_IN = 64
@@ -71,26 +78,22 @@ def make(home: Path, size: Size, seed: int = 0, name: str = "synthetic") -> Synt
     labels = draw.integers(0, len(LABELS), size.documents)
     spent: dict[str, float] = {}
 
-    def artifact(stage: str, write: Callable[[Draft], None]) -> Artifact:
-        recipe = Recipe(stage, 1, {"seed": seed, "tokens": size.tokens, "d_sae": size.d_sae}, {})
-        return root.make(recipe, write)
+    def recipe(stage: str) -> Recipe:
+        config = {"seed": seed, "tokens": size.tokens, "d_sae": size.d_sae}
+        return Recipe(stage, 1, config, {})
 
-    corpus = artifact("corpus", lambda draft: _corpus(draft, size, labels, seed))
-    tables = _small_tables(size, draw)
+    corpus = root.make(recipe("corpus"), lambda draft: _corpus(draft, size, labels))
+    log = {TRAINING_LOG: filled(TRAINING_LOG, step=[1, 2], fvu=[0.5, 0.3])}
+    sae = {"architecture": "topk", "d_in": D_IN, "d_sae": size.d_sae, "k": size.l0}
+    others = _small_tables(size, draw)
     artifacts = {
         "corpus": corpus,
-        "activations": artifact("activations", _writer({}, {"site": "9.resid_post"})),
-        "sae": artifact(
-            "sae",
-            _writer(
-                {"training_log": pa.table({"step": [1, 2], "fvu": [0.5, 0.3]})},
-                {"architecture": "topk", "d_in": D_IN, "d_sae": size.d_sae, "k": size.l0},
-            ),
+        "activations": artifact_of(root, recipe("activations"), {}, site="9.resid_post"),
+        "sae": artifact_of(root, recipe("sae"), log, **sae),
+        "latents": root.make(
+            recipe("latents"), lambda draft: _firings(draft, size, labels, corpus, seed, spent)
         ),
-        "latents": artifact(
-            "latents", lambda draft: _firings(draft, size, labels, corpus, seed, spent)
-        ),
-        **{stage: artifact(stage, _writer(files, {})) for stage, files in tables.items()},
+        **{stage: artifact_of(root, recipe(stage), own) for stage, own in others.items()},
     }
     now = datetime.now(UTC)
     config = RunConfig(name=name, sae=SaeConfig(d_sae=size.d_sae, k=size.l0))
@@ -181,119 +184,77 @@ def _draw(
     return firings
 
 
-def _corpus(draft: Draft, size: Size, labels: np.ndarray, seed: int) -> None:
+def _corpus(draft: Draft, size: Size, labels: np.ndarray) -> None:
     """Documents and tokens; the token at index i is a fixed function of i."""
     total = size.documents * size.document
     index = np.arange(total, dtype=np.uint64)
     token_id = ((index * np.uint64(2654435761)) % np.uint64(VOCABULARY)).astype(np.uint32)
     words = pa.array([f" word{number}" for number in range(VOCABULARY)])
-    doc_id = np.repeat(np.arange(size.documents, dtype=np.uint32), size.document)
-    position = np.tile(np.arange(size.document, dtype=np.uint32), size.documents)
-    tokens = pa.table(
-        {
-            "token_index": index,
-            "doc_id": doc_id,
-            "position": position,
-            "token_id": token_id,
-            "token": words.take(pa.array(token_id)),
-            "special": np.zeros(total, bool),
-        }
+    tokens = filled(
+        TOKENS,
+        token_index=index,
+        doc_id=np.repeat(np.arange(size.documents, dtype=np.uint32), size.document),
+        position=np.tile(np.arange(size.document, dtype=np.uint32), size.documents),
+        token_id=token_id,
+        token=words.take(pa.array(token_id)),
     )
-    documents = pa.table(
-        {
-            "doc_id": np.arange(size.documents, dtype=np.uint32),
-            "doc_key": [f"{number:016x}" for number in range(size.documents)],
-            "split": ["test" if number % 5 == 0 else "train" for number in range(size.documents)],
-            "label": [LABELS[which] for which in labels],
-            "text": ["synthetic"] * size.documents,
-            "n_tokens": np.full(size.documents, size.document, np.uint32),
-        }
+    documents = filled(
+        DOCUMENTS,
+        doc_key=[f"{number:016x}" for number in range(size.documents)],
+        split=["test" if number % 5 == 0 else "train" for number in range(size.documents)],
+        label=[LABELS[which] for which in labels],
+        text="synthetic",
+        n_tokens=size.document,
     )
-    facts = {"documents": size.documents, "tokens": total, "labels": list(LABELS)}
-    for name, table, group_rows in (("tokens", tokens, 16_384), ("documents", documents, 8192)):
+    for table, rows, group_rows in ((TOKENS, tokens, 16_384), (DOCUMENTS, documents, 8192)):
         with (  # row groups as the corpus stage writes them
-            draft.writing(f"{name}.parquet") as path,
-            GroupedWriter(path, table.schema, group_rows) as writer,
+            draft.writing(table.file) as path,
+            GroupedWriter(path, table.arrow, group_rows) as writer,
         ):
-            writer.write(table)
-        draft.rows[f"{name}.parquet"] = len(table)
-    draft.facts |= facts
+            writer.write(rows)
+        draft.rows[table.file] = len(rows)
+    draft.facts |= {"documents": size.documents, "tokens": total, "labels": list(LABELS)}
 
 
-def _small_tables(size: Size, draw: np.random.Generator) -> dict[str, dict[str, pa.Table]]:
+def _small_tables(size: Size, draw: np.random.Generator) -> dict[str, Contents]:
     """Evaluation, probe and cluster: small beside the firings, so few rows do."""
     held_out = np.arange(0, size.tokens, 5, dtype=np.uint64)
     weights = draw.normal(size=(len(LABELS), size.d_sae))
     label, latent = np.indices(weights.shape, np.uint32).reshape(2, -1)
     rank = (np.argsort(np.argsort(-np.abs(weights), 1), 1) + 1).astype(np.uint32)
-    one = {"ci_low": [0.1], "ci_high": [0.3]}
-    return {
-        "evaluation": {
-            "metrics": pa.table(
-                {"metric": ["fvu"], "value": [0.2], **one, "n": pa.array([1], pa.uint64())}
-                | {"unit": ["share"], "note": [""]}
-            ),
-            "feature_logits": pa.table(
-                {"latent": pa.array([0], pa.uint32()), "direction": ["promoted"]}
-                | {"rank": pa.array([1], pa.uint32()), "token_id": pa.array([0], pa.uint32())}
-                | {"token": [" word0"], "logit": pa.array([1.0], pa.float32())}
-            ),
-            "density_histogram": pa.table(
-                {"low": [-3.0], "high": [-2.0], "latents": pa.array([size.d_sae], pa.uint64())}
-            ),
-            "token_errors": pa.table(
-                {
-                    "token_index": held_out,
-                    "squared_error": draw.random(len(held_out), np.float32),
-                    "squared_norm": 1 + draw.random(len(held_out), np.float32),
-                }
-            ),
-        },
-        "probe": {
-            "probes": pa.table(
-                {"representation": ["latents"], "k": pa.array([None], pa.uint32())}
-                | {"label": pa.array([None], pa.string()), "metric": ["accuracy"], "value": [0.9]}
-                | one
-                | {"n_train": pa.array([80], pa.uint32()), "n_test": pa.array([20], pa.uint32())}
-            ),
-            "probe_weights": pa.table(
-                {
-                    "label": [LABELS[which] for which in label],
-                    "latent": latent,
-                    "weight": weights.reshape(-1),
-                    "effect": weights.reshape(-1),
-                    "rank": rank.reshape(-1),
-                }
-            ),
-            "probe_predictions": pa.table(
-                {"representation": ["latents"], "k": pa.array([None], pa.uint32())}
-                | {"doc_id": pa.array([0], pa.uint32()), "label": [LABELS[0]]}
-                | {"predicted": [LABELS[1]], "probability": [0.8]}
-            ),
-        },
-        "cluster": {
-            "clusters": pa.table(
-                {
-                    "doc_id": np.arange(size.documents, dtype=np.uint32),
-                    "cluster": draw.integers(0, 5, size.documents).astype(np.uint32),
-                    "distance": draw.random(size.documents),
-                }
-            ),
-            "cluster_summary": pa.table(
-                {"cluster": pa.array([0], pa.uint32()), "size": pa.array([1], pa.uint32())}
-                | {"top_label": [LABELS[0]], "top_label_share": [0.5]}
-                | {"latents": pa.array([[1]], pa.list_(pa.uint32())), "keywords": [["word1"]]}
-                | {"exemplars": pa.array([[0]], pa.list_(pa.uint32()))}
-            ),
-            "cluster_metrics": pa.table({"metric": ["nmi"], "value": [0.1]}),
-        },
+    ends = {"ci_low": 0.1, "ci_high": 0.3}
+    errors = filled(
+        TOKEN_ERRORS,
+        token_index=held_out,
+        squared_error=draw.random(len(held_out), np.float32),
+        squared_norm=1 + draw.random(len(held_out), np.float32),
+    )
+    effects = filled(
+        PROBE_WEIGHTS,
+        label=[LABELS[which] for which in label],
+        latent=latent,
+        weight=weights.reshape(-1),
+        effect=weights.reshape(-1),
+        rank=rank.reshape(-1),
+    )
+    members = filled(
+        CLUSTERS,
+        cluster=draw.integers(0, 5, size.documents).astype(np.uint32),
+        distance=draw.random(size.documents),
+    )
+    single = {  # a row each
+        SAE_METRICS: {"metric": "fvu", "value": 0.2, **ends, "n": 1, "unit": "share"},
+        FEATURE_LOGITS: {"direction": "promoted", "rank": 1, "token": " word0", "logit": 1.0},
+        DENSITY_HISTOGRAM: {"low": -3.0, "high": -2.0, "latents": size.d_sae},
+        PROBES: {"representation": "latents", "k": None, "label": None, "metric": "accuracy"}
+        | {"value": 0.9, **ends, "n_train": 80, "n_test": 20},
+        PROBE_PREDICTIONS: {"representation": "latents", "k": None, "label": LABELS[0]}
+        | {"predicted": LABELS[1], "probability": 0.8},
+        CLUSTER_SUMMARY: {"size": 1, "top_label": LABELS[0], "top_label_share": 0.5}
+        | {"latents": [[1]], "keywords": [["word1"]], "exemplars": [[0]]},
+        CLUSTER_METRICS: {"metric": "nmi", "value": 0.1},
     }
-
-
-def _writer(files: dict[str, pa.Table], facts: dict[str, Any]) -> Callable[[Draft], None]:
-    def write(draft: Draft) -> None:
-        for name, table in files.items():
-            draft.write_table(f"{name}.parquet", table)
-        draft.facts.update(facts)
-
-    return write
+    rows = {table: filled(table, **own) for table, own in single.items()}
+    rows |= {TOKEN_ERRORS: errors, PROBE_WEIGHTS: effects, CLUSTERS: members}
+    stages = {"evaluation": EVALUATION, "probe": PROBE, "cluster": CLUSTER}
+    return {stage: {table: rows[table] for table in own} for stage, own in stages.items()}

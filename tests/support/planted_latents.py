@@ -6,27 +6,28 @@ import hashlib
 
 import numpy as np
 import pyarrow.parquet as pq
+from support.planted import artifact_of, filled
 
-from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
+from deconstruct.artifacts import Artifact, DataRoot, Recipe
 from deconstruct.features.tables import FEATURES
 from deconstruct.latents.tables import DOCUMENT_LATENTS
 
 
 def plant(root: DataRoot, mean: np.ndarray, density: np.ndarray | None = None) -> Artifact:
     """mean: [documents, d_sae], 0 where silent; max is twice as much. density: [d_sae]."""
-    d_sae = mean.shape[1]
-    density = np.full(d_sae, 0.01) if density is None else density
-
-    def write(draft: Draft) -> None:
-        doc, latent = np.nonzero(mean)
-        value = mean[doc, latent].astype(np.float32)
-        pooled = DOCUMENT_LATENTS.of(doc, latent, np.ones(len(doc), np.uint32), value, 2 * value)
-        features = [{"latent": i, "density": float(own)} for i, own in enumerate(density)]
-        draft.write_table(DOCUMENT_LATENTS.file, pooled)
-        draft.write_table(FEATURES.file, FEATURES.of_rows(features))
-
+    density = np.full(mean.shape[1], 0.01) if density is None else density
+    doc, latent = np.nonzero(mean)
+    value = mean[doc, latent].astype(np.float32)
     digest = hashlib.sha256(mean.tobytes() + density.tobytes()).hexdigest()
-    return root.make(Recipe("latents", 0, {"planted": True}, {"values": digest}), write)
+    pooled = {"doc_id": doc, "latent": latent, "n_fires": 1, "mean": value, "max": 2 * value}
+    return artifact_of(
+        root,
+        Recipe("latents", 0, {"planted": True}, {"values": digest}),
+        {
+            DOCUMENT_LATENTS: filled(DOCUMENT_LATENTS, **pooled),
+            FEATURES: filled(FEATURES, density=density),
+        },
+    )
 
 
 def labels_of(corpus: Artifact) -> np.ndarray:
