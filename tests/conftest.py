@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import support.alone  # noqa: F401 - before all that reads the environment
 from hypothesis import settings
-from support.running import deconstruct, environment, write_config
-from support.store_artifacts import Planted, plant
 from support.texts import write_texts
 from support.tiny_models import save_tiny
 
@@ -20,8 +17,6 @@ from deconstruct.config import ActivationsConfig, CorpusConfig, ModelConfig
 from deconstruct.corpus import sources
 from deconstruct.corpus import stage as corpus
 from deconstruct.model.resolve import ResolvedModel, resolve
-from deconstruct.store import publish
-from flows.embedded_server import EmbeddedServer
 
 settings.register_profile("fixed", derandomize=True)  # the same examples on every machine
 settings.load_profile("fixed")
@@ -69,16 +64,6 @@ def activations_artifact(
 
 
 @pytest.fixture(scope="session")
-def two_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Planted, Planted]:
-    """A data root with two published runs of one corpus, ``demo`` and ``other``; read it only."""
-    home = tmp_path_factory.mktemp("two-runs")
-    planted = plant(home), plant(home, "other", seed=1)
-    for run in planted:
-        publish(home, run.record, run.artifacts)
-    return home, *planted
-
-
-@pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """``host:port`` of a real S3 server on localhost; it takes the keys test, test."""
     from moto.server import ThreadedMotoServer
@@ -104,42 +89,3 @@ def new_bucket(s3_server: str) -> Callable[[str], str]:
         return f"?endpoint_override={s3_server}&scheme=http"
 
     return make
-
-
-@pytest.fixture(scope="session")
-def config(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, texts: Path) -> Path:
-    """A configuration of the whole pipeline over the small model and texts."""
-    return write_config(tmp_path_factory.mktemp("config") / "small.toml", tiny_model, texts)
-
-
-@pytest.fixture(scope="session")
-def first_run_of(
-    tmp_path_factory: pytest.TempPathFactory, config: Path
-) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A home in which the command ran once, with a server of its own, and how it ended."""
-    home = tmp_path_factory.mktemp("finished") / "home"
-    done = deconstruct(home, "run", config)
-    assert done.returncode == 0, done.stderr
-    return home, done
-
-
-@pytest.fixture(scope="session")
-def finished(first_run_of: tuple[Path, subprocess.CompletedProcess[str]]) -> Path:
-    """A home in which a run has finished; don't damage it."""
-    return first_run_of[0]
-
-
-@pytest.fixture(scope="session")
-def first_run(first_run_of: tuple[Path, subprocess.CompletedProcess[str]]) -> str:
-    """What that run printed at its end."""
-    return first_run_of[1].stdout
-
-
-@pytest.fixture(scope="session")
-def server(finished: Path) -> Iterator[str]:
-    """API address of a Prefect server, for commands that need not start their own."""
-    apart = environment(finished, PREFECT_HOME=str(finished.parent / "prefect"))
-    own = EmbeddedServer.start(finished.parent / "server.log", apart)
-    own.wait()
-    yield own.url
-    own.stop()

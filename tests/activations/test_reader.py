@@ -143,3 +143,18 @@ def test_batches_mix_documents_as_chance_would(artifact: Artifact) -> None:
         pairs += sum(n * (n - 1) // 2 for n in counts)
     expected = 60 * (1000 * 999 / 2) * (6 / (sum(SIZES) - 1))
     assert pairs == pytest.approx(expected, rel=0.1)
+
+
+def test_held_out_documents_are_whole_and_apart(activations_artifact: Artifact) -> None:
+    reader = ActivationReader(activations_artifact)
+    trained, kept = reader.hold_out(0.2)
+    sides = [np.concatenate([part.doc_id() for part in side.groups]) for side in (trained, kept)]
+    assert not set(sides[0].tolist()) & set(sides[1].tolist())
+    assert len(sides[0]) + len(sides[1]) == reader.rows == trained.rows + kept.rows
+    assert kept.rows == pytest.approx(0.2 * reader.rows, rel=0.2)
+    whole = torch.cat([trained.whole(), kept.whole()])
+    assert torch.equal(whole, reader.whole())
+    blocks = torch.cat([block.activation for block in kept.rows_in_order()])
+    assert torch.equal(blocks, kept.whole())
+    with pytest.raises(DataError, match="held_out_share = 1e-06"):
+        reader.hold_out(1e-6)

@@ -6,7 +6,6 @@ import pytest
 from support.paths import ROOT
 
 from deconstruct.common.errors import ConfigError
-from deconstruct.common.site import Site
 from deconstruct.config import RunConfig, load
 from deconstruct.config import page as reference
 
@@ -61,14 +60,6 @@ def test_files_that_are_missing_or_no_toml(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("a = = 1")
     with pytest.raises(ConfigError, match=r"bad\.toml' is not TOML"):
         load(tmp_path / "bad.toml")
-
-
-def test_sites_read_and_write() -> None:
-    assert Site.parse("9.resid_post") == Site(9, "resid_post")
-    assert str(Site(3, "mlp_out")) == "3.mlp_out"
-    for text in ("resid_post", "-1.mlp_out", "3.mlp", "3.4.mlp_out", ""):
-        with pytest.raises(ValueError, match="is no hook site"):
-            Site.parse(text)
 
 
 def test_the_page_of_fields_is_up_to_date() -> None:

@@ -11,46 +11,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from support.dense_latents import CONSTANT, D_SAE, Reference, sae_of
 
 from deconstruct.activations.reader import ActivationReader
-from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
+from deconstruct.artifacts import Artifact, DataRoot
 from deconstruct.common.errors import DataError
 from deconstruct.config import LatentsConfig, SaeConfig
-from deconstruct.features import geometry
-from deconstruct.features.geometry import Geometry
-from deconstruct.features.tables import FEATURES
 from deconstruct.latents import stage as latents
 from deconstruct.latents import tables
 from deconstruct.sae import files, stage
-from deconstruct.sae.autoencoder import SparseAutoencoder
-
-D_SAE, K = 48, 6
-DEAD, CONSTANT, TWIN = 7, 11, (20, 33)
-
-
-def sae_of(home: Path, d_in: int, architecture: str = "topk", **changes: torch.Tensor) -> Artifact:
-    """An SAE with random weights and planted latents: one dead, one that always fires with
-    the same strength, two with the same decoder row."""
-    draw = torch.Generator().manual_seed(0)
-    weights = {
-        "W_enc": torch.randn(d_in, D_SAE, generator=draw),
-        "b_enc": torch.randn(D_SAE, generator=draw) * 0.1,
-        "W_dec": torch.randn(D_SAE, d_in, generator=draw),
-        "b_dec": torch.zeros(d_in),
-    }
-    weights["W_enc"][:, [DEAD, CONSTANT]] = 0
-    weights["b_enc"][[DEAD, CONSTANT]] = torch.tensor([-1.0, 50.0])
-    weights["W_dec"][TWIN[1]] = 2 * weights["W_dec"][TWIN[0]]
-    weights |= changes
-    sae = SparseAutoencoder(architecture, weights, K)
-
-    def write(draft: Draft) -> None:
-        with draft.writing(files.WEIGHTS) as path:
-            files.save_weights(sae, path)
-        draft.write_json(files.CONFIG, files.config_of(sae, {}))
-
-    sums = {name: str(weight.double().sum().item()) for name, weight in weights.items()}
-    return DataRoot(home).make(Recipe("sae", 1, {"architecture": architecture}, sums), write)
 
 
 @pytest.fixture(scope="module", params=["topk", "relu"])
@@ -75,36 +44,6 @@ def encoded(
         corpus=corpus_artifact,
         device="cpu",
     )
-
-
-class Reference:
-    """Every recorded token's activations as one dense matrix, ordered by token."""
-
-    def __init__(self, sae: Artifact, activations: Artifact) -> None:
-        blocks = [
-            block
-            for split in ("train", "test")
-            for block in ActivationReader(activations, split).rows_in_order()
-        ]
-        token_index = np.concatenate([block.token_index for block in blocks])
-        order = np.argsort(token_index)
-        self.token_index = token_index[order].astype(np.int64)
-        self.doc_id = np.concatenate([block.doc_id for block in blocks])[order]
-        self.token_id = np.concatenate([block.token_id for block in blocks])[order]
-        dense = []
-        for block in blocks:
-            sparse = files.load(sae.path).encode_sparse(block.activation)
-            rows = np.zeros((len(block), D_SAE), np.float32)
-            for row in range(len(block)):
-                at = slice(int(sparse.offsets[row]), int(sparse.offsets[row + 1]))
-                rows[row, sparse.latents[at].numpy()] = sparse.activations[at].numpy()
-            dense.append(rows)
-        self.dense = np.concatenate(dense)[order]
-
-    def firings(self, threshold: float = 0.0) -> list[tuple[int, int, float]]:
-        token, latent = np.nonzero(self.dense > threshold)
-        strength = self.dense[token, latent].tolist()
-        return list(zip(latent.tolist(), self.token_index[token].tolist(), strength, strict=True))
 
 
 @pytest.fixture
@@ -151,55 +90,6 @@ def test_documents_are_pooled_over_all_their_recorded_tokens(
             expected.append((doc_id, latent, (column > 0).sum(), column.mean(), column.max()))
     found = np.array(rows(encoded, "document_latents.parquet"))
     np.testing.assert_allclose(found, np.array(expected), rtol=1e-6)
-
-
-def test_features(
-    encoded: Artifact, reference: Reference, corpus_artifact: Artifact, sae: Artifact
-) -> None:
-    table = pq.read_table(encoded.file("features.parquet"))
-    assert table.schema.equals(FEATURES.arrow)
-    found = table.to_pylist()
-    assert [row["latent"] for row in found] == list(range(D_SAE))
-    tokens = pq.read_table(corpus_artifact.file("tokens.parquet")).to_pydict()
-    text = dict(zip(tokens["token_id"], tokens["token"], strict=True))
-    for row, column in zip(found, reference.dense.T, strict=True):
-        fires = column > 0
-        assert row["n_fires"] == fires.sum()
-        assert row["density"] == fires.mean()
-        assert row["n_documents"] == len(set(reference.doc_id[fires]))
-        assert row["dead"] == (not fires.any())
-        if row["dead"]:
-            assert row["mean_activation"] is row["max_activation"] is row["top_token"] is None
-            continue
-        assert row["mean_activation"] == pytest.approx(column[fires].mean(), rel=1e-5)
-        assert row["max_activation"] == column.max()
-        counts = Counter(reference.token_id[fires].tolist())
-        top, count = min(counts.items(), key=lambda item: (-item[1], item[0]))
-        assert row["top_token"] == text[top]
-        assert row["top_token_share"] == pytest.approx(count / fires.sum())
-    assert found[DEAD]["dead"]
-    assert found[CONSTANT]["density"] == 1
-    assert found[CONSTANT]["mean_activation"] == found[CONSTANT]["max_activation"] == 50
-    assert found[TWIN[0]]["nearest_latent"] == TWIN[1]
-    assert found[TWIN[1]]["nearest_latent"] == TWIN[0]
-    assert found[TWIN[1]]["nearest_cosine"] == pytest.approx(1)
-    assert found[TWIN[1]]["decoder_norm"] == pytest.approx(2 * found[TWIN[0]]["decoder_norm"])
-
-
-def test_geometry_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw = torch.Generator().manual_seed(1)
-    W_enc, W_dec = torch.randn(8, 29, generator=draw), torch.randn(29, 8, generator=draw)
-    W_dec[5] = 0
-    unit = torch.nn.functional.normalize(W_dec.double(), dim=1)
-    cosines = (unit @ unit.T).fill_diagonal_(-2)
-    monkeypatch.setattr(geometry, "BLOCK_COSINES", 29 * 4)
-    found = Geometry.of(W_enc, W_dec)
-    np.testing.assert_array_equal(found.nearest_latent[:5], cosines.argmax(1)[:5])
-    np.testing.assert_allclose(found.nearest_cosine, cosines.amax(1), atol=1e-6)
-    aligned = torch.nn.functional.cosine_similarity(W_enc.T.double(), W_dec.double())
-    np.testing.assert_allclose(found.encoder_decoder_cosine, aligned, atol=1e-6)
-    assert found.nearest_cosine[5] == found.encoder_decoder_cosine[5] == found.decoder_norm[5] == 0
-    assert found.nearest_latent[5] != 5
 
 
 def test_bytes_depend_on_neither_buckets_nor_a_kill(

@@ -17,7 +17,6 @@ from support.tiny_models import FAMILIES, LAYERS, WIDTH, save_tiny
 
 from deconstruct.artifacts import DataRoot, sha256_of
 from deconstruct.common.errors import ConfigError, DataError, SourceUnreachable
-from deconstruct.common.hardware import pick_device, pick_dtype
 from deconstruct.common.site import Site
 from deconstruct.config import ModelConfig
 from deconstruct.model.gguf import GgufFile
@@ -148,20 +147,6 @@ def test_what_is_no_language_model_is_said(root: DataRoot, folder: Path) -> None
     (folder / "config.json").write_text('{"model_type": "vit", "num_hidden_layers": 2}')
     with pytest.raises(ConfigError, match="does not load as a causal language model"):
         load(resolved(root, folder), "cpu")
-
-
-def test_devices_and_precisions() -> None:
-    assert pick_device("cpu") == "cpu"
-    assert pick_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
-    for device in ("mps", "tpu", "cuda:77" if not torch.cuda.is_available() else "nonsense"):
-        with pytest.raises(ConfigError, match=f"device '{device}' is not to be had here"):
-            pick_device(device)
-    assert pick_dtype("float32", "cuda") == torch.float32
-    assert pick_dtype("bfloat16", "cpu") == torch.bfloat16
-    assert pick_dtype("auto", "cuda") == torch.bfloat16
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    fast = "avx512_bf16" in flags or "amx_tile" in flags
-    assert pick_dtype("auto", "cpu") == (torch.bfloat16 if fast else torch.float32)
 
 
 @pytest.fixture

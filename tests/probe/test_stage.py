@@ -15,13 +15,11 @@ from support.planted_latents import is_train, labels_of, plant
 from threadpoolctl import threadpool_limits
 
 from deconstruct.activations import stage as activations
-from deconstruct.activations.reader import ActivationReader
 from deconstruct.artifacts import Artifact, DataRoot
 from deconstruct.common.intervals import Bootstrap
 from deconstruct.config import ActivationsConfig, CorpusConfig, ProbeConfig
 from deconstruct.corpus import sources
 from deconstruct.corpus import stage as corpus
-from deconstruct.latents.pooling import Documents, pooled_activations, pooled_latents
 from deconstruct.model.resolve import ResolvedModel
 from deconstruct.probe import stage as probe
 from deconstruct.probe.scores import Probe, Scores, auroc
@@ -337,42 +335,6 @@ def test_sparse_dimensions_go_to_each_class_in_turn() -> None:
     assert len(sparse_dimensions(train, truth, 1)) == 1
     constant = np.ones((150, 2))
     assert sparse_dimensions(constant, truth, 1).tolist() == [0]
-
-
-@pytest.mark.parametrize("pooling", ["mean", "max"])
-def test_pooling(
-    pooling: str, corpus_artifact: Artifact, activations_artifact: Artifact, tmp_path: Path
-) -> None:
-    documents = corpus_artifact.facts["documents"]
-    found = pooled_activations(activations_artifact, documents, pooling)
-    blocks = [
-        block
-        for split in ("train", "test")
-        for block in ActivationReader(activations_artifact, split).rows_in_order()
-    ]
-    x = np.concatenate([block.activation.numpy() for block in blocks])
-    doc_id = np.concatenate([block.doc_id for block in blocks])
-    assert len(blocks) > 3
-    for document in range(documents):
-        own = x[doc_id == document]
-        expected = own.mean(0) if pooling == "mean" else own.max(0)
-        np.testing.assert_allclose(found[document], expected, rtol=1e-4, atol=1e-5)
-    mean = planted(corpus_artifact).astype(np.float32)
-    mean[3] = 0
-    pooled = pooled_latents(plant(DataRoot(tmp_path), mean), documents, pooling)
-    np.testing.assert_array_equal(pooled.toarray(), mean * (1 if pooling == "mean" else 2))
-
-
-def test_texts_are_what_the_model_saw(tmp_path: Path, model: ResolvedModel) -> None:
-    texts = ["naïve café: €5 for 😀 and 日本語", "short", "日本語" * 30]
-    path = tmp_path / "texts.jsonl"
-    path.write_text("\n".join(json.dumps({"text": text, "label": "x"}) for text in texts))
-    config = CorpusConfig(source=str(path), max_tokens=64)
-    made = corpus.tokenise(DataRoot(tmp_path), config, source=sources.resolve(config), model=model)
-    seen = Documents.read(made).text
-    assert seen[:2] == texts[:2]
-    assert texts[2].startswith(seen[2])
-    assert 10 < len(seen[2]) < len(texts[2])
 
 
 def test_scores_are_paired() -> None:

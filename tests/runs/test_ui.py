@@ -15,9 +15,7 @@ import pytest
 from support.running import STAGES, artifacts, environment
 from typer.testing import CliRunner
 
-from deconstruct.common.progress import listening, track
 from flows.cli import app
-from tasks.progress import ProgressArtifacts
 
 WITHOUT_PATIENCE = """
 from flows import cli
@@ -120,38 +118,6 @@ def test_the_markdown_links_and_names_what_can_be_opened(run: dict[str, Any]) ->
     for command in commands:
         result = CliRunner().invoke(app, shlex.split(command))
         assert result.exit_code == 0, result.output
-
-
-def test_progress_ends_at_100_where_work_stops_early_and_not_where_it_fails() -> None:
-    told: list[tuple[str, int, int]] = []
-
-    def listen(description: str, done: int, total: int) -> None:
-        told.append((description, done, total))
-
-    with listening(listen), track("sae", 10) as advance:
-        advance(4)
-    assert told[-1] == ("sae", 10, 10)
-    told.clear()
-
-    def break_off() -> None:
-        with listening(listen), track("sae", 10) as advance:
-            advance(4)
-            raise ValueError("broken")
-
-    with pytest.raises(ValueError, match="broken"):
-        break_off()
-    assert ("sae", 10, 10) not in told
-
-
-def test_a_server_that_is_gone_costs_nobody_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refusing(*arguments: object) -> None:
-        raise httpx.ConnectError("nobody listens")
-
-    monkeypatch.setattr("tasks.progress.create_progress_artifact", refusing)
-    times = iter([0.0, 6.0, 12.0])
-    telling = ProgressArtifacts(clock=lambda: next(times))
-    for done in (1, 2, 3):
-        telling("sae", done, 3)
 
 
 def test_the_form_says_what_each_parameter_is(finished: Path) -> None:

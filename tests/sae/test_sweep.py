@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from deconstruct.activations.reader import ActivationReader, BatchSource
 from deconstruct.artifacts import Artifact, DataRoot
-from deconstruct.common.errors import DataError
 from deconstruct.config import SaeConfig
 from deconstruct.sae import stage
 from deconstruct.sae.training import checkpoint
@@ -92,21 +90,6 @@ def test_a_killed_sweep_goes_on(
             stage.train_all(killed, members, activations=activations_artifact, device="cpu")
     resumed = stage.train_all(killed, members, activations=activations_artifact, device="cpu")
     assert [a.digest() for a in resumed] == [a.digest() for a in straight]
-
-
-def test_held_out_documents_are_whole_and_apart(activations_artifact: Artifact) -> None:
-    reader = ActivationReader(activations_artifact)
-    trained, kept = reader.hold_out(0.2)
-    sides = [np.concatenate([part.doc_id() for part in side.groups]) for side in (trained, kept)]
-    assert not set(sides[0].tolist()) & set(sides[1].tolist())
-    assert len(sides[0]) + len(sides[1]) == reader.rows == trained.rows + kept.rows
-    assert kept.rows == pytest.approx(0.2 * reader.rows, rel=0.2)
-    whole = torch.cat([trained.whole(), kept.whole()])
-    assert torch.equal(whole, reader.whole())
-    blocks = torch.cat([block.activation for block in kept.rows_in_order()])
-    assert torch.equal(blocks, kept.whole())
-    with pytest.raises(DataError, match="held_out_share = 1e-06"):
-        reader.hold_out(1e-6)
 
 
 def test_training_stops_when_held_out_documents_gain_no_more(

@@ -1,0 +1,25 @@
+"""The device and precision that a name stands for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from deconstruct.common.errors import ConfigError
+from deconstruct.common.hardware import pick_device, pick_dtype
+
+
+def test_devices_and_precisions() -> None:
+    assert pick_device("cpu") == "cpu"
+    assert pick_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    for device in ("mps", "tpu", "cuda:77" if not torch.cuda.is_available() else "nonsense"):
+        with pytest.raises(ConfigError, match=f"device '{device}' is not to be had here"):
+            pick_device(device)
+    assert pick_dtype("float32", "cuda") == torch.float32
+    assert pick_dtype("bfloat16", "cpu") == torch.bfloat16
+    assert pick_dtype("auto", "cuda") == torch.bfloat16
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    fast = "avx512_bf16" in flags or "amx_tile" in flags
+    assert pick_dtype("auto", "cpu") == (torch.bfloat16 if fast else torch.float32)

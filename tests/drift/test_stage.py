@@ -1,0 +1,95 @@
+"""How far the documents since are from those that the SAE was trained among."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import entropy
+from support.growing import TRAINED, Home, grow
+
+from deconstruct.activations import stage as activations
+from deconstruct.activations.reader import ActivationReader
+from deconstruct.artifacts import Artifact, DataRoot
+from deconstruct.config import ActivationsConfig, EvaluationConfig
+from deconstruct.drift import stage as drift
+from deconstruct.drift.stage import jensen_shannon
+from deconstruct.evaluation.stage import evaluate
+from deconstruct.model.resolve import ResolvedModel
+from deconstruct.sae import files
+from deconstruct.sae import stage as sae
+
+
+@pytest.fixture
+def home(tmp_path: Path, model: ResolvedModel) -> Home:
+    return Home(DataRoot(tmp_path / "home"), model)
+
+
+@pytest.fixture
+def grown(texts: Path, tmp_path: Path) -> Path:
+    return grow(texts, tmp_path)
+
+
+def test_drift_of_a_transcoder(home: Home, texts: Path, grown: Path) -> None:
+    """FVU of what it writes, on either side, against sums over its activations taken at once."""
+    sites = ActivationsConfig(sites=("1.resid_pre", "2.mlp_out"), shard_tokens=512)
+
+    def record(of: Artifact) -> list[Artifact]:
+        made = activations.extract(home.root, sites, model=home.model, corpus=of, device="cpu")
+        return list(made.values())
+
+    base = home.read(texts)
+    config = TRAINED.model_copy(update={"output_site": "2.mlp_out", "skip_connection": True})
+    onto = record(base)[1]
+    coder = sae.train(home.root, config, activations=record(base)[0], output=onto, device="cpu")
+    more = home.read(grown, base)
+    read, wanted = record(more)
+    firings = home.encode(coder, read, more)
+    reference = drift.reference_of(home.root, more, coder)
+    assert reference is not None
+    assert reference.key == base.key
+    compared = {"reference": reference, "activations": read, "sae": coder, "latents": firings}
+    made = drift.compare(home.root, EvaluationConfig(), **compared, output=wanted, device="cpu")
+    own = drift.recipe(EvaluationConfig(), **compared, output=wanted)
+    assert own.key != drift.recipe(EvaluationConfig(), **compared).key
+
+    judged = evaluate(
+        home.root, EvaluationConfig(max_documents=4, bootstrap=20), model=home.model, corpus=more,
+        activations=read, sae=coder, latents=firings, device="cpu",
+    )  # fmt: skip
+    assert judged.manifest.inputs["activations"] == read.key  # not those it was trained on
+    beside = sae.output_of(home.root, coder, read)
+    assert beside is not None
+    assert beside.key == wanted.key
+
+    dictionary = files.load(coder.path)
+    mean = torch.from_numpy(ActivationReader(onto).moments.mean)
+    sums = {True: np.zeros(2), False: np.zeros(2)}
+    for split in ("train", "test"):
+        pairs = zip(
+            *(ActivationReader(a, split).rows_in_order() for a in (read, wanted)), strict=True
+        )
+        for source, target in pairs:
+            y = target.activation.double()
+            error = (dictionary(source.activation).double() - y).square().sum(1).numpy()
+            squares = (y - mean).square().sum(1).numpy()
+            for new in (True, False):
+                rows = (source.doc_id >= 120) == new
+                if new or split == "test":
+                    sums[new] += error[rows].sum(), squares[rows].sum()
+    assert made.facts["fvu"] == pytest.approx(sums[True][0] / sums[True][1], rel=1e-5)
+    assert made.facts["reference_fvu"] == pytest.approx(sums[False][0] / sums[False][1], rel=1e-5)
+
+
+def test_the_divergence_of_two_distributions() -> None:
+    """Against its definition: the entropy of the mean less the mean of the entropies, in bits."""
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        a, b = draw.poisson(2.0, (2, 50)).astype(np.float64)
+        p, q = a / a.sum(), b / b.sum()
+        want = entropy((p + q) / 2, base=2) - (entropy(p, base=2) + entropy(q, base=2)) / 2
+        assert jensen_shannon(a, b) == pytest.approx(want, abs=1e-12)
+    assert jensen_shannon(np.array([3.0, 0.0]), np.array([0.0, 1.0])) == 1.0
+    assert jensen_shannon(np.array([3.0, 1.0]), np.array([6.0, 2.0])) == pytest.approx(0, abs=1e-15)
