@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from deconstruct.common.cores import each_on_one_thread, on_one_thread
+from deconstruct.common.cores import each_on_one_thread, even, on_one_thread, share
 
 
 @pytest.fixture(params=[1, 2])
@@ -59,3 +62,29 @@ def test_an_error_is_raised_once_what_is_under_way_has_ended(threads: int) -> No
     with pytest.raises(ValueError, match="the first"):
         list(each_on_one_thread(work, range(threads)))
     assert sorted(ended) == list(range(1, threads))
+
+
+@given(rows=st.integers(1, 50), parts=st.integers(1, 60), threads=st.integers(1, 4))
+def test_each_row_is_shared_out_once(rows: int, parts: int, threads: int) -> None:
+    seen = np.zeros(rows, int)
+
+    def mark(first: int, last: int, into: np.ndarray) -> None:
+        into[first:last] += 1
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        share(mark, rows, seen)
+        share(mark, even(rows, parts), seen)
+    finally:
+        torch.set_num_threads(before)
+    assert (seen == 2).all()
+
+
+def test_an_error_in_a_shared_kernel_is_raised() -> None:
+    def fail(first: int, last: int) -> None:
+        if first:
+            raise ValueError(f"row {first}")
+
+    with pytest.raises(ValueError, match="row"):
+        share(fail, [0, 1, 2])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from deconstruct.sae.initial import initial_weights
 from deconstruct.sae.spec import StepSpec, pace_of
 
 TRIED = {
@@ -30,6 +33,56 @@ def decided(pre: torch.Tensor, k: int) -> bool:
     ranked = pre.relu().sort(dim=1, descending=True).values
     won, lost = ranked[:, k - 1], ranked[:, k]
     return bool(((won - lost > 0.01 * won) | (won == 0)).all())
+
+
+def unpacked(words: np.ndarray, d: int) -> np.ndarray:
+    """[S, R, HALF] -> float64 [R, d]."""
+    halves = [words << np.uint32(16), words & np.uint32(0xFFFF0000)]
+    slices = np.concatenate([half.view(np.float32) for half in halves], axis=2)
+    return slices.transpose(1, 0, 2).reshape(words.shape[1], -1)[:, :d].astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one step is tried on: z, float32 [n, d_in], and ``dead``, bool [d_sae]."""
+
+    spec: StepSpec
+    weights: dict[str, torch.Tensor]
+    dead: torch.Tensor
+    z: torch.Tensor
+
+    @classmethod
+    def of(
+        cls,
+        n: int,
+        d_in: int,
+        d_sae: int,
+        *,
+        seed: int,
+        dead_share: float,
+        k_aux: int,
+        clip_norm: float,
+        optimizer: str,
+    ) -> Trial:
+        spec = StepSpec(
+            "topk",
+            n,
+            d_in,
+            d_sae,
+            1 + seed % d_sae,
+            0.0,
+            clip_norm,
+            min(k_aux, d_sae),
+            0.5,
+            dead_after=1000,
+            epsilon=1e-4,
+            optimizer=optimizer,
+        )
+        draw = torch.Generator().manual_seed(seed)
+        weights = initial_weights(spec, seed)
+        weights["b_enc"] += 0.1 * torch.randn(d_sae, generator=draw)
+        dead = torch.rand(d_sae, generator=draw) < dead_share
+        return cls(spec, weights, dead, torch.randn(n, d_in, generator=draw) / d_in**0.5)
 
 
 @dataclass
@@ -60,6 +113,21 @@ class Reference:
             self._adam(name, self.weights[name].double(), clip * grad, touched, rate)
         self.weights["W_dec"] /= self.weights["W_dec"].norm(dim=1, keepdim=True)
         return squared
+
+    def check(self, found: Mapping[str, torch.Tensor], *, rate: float, close: float) -> None:
+        """Assert that an engine's weights are these, after a first step at ``rate``.
+
+        Adam's first step is rate * g / (|g| + epsilon): it magnifies what bfloat16 rounds off
+        gradients near epsilon, hence a share of the elements may differ by more than ``close`` of
+        a step. Those of a decoder's narrow row, less their part along the row, are near it
+        together.
+        """
+        for name, want in self.weights.items():
+            off = (found[name].double() - want).abs()
+            assert float(off.max()) < 2.1 * rate, name
+            one = self.spec.d_in if off.dim() == 2 else 1
+            assert int((off > close * rate).sum()) <= max(one, 0.12 * off.numel()), name
+        torch.testing.assert_close(found["W_dec"].norm(dim=1), torch.ones(self.spec.d_sae))
 
     def gradients(
         self, z: torch.Tensor, dead: torch.Tensor

@@ -1,22 +1,16 @@
-"""The CPU kernels and the whole TopK step against plain dense references in float64."""
+"""The CPU kernels against plain dense references in float64."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.sae_reference import TRIED, Reference
+from support.sae_reference import unpacked
 
-from deconstruct.common.cores import even, share
 from deconstruct.sae.engines.cpu.kernels import packed as sparse
 from deconstruct.sae.engines.cpu.kernels.vectors import HALF, WIDTH
 from deconstruct.sae.engines.cpu.pairs import CHUNK_TOKENS, ActivePairs, Gradients, fill_choices
-from deconstruct.sae.engines.cpu.sparse import SparseEngine
-from deconstruct.sae.engines.cpu.topk import CpuTopK
-from deconstruct.sae.initial import initial_weights
-from deconstruct.sae.spec import StepSpec
 
 SIZES = {"n": st.integers(1, 20), "d_in": st.integers(1, 40), "d_sae": st.integers(1, 700)}
 
@@ -73,13 +67,6 @@ def packed(matrix: np.ndarray) -> np.ndarray:
     out = np.zeros((padded.shape[1] // WIDTH, len(matrix), HALF), np.uint32)
     sparse.pack(0, len(matrix), padded, out)
     return out
-
-
-def unpacked(words: np.ndarray, d: int) -> np.ndarray:
-    """[S, R, HALF] -> float64 [R, d]."""
-    halves = [words << np.uint32(16), words & np.uint32(0xFFFF0000)]
-    slices = np.concatenate([half.view(np.float32) for half in halves], axis=2)
-    return slices.transpose(1, 0, 2).reshape(words.shape[1], -1)[:, :d].astype(np.float64)
 
 
 @settings(deadline=None, max_examples=20)
@@ -223,189 +210,3 @@ def test_pairs_are_sorted_by_latent_and_then_by_token() -> None:
         assert np.array_equal(pairs._tokens[mine], tokens)
         assert np.array_equal(pairs._by_value[mine], pairs.values[tokens, slots])
         assert np.array_equal(pairs._by_slope[mine], slope.reshape(50, 7)[tokens, slots])
-
-
-@given(rows=st.integers(1, 50), parts=st.integers(1, 60), threads=st.integers(1, 4))
-def test_each_row_is_shared_out_once(rows: int, parts: int, threads: int) -> None:
-    seen = np.zeros(rows, int)
-
-    def mark(first: int, last: int, into: np.ndarray) -> None:
-        into[first:last] += 1
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        share(mark, rows, seen)
-        share(mark, even(rows, parts), seen)
-    finally:
-        torch.set_num_threads(before)
-    assert (seen == 2).all()
-
-
-def test_an_error_in_a_shared_kernel_is_raised() -> None:
-    def fail(first: int, last: int) -> None:
-        if first:
-            raise ValueError(f"row {first}")
-
-    with pytest.raises(ValueError, match="row"):
-        share(fail, [0, 1, 2])
-
-
-@settings(deadline=None, max_examples=25)
-@given(
-    n=st.integers(2, 24),
-    d_in=st.integers(2, 24),
-    d_sae=st.integers(2, 80),
-    **TRIED,
-)
-def test_whole_step(
-    n: int,
-    d_in: int,
-    d_sae: int,
-    seed: int,
-    dead_share: float,
-    k_aux: int,
-    clip_norm: float,
-    optimizer: str,
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    k = 1 + seed % d_sae
-    spec = StepSpec(
-        "topk",
-        n,
-        d_in,
-        d_sae,
-        k,
-        0.0,
-        clip_norm,
-        min(k_aux, d_sae),
-        0.5,
-        dead_after=1000,
-        epsilon=1e-4,
-        optimizer=optimizer,
-    )
-    weights = initial_weights(spec, seed)
-    weights["b_enc"] += 0.1 * torch.randn(d_sae, generator=generator)
-    engine = CpuTopK(spec, weights, torch.full((2,), 1e-2))
-    dead = torch.rand(d_sae, generator=generator) < dead_share
-    engine._state["since_fired"][dead] = 10_000
-    z = torch.randn(n, d_in, generator=generator) / d_in**0.5
-    reference = Reference(spec, dict(weights))
-    loss = reference.step(z, dead, 1e-2)
-    engine.step(z)
-    found = engine.weights()
-    assert abs(float(engine.losses[0]) - loss) < 1e-3 * loss + 1e-6
-    for name, want in reference.weights.items():
-        # Adam's first step is rate * g / (|g| + epsilon): it magnifies what bfloat16 rounds off
-        # gradients near epsilon, hence a share of the elements may differ by part of a step. Those
-        # of a decoder's narrow row, less their part along the row, are near it together.
-        off = (found[name].double() - want).abs()
-        assert float(off.max()) < 2.1e-2, name
-        one = d_in if off.dim() == 2 else 1
-        assert int((off > 5e-4).sum()) <= max(one, 0.12 * off.numel()), name
-    fires = found["W_dec"].norm(dim=1)
-    torch.testing.assert_close(fires, torch.ones(d_sae))
-
-
-@pytest.mark.parametrize("optimizer", ["sparse_adam", "adam"])
-def test_latents_that_do_not_fire(optimizer: str) -> None:
-    """Several steps beside the reference, of which each sees a few directions alone: sparse_adam
-    leaves the others alone, adam moves those that have fired before."""
-    spec = StepSpec(
-        "topk", 16, 24, 96, 96, 0.0, 1e9, 0, 0.0, dead_after=10**9, epsilon=1e-3,
-        optimizer=optimizer,
-    )  # fmt: skip
-    weights = initial_weights(spec, 0)
-    weights["b_enc"] -= 0.05  # so that few of them fire
-    engine = CpuTopK(spec, weights, torch.full((6,), 3e-3))
-    reference = Reference(spec, dict(weights))
-    nobody = torch.zeros(96, dtype=torch.bool)
-    generator = torch.Generator().manual_seed(0)
-    touched, drifted = torch.zeros(96, dtype=torch.int64), False
-    for step in range(6):
-        few = torch.randn(3, 24, generator=generator)
-        mix = torch.rand(16, 3, generator=generator)
-        z = mix @ few / 5
-        before = engine.weights()
-        loss = reference.step(z, nobody, 3e-3)
-        engine.step(z)
-        assert float(engine.losses[step]) == pytest.approx(loss, rel=1e-2)
-        silent = np.diff(engine._pairs.starts) == 0
-        after = engine.weights()
-        assert silent.any()
-        if optimizer == "sparse_adam":
-            assert torch.equal(before["W_dec"][silent], after["W_dec"][silent])
-            assert torch.equal(before["W_enc"][:, silent], after["W_enc"][:, silent])
-        elif (touched > 0)[silent].any():
-            drift = (before["W_enc"] - after["W_enc"])[:, silent & (touched > 0).numpy()]
-            assert (drift.abs().amax(0) > 0).all()
-            drifted = True
-        touched += torch.from_numpy(~silent)
-    if optimizer == "sparse_adam":
-        assert torch.equal(engine.state_dict()["updates"].long(), touched)
-        assert touched.float().std() > 1  # some latents were updated more often than others
-    else:
-        assert drifted
-    for name, want in reference.weights.items():
-        torch.testing.assert_close(engine.weights()[name].double(), want, rtol=0, atol=1.5e-3)
-
-
-def test_auxk_reaches_encoder_and_decoder_of_dead_latents() -> None:
-    spec = StepSpec("topk", 64, 16, 64, 4, 0.0, 1e9, 8, 1 / 32, dead_after=100)
-    weights = initial_weights(spec, 0)
-    weights["b_enc"][:32] = -0.3  # these lose every contest, yet can be positive for AuxK
-    weights["W_enc"][:, :32] *= 8
-    engine = CpuTopK(spec, weights, torch.full((2,), 1e-3))
-    engine._state["since_fired"][:32] = 1000
-    engine.step(torch.randn(64, 16, generator=torch.Generator().manual_seed(0)) / 4)
-    for name in ("W_enc", "W_dec"):
-        assert np.abs(getattr(engine._grad, name)[:32]).max() > 0, name
-    counts = np.diff(engine._pairs.starts)
-    silent = torch.from_numpy(counts == 0)
-    without = CpuTopK(
-        StepSpec("topk", 64, 16, 64, 4, 0.0, 1e9, 0, 1 / 32, dead_after=100),
-        weights,
-        torch.full((2,), 1e-3),
-    )
-    without._state["since_fired"][:32] = 1000
-    without.step(torch.randn(64, 16, generator=torch.Generator().manual_seed(0)) / 4)
-    assert torch.equal(without.weights()["W_enc"][:, silent], weights["W_enc"][:, silent])
-
-
-def test_the_bfloat16_copies_are_the_weights_rounded() -> None:
-    spec = StepSpec("topk", 32, 8, 40, 4, 0.0, 1.0, 0, 0.0, dead_after=10**9)
-    engine = CpuTopK(spec, initial_weights(spec, 0), torch.full((5,), 1e-2))
-    for seed in range(5):
-        engine.step(torch.randn(32, 8, generator=torch.Generator().manual_seed(seed)))
-    assert torch.equal(engine._W_enc[:, :8], engine._state["W_enc"].bfloat16())
-    bias = engine._W_enc[:, 8:].float().sum(1)
-    torch.testing.assert_close(bias, engine._state["b_enc"], rtol=2**-16, atol=0)
-    copy = unpacked(engine._W_dec, spec.d_in)
-    assert np.array_equal(copy, engine._state["W_dec"].bfloat16().double().numpy())
-
-
-@pytest.mark.parametrize("engine_of", [CpuTopK, SparseEngine])
-@pytest.mark.parametrize("batch", [300, 2100])
-def test_the_number_of_threads_changes_no_byte(
-    batch: int, engine_of: type[CpuTopK] | type[SparseEngine]
-) -> None:
-    spec = StepSpec("topk", batch, 640, 2000, 6, 0.0, 1.0, 6, 1 / 32, dead_after=batch)
-    states = []
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            weights = initial_weights(spec, 0)
-            weights["W_enc"][:, :40] *= 0.01  # so that these are soon dead, for AuxK to choose
-            engine = engine_of(spec, weights, torch.full((4,), 1e-2))
-            dead = []
-            for seed in range(4):
-                z = torch.randn(batch, 640, generator=torch.Generator().manual_seed(seed)) / 25
-                dead.append(int((engine._state["since_fired"] >= spec.dead_after).sum()))
-                engine.step(z)
-            assert max(dead) >= 10
-            states.append(engine.state_dict())
-    finally:
-        torch.set_num_threads(before)
-    for other in states[1:]:
-        assert all(torch.equal(states[0][name], other[name]) for name in other)
