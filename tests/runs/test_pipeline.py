@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import duckdb
-import httpx
 import pytest
+from support.prefect_api import ask
 from support.running import STAGES, artifacts, cached_stages, deconstruct, digests, stalled
 
 
@@ -152,8 +152,7 @@ def test_an_open_reader_stops_no_run_and_a_run_no_reader(
 def parts_computed(server: str) -> int:
     """How many tasks have computed a part of an extraction, as the server knows."""
     done = {"name": {"like_": "shards"}, "state": {"name": {"any_": ["Completed"]}}}
-    answer = httpx.post(f"{server}/task_runs/count", json={"task_runs": done}, timeout=30)
-    return int(answer.raise_for_status().json())
+    return int(ask(server, "POST", "/task_runs/count", {"task_runs": done}))
 
 
 @pytest.mark.parametrize("engine", ["threads", "dask", "ray"])

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
+from support.prefect_api import ask
 from support.running import (
     ROOT,
     STAGES,
@@ -84,9 +84,8 @@ def gpu_worker(home: Path, url: str, remote: str) -> Iterator[None]:
         stderr=subprocess.DEVNULL,
     ) as process:
         try:
-            asked = f"{url}/work_pools/gpu/workers/filter"
             deadline = time.monotonic() + 60
-            while not httpx.post(asked, json={}, timeout=30).json():
+            while not ask(url, "POST", "/work_pools/gpu/workers/filter", {}):
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
             yield

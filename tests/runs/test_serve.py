@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.prefect_api import ask
 from support.running import COMMAND, STAGES, deconstruct, digests, environment, stalled
 
 
@@ -32,9 +33,7 @@ class Served:
     log: Path
 
     def ask(self, method: str, path: str, **body: Any) -> Any:
-        answer = httpx.request(method, f"{self.url}{path}", json=body or None, timeout=30)
-        answer.raise_for_status()
-        return answer.json() if answer.content else None
+        return ask(self.url, method, path, body or None)
 
     def deployment(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = self.ask("GET", f"/deployments/name/{name}")
@@ -190,8 +189,8 @@ def test_a_schedule_runs_on_the_workers(served: Served, parameters: dict[str, An
         "active": True,
         "parameters": parameters,
     }
-    url = f"{served.url}/deployments/{deployment}/schedules"
-    made = httpx.post(url, json=[every], timeout=30).raise_for_status().json()
+    schedules = f"/deployments/{deployment}/schedules"
+    made = ask(served.url, "POST", schedules, [every])
 
     def completed() -> list[dict[str, Any]]:
         return served.runs(
@@ -203,7 +202,7 @@ def test_a_schedule_runs_on_the_workers(served: Served, parameters: dict[str, An
             lambda: len(of := [run for run in completed() if run["auto_scheduled"]]) > 1 and of
         )
     finally:
-        httpx.delete(f"{url}/{made[0]['id']}", timeout=30).raise_for_status()
+        ask(served.url, "DELETE", f"{schedules}/{made[0]['id']}")
     assert {run["parameters"]["config"]["name"] for run in ended} == {"small"}
     unfinished = {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}
     served.wait(lambda: not served.runs(deployment_id={"any_": [deployment]}, state=unfinished))
@@ -258,10 +257,10 @@ def test_a_failed_run_without_a_worker_is_retried_in_place(
         r"There are: (\w+) tiny-llama 1.resid_post topk-4 \(Crashed\)", unknown.stderr
     )
     runs = {"flow_runs": {"name": {"any_": ["tiny-llama 1.resid_post topk-4"]}}}
-    listed = httpx.post(f"{server}/flow_runs/filter", json=runs, timeout=30).json()
+    listed = ask(server, "POST", "/flow_runs/filter", runs)
     (whole,) = [found["id"] for found in listed if found["id"].endswith(run)]
     retry = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
-    httpx.post(f"{server}/flow_runs/{whole}/set_state", json=retry, timeout=30).raise_for_status()
+    ask(server, "POST", f"/flow_runs/{whole}/set_state", retry)
     retried = deconstruct(home, "retry", env=env)
     assert retried.returncode == 0, retried.stderr
     assert "retry        tiny-llama 1.resid_post topk-4" in retried.stderr

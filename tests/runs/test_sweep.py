@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
+from support.prefect_api import ask
 from support.running import artifacts, deconstruct, environment
 
 from deconstruct.artifacts import Artifact, DataRoot
@@ -45,8 +45,7 @@ print(json.dumps([[ref.key, ref.made] for ref in spread()]))
 def groups_trained(server: str) -> int:
     """How many tasks have trained a group of members, as the server knows."""
     done = {"name": {"like_": "members"}, "state": {"name": {"any_": ["Completed"]}}}
-    answer = httpx.post(f"{server}/task_runs/count", json={"task_runs": done}, timeout=30)
-    return int(answer.raise_for_status().json())
+    return int(ask(server, "POST", "/task_runs/count", {"task_runs": done}))
 
 
 @pytest.mark.parametrize("engine", ["dask", "ray"])

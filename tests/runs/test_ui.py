@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
+from support.prefect_api import ask
 from support.running import STAGES, artifacts, environment
 from typer.testing import CliRunner
 
@@ -47,10 +47,10 @@ def run(tmp_path_factory: pytest.TempPathFactory, config: Path, server: str) -> 
     )
     assert done.returncode == 0, done.stderr
     asked = {"sort": "START_TIME_DESC", "flows": {"name": {"any_": ["pipeline"]}}}
-    runs = httpx.post(f"{server}/flow_runs/filter", json=asked, timeout=30).json()
+    runs = ask(server, "POST", "/flow_runs/filter", asked)
     (own,) = [r for r in runs if r["parameters"]["home"] == str(home)]
     where = {"artifacts": {"flow_run_id": {"any_": [own["id"]]}}}
-    left = httpx.post(f"{server}/artifacts/filter", json=where, timeout=30).json()
+    left = ask(server, "POST", "/artifacts/filter", where)
     return {"home": home, "run": own, "artifacts": {made["key"]: made for made in left}}
 
 
@@ -61,7 +61,7 @@ def test_its_name_and_tags_tell_model_layer_and_k(run: dict[str, Any]) -> None:
 
 def test_its_log_says_how_each_stage_went(run: dict[str, Any], server: str) -> None:
     where = {"logs": {"flow_run_id": {"any_": [run["run"]["id"]]}}}
-    lines = httpx.post(f"{server}/logs/filter", json=where, timeout=30).json()
+    lines = ask(server, "POST", "/logs/filter", where)
     said = [line["message"].split()[:2] for line in lines if line["name"] == "deconstruct.stages"]
     done = [stage for stage, how in said if how == "done"]
     assert done[:4] == list(STAGES[:4])
@@ -69,7 +69,7 @@ def test_its_log_says_how_each_stage_went(run: dict[str, Any], server: str) -> N
 
 
 def test_its_graph_shows_what_was_made_from_what(run: dict[str, Any], server: str) -> None:
-    graph = httpx.get(f"{server}/flow_runs/{run['run']['id']}/graph-v2", timeout=30).json()
+    graph = ask(server, "GET", f"/flow_runs/{run['run']['id']}/graph-v2")
     nodes = {node["id"]: node for _, node in graph["nodes"]}
     name = {key: node["label"].rsplit("-", 1)[0] for key, node in nodes.items()}
     made_from = {
