@@ -4,8 +4,9 @@
 
 trains an SAE on the activations artifact KEY of the data root HOME. Every process holds all
 parameters and takes every n-th row of a batch; gradients are averaged before they are projected,
-clipped and used, so that all make the same update and stay equal to the last bit. Gloo on CPUs,
-NCCL on GPUs. BatchTopK chooses its pairs within each process' rows: n shares of k latents a token.
+clipped and used, so that all make the same update and stay equal to the last bit. Gloo carries
+what lies on CPUs (also the counts of a training on GPUs), NCCL what lies on GPUs. BatchTopK chooses
+its pairs within each process' rows: n shares of k latents a token.
 """
 
 from __future__ import annotations
@@ -54,9 +55,11 @@ def main(home: str, key: str, overrides: list[str]) -> None:
                 f"sae.{field} = {value!r} can't be trained by several processes: leave it out, or "
                 "train in one process with `deconstruct run`"
             )
-    on_gpu = torch.cuda.is_available()
-    dist.init_process_group("nccl" if on_gpu else "gloo")
-    device = f"cuda:{os.environ['LOCAL_RANK']}" if on_gpu else "cpu"
+    device = "cpu"
+    if torch.cuda.is_available():
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)  # where NCCL keeps what a process sends
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device != "cpu" else "gloo")
     try:
         root = DataRoot(home)
         activations = root.open("activations", key)
