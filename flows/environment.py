@@ -13,6 +13,7 @@ import os
 import urllib.request
 from pathlib import Path
 
+from deconstruct.common.paths import absolute
 from flows.embedded_server import EmbeddedServer
 
 DEFAULTS = {
@@ -32,7 +33,7 @@ QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
 
 def data_root(home: str | None = None) -> Path:
     """``home``, else ``DECONSTRUCT_HOME``, else ``./data``, as an absolute path."""
-    return Path(home or os.environ.get("DECONSTRUCT_HOME") or "data").expanduser().absolute()
+    return absolute(home or os.environ.get("DECONSTRUCT_HOME") or "data")
 
 
 def apply(home: Path, quiet: bool = False) -> None:

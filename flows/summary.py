@@ -12,6 +12,7 @@ import duckdb
 from rich.console import Console
 from rich.table import Table
 
+from deconstruct.common.paths import absolute
 from deconstruct.store import open_store
 from deconstruct.store.headlines import HEADLINES
 
@@ -46,7 +47,7 @@ def print_summary(home: Path, run_id: str) -> None:
     console.print(f"\n[bold]{name}[/]  {site}, {d_sae} latents, {tokens:,} training tokens")
     console.print(table)
     number = latent[0] if latent else 0
-    beyond = "" if home == Path("data").absolute() else f" --home {home}"
+    beyond = "" if home == absolute("data") else f" --home {home}"
     command = _command()
     console.print("\n[dim]next[/]")
     console.print(f"  {command} show {run_id}{beyond}")

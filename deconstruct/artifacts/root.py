@@ -42,6 +42,7 @@ from deconstruct.artifacts.manifest import (
 )
 from deconstruct.artifacts.remote import FULL, VARIABLE, mirror_at
 from deconstruct.common.errors import StorageError
+from deconstruct.common.paths import absolute, check_for_duckdb
 
 log = logging.getLogger(__name__)
 
@@ -58,14 +59,10 @@ class DataRoot:
         Raises ``StorageError`` if ``root`` can't be written, or if the store that will lie in it
         could not be opened.
         """
-        self.path = Path(root).expanduser().absolute()
+        self.path = absolute(root)
         url = remote or os.environ.get(VARIABLE)
         self.mirror = mirror_at(url) if url else None
-        if "?" in str(self.path):
-            raise StorageError(
-                f"home {str(self.path)!r} has a '?' in it, where DuckDB ends a file's name; "
-                "name another folder with --home or DECONSTRUCT_HOME"
-            )
+        check_for_duckdb(self.path, f"home {str(self.path)!r} (--home or DECONSTRUCT_HOME)")
         self._warned: set[Path] = set()
         try:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from deconstruct.artifacts import sha256_of
 from deconstruct.common.errors import ConfigError, DataError, SourceUnreachable
+from deconstruct.common.paths import absolute
 from deconstruct.config import CorpusConfig
 from deconstruct.corpus import hub, textfiles
 from deconstruct.corpus.textfiles import Row
@@ -73,7 +74,7 @@ def resolve(config: CorpusConfig) -> ResolvedSource:
             )
     if source.startswith("embedded:"):
         return _resolve_embedded(source)
-    path = Path(source).expanduser().absolute()
+    path = absolute(source)
     try:
         if path.is_dir():
             return ResolvedSource("folder", path.name, _digest_folder(path), path)

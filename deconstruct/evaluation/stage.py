@@ -240,6 +240,7 @@ def held_out_texts(corpus: Artifact, limit: int | None, skip_positions: int) -> 
         corpus.file("tokens.parquet"),
         columns=columns,
         filters=[("doc_id", "in", test.tolist())],
+        partitioning=None,  # else a folder doc_id=1 above the file would be a column, too
         page_checksum_verification=True,
     )
     doc, position, token, special = (table[name].to_numpy(zero_copy_only=False) for name in columns)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from deconstruct.artifacts import DataRoot
 from deconstruct.common.errors import ConfigError
+from deconstruct.common.paths import absolute
 from deconstruct.common.site import Site
 from deconstruct.config import ModelConfig
 from deconstruct.model.embedded import PREFIX, embedded_model
@@ -79,12 +80,11 @@ def resolve(root: DataRoot, config: ModelConfig) -> ResolvedModel:
     Raises ``ConfigError`` if a folder holds no safetensors model, ``SourceUnreachable`` if the
     hub can't serve an id; both within seconds.
     """
-    folder = Path(config.name).expanduser()
+    folder = absolute(config.name)
     if config.name.startswith(PREFIX):
         artifact = embedded_model(root, config.name)
         folder, digest = artifact.path, artifact.key
     elif folder.is_dir():
-        folder = folder.absolute()
         check_folder(folder, config.name)
         digest = digest_of(folder, ("config.json", *weights_of(folder)))
     elif config.name.startswith(("/", "./", "../", "~")):

@@ -14,6 +14,9 @@ HOME_VARIABLE = "deconstruct_home"
 """``SET VARIABLE deconstruct_home = '...'`` makes the views read artifacts under another root:
 a folder that was moved, or the same files under ``s3://``."""
 
+PARQUET = "hive_partitioning = false"
+"""How the store reads Parquet files: what is in them, and nothing of the folders they lie in."""
+
 MACROS = ("contexts", "labels", "runs")
 """Files of macros; those of the first are used by the others."""
 
@@ -45,6 +48,8 @@ def create_empty_view(relation: Relation) -> str:
 def create_view(relation: Relation) -> str:
     """The view that finds the relation's rows in the artifacts.
 
+    Without Hive's partitions: below a folder ``k=32``, 32 would stand in the place of a column k.
+
     The join on ``filename`` is what makes it cheap: DuckDB leaves out files that don't match
     before it opens them, also where the run is known only while the query runs.
     """
@@ -52,7 +57,7 @@ def create_view(relation: Relation) -> str:
     stage, file = literal(relation.stage or ""), literal(relation.file or "")
     return (
         f"CREATE OR REPLACE VIEW {name(relation.name)} AS SELECT stages.run_id, {columns} "
-        f"FROM read_parquet(artifact_glob({stage}, {file}), filename = true) AS file "
+        f"FROM read_parquet(artifact_glob({stage}, {file}), {PARQUET}, filename = true) AS file "
         f"JOIN stages ON stages.stage = {stage} "
         f"AND file.filename = artifact_root() || '/' || stages.path || '/' || {file}"
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import duckdb
 
 from deconstruct.common.errors import StorageError
+from deconstruct.common.paths import absolute, check_for_duckdb
 from deconstruct.latents.tables import LATENTS, LATENTS_BY_TOKEN
 from deconstruct.store.ddl import comments, create_macros, create_table, execute_all, name
 from deconstruct.store.load import insert_file
@@ -22,9 +23,8 @@ def export_run(home: Path | str | None, run: str, target: Path) -> str:
     What the store reads from artifacts is copied in, so the file needs nothing beside it. Raises
     ``StorageError`` if ``target`` exists or its disk fills up, `QueryError` for an unknown run.
     """
-    target = Path(target).expanduser().absolute()
-    if "?" in str(target):
-        raise StorageError(f"{target} has a '?' in it, where DuckDB ends a file's name; rename it")
+    target = absolute(target)
+    check_for_duckdb(target, f"file {str(target)!r}")
     if target.exists():
         raise StorageError(f"{target} exists already; remove it or name another file")
     if not target.parent.is_dir():

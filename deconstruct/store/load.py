@@ -15,7 +15,7 @@ from deconstruct.artifacts import Artifact
 from deconstruct.common.errors import StorageError
 from deconstruct.common.site import Site
 from deconstruct.config import OPTIONAL_STAGES, STAGES, RunConfig
-from deconstruct.store.ddl import name
+from deconstruct.store.ddl import PARQUET, name
 from deconstruct.store.headlines import HEADLINES
 from deconstruct.store.schema import RELATIONS, Relation
 
@@ -58,7 +58,9 @@ def load_run(
 
 def check_columns(connection: duckdb.DuckDBPyConnection, relation: Relation, file: Path) -> None:
     """Raise ``StorageError`` unless a Parquet file has the relation's columns and types."""
-    described = connection.execute("DESCRIBE SELECT * FROM read_parquet(?)", [str(file)])
+    described = connection.execute(
+        f"DESCRIBE SELECT * FROM read_parquet(?, {PARQUET})", [str(file)]
+    )
     found = {str(row[0]): str(row[1]) for row in described.fetchall()}
     for column in relation.from_file:
         if found.get(column.name) != column.type:
@@ -76,12 +78,12 @@ def insert_file(
     if relation.table is not None and relation.table.wide:
         rows = (
             "SELECT step, metric, value FROM (UNPIVOT (SELECT step::UBIGINT AS step, "
-            "COLUMNS(* EXCLUDE step)::DOUBLE FROM read_parquet($file)) "
+            f"COLUMNS(* EXCLUDE step)::DOUBLE FROM read_parquet($file, {PARQUET})) "
             "ON COLUMNS(* EXCLUDE step) INTO NAME metric VALUE value)"
         )
     else:
         casts = (f"CAST({name(c.name)} AS {c.type})" for c in relation.from_file)
-        rows = f"SELECT {', '.join(casts)} FROM read_parquet($file)"
+        rows = f"SELECT {', '.join(casts)} FROM read_parquet($file, {PARQUET})"
     columns = ", ".join(name(column.name) for column in relation.from_file)
     try:
         connection.execute(

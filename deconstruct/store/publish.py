@@ -8,6 +8,7 @@ from pathlib import Path
 
 from deconstruct.artifacts import Artifact
 from deconstruct.common.errors import StorageError
+from deconstruct.common.paths import absolute
 from deconstruct.config import STAGES
 from deconstruct.store.ddl import create_macros, create_views
 from deconstruct.store.load import RunRecord, load_run
@@ -29,7 +30,7 @@ def publish(home: Path, run: RunRecord, artifacts: Mapping[str, Artifact]) -> st
     store as it was before or after. Raises ``StorageError`` if artifacts are missing or lie
     elsewhere, the disk is full, or the store is from a newer release.
     """
-    home = Path(home).expanduser().absolute()
+    home = absolute(home)
     for stage in STAGES:
         if stage not in artifacts:
             raise StorageError(f"artifacts has no {stage!r}; publishing needs {', '.join(STAGES)}")

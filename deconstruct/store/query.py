@@ -10,6 +10,7 @@ import duckdb
 
 from deconstruct.artifacts.remote import shown
 from deconstruct.common.errors import DeconstructError, StorageError
+from deconstruct.common.paths import absolute
 from deconstruct.store.ddl import HOME_VARIABLE, create_macros, create_views, literal
 from deconstruct.store.migrate import check, migrate, publication, version
 from deconstruct.store.remote import connect_remote, is_remote
@@ -34,7 +35,7 @@ def data_root(home: Path | str | None = None) -> Path:
             f"home {shown(str(where))!r} is a URL, which can only be queried; name a folder of "
             "this machine"
         )
-    return Path(where).expanduser().absolute()
+    return absolute(where)
 
 
 def _where(home: Path | str | None) -> Path | str:
