@@ -71,6 +71,7 @@ class Running:
     model: ResolvedModel
     device: str
     started: datetime
+    growth: Growth = "anew"
 
 
 DEFAULT = RunConfig()
@@ -111,16 +112,16 @@ def pipeline(
     hold_lock(root.path)
     tag(config)
     model, source = preflight(root, config)
-    standing = standing_runs.find(root, config) if growth != "anew" else {}
+    standing = standing_runs.find(root, config, model) if growth != "anew" else {}
     base = None
     if standing:
         newest = max(standing.values(), key=lambda run: int(run.corpus.facts["documents"]))
         base = standing_runs.base_of(root, config, source, newest.corpus)
     elif growth != "anew":
         log.info("no standing run %r of these settings yet; it trains the first", config.name)
-    run, stages = Running(config, model, device, started), Stages(root)
+    run, stages = Running(config, model, device, started, growth), Stages(root)
     return [
-        take_apart(run, stages.branch(), recorded, standing.get(recorded.site), growth)
+        take_apart(run, stages.branch(), recorded, standing.get(recorded.site))
         for recorded in read_and_record(run, stages, source, base, engine)
     ]
 
@@ -159,18 +160,17 @@ def take_apart(
     stages: Stages,
     recorded: Recorded,
     standing: Standing | None = None,
-    growth: Growth = "anew",
 ) -> SiteResult:
     """The stages of one hook site, from its activations to the store.
 
-    standing: the run that ``growth`` goes on from; None: there is none. Evaluation, probe and
+    standing: the run that this one goes on from; None: there is none. Evaluation, probe and
     cluster need nothing of each other, and run at the same time.
     """
     config, device, site = run.config, run.device, recorded.site
     corpus, activations = recorded.corpus, recorded.activations
     if len(config.activations.sites) > 1:
         log.info("-- %s", site)
-    sae = autoencoder(run, stages, recorded, standing, growth)
+    sae = autoencoder(run, stages, recorded, standing)
     read = {"corpus": corpus, "activations": activations, "sae": sae}
     latents = stages.run(task.latents, config.latents, **read, device=device)
     evaluation, probe, cluster = stages.side_by_side(
@@ -201,10 +201,9 @@ def autoencoder(
     stages: Stages,
     recorded: Recorded,
     standing: Standing | None,
-    growth: Growth,
 ) -> Artifact:
     """The SAE of a site: trained, or the standing one."""
-    kept, start = standing.role(growth, recorded.activations) if standing else (None, None)
+    kept, start = standing.role(run.growth, recorded.activations) if standing else (None, None)
     if standing and kept:
         return stages.keep(kept, f"of run {standing.run_id}")
     return stages.run(
@@ -218,6 +217,7 @@ def published(run: Running, stages: Stages, site: str, everything: list[Artifact
     outcomes = stages.in_order()
     record = RunRecord(
         config=run.config,
+        growth=run.growth,
         started=run.started,
         finished=datetime.now(UTC),
         cached=frozenset(outcome.stage for outcome in outcomes if outcome.cached),

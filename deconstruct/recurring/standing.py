@@ -1,16 +1,26 @@
-"""The standing run: the newest published run of a name, from which a growing one goes on."""
+"""The standing run of a name: the one that a growing run goes on from."""
 
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 
 from deconstruct.artifacts import Artifact, DataRoot
 from deconstruct.common.errors import ConfigError
 from deconstruct.config import Growth, RunConfig
 from deconstruct.corpus.sources import ResolvedSource
+from deconstruct.model.resolve import ResolvedModel
 from deconstruct.store import open_store
 from deconstruct.store.rewrite import FILE
+
+log = logging.getLogger("deconstruct.stages")
+
+EXECUTED = """
+SELECT e.run_id, r.site, e.config, r.model_digest
+FROM executions AS e JOIN runs AS r ON r.run_id = e.run_id
+WHERE e.name = ? ORDER BY coalesce(e.growth = 'anew', false), e.execution DESC
+"""
 
 
 @dataclass(frozen=True)
@@ -37,36 +47,47 @@ class Standing:
         return (self.sae, None) if seen else (None, self.sae)
 
 
-def find(root: DataRoot, config: RunConfig) -> dict[str, Standing]:
-    """Site -> the newest published run of ``config.name`` with the same settings, if there is one.
+def find(root: DataRoot, config: RunConfig, model: ResolvedModel) -> dict[str, Standing]:
+    """Site -> the run of ``config.name`` with the same settings that was executed last.
 
-    Settings are the same if those of model, corpus (but for where its texts lie), activations and
-    sae (but for ``warm_tokens``) are. Raises ``StorageError`` if artifacts of such a run are
-    damaged or gone.
+    One that took no notice of what was there (growth "anew") comes after all that did: so trying
+    something out under the name does not end the series. Settings are the same if those of model,
+    corpus (but for where its texts lie), activations and sae (but for ``warm_tokens``) are, and the
+    files of the model and of its tokenizer too. Raises ``StorageError`` if artifacts of such a run
+    are damaged or gone.
     """
     if not (root.path / FILE).exists():
         return {}
     found: dict[str, Standing] = {}
+    changed: dict[str, str] = {}
     with open_store(root.path) as connection:
-        rows = connection.execute(
-            "SELECT run_id, site, config FROM runs WHERE name = ? ORDER BY published DESC",
-            [config.name],
-        ).fetchall()
-        for run_id, site, settings in rows:
+        for run_id, site, settings, digest in connection.execute(
+            EXECUTED, [config.name]
+        ).fetchall():
             if site in found or site not in config.activations.sites:
                 continue
-            if _identity(RunConfig.model_validate(json.loads(settings)), site) != _identity(
-                config, site
-            ):
+            own = RunConfig.model_validate(json.loads(settings))
+            if _identity(own, site) != _identity(config, site):
                 continue
             keys = dict(
                 connection.execute(
                     "SELECT stage, key FROM stages WHERE run_id = ?", [run_id]
                 ).fetchall()
             )
-            found[site] = Standing(
-                run_id, root.open("corpus", keys["corpus"]), root.open("sae", keys["sae"])
-            )
+            corpus = root.open("corpus", keys["corpus"])
+            if (digest, corpus.manifest.inputs["tokenizer"]) == (
+                model.digest,
+                model.tokenizer_digest,
+            ):
+                found[site] = Standing(run_id, corpus, root.open("sae", keys["sae"]))
+            else:
+                changed.setdefault(site, run_id)
+    for site, run_id in changed.items():
+        if site not in found:
+            log.warning(
+                "model %r is not what it was when run %s was made (%s): nothing of that run is "
+                "taken over", config.model.name, run_id, site,
+            )  # fmt: skip
     return found
 
 

@@ -14,14 +14,16 @@ from pydantic import BaseModel, ConfigDict
 from deconstruct.artifacts import Artifact
 from deconstruct.common.errors import StorageError
 from deconstruct.common.site import Site
-from deconstruct.config import OPTIONAL_STAGES, STAGES, RunConfig
+from deconstruct.config import OPTIONAL_STAGES, STAGES, Growth, RunConfig
 from deconstruct.store.ddl import PARQUET, name
 from deconstruct.store.headlines import HEADLINES
 from deconstruct.store.schema import RELATIONS, Relation
 
+STAGES_IN_ORDER = (*STAGES, *OPTIONAL_STAGES)
+
 
 class RunRecord(BaseModel):
-    """What a run's artifacts don't say: its configuration, when it ran, and what it found done.
+    """What a run's artifacts don't say: how it was asked for, when it ran, what it found done.
 
     cached: stages whose artifact the run found instead of making it.
     """
@@ -29,6 +31,7 @@ class RunRecord(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     config: RunConfig
+    growth: Growth = "anew"
     started: datetime
     finished: datetime
     cached: frozenset[str] = frozenset()
@@ -40,9 +43,12 @@ def load_run(
     run: RunRecord,
     artifacts: Mapping[str, Artifact],
 ) -> None:
-    """Put the rows of a run in the place of those it had. The caller holds the transaction."""
+    """Put the rows of a run in the place of those it had, and note that it was executed.
+
+    Its rows in runs and stages are of its making: they stay. The caller holds the transaction.
+    """
     for relation in RELATIONS:
-        if not relation.in_place and relation.name != "meta":
+        if relation.stage is not None and not relation.in_place:
             connection.execute(f"DELETE FROM {name(relation.name)} WHERE run_id = ?", [run_id])
     for relation in RELATIONS:
         made = relation.stage in artifacts
@@ -54,6 +60,9 @@ def load_run(
                 insert_file(connection, relation, run_id, file)
     _insert_stages(connection, run_id, run, artifacts)
     _insert_run(connection, run_id, run, artifacts)
+    _insert_execution(
+        connection, run_id, run, [stage for stage in STAGES_IN_ORDER if stage in artifacts]
+    )
 
 
 def check_columns(connection: duckdb.DuckDBPyConnection, relation: Relation, file: Path) -> None:
@@ -108,7 +117,7 @@ def _insert_stages(
     run: RunRecord,
     artifacts: Mapping[str, Artifact],
 ) -> None:
-    there = [stage for stage in (*STAGES, *OPTIONAL_STAGES) if stage in artifacts]
+    there = [stage for stage in STAGES_IN_ORDER if stage in artifacts]
     for ordinal, stage in enumerate(there):
         artifact = artifacts[stage]
         manifest = artifact.manifest
@@ -168,9 +177,38 @@ def _insert_run(
     connection.execute(f"UPDATE runs SET {figures} WHERE run_id = $run_id", {"run_id": run_id})
 
 
+def _insert_execution(
+    connection: duckdb.DuckDBPyConnection, run_id: str, run: RunRecord, stages: list[str]
+) -> None:
+    [(execution,)] = connection.execute(
+        "SELECT coalesce(max(execution), 0) + 1 FROM executions"
+    ).fetchall()
+    _insert(
+        connection,
+        "executions",
+        run_id=run_id,
+        execution=execution,
+        name=run.config.name,
+        growth=run.growth,
+        started=run.started,
+        finished=run.finished,
+        published=datetime.now().astimezone(),
+        made=[stage for stage in stages if stage not in run.cached],
+        cached=[stage for stage in stages if stage in run.cached],
+        config=run.config.model_dump_json(),
+    )
+    connection.execute(
+        "INSERT INTO names (name, run_id, first_execution, last_execution) "
+        "VALUES ($name, $run_id, $execution, $execution) "
+        "ON CONFLICT DO UPDATE SET last_execution = excluded.last_execution",
+        {"name": run.config.name, "run_id": run_id, "execution": execution},
+    )
+
+
 def _insert(connection: duckdb.DuckDBPyConnection, table: str, **values: Any) -> None:
+    """Insert a row, unless the table has one of its key."""
     columns = ", ".join(name(column) for column in values)
     places = ", ".join("?" for _ in values)
     connection.execute(
-        f"INSERT INTO {name(table)} ({columns}) VALUES ({places})", list(values.values())
+        f"INSERT OR IGNORE INTO {name(table)} ({columns}) VALUES ({places})", list(values.values())
     )

@@ -11,12 +11,28 @@ from deconstruct.common.errors import StorageError
 from deconstruct.store.ddl import create_tables
 from deconstruct.store.schema import SCHEMA_VERSION
 
-MIGRATIONS: dict[int, str] = {
+BEFORE: dict[int, str] = {
     2: "DROP TABLE feature_logits",  # was never filled; now a view over the evaluation's file
 }
-"""Version -> SQL that turns the tables of the version before it into that version's.
+"""Version -> SQL that makes room for that version's tables among those of the one before it.
 
 Only tables need an entry: views, comments and macros are made anew by every publish."""
+
+AFTER: dict[int, str] = {
+    4: """
+INSERT INTO executions BY NAME
+    SELECT run_id, row_number() OVER (ORDER BY published, run_id) AS execution, name, started,
+        finished, published, config,
+        (SELECT coalesce(list(stage ORDER BY ordinal), []) FROM stages AS s
+            WHERE s.run_id = runs.run_id AND NOT s.cached) AS made,
+        (SELECT coalesce(list(stage ORDER BY ordinal), []) FROM stages AS s
+            WHERE s.run_id = runs.run_id AND s.cached) AS cached
+    FROM runs;
+INSERT INTO names BY NAME
+    SELECT name, run_id, execution AS first_execution, execution AS last_execution FROM executions
+""",
+}
+"""Version -> SQL that fills that version's new tables from those that were there before."""
 
 
 def version(connection: duckdb.DuckDBPyConnection) -> int:
@@ -54,10 +70,14 @@ def migrate(connection: duckdb.DuckDBPyConnection, where: str) -> None:
     """Make the tables of an empty file, or bring those of an older release up to date."""
     found = version(connection)
     check(found, where)
-    for step in range(found + 1, SCHEMA_VERSION + 1):
-        if found and step in MIGRATIONS:
-            connection.execute(MIGRATIONS[step])
+    steps = range(found + 1, SCHEMA_VERSION + 1) if found else ()
+    for step in steps:
+        if step in BEFORE:
+            connection.execute(BEFORE[step])
     create_tables(connection)
+    for step in steps:
+        if step in AFTER:
+            connection.execute(AFTER[step])
     facts = {
         "schema_version": str(SCHEMA_VERSION),
         "deconstruct": metadata.version("deconstruct"),

@@ -22,15 +22,22 @@ PEAK = "bold black on bright_green"
 _COLUMNS = [headline for headline in HEADLINES if headline.column]
 _FIRST = [headline.name for headline in reversed(_COLUMNS) if headline.table == "sae_metrics"]
 
+_NAME = """(
+    SELECT string_agg(n.name, ', ' ORDER BY n.last_execution DESC) FROM names AS n
+    WHERE n.run_id = runs.run_id
+) AS name"""
+
+_EXECUTED = "(SELECT max(n.last_execution) FROM names AS n WHERE n.run_id = runs.run_id)"
+
 _RUNS = f"""
-SELECT run_id, name, site, architecture || ' ' || d_sae || coalesce(' k=' || k, '') AS sae,
+SELECT run_id, {_NAME}, site, architecture || ' ' || d_sae || coalesce(' k=' || k, '') AS sae,
     {", ".join(f"{h.name} AS {h.heading}" for h in _COLUMNS)},
     strftime(published, '%Y-%m-%d %H:%M') AS published
-FROM runs ORDER BY runs.published DESC LIMIT ?
+FROM runs ORDER BY {_EXECUTED} DESC LIMIT ?
 """
 
-_RUN = """
-SELECT run_id, name, model, site, source, documents, tokens,
+_RUN = f"""
+SELECT run_id, {_NAME}, model, site, source, documents, tokens,
     architecture || ', ' || d_in || ' -> ' || d_sae || coalesce(', k = ' || k, '') AS sae,
     training_tokens, started, date_diff('millisecond', started, finished) / 1000 AS seconds
 FROM runs WHERE run_id = ?

@@ -81,7 +81,7 @@ class StoreCompleter(Completer):
         self.table_macros = [f"{name}(" for name, kind in macros if kind == "table_macro"]
         self.macros = [f"{name}(" for name, kind in macros if kind == "macro"]
         values = connection.execute(
-            "SELECT name FROM runs UNION SELECT run_id FROM runs "
+            "SELECT name FROM names UNION SELECT run_id FROM runs "
             "UNION SELECT label FROM probe_weights ORDER BY 1"
         ).fetchall()
         self.values = ["latest", *(str(row[0]) for row in values)]

@@ -26,9 +26,10 @@ def publish(home: Path, run: RunRecord, artifacts: Mapping[str, Artifact]) -> st
     """Put a run into ``<home>/deconstruct.duckdb`` and return its run_id.
 
     ``artifacts`` maps each stage's name (`STAGES`) to its artifact under ``home``. Publishing a
-    run again replaces its rows. Readers keep what they opened; a kill at any moment leaves the
-    store as it was before or after. Raises ``StorageError`` if artifacts are missing or lie
-    elsewhere, the disk is full, or the store is from a newer release.
+    run again notes one more execution, and replaces the rows that come from files. Readers keep
+    what they opened; a kill at any moment leaves the store as it was before or after. Raises
+    ``StorageError`` if artifacts are missing or lie elsewhere, the disk is full, or the store is
+    from a newer release.
     """
     home = absolute(home)
     for stage in STAGES:

@@ -95,7 +95,7 @@ def resolve_run(connection: duckdb.DuckDBPyConnection, run: str) -> str:
         rows = connection.execute("SELECT resolve_run(?)", [run]).fetchall()
     except duckdb.InvalidInputException as error:
         known = connection.execute(
-            "SELECT run_id || ' (' || name || ')' FROM runs ORDER BY published DESC LIMIT 5"
+            "SELECT run_id || ' (' || name || ')' FROM names ORDER BY last_execution DESC LIMIT 5"
         ).fetchall()
         listed = ", ".join(str(row[0]) for row in known) or "none"
         message = str(error).split("; see SELECT")[0].removeprefix("Invalid Input Error: ")

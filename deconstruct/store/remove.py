@@ -10,12 +10,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
+
 from deconstruct.artifacts import MANIFEST, RECIPE, SCRATCH, DataRoot
 from deconstruct.artifacts.remote import VARIABLE
 from deconstruct.common.errors import StorageError
 from deconstruct.store.ddl import create_macros, create_views, name
 from deconstruct.store.migrate import migrate
-from deconstruct.store.query import data_root, open_store, resolve_run
+from deconstruct.store.query import QueryError, data_root, open_store, resolve_run
 from deconstruct.store.rewrite import FILE, rewriting
 from deconstruct.store.schema import RELATIONS
 
@@ -45,12 +47,13 @@ class Garbage:
 def remove_runs(home: Path | str | None, runs: Iterable[str]) -> list[str]:
     """Take runs out of the store and return their run_ids; their artifacts stay for `collect`.
 
-    ``runs`` as in `resolve_run`. All go or none: raises ``QueryError`` if one is not there.
+    ``runs`` as in `resolve_run`. All go or none: raises ``QueryError`` if one is not there, or if
+    it is named by one of several names that it has.
     """
     root = data_root(home)
     store = root / FILE
     with open_store(home) as reader:
-        run_ids = list(dict.fromkeys(resolve_run(reader, run) for run in runs))
+        run_ids = list(dict.fromkeys(_meant(reader, run) for run in runs))
     with rewriting(store, start_from=store) as connection:
         migrate(connection, str(store))
         for relation in RELATIONS:
@@ -62,6 +65,18 @@ def remove_runs(home: Path | str | None, runs: Iterable[str]) -> list[str]:
         create_views(connection, root)
         create_macros(connection)
     return run_ids
+
+
+def _meant(connection: duckdb.DuckDBPyConnection, run: str) -> str:
+    run_id = resolve_run(connection, run)
+    known = connection.execute("SELECT name FROM names WHERE run_id = ?", [run_id]).fetchall()
+    others = [str(name) for (name,) in known if name != run.partition("@")[0]]
+    if len(known) > 1 and len(others) < len(known):
+        raise QueryError(
+            f"run {run!r} is {', '.join(map(repr, others))} too, which would go with it; name it "
+            f"by its run_id, {run_id}, to remove it under all its names"
+        )
+    return run_id
 
 
 def garbage(

@@ -21,7 +21,7 @@ from deconstruct.probe.tables import TABLES as PROBE
 from deconstruct.sae.tables import TABLES as SAE
 from deconstruct.store.headlines import HEADLINES
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ RUNS = Relation(
     "One row for each SAE that was trained and judged: what was run, and its headline metrics.",
     ("run_id",),
     _columns(
-        ("name", "VARCHAR", "The name in the configuration; several runs may share it."),
+        ("name", "VARCHAR", "The name it was made under; names has all that it goes by."),
         ("site", "VARCHAR", "Hook site '<layer>.<hook>' whose activations the SAE takes."),
         ("layer", "UINTEGER", "Layer of the site."),
         ("hook", "VARCHAR", "resid_pre, resid_post, mlp_out or attn_out."),
@@ -102,9 +102,9 @@ RUNS = Relation(
         *((h.name, "DOUBLE", h.comment) for h in HEADLINES if h.comment is not None),
         ("config", "JSON", "The whole configuration."),
         ("software", "JSON", "Versions of Python and packages that trained the SAE."),
-        ("started", "TIMESTAMPTZ", "When the run that published this began."),
+        ("started", "TIMESTAMPTZ", "When the execution that made it began."),
         ("finished", "TIMESTAMPTZ", "When its last stage ended."),
-        ("published", "TIMESTAMPTZ", "When the row came into the store: 'latest' is the newest."),
+        ("published", "TIMESTAMPTZ", "When the row came into the store."),
     ),
 )
 
@@ -121,13 +121,51 @@ STAGES = Relation(
         ("ordinal", "UTINYINT", "Place of the stage in the pipeline, from 0."),
         ("key", "VARCHAR", "Key of the artifact: a digest of all that decides its content."),
         ("version", "UINTEGER", "Version of the stage's code."),
-        ("cached", "BOOLEAN", "The run found the artifact instead of making it."),
+        (
+            "cached",
+            "BOOLEAN",
+            "The execution that made the run found the artifact instead of making it.",
+        ),
         ("seconds", "DOUBLE", "Wall time that making the artifact took, whoever made it."),
         ("rows", "UBIGINT", "Rows of the artifact's files together; null if none are counted."),
         ("bytes", "UBIGINT", "Bytes of the artifact's files together."),
         ("path", "VARCHAR", "Folder of the artifact, relative to the data root."),
         ("facts", "JSON", "What the stage noted about its result."),
         ("made", "TIMESTAMPTZ", "When the artifact was finished."),
+    ),
+)
+
+EXECUTIONS = Relation(
+    "executions",
+    "Every time that a run came into the store, also where nothing was left to do: equal work is "
+    "one run, executed as often as it was asked for.",
+    ("execution",),
+    _columns(
+        (
+            "execution",
+            "UBIGINT",
+            "Number in this store, ascending: the order, whatever clocks say.",
+        ),
+        ("name", "VARCHAR", "The name in the configuration."),
+        ("growth", "VARCHAR", "anew, encode, retrain or retrain-warm; null before schema 4."),
+        ("started", "TIMESTAMPTZ", "When it began."),
+        ("finished", "TIMESTAMPTZ", "When its last stage ended."),
+        ("published", "TIMESTAMPTZ", "When it came into the store."),
+        ("made", "VARCHAR[]", "Stages whose artifact it made."),
+        ("cached", "VARCHAR[]", "Stages whose artifact it found."),
+        ("config", "JSON", "The whole configuration."),
+    ),
+)
+
+NAMES = Relation(
+    "names",
+    "What runs are called. A name means the run that was executed last under it; a run that was "
+    "asked for under several names has them all.",
+    ("name", "run_id"),
+    _columns(
+        ("name", "VARCHAR", "The name in the configuration."),
+        ("first_execution", "UBIGINT", "The execution that gave it: key of executions."),
+        ("last_execution", "UBIGINT", "The newest execution under it."),
     ),
 )
 
@@ -145,6 +183,8 @@ _OF_STAGES = {
 RELATIONS = (
     META,
     RUNS,
+    NAMES,
+    EXECUTIONS,
     STAGES,
     *(Relation.of(stage, table) for stage, tables in _OF_STAGES.items() for table in tables),
 )

@@ -15,6 +15,8 @@ from deconstruct.store.schema import RELATIONS, SCHEMA_VERSION
 
 TO_VERSION_1 = """
 DROP VIEW feature_logits;
+DROP TABLE names;
+DROP TABLE executions;
 DROP VIEW directions;
 CREATE TABLE feature_logits (run_id VARCHAR, latent UINTEGER, direction VARCHAR, rank UINTEGER,
     token_id UINTEGER, token VARCHAR, logit FLOAT, PRIMARY KEY (run_id, latent, direction, rank));
@@ -50,7 +52,7 @@ def rows(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
             )
         )
         for relation in RELATIONS
-        if relation.name not in ("meta", "directions", "feature_logits")
+        if relation.name not in ("meta", "directions", "feature_logits", "names", "executions")
     }
 
 

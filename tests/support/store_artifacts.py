@@ -105,7 +105,8 @@ def plant(
     artifacts = {}
     for stage, tables in contents.items():
         config = {"seed": corpus_seed if stage == "corpus" else seed, "names": list(names)}
-        recipe = Recipe(stage, 1, config, {})
+        inputs = {"source": "51" * 16, "tokenizer": "70" * 16} if stage == "corpus" else {}
+        recipe = Recipe(stage, 1, config, inputs)
         artifacts[stage] = artifact_of(DataRoot(home), recipe, tables, **facts.get(stage, {}))
     now = datetime.now(UTC)
     record = RunRecord(

@@ -8,18 +8,18 @@
 CREATE OR REPLACE MACRO resolve_run(run) AS (
     SELECT coalesce(
         max(r.run_id) FILTER (r.run_id = run),
-        arg_max(r.run_id, r.published) FILTER (
-            run = 'latest' OR r.name = run OR r.name || '@' || r.site = run
+        arg_max(r.run_id, n.last_execution) FILTER (
+            run = 'latest' OR n.name = run OR n.name || '@' || r.site = run
         ),
-        CASE WHEN count(*) FILTER (starts_with(r.run_id, run)) = 1 AND run <> ''
+        CASE WHEN count(DISTINCT r.run_id) FILTER (starts_with(r.run_id, run)) = 1 AND run <> ''
             THEN max(r.run_id) FILTER (starts_with(r.run_id, run)) END,
         error(
-            CASE WHEN count(*) FILTER (starts_with(r.run_id, run)) > 1
+            CASE WHEN count(DISTINCT r.run_id) FILTER (starts_with(r.run_id, run)) > 1
                 THEN 'run ''' || run || ''' is the beginning of several run_ids; write more of it'
-                ELSE 'no run is called ''' || run || '''; see SELECT run_id, name FROM runs' END
+                ELSE 'no run is called ''' || run || '''; see SELECT run_id, name FROM names' END
         )
     )
-    FROM runs AS r
+    FROM runs AS r JOIN names AS n ON n.run_id = r.run_id
 );
 
 -- A token between « and » if a latent fires on it, with leading spaces outside them.

@@ -22,14 +22,14 @@ CREATE OR REPLACE MACRO compare_runs(a, b) AS TABLE
     ORDER BY CASE coalesce(x.stage, y.stage)
         WHEN 'evaluation' THEN 0 WHEN 'probe' THEN 1 ELSE 2 END, 2;
 
--- Headline metrics of all runs, oldest first; the change of FVU is against the run before of the
--- same name and site.
+-- Headline metrics of every execution, oldest first, also of those that made nothing new; the
+-- change of FVU is against the execution before of the same name and site.
 CREATE OR REPLACE MACRO metrics_over_time() AS TABLE
-    SELECT r.started, r.name, r.site, r.run_id, r.tokens, r.fvu,
-        r.fvu - lag(r.fvu) OVER (PARTITION BY r.name, r.site ORDER BY r.started) AS fvu_change,
+    SELECT e.started, e.name, r.site, r.run_id, len(e.made) AS made, r.tokens, r.fvu,
+        r.fvu - lag(r.fvu) OVER (PARTITION BY e.name, r.site ORDER BY e.execution) AS fvu_change,
         r.l0, r.dead_share, r.loss_recovered, r.probe_accuracy, r.nmi
-    FROM runs AS r
-    ORDER BY r.started, r.site;
+    FROM executions AS e JOIN runs AS r ON r.run_id = e.run_id
+    ORDER BY e.execution;
 
 -- The latents of other runs (all of them, or `other`) that are most like one latent. cosine: of
 -- the decoder rows, where the run took apart the same model at the same width. correlation: of
@@ -167,7 +167,7 @@ CREATE OR REPLACE MACRO unusual_latents(run, rare := 0.0001, dense := 0.1) AS TA
 CREATE OR REPLACE MACRO pareto(sweep) AS TABLE
     WITH own AS (
         SELECT r.*, json_extract_string(r.config, '$.sae.output_site') AS output_site
-        FROM runs AS r WHERE r.name = sweep
+        FROM runs AS r JOIN names AS n ON n.run_id = r.run_id WHERE n.name = sweep
     )
     SELECT o.site, o.output_site, o.architecture, o.d_sae, o.k,
         CAST(json_extract(o.config, '$.sae.seed') AS UBIGINT) AS seed, o.l0, o.fvu,
