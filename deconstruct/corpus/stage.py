@@ -68,7 +68,7 @@ def tokenise(
     """Read the source's texts, split them, cut them into tokens: the corpus artifact.
 
     A document is a row of ``documents.parquet`` and ``n_tokens`` consecutive rows of
-    ``tokens.parquet`` (``docs/architecture.md`` has the columns). Documents without text, or
+    ``tokens.parquet`` (``docs/schema.md`` has the columns). Documents without text, or
     without a token of it, are left out with a warning that counts them. A document keeps its
     first ``config.max_tokens`` tokens; it begins with BOS if ``config.prepend_bos`` says so, and
     ends without EOS, as it is a cut.
@@ -120,6 +120,7 @@ class _Writing:
     splits: Splits = field(init=False)
 
     def run(self, model_name: str) -> None:
+        """Write both files, some documents at a time, and the facts."""
         self.splits = Splits(self.config.test_share, self.config.seed)
         total, rows = sources.read(self.source, self.config)
         if total == 0:

@@ -72,8 +72,8 @@ def encode(
 ) -> Artifact:
     """Encode every recorded token, of both splits: the latents artifact.
 
-    A firing is an activation above ``config.threshold``. ``docs/architecture.md`` has the files
-    and their columns; facts are ``rows`` (firings), ``tokens`` (recorded), ``l0`` (their ratio),
+    A firing is an activation above ``config.threshold``. ``docs/schema.md`` has the files'
+    columns; facts are ``rows`` (firings), ``tokens`` (recorded), ``l0`` (their ratio),
     ``dead_share`` (of latents that fire on no token of the corpus).
 
     Firings of a corpus that this one grew from, by the same SAE, are taken over.
@@ -115,6 +115,7 @@ class _Encoding:
     rows: int = 0
 
     def run(self, activations: Artifact) -> None:
+        """The three passes; raises ``DataError`` before the first for an SAE that does not fit."""
         from deconstruct.activations.reader import ActivationReader
 
         readers = [ActivationReader(activations, split) for split in ("train", "test")]

@@ -149,6 +149,7 @@ class Probing:
         self.weights: pa.Table = PROBE_WEIGHTS.empty()
 
     def run(self, documents: Documents, latents: Artifact, activations: Artifact) -> None:
+        """The baselines, then the probes on all of latents and activations, and on k of them."""
         count = len(documents.text)
         pooled = {
             "latents": _affordable(pooled_latents(latents, count, self.config.pooling)),

@@ -14,6 +14,7 @@ from deconstruct.common.errors import ConfigError
 from deconstruct.common.hardware import pick_dtype
 from deconstruct.sae.architectures.base import Selection
 from deconstruct.sae.architectures.registry import ARCHITECTURES
+from deconstruct.sae.architectures.topk import TopK
 
 if TYPE_CHECKING:
     from deconstruct.sae.engines.cpu.encoder import TopKEncoder
@@ -94,7 +95,7 @@ class SparseAutoencoder:
     def _encoder(self) -> TopKEncoder | None:
         """The faster way to encode sparsely, on CPUs that multiply fast in bfloat16."""
         on_cpu = self.W_enc.device.type == "cpu"
-        fits = self._method.selection is Selection.PER_TOKEN and not self.transcoder
+        fits = isinstance(self._method, TopK) and not self.transcoder
         if not fits or not on_cpu or pick_dtype("auto", "cpu") != torch.bfloat16:
             return None
         from deconstruct.sae.engines.cpu.encoder import TopKEncoder

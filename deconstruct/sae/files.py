@@ -25,8 +25,7 @@ from deconstruct.sae.autoencoder import SparseAutoencoder
 
 WEIGHTS = "sae_weights.safetensors"
 CONFIG = "cfg.json"
-_ON_AVERAGE = [n for n, one in ARCHITECTURES.items() if one.selection is Selection.PER_BATCH]
-_OUR_NAMES = {one.saelens: n for n, one in ARCHITECTURES.items() if n not in _ON_AVERAGE}
+_THEIR_NAMES = list(dict.fromkeys(one.saelens for one in ARCHITECTURES.values()))
 
 
 def save_weights(sae: SparseAutoencoder, path: Path) -> None:
@@ -77,10 +76,10 @@ def load(folder: Path | str) -> SparseAutoencoder:
     transcoder = theirs.endswith("transcoder")
     base = theirs.removesuffix("transcoder").rstrip("_").removesuffix("skip").rstrip("_")
     base = base or "standard"
-    if base not in _OUR_NAMES:
+    if base not in _THEIR_NAMES:
         raise StorageError(
             f"{folder / CONFIG}: architecture {theirs!r} is unknown; "
-            f"we read {', '.join(_OUR_NAMES)}, and transcoders of them"
+            f"we read {', '.join(_THEIR_NAMES)}, and transcoders of them"
         )
     if config.get("normalize_activations", "none") != "none" or config.get(
         "rescale_acts_by_decoder_norm"
@@ -90,10 +89,8 @@ def load(folder: Path | str) -> SparseAutoencoder:
             "weights (SAELens: sae.fold_activation_norm_scaling_factor, fold_W_dec_norm) and save"
         )
     metadata = config.get("metadata") or {}
-    architecture, k = _OUR_NAMES[base], config.get("k")
-    trained_as = metadata.get("training_architecture")
-    if trained_as in _ON_AVERAGE and ARCHITECTURES[trained_as].saelens == base:
-        architecture, k = trained_as, metadata.get("k")
+    architecture = _trained_as(base, metadata.get("training_architecture"))
+    k = config.get("k", metadata.get("k"))
     try:
         sae = SparseAutoencoder(architecture, weights, k, transcoder)
     except ConfigError as error:
@@ -103,6 +100,15 @@ def load(folder: Path | str) -> SparseAutoencoder:
     w = sae.weights()
     shifted = w | ARCHITECTURES[architecture].fold(w, 1.0, w["b_dec"] @ w["W_enc"])
     return SparseAutoencoder(architecture, shifted, k, transcoder)
+
+
+def _trained_as(base: str, told: Any) -> str:
+    """Which of ours has SAELens' name ``base``: the one that is told, else the first that is itself
+    what SAELens calls so, and not only once trained."""
+    ours = {n: one for n, one in ARCHITECTURES.items() if one.saelens == base}
+    if told in ours:
+        return str(told)
+    return next(n for n, one in ours.items() if one.selection is not Selection.PER_BATCH)
 
 
 def tensor_lens_name(layer: int, hook: str) -> str:

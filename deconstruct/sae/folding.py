@@ -48,7 +48,7 @@ def fold(
 ) -> SparseAutoencoder:
     """Fold both scalings, the encoder's ``- b_dec`` and the decoder's norms into the weights.
 
-    weights: trained on z, see `deconstruct.sae.architectures`. outputs: of the site that a
+    weights: trained on z, see `deconstruct.sae.architectures.base`. outputs: of the site that a
     transcoder reconstructs; None: an autoencoder. With s the scale of what is reconstructed, an
     activation a becomes s * |W_dec_i| * a, so that decoder rows have unit norm and a is in the
     units of the site. All in float64, then rounded once.

@@ -248,5 +248,6 @@ def update_biases(buffers: Buffers) -> None:
 
 
 def _moment(buffers: Buffers, name: str) -> Tensor:
+    """A moment of Adam as a kernel takes it: bfloat16 by its bits."""
     found = buffers.state[name]
     return found.view(torch.int16) if found.dtype == torch.bfloat16 else found
