@@ -1,7 +1,9 @@
-"""Asks every question of docs/sql.md again and writes the answers, and docs/schema.md, anew.
+"""Asks every question of docs/sql.md again and writes the answers anew, and the pages made of code.
 
     .venv/bin/python docs/refresh.py [--home data]
-    .venv/bin/python docs/refresh.py --schema      # docs/schema.md alone, which needs no run
+    .venv/bin/python docs/refresh.py --schema      # schema.md, commands.md and config.md alone
+
+The latter need no run.
 
 The data root must hold the three runs that docs/sql.md names.
 """
@@ -11,19 +13,29 @@ from __future__ import annotations
 import argparse
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
+import typer
 from rich.console import Console
 
+from deconstruct.config import page as configuration
 from deconstruct.store import open_store
 from deconstruct.store.ddl import create_macros, create_views
 from deconstruct.store.describe import schema_page
 from deconstruct.store.migrate import migrate
 from deconstruct.store.render import write_table
+from flows.cli import app
 
 DOCS = Path(__file__).parent
+COMMANDS_HEAD = """\
+# Commands
+
+Each with its arguments and options; `deconstruct COMMAND --help` says the same. This page is made
+by `python docs/refresh.py --schema`.
+"""
 QUESTION = re.compile(r"```sql\n(.*?)```\n(?:\n```text\n.*?```\n)?", re.DOTALL)
 
 
@@ -48,12 +60,54 @@ def empty_store() -> duckdb.DuckDBPyConnection:
     return store
 
 
+def commands(of: Any, name: str = "deconstruct") -> Iterator[tuple[str, Any]]:
+    """The commands by what is typed, groups that are commands themselves among them."""
+    inner = getattr(of, "commands", {})
+    if not inner or of.invoke_without_command:
+        yield name, of
+    for word, command in inner.items():
+        yield from commands(command, f"{name} {word}")
+
+
+def commands_page() -> str:
+    """Markdown: a section a command, a row an argument or option."""
+    parts = [COMMANDS_HEAD]
+    for name, command in commands(typer.main.get_command(app)):
+        parts.append(f"\n## `{name}`\n\n{' '.join((command.help or '').split())}\n")
+        rows = [_row(one) for one in command.params]
+        if rows:
+            parts.append(
+                "\n" + "\n".join(["| | default | meaning |", "|---|---|---|", *rows]) + "\n"
+            )
+    return "".join(parts)
+
+
+def _row(one: Any) -> str:
+    if one.param_type_name == "argument":
+        shown = one.metavar or one.name.upper()
+    else:
+        shown = " / ".join([*one.opts, *one.secondary_opts])
+    default = one.default
+    if isinstance(one.show_default, str):
+        default = one.show_default
+    elif one.required:
+        default = "must be given"
+    elif default is None or default == ():
+        default = "none"
+    elif isinstance(default, bool):
+        default = str(default).lower()
+    meaning = (getattr(one, "help", None) or "").replace("|", "\\|")
+    return f"| `{shown}` | {default} | {meaning} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--home")
     parser.add_argument("--schema", action="store_true")
     arguments = parser.parse_args()
     (DOCS / "schema.md").write_text(schema_page(empty_store()))
+    (DOCS / "commands.md").write_text(commands_page())
+    (DOCS / "config.md").write_text(configuration.page())
     if not arguments.schema:
         with open_store(arguments.home) as store:
             page = DOCS / "sql.md"

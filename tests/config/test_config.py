@@ -7,7 +7,6 @@ from support.paths import ROOT
 
 from deconstruct.common.errors import ConfigError
 from deconstruct.config import RunConfig, load
-from deconstruct.config import page as reference
 
 CONFIGS = ROOT / "configs"
 
@@ -60,8 +59,3 @@ def test_files_that_are_missing_or_no_toml(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("a = = 1")
     with pytest.raises(ConfigError, match=r"bad\.toml' is not TOML"):
         load(tmp_path / "bad.toml")
-
-
-def test_the_page_of_fields_is_up_to_date() -> None:
-    page = (CONFIGS.parent / "docs" / "config.md").read_text()
-    assert page == reference.page(), "make it anew: deconstruct config > docs/config.md"
