@@ -8,8 +8,8 @@ JOB: ``contender``, ``data`` (safetensors: ``train`` and ``held_out``, float32 [
 topk), of deconstruct and SAELens, whose L0, where it varies, is steered to ``k``. Every contender
 reads the same rows in the same order and trains by its own trainer:
 `sae_lens.training.sae_trainer.SAETrainer.fit`,
-`sparsify.Trainer.fit`, `deconstruct.sae.train.train`. A step's time runs from one request for a
-batch to the next, so that it holds all that a trainer does between two batches.
+`sparsify.Trainer.fit`, `deconstruct.sae.training.loop.train`. A step's time runs from one request
+for a batch to the next, so that it holds all that a trainer does between two batches.
 """
 
 from __future__ import annotations
