@@ -12,7 +12,8 @@ from typing import get_args
 
 from deconstruct.artifacts.table import Column, Table
 from deconstruct.cluster.tables import TABLES as CLUSTER
-from deconstruct.config import Architecture
+from deconstruct.config import OPTIONAL_STAGES, Architecture
+from deconstruct.config import STAGES as ALWAYS
 from deconstruct.corpus.tables import TABLES as CORPUS
 from deconstruct.drift.tables import TABLES as DRIFT
 from deconstruct.evaluation.tables import TABLES as EVALUATION
@@ -116,7 +117,7 @@ STAGES = Relation(
         (
             "stage",
             "VARCHAR",
-            "corpus, activations, sae, latents, evaluation, probe, cluster; drift.",
+            f"{', '.join(ALWAYS)}; {', '.join(OPTIONAL_STAGES)}.",
         ),
         ("ordinal", "UTINYINT", "Place of the stage in the pipeline, from 0."),
         ("key", "VARCHAR", "Key of the artifact: a digest of all that decides its content."),

@@ -14,6 +14,7 @@ from pathlib import Path
 from support.paths import ROOT
 
 from deconstruct.artifacts import Artifact, DataRoot
+from deconstruct.config import STAGES
 
 COMMAND = "from flows.cli import app; app()"
 STALLED = """
@@ -60,7 +61,6 @@ bootstrap = 50
 ks = [1, 4]
 bootstrap = 50
 """
-STAGES = ("corpus", "activations", "sae", "latents", "evaluation", "probe", "cluster")
 
 
 def write_config(path: Path, model: Path, texts: Path) -> Path:
