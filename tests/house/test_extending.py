@@ -16,6 +16,8 @@ PAGE = (ROOT / "docs" / "extending.md").read_text()
 DIFFS = re.findall(r"^```diff\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 COUNTS = re.findall(r"^\| \[.*\]\(#.*\).* \| (\d+) \| (\d+) \|$", PAGE, re.MULTILINE)
 
+ROTTEN = "a diff of docs/extending.md no longer applies; make it anew by git diff -U1"
+
 USED = """
 import sys
 from pathlib import Path
@@ -97,7 +99,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
             text=True,
             check=False,
         )
-        assert done.returncode == 0, f"docs/extending.md no longer applies:\n{done.stderr}"
+        assert done.returncode == 0, f"{ROTTEN}:\n{done.stderr}"
     return tree
 
 
