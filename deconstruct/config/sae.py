@@ -43,7 +43,7 @@ class SaeConfig(Settings):
     skip_connection: bool = Field(
         False, description="A transcoder's linear path from input to output."
     )
-    d_sae: int = Field(8192, ge=2, description="Number of latents.")
+    d_sae: int = Field(8192, ge=2, le=2**24, description="Number of latents.")
     k: int = Field(
         32,
         ge=1,

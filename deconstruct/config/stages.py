@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from deconstruct.common.site import Site
 from deconstruct.config.base import NO_KEY, Settings
@@ -40,7 +40,9 @@ class CorpusConfig(Settings):
         json_schema_extra=NO_KEY,
     )
     splits: tuple[str, ...] = Field(
-        ("train",), description="Hub only: which of its splits are read, one after another."
+        ("train",),
+        min_length=1,
+        description="Hub only: which of its splits are read, one after another.",
     )
     text_column: str = Field("text", description="Column that holds the text.")
     label_column: str | None = Field(
@@ -108,7 +110,9 @@ class EvaluationConfig(Settings):
         description="Held-out documents run through the whole model, four times each, "
         "for the losses; none: all. Reconstruction is judged on all of them in any case.",
     )
-    bootstrap: int = Field(1000, ge=10, description="Resamples of documents for intervals.")
+    bootstrap: int = Field(
+        1000, ge=10, le=1_000_000, description="Resamples of documents for intervals."
+    )
     seed: int = Field(0, ge=0, description="Seed of the resampling.")
 
 
@@ -116,10 +120,12 @@ class ProbeConfig(Settings):
     """Linear probes of labels from pooled latents."""
 
     pooling: Literal["mean", "max"] = Field("mean", description="Of a document's tokens.")
-    ks: tuple[int, ...] = Field(
+    ks: tuple[PositiveInt, ...] = Field(
         (1, 2, 5, 20), description="Sizes of the sparse probes, beside the one on all latents."
     )
-    bootstrap: int = Field(1000, ge=10, description="Resamples of test documents for intervals.")
+    bootstrap: int = Field(
+        1000, ge=10, le=1_000_000, description="Resamples of test documents for intervals."
+    )
     seed: int = Field(0, ge=0, description="Seed of cross-validation and resampling.")
 
 
