@@ -1,5 +1,6 @@
 # make run: take the embedded model apart.  make test: all tests.  make lint: ruff and mypy.
 # make serve: a local Prefect server with its schedules and a worker.  make kills: 30 kills of a run.
+# make campaign: some 400 bad inputs, each of which must end in a sentence within 3 seconds.
 
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -9,7 +10,7 @@ export DECONSTRUCT_HOME
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test kills lint serve bench-train install clean
+.PHONY: run test kills campaign lint serve bench-train install clean
 
 run: $(VENV)/.installed
 	$(BIN)/deconstruct run configs/embedded.toml
@@ -19,6 +20,9 @@ test: lint
 
 kills: $(VENV)/.installed-dev
 	DECONSTRUCT_KILLS=30 $(BIN)/python -m pytest -s --timeout 3600 tests/runs/test_kills.py
+
+campaign: $(VENV)/.installed-dev
+	DECONSTRUCT_BAD_INPUTS=1 $(BIN)/python -m pytest -s --timeout 3600 tests/runs/test_bad_inputs.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, field_validator
 
 from deconstruct.common.site import Site
 from deconstruct.config.base import NO_KEY, Settings
@@ -120,13 +120,20 @@ class ProbeConfig(Settings):
     """Linear probes of labels from pooled latents."""
 
     pooling: Literal["mean", "max"] = Field("mean", description="Of a document's tokens.")
-    ks: tuple[PositiveInt, ...] = Field(
+    ks: tuple[int, ...] = Field(
         (1, 2, 5, 20), description="Sizes of the sparse probes, beside the one on all latents."
     )
     bootstrap: int = Field(
         1000, ge=10, le=1_000_000, description="Resamples of test documents for intervals."
     )
     seed: int = Field(0, ge=0, description="Seed of cross-validation and resampling.")
+
+    @field_validator("ks")
+    @classmethod
+    def _sizes(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
+        if any(k < 1 for k in ks):
+            raise ValueError("a probe needs one latent at least; leave out what is below 1")
+        return ks
 
 
 class ClusterConfig(Settings):
