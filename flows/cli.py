@@ -21,6 +21,7 @@ from deconstruct.cli import app, report_errors
 from deconstruct.common import trackers
 from deconstruct.config import Growth, RunConfig, load
 from flows import environment
+from flows.importing import importing
 
 Home = Annotated[
     str | None,
@@ -175,10 +176,11 @@ def retry(
     environment.apply(root, quiet=True)
     _speak()
     server = environment.start_server(root)
-    from flows.liveness import mark_crashed, short
-    from flows.retry import choose, failed_runs
-    from flows.retry import retry as again
-    from flows.summary import print_summary
+    with importing():
+        from flows.liveness import mark_crashed, short
+        from flows.retry import choose, failed_runs
+        from flows.retry import retry as again
+        from flows.summary import print_summary
 
     if server is not None:
         server.wait()
@@ -218,8 +220,9 @@ def _started(home: str | None, settings: RunConfig) -> Path:
     environment.apply(root, quiet=True)
     _speak()
     server = environment.start_server(root)
-    from flows.liveness import mark_crashed, short  # Prefect and torch, while the server starts
-    from flows.pipeline import preflight
+    with importing():  # Prefect and torch, while the server starts
+        from flows.liveness import mark_crashed, short
+        from flows.pipeline import preflight
 
     preflight(store, settings)  # a server in a new home takes its time; a fault is said before
     if server is not None:

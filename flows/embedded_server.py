@@ -19,6 +19,7 @@ from pathlib import Path
 
 from deconstruct.common.errors import DeconstructError
 from flows.child import watch_parent
+from flows.importing import importing
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
@@ -89,12 +90,11 @@ class EmbeddedServer:
 
 
 def _serve(handle: int, parent: int) -> None:
-    import uvicorn
-
     watch_parent(parent)
-    config = uvicorn.Config(
-        "prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on"
-    )
+    with importing():
+        import uvicorn
+        from prefect.server.api.server import create_app
+    config = uvicorn.Config(create_app, factory=True, log_level="error", lifespan="on")
     uvicorn.Server(config).run([socket.socket(fileno=handle)])
 
 
