@@ -84,7 +84,7 @@ def gpu_worker(home: Path, url: str, remote: str) -> Iterator[None]:
         stderr=subprocess.DEVNULL,
     ) as process:
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 300
             while not ask(url, "POST", "/work_pools/gpu/workers/filter", {}):
                 assert time.monotonic() < deadline
                 time.sleep(0.2)

@@ -154,5 +154,6 @@ def test_without_a_hub_gpt2_ends_in_seconds_with_the_remedy(hub: str, tmp_path: 
     assert "hub is out of reach" in said
     assert "local folder" in said
     assert "configs/embedded.toml" in said
-    busy = os.getloadavg()[0] > os.cpu_count()  # type: ignore[operator]
+    cores = (os.cpu_count() or 1) - ("PYTEST_XDIST_WORKER" in os.environ)  # one is another file's
+    busy = os.getloadavg()[0] > cores
     assert seconds < (30 if busy else 10)

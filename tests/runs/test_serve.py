@@ -52,7 +52,7 @@ class Served:
         found: list[dict[str, Any]] = self.ask("POST", "/flow_runs/filter", flow_runs=where)
         return found
 
-    def wait(self, what: Callable[[], Any], seconds: float = 90) -> Any:
+    def wait(self, what: Callable[[], Any], seconds: float = 300) -> Any:
         """Until ``what`` is true; returns what it is then."""
         deadline = time.monotonic() + seconds
         while not (found := what()):
@@ -83,11 +83,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     ):
         found = Served(folder / "home", f"http://127.0.0.1:{port}/api", process, log)
         try:
-            found.wait(lambda: "ready; Ctrl-C ends it" in log.read_text(), 120)
+            found.wait(lambda: "ready; Ctrl-C ends it" in log.read_text(), 300)
             yield found
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(60)
+            process.wait(120)
         assert process.returncode == 0
         with pytest.raises(httpx.ConnectError):
             found.ask("GET", "/health")

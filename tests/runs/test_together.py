@@ -28,7 +28,7 @@ def test_two_schedules_share_one_home(
 ) -> None:
     home = tmp_path / "home"
     runs = [start(home, config, server), start(home, config, server, "--set", "cluster.k=4")]
-    said = [run.communicate(timeout=180)[1] for run in runs]
+    said = [run.communicate(timeout=480)[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], said
     for stage in STAGES[:-1]:  # a bar is drawn by the one that computes
         assert len(list((home / stage).iterdir())) == 1

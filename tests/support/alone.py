@@ -2,6 +2,8 @@
 
 Tests never leave this machine, and nothing in them may try to. Without a CUDA device the GPU's
 kernels run in Triton's interpreter, which is chosen when Triton is first imported, by whomever.
+
+Threads of OpenMP sleep while they wait: they would spin, on cores that other tests need.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ os.environ.update(
     DO_NOT_TRACK="1",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     TOKENIZERS_PARALLELISM="false",
+    OMP_WAIT_POLICY="PASSIVE",
 )
 
 import torch

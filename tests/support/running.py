@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
+import re
 import subprocess
 import sys
 import tempfile
@@ -97,21 +97,26 @@ def stalled(
     where: str, home: Path, *arguments: object, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
     """The command, standing still at ``where`` (``module:function:call``); killed at the end."""
-    with subprocess.Popen(
-        [sys.executable, "-c", STALLED, where, *map(str, arguments)],
-        env=environment(home, **(env or {})),
-        cwd=tempfile.gettempdir(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(
+            [sys.executable, "-c", STALLED, where, *map(str, arguments)],
+            env=environment(home, **(env or {})),
+            cwd=tempfile.gettempdir(),
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+        ) as process,
+    ):
         assert process.stdout is not None
         try:
-            assert process.stdout.readline() == "stalled\n"
+            if process.stdout.readline() != "stalled\n":
+                said.seek(0)
+                raise AssertionError(f"it ended by {process.wait()}: {said.read()[-5000:]}")
             yield process
+            assert process.poll() is None, "it ended by itself"
         finally:
             process.kill()
-            assert process.wait() == -signal.SIGKILL
 
 
 def artifacts(home: Path) -> dict[str, Artifact]:
@@ -129,11 +134,5 @@ def digests(home: Path) -> dict[str, tuple[str, str]]:
 
 def cached_stages(output: str) -> dict[str, bool]:
     """Stage -> whether it was answered from cache, as the command said."""
-    said = (line.replace(",", " ").split() for line in output.splitlines())
-    return {
-        words[0]: words[1:3] == ["from", "cache"]
-        for words in said
-        if len(words) > 2
-        and words[0] in STAGES
-        and words[1:3] in (["from", "cache"], ["done", "in"])
-    }
+    said = re.findall(rf"({'|'.join(STAGES)}) +(from cache|done in)", output)
+    return {stage: how == "from cache" for stage, how in said}
