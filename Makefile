@@ -15,8 +15,9 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constra
 run: $(VENV)/.installed
 	$(BIN)/deconstruct run configs/embedded.toml
 
+# Files go whole to one of two processes, since their tests share servers and homes.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 kills: $(VENV)/.installed-dev
 	DECONSTRUCT_KILLS=30 $(BIN)/python -m pytest -s --timeout 3600 tests/runs/test_kills.py

@@ -21,6 +21,15 @@ from deconstruct.model.resolve import ResolvedModel, resolve
 settings.register_profile("fixed", derandomize=True)  # the same examples on every machine
 settings.load_profile("fixed")
 
+LONGEST = ("runs", "sae")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of two processes that share the files (make test), neither gets a long one at the end."""
+    if hasattr(config, "workerinput"):
+        for folder in reversed(LONGEST):
+            items.sort(key=lambda item: folder not in item.path.parts)
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
