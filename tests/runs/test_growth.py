@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from support.running import STAGES, cached_stages, deconstruct
 from support.texts import write_texts
 
 from deconstruct.artifacts import DataRoot
+from deconstruct.store import open_store
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,10 @@ def grown(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ask(home: Path, query: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(
-        deconstruct(home, "sql", "--format", "json", query).stdout
-    )
-    return found
+    with open_store(home) as store:
+        found = store.execute(query)
+        names = [column[0] for column in found.description]
+        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
 def test_a_gate_stops_what_is_not_good_enough_before_it_is_published(

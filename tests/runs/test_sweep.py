@@ -86,7 +86,7 @@ def test_members_trained_in_processes_are_the_same(
 
 
 def test_the_command_leaves_a_run_a_member_and_a_front(
-    finished: Path, config: Path, tmp_path: Path
+    finished: Path, config: Path, server: str, tmp_path: Path
 ) -> None:
     """Over a home in which a single run has finished, whose SAE is one of the members."""
     home = tmp_path / "home"
@@ -95,7 +95,8 @@ def test_the_command_leaves_a_run_a_member_and_a_front(
     file = tmp_path / "sweep.toml"
     file.write_text(config.read_text() + "\n[sweep]\narchitecture = ['topk', 'relu']\nk = [4, 8]\n")
     spread = ("--engine", "dask", "--workers", "2")
-    done = deconstruct(home, "sweep", file, "--set", "name=front", *spread)
+    known = {"PREFECT_API_URL": server}
+    done = deconstruct(home, "sweep", file, "--set", "name=front", *spread, env=known)
     assert done.returncode == 0, done.stderr
     saes = {a.key: a for a in DataRoot(home).artifacts() if a.stage == "sae"}
     assert len(saes) == 3
