@@ -221,12 +221,15 @@ def fsync(path: Path) -> None:
 _digests: dict[tuple[int, ...], str] = {}
 
 
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's contents: read once a process, until the file changes."""
+def sha256_of(path: Path, *, again: bool = False) -> str:
+    """Hexadecimal SHA-256 of a file's contents: read once a process, until the file changes.
+
+    again: read it in any case, as a change within a tick of the clock leaves the times as they are.
+    """
     with path.open("rb") as handle:
         stat = os.fstat(handle.fileno())
         state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-        if state not in _digests:
+        if again or state not in _digests:
             _digests[state] = hashlib.file_digest(handle, "sha256").hexdigest()
         return _digests[state]
 

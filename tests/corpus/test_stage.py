@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -322,16 +323,17 @@ def test_bytes_do_not_depend_on_batching(
 
 
 def test_key_follows_contents_and_not_names(tmp_path: Path, plain: ResolvedModel) -> None:
-    def key(name: str, model: ResolvedModel = plain, **fields: Any) -> str:
-        config = CorpusConfig.model_validate({"source": str(tmp_path / name), **fields})
-        return corpus.recipe(config, source=sources.resolve(config), model=model).key
+    def key(name: str, model: ResolvedModel = plain, kind: str = "jsonl", **fields: Any) -> str:
+        named = {"source": str(tmp_path / name), "label_column": None, **fields}
+        config = CorpusConfig.model_validate(named)
+        source = dataclasses.replace(sources.resolve(config), kind=kind)
+        return corpus.recipe(config, source=source, model=model).key
 
     (tmp_path / "a.jsonl").write_text('{"text": "one"}')
     (tmp_path / "b.jsonl").write_text('{"text": "one"}')
     (tmp_path / "c.jsonl").write_text('{"text": "two"}')
-    (tmp_path / "d.csv").write_text('{"text": "one"}')
     other = ResolvedModel("other", plain.folder, plain.digest, "another tokenizer")
     first = key("a.jsonl")
     assert key("b.jsonl") == first
-    assert len({first, key("c.jsonl"), key("d.csv"), key("a.jsonl", other)}) == 4
+    assert len({first, key("c.jsonl"), key("a.jsonl", kind="csv"), key("a.jsonl", other)}) == 4
     assert len({first, key("a.jsonl", max_tokens=5), key("a.jsonl", seed=1)}) == 3

@@ -1,0 +1,74 @@
+"""What a source's cells say, as text: one function for labels of any type."""
+
+from __future__ import annotations
+
+import json
+import math
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+
+def label_name(value: Any, names: list[str] | None = None) -> str | None:
+    """A label as text; None where there is none (null, NaN, an empty string, class -1).
+
+    Whole floats lose their ``.0``, as integers with nulls among them come as floats from pandas;
+    others are written as short as their own width allows. Bytes are read as UTF-8. What no UTF-8
+    can hold, such as half a surrogate, is written out, so that different labels stay different.
+    names: of an integer class column.
+    """
+    if value is None or (isinstance(value, float | np.floating | Decimal) and math.isnan(value)):
+        return None
+    if isinstance(value, float | np.floating) and value.is_integer():
+        value = int(value)
+    if names is not None and isinstance(value, int):
+        return names[value] if 0 <= value < len(names) else None
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "backslashreplace")
+    return str(value).encode("utf-8", "backslashreplace").decode("utf-8") or None
+
+
+def labels_in(column: pa.Array, names: list[str] | None = None) -> list[str | None]:
+    """The labels in an Arrow column of scalars."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    values = column.to_pylist()
+    if _is_short_float(column.type):  # Python's own floats would show what they can't hold
+        values = list(column.to_numpy(zero_copy_only=False))
+    return [label_name(value, names) for value in values]
+
+
+def renamed_in_3(kind: pa.DataType) -> bool:
+    """Whether version 2 of the stage corpus gave labels of this Arrow type other names."""
+    kind = value_type(kind)
+    types = pa.types
+    binary = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    return binary or types.is_fixed_size_binary(kind) or _is_short_float(kind)
+
+
+def value_type(kind: pa.DataType) -> pa.DataType:
+    """The type of a column's values, dictionary or not."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def class_names(schema: pa.Schema, column: str | None) -> list[str] | None:
+    """Names of an integer class column, where `datasets` left them in the file's metadata."""
+    raw = (schema.metadata or {}).get(b"huggingface")
+    if raw is None or column is None:
+        return None
+    try:
+        names = json.loads(raw)["info"]["features"][column]["names"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return [str(name) for name in names] if isinstance(names, list) else None
+
+
+def encodable(text: str) -> str:
+    """JSON can hold lone surrogates, which no UTF-8 can; they become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _is_short_float(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_float32(kind) or pa.types.is_float16(kind))
