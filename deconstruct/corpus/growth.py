@@ -2,36 +2,91 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from deconstruct.artifacts import Artifact
 
+_WHOLE = re.compile(r"^(-?\d+)\.0+$")
+
 
 class KnownDocuments:
-    """Which texts a corpus holds, and how often each; 16 bytes a document."""
+    """Which texts a corpus holds, and what the source calls each now; 40 bytes a document.
+
+    A text that occurs several times is matched in the order of both. Documents that left the
+    source keep the label that they had.
+    """
 
     def __init__(self, corpus: Artifact) -> None:
-        keys = [
-            np.array([int(key, 16) for key in table["doc_key"].to_pylist()], np.uint64)
-            for table in corpus.rows("documents.parquet", ["doc_key"])
-        ]
-        self._keys, self._left = np.unique(np.concatenate(keys), return_counts=True)
+        keys: list[NDArray[np.uint64]] = []
+        numbers: list[NDArray[np.int32]] = []
+        self._number: dict[str | None, int] = {}
+        for table in corpus.rows("documents.parquet", ["doc_key", "label"]):
+            keys.append(np.array([int(key, 16) for key in table["doc_key"].to_pylist()], np.uint64))
+            labels = map(self._numbered, table["label"].to_pylist())
+            numbers.append(np.fromiter(labels, np.int32, len(table)))
+        whole = np.concatenate(keys)
+        self._order = np.argsort(whole, kind="stable")
+        self._keys = whole[self._order]
+        self._taken = np.zeros(len(whole), np.int32)
+        self._before = np.concatenate(numbers)
+        self._now = self._before.copy()
+        self._names = {name: name for name in self._number if name is not None}
+        self._by_form = {_whole(name): name for name in self._names}
 
-    def take(self, doc_key: str) -> bool:
-        """Whether the text of ``doc_key`` is there once more than it was taken."""
+    def take(self, doc_key: str) -> int | None:
+        """The doc_id of a text; None if it is there no more times than it was taken."""
         key = np.uint64(int(doc_key, 16))
         place = int(np.searchsorted(self._keys, key))
-        if place == len(self._keys) or self._keys[place] != key or self._left[place] == 0:
-            return False
-        self._left[place] -= 1
-        return True
+        nth = place if place == len(self._keys) else place + int(self._taken[place])
+        if nth >= len(self._keys) or self._keys[nth] != key:
+            return None
+        self._taken[place] += 1
+        return int(self._order[nth])
 
-    def left(self) -> int:
-        """How many documents were not taken."""
-        return int(self._left.sum())
+    def named(self, label: str | None) -> str | None:
+        """A label of the source as the corpus calls it: ``1.0`` is its ``1``, and ``1`` its
+        ``1.0``, so that a column which turned from integers to floats makes no new classes."""
+        if label is None or label in self._names:
+            return label
+        return self._by_form.get(_whole(label), label)
+
+    def relabel(self, doc_id: int, label: str | None) -> None:
+        """Note what the source says now of a document."""
+        self._now[doc_id] = self._numbered(label)
+
+    def labels(self) -> Iterator[str | None]:
+        """The label of each document now, by doc_id."""
+        names = list(self._number)
+        return (names[number] for number in self._now)
+
+    def changed(self) -> int:
+        """How many documents have another label than they had."""
+        return int((self._now != self._before).sum())
+
+    def labels_in(self, batch: pa.RecordBatch) -> pa.Array:
+        """The labels of some rows of ``documents.parquet``, with those of now."""
+        doc_id, found = batch.column("doc_id").to_numpy(), batch.column("label").to_pylist()
+        names, known = list(self._number), len(self._now)
+        return pa.array(
+            [
+                names[self._now[d]] if d < known else label
+                for d, label in zip(doc_id.tolist(), found, strict=True)
+            ],
+            pa.string(),
+        )
+
+    def _numbered(self, label: str | None) -> int:
+        return self._number.setdefault(label, len(self._number))
+
+
+def _whole(label: str) -> str:
+    """A whole number as an integer is written, any other label as it is."""
+    return _WHOLE.sub(r"\1", label)
 
 
 def documents_of(corpus: Artifact) -> Iterator[tuple[pa.Table, list[list[int]]]]:

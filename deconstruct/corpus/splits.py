@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from deconstruct.common.parquet import GroupedWriter, opened
+
+
+class Settled(NamedTuple):
+    """What was decided. test: [documents]. moved: whether any is not as it was drawn. twins: how
+    many were held out, but are no more."""
+
+    test: NDArray[np.bool_]
+    moved: bool
+    twins: int
+
+    def names_in(self, batch: pa.RecordBatch) -> pa.Array:
+        """The splits of some rows of ``documents.parquet``."""
+        return pa.array(_names(self.test[batch.column("doc_id").to_numpy()]))
 
 
 class Splits:
@@ -44,13 +59,13 @@ class Splits:
         """How many documents differ in the tokens that are kept of them."""
         return len(np.unique(np.concatenate(self._seen)))
 
-    def settle(self, documents: Path) -> tuple[int, int]:
-        """Decide, and rewrite ``documents.parquet`` where it needs to be.
+    def settle(self) -> Settled:
+        """Decide.
 
         Held-out documents that keep the same tokens as a train document become train documents.
         Where a corpus is so small that chance leaves a split empty, the text nearest to it is
         moved over. Adopted documents stay where they are, and those with the same tokens follow
-        them. Returns how many documents are held out, and how many were but are no more.
+        them.
         """
         drawn, seen = np.concatenate(self._drawn), np.concatenate(self._seen)
         as_written = drawn < self.test_share
@@ -64,9 +79,7 @@ class Splits:
             test = seen == seen[drawn.argmin()]
         elif test.all():
             test = seen != seen[drawn.argmax()]
-        if (test != as_written).any():
-            _rewrite(documents, test)
-        return int(test.sum()), twins
+        return Settled(test, bool((test != as_written).any()), twins)
 
 
 def split_draw(doc_key: str, seed: int) -> float:
@@ -85,15 +98,16 @@ def _names(test: NDArray[np.bool_]) -> list[str]:
     return ["test" if tested else "train" for tested in test.tolist()]
 
 
-def _rewrite(path: Path, test: NDArray[np.bool_]) -> None:
-    """Put the settled splits in place of the drawn ones. test: [documents]."""
+def rewrite(path: Path, columns: Mapping[str, Callable[[pa.RecordBatch], pa.Array]]) -> None:
+    """Put what is settled in the end in place of what ``documents.parquet`` was written with."""
     file = opened(path)
     schema, rows = file.schema_arrow, file.metadata.row_group(0).num_rows
-    place = schema.get_field_index("split")
     rewritten = path.with_name(f"{path.name}.split")
     with GroupedWriter(rewritten, schema, rows) as writer:
         for batch in file.iter_batches(batch_size=1024):
-            names = pa.array(_names(test[batch.column("doc_id").to_numpy()]))
             table = pa.Table.from_batches([batch], schema)
-            writer.write(table.set_column(place, schema.field(place), names))
+            for name, settled in columns.items():
+                place = schema.get_field_index(name)
+                table = table.set_column(place, schema.field(place), settled(batch))
+            writer.write(table)
     rewritten.replace(path)

@@ -9,33 +9,38 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage
 from deconstruct.common.errors import ConfigError, DataError
 from deconstruct.common.parquet import GroupedWriter
 from deconstruct.common.progress import track
 from deconstruct.config import CorpusConfig
-from deconstruct.corpus import sources
+from deconstruct.corpus import sources, spaces
 from deconstruct.corpus.growth import KnownDocuments, documents_of, segments
 from deconstruct.corpus.sources import ResolvedSource
-from deconstruct.corpus.splits import Splits
-from deconstruct.corpus.tables import DOCUMENTS, TOKENS
+from deconstruct.corpus.splits import Settled, Splits, rewrite
+from deconstruct.corpus.tables import DOCUMENTS, KEPT, TOKENS
 from deconstruct.corpus.textfiles import Row
-from deconstruct.corpus.vocabulary import Vocabulary
+from deconstruct.corpus.values import encodable
+from deconstruct.corpus.vocabulary import Cut, Vocabulary
 
 if TYPE_CHECKING:
     from deconstruct.model.resolve import ResolvedModel
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
+UNCHANGED = 2
+"""What version 3 leaves as it was, byte for byte, keeps the keys of this one."""
 BATCH_DOCUMENTS = 512
 BATCH_CHARACTERS = 4_000_000
 MAX_LABELS = 1000
@@ -54,7 +59,9 @@ def recipe(
     inputs = {"source": source.digest, "tokenizer": model.tokenizer_digest}
     if base is not None:
         inputs["base"] = base.key
-    return Recipe("corpus", VERSION, settings | {"kind": source.kind}, inputs)
+    changed = base is not None or source.renamed or not spaces.kept_by(model.folder)
+    version = VERSION if changed else UNCHANGED
+    return Recipe("corpus", version, settings | {"kind": source.kind}, inputs)
 
 
 def tokenise(
@@ -75,17 +82,20 @@ def tokenise(
 
     `Splits` says which documents are held out.
 
-    base: an earlier corpus that this one grows from (`growth`): its documents come first, as they
-    are, and those that the source has beyond them after it, as a segment of their own.
+    base: an earlier corpus that this one grows from (`growth`): its documents come first, numbered
+    and split as they are, and those that the source has beyond them after it, as a segment of
+    their own. Labels are those that the source has now.
 
     Raises ``ConfigError`` if a BOS token is asked for that the tokenizer has not, ``DataError``
-    for a source that does not read, has no text, or no two different texts to split.
+    for a source that does not read, has no text, or no two different texts to split, and for one
+    that is written to meanwhile.
     """
 
     def write(draft: Draft) -> None:
         from deconstruct.model.loading import load_tokenizer
 
-        vocabulary = Vocabulary(load_tokenizer(model), config.prepend_bos)
+        kept = spaces.kept_by(model.folder)
+        vocabulary = Vocabulary(load_tokenizer(model), config.prepend_bos, kept)
         if config.prepend_bos == "always" and vocabulary.bos is None:
             raise ConfigError(
                 f"corpus.prepend_bos 'always': the tokenizer of {model.name!r} has no BOS token; "
@@ -117,6 +127,7 @@ class _Writing:
     documents: int = 0
     tokens: int = 0
     labels: set[str] = field(default_factory=set)
+    kept: list[NDArray[np.uint32]] = field(default_factory=list)
     splits: Splits = field(init=False)
 
     def run(self, model_name: str) -> None:
@@ -140,8 +151,11 @@ class _Writing:
                     self._write_batch(batch, documents, tokens)
                     advance(len(batch))
             self._check()
-            test_documents, twins = self.splits.settle(documents_path)
-        self._warn(twins)
+            settled = self._settle(documents_path)
+        if self.kept:
+            self.draft.write_table(KEPT, pa.table({"characters": np.concatenate(self.kept)}))
+        self._warn(settled.twins)
+        test_documents = int(settled.test.sum())
         self.draft.rows |= {"documents.parquet": self.documents, "tokens.parquet": self.tokens}
         self.draft.facts |= {
             "documents": self.documents,
@@ -158,70 +172,112 @@ class _Writing:
             self.draft.facts["segments"] = [*segments(self.base), new]
 
     def _adopt(self, base: Artifact, documents: GroupedWriter, tokens: GroupedWriter) -> None:
-        """Take over the documents of ``base`` as they are."""
+        """Take over the documents of ``base`` as they are; their labels are settled at the end."""
         self.known = KnownDocuments(base)
         for table, ids in documents_of(base):
             documents.write(table)
             self.splits.adopt([split == "test" for split in table["split"].to_pylist()], ids)
-            self._note_labels(table["label"].to_pylist())
             self.documents += len(table)
-        for batch in base.rows("tokens.parquet"):
-            tokens.write(batch)
-            self.tokens += len(batch)
+            if not self.vocabulary.spaces_kept:  # version 2 gave their tokens no spaces
+                cuts = self._cut(table["text"].to_pylist())
+                if [self.vocabulary.prefix + cut.ids for cut in cuts] != ids:
+                    raise DataError(
+                        f"corpus.source {self.source.name!r}: this version of `transformers` cuts "
+                        "the texts of the corpus that it grows from into other tokens; take "
+                        "growth anew"
+                    )
+                self._write_tokens(table["doc_id"].to_numpy(), cuts, tokens)
+        if self.vocabulary.spaces_kept:
+            for batch in base.rows("tokens.parquet"):
+                tokens.write(batch)
+                self.tokens += len(batch)
 
     def _write_batch(
         self, batch: list[Row], documents: GroupedWriter, tokens: GroupedWriter
     ) -> None:
-        kept = [
-            Row(_encodable(row.text), row.label) for row in batch if row.text and row.text.strip()
-        ]
+        kept = [(encodable(row.text), row.label) for row in batch if row.text and row.text.strip()]
         if self.read == 0:
-            self._refuse_numbers([row.text or "" for row in kept])
-        without_text = len(batch) - len(kept)
-        if self.known is not None:
-            kept = [row for row in kept if not self.known.take(_doc_key(row.text or ""))]
+            self._refuse_numbers([text for text, _ in kept])
         self.read += len(batch)
-        self.without_text += without_text
-        prefix = self.vocabulary.prefix
-        cut = self.vocabulary.cut(
-            [row.text or "" for row in kept], self.config.max_tokens - len(prefix)
-        )
+        self.without_text += len(batch) - len(kept)
+        new = self._not_known(kept)
         special = self.vocabulary.special
+        cuts = self._cut([text for text, _ in new])
         whole = [
-            (row, prefix + ids)
-            for row, ids in zip(kept, cut, strict=True)
-            if not special[ids].all()
+            (text, label, cut)
+            for (text, label), cut in zip(new, cuts, strict=True)
+            if not special[cut.ids].all()
         ]
-        self.without_tokens += len(kept) - len(whole)
+        self.without_tokens += len(new) - len(whole)
         if not whole:
             return
-        lengths = np.array([len(ids) for _, ids in whole], np.uint32)
+        texts, labels, cuts = (list(column) for column in zip(*whole, strict=True))
+        prefix = self.vocabulary.prefix
         doc_ids = np.arange(self.documents, self.documents + len(whole), dtype=np.uint32)
-        keys = [_doc_key(row.text or "") for row, _ in whole]
-        self._note_labels(row.label for row, _ in whole)
-        columns = [
-            doc_ids,
-            keys,
-            self.splits.draw(keys, [ids for _, ids in whole]),
-            [row.label for row, _ in whole],
-            [row.text for row, _ in whole],
-            lengths,
-        ]
-        documents.write(DOCUMENTS.of(*columns))
-        token_ids = np.fromiter(itertools.chain.from_iterable(i for _, i in whole), np.uint32)
+        keys = [_doc_key(text) for text in texts]
+        self._note_labels(labels)
+        splits = self.splits.draw(keys, [prefix + cut.ids for cut in cuts])
+        lengths = np.array([len(prefix) + len(cut.ids) for cut in cuts], np.uint32)
+        documents.write(DOCUMENTS.of(doc_ids, keys, splits, labels, texts, lengths))
+        self._write_tokens(doc_ids, cuts, tokens)
+        self.documents += len(whole)
+
+    def _not_known(self, rows: list[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
+        """Those of some texts and labels that no base holds; of the others, note the label."""
+        if self.known is None:
+            return rows
+        new = []
+        for text, said in rows:
+            label = self.known.named(said)
+            doc_id = self.known.take(_doc_key(text))
+            if doc_id is None:
+                new.append((text, label))
+            else:
+                self.known.relabel(doc_id, label)
+        return new
+
+    def _cut(self, texts: list[str]) -> list[Cut]:
+        return self.vocabulary.cut(texts, self.config.max_tokens - len(self.vocabulary.prefix))
+
+    def _write_tokens(
+        self, doc_ids: NDArray[np.uint32], cuts: list[Cut], tokens: GroupedWriter
+    ) -> None:
+        """Rows of ``tokens.parquet`` of some documents, and how far they go in their texts."""
+        prefix = self.vocabulary.prefix
+        lengths = np.array([len(prefix) + len(cut.ids) for cut in cuts], np.int64)
+        ids = (prefix + cut.ids for cut in cuts)
+        token_ids = np.fromiter(itertools.chain.from_iterable(ids), np.uint32)
+        spaced = None
+        if not self.vocabulary.spaces_kept:
+            before = ([False] * len(prefix) + (cut.spaced or []) for cut in cuts)
+            spaced = np.fromiter(itertools.chain.from_iterable(before), np.bool_)
+            self.kept.append(np.array([cut.characters for cut in cuts], np.uint32))
         count = len(token_ids)
-        starts = np.repeat(np.cumsum(lengths, dtype=np.int64) - lengths, lengths)
+        starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
         columns = [
             np.arange(self.tokens, self.tokens + count, dtype=np.uint64),
             np.repeat(doc_ids, lengths),
             (np.arange(count) - starts).astype(np.uint32),
             token_ids,
-            self.vocabulary.strings.take(pa.array(token_ids)),
-            special[token_ids],
+            self.vocabulary.texts_of(token_ids, spaced),
+            self.vocabulary.special[token_ids],
         ]
         tokens.write(TOKENS.of(*columns))
-        self.documents += len(whole)
         self.tokens += count
+
+    def _settle(self, documents: Path) -> Settled:
+        """Decide on splits, and on the labels of documents that were known."""
+        settled = self.splits.settle()
+        columns: dict[str, Callable[[pa.RecordBatch], pa.Array]] = {}
+        if settled.moved:
+            columns["split"] = settled.names_in
+        if self.known is not None:
+            self._note_labels(self.known.labels())
+            if self.known.changed():
+                columns["label"] = self.known.labels_in
+        if columns:
+            rewrite(documents, columns)
+        return settled
 
     def _refuse_numbers(self, texts: list[str]) -> None:
         if texts and all(_is_number(text) for text in texts[:100]):
@@ -259,6 +315,8 @@ class _Writing:
 
     def _warn(self, twins: int) -> None:
         name = self.source.name
+        if self.known is not None and self.known.changed():
+            log.info("%s: %d known texts have another label now", name, self.known.changed())
         if twins:
             log.info("%s: %d texts begin as train texts do; not held out", name, twins)
         if self.without_text:
@@ -279,11 +337,6 @@ class _Writing:
 
 def _doc_key(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _encodable(text: str | None) -> str | None:
-    """JSON can hold lone surrogates, which no UTF-8 can; they become question marks."""
-    return None if text is None else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _is_number(text: str) -> bool:

@@ -35,3 +35,7 @@ TOKENS = Table(
 )
 
 TABLES = (DOCUMENTS, TOKENS)
+
+KEPT = "kept.parquet"
+"""Of corpora whose tokens, put together, are not their texts: ``characters``, how many characters
+of each document's text its tokens cover; a row a document. No table of the store."""

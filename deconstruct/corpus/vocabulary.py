@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,14 +18,32 @@ _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _BYTE_PIECES = re.compile(r"(?:<0x[0-9A-Fa-f]{2}>)+")
 
 
+class Cut(NamedTuple):
+    """The first tokens of a text.
+
+    spaced: [tokens], whether space stands before a token that its piece does not hold, and
+    characters: of the text, up to the last token's end; None where pieces keep spaces.
+    """
+
+    ids: list[int]
+    spaced: list[bool] | None = None
+    characters: int | None = None
+
+
 class Vocabulary:
     """Wraps a fast ``transformers`` tokenizer.
 
-    prepend_bos: ``always`` begins a document with BOS, ``never`` with its text, ``auto`` with
-    what the tokenizer itself puts first (BOS or nothing, for language models).
+    spaces_kept: whether its pieces, put together, are the text (`spaces.kept_by`). prepend_bos:
+    ``always`` begins a document with BOS, ``never`` with its text, ``auto`` with what the
+    tokenizer itself puts first (BOS or nothing, for language models).
     """
 
-    def __init__(self, tokenizer: Any, prepend_bos: Literal["auto", "always", "never"]) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        prepend_bos: Literal["auto", "always", "never"],
+        spaces_kept: bool = True,
+    ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ConfigError(
                 f"the model's tokenizer ({type(tokenizer).__name__}) is not a fast one; save it "
@@ -34,6 +52,7 @@ class Vocabulary:
         tokenizer.truncation_side = "right"  # a document is its beginning
         self._tokenizer = tokenizer
         self._prepend_bos = prepend_bos
+        self.spaces_kept = spaces_kept
         self.bos: int | None = tokenizer.bos_token_id
 
     @cached_property
@@ -50,10 +69,10 @@ class Vocabulary:
                 return list(dressed[:start])
         return []
 
-    def cut(self, texts: list[str], length: int) -> list[list[int]]:
-        """The first ``length`` token ids of each text, without any that the text does not hold."""
+    def cut(self, texts: list[str], length: int) -> list[Cut]:
+        """The first ``length`` tokens of each text, without any that the text does not hold."""
         if not texts or length < 1:
-            return [[] for _ in texts]
+            return [Cut([], None if self.spaces_kept else [], 0) for _ in texts]
         encoded = self._tokenizer(
             texts,
             add_special_tokens=False,
@@ -61,25 +80,45 @@ class Vocabulary:
             max_length=length,
             return_attention_mask=False,
             return_token_type_ids=False,
+            return_offsets_mapping=not self.spaces_kept,
         )
-        return list(encoded["input_ids"])
+        if self.spaces_kept:
+            return [Cut(ids) for ids in encoded["input_ids"]]
+        return [
+            _with_spaces(*each)
+            for each in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        ]
+
+    def texts_of(self, ids: NDArray[np.uint32], spaced: NDArray[np.bool_] | None) -> pa.Array:
+        """The tokens' texts, with the one space that ``spaced`` asks for. ids, spaced: [tokens]."""
+        found = self.strings.take(pa.array(ids))
+        if spaced is None:
+            return found
+        return pc.if_else(pa.array(spaced), pc.binary_join_element_wise(" ", found, ""), found)
 
     @cached_property
     def strings(self) -> pa.Array:
-        """Every id's own text, by id: spaces are spaces, bytes that are no text are ``<0xE2>``."""
+        """Every id's own text, by id: spaces are spaces, bytes that are no text are ``<0xE2>``.
+
+        Marks of a word's end and of what continues a word are left out.
+        """
         size = max(self._tokenizer.get_vocab().values(), default=-1) + 1  # ids may have gaps
         pieces = self._tokenizer.convert_ids_to_tokens(range(size))
         added = self._tokenizer.added_tokens_decoder
         backend = self._tokenizer.backend_tokenizer
         byte_level = "ByteLevel(" in f"{backend.decoder!r}{backend.pre_tokenizer!r}"
         read = _from_byte_level if byte_level else _from_sentencepiece
+        prefix = getattr(backend.model, "continuing_subword_prefix", None) or ""
+        suffix = getattr(backend.model, "end_of_word_suffix", None) or ""
         return pa.array(
             [
-                "" if piece is None else piece if i in added else read(piece)
+                "" if piece is None
+                else piece if i in added
+                else read(piece.removeprefix(prefix).removesuffix(suffix))
                 for i, piece in enumerate(pieces)
             ],
             pa.string(),
-        )
+        )  # fmt: skip
 
     @cached_property
     def special(self) -> NDArray[np.bool_]:
@@ -100,14 +139,25 @@ class Vocabulary:
 
 
 def token_strings(corpus: Artifact, *, special: bool = True) -> dict[int, str]:
-    """Texts of the token ids that occur in a corpus; markers only if ``special``."""
+    """Texts of the token ids that occur in a corpus; markers only if ``special``.
+
+    Of a token that stands now after a space, now at a word's other end, the one with the space.
+    """
     strings: dict[int, str] = {}
     for rows in corpus.rows("tokens.parquet", ["token_id", "token", "special"]):
         table = rows if special else rows.filter(pc.invert(rows["special"]))
-        ids, first = np.unique(table["token_id"].to_numpy(), return_index=True)
-        texts = table["token"].take(pa.array(first)).to_pylist()
-        strings.update(zip(ids.tolist(), texts, strict=True))
+        least = table.group_by("token_id").aggregate([("token", "min")]).sort_by("token_id")
+        columns = (least[name].to_pylist() for name in ("token_id", "token_min"))
+        for token, text in zip(*columns, strict=True):
+            strings[token] = min(text, strings.get(token, text))
     return strings
+
+
+def _with_spaces(text: str, ids: list[int], offsets: list[tuple[int, int]]) -> Cut:
+    ends = [0, *(end for _, end in offsets)]
+    between = [text[end:start] for end, (start, _) in zip(ends, offsets, strict=False)]
+    spaced = [any(character.isspace() for character in gap) for gap in between]
+    return Cut(ids, spaced, max(ends))
 
 
 def whole_characters(text: str) -> str:

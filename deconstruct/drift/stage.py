@@ -45,10 +45,16 @@ _METRICS: dict[str, Callable[[Sums], NDArray[np.float64]]] = {
 
 
 def reference_of(root: DataRoot, corpus: Artifact, sae: Artifact) -> Artifact | None:
-    """The corpus that ``sae`` was trained on, if ``corpus`` grew from it since."""
+    """The corpus that ``sae`` was trained on, if ``corpus`` has grown beyond it since.
+
+    None as well if it has no document beyond, as where labels alone were corrected.
+    """
     trained = root.open("activations", sae.manifest.inputs["activations"])
     key = trained.manifest.inputs["corpus"]
-    return next((base for base in bases(root, corpus) if base.key == key), None)
+    known = next((base for base in bases(root, corpus) if base.key == key), None)
+    if known is None or known.facts["documents"] == corpus.facts["documents"]:
+        return None
+    return known
 
 
 def recipe(

@@ -12,6 +12,7 @@ from scipy import sparse
 from deconstruct.activations.layout import SPLITS
 from deconstruct.activations.reader import ActivationReader
 from deconstruct.artifacts import Artifact
+from deconstruct.corpus.tables import KEPT
 from deconstruct.corpus.vocabulary import whole_characters
 
 
@@ -25,24 +26,40 @@ class Documents:
 
     @classmethod
     def read(cls, corpus: Artifact) -> Documents:
-        """Texts are what the model saw: the kept tokens, without special ones."""
+        """Texts are what the model saw: the kept tokens, without special ones; where those leave
+        out spaces and the like, the source's text as far as they go."""
         table = corpus.table("documents.parquet", ["split", "label"])
-        texts = [""] * len(table)
-        for block in corpus.rows("tokens.parquet", ["doc_id", "token", "special"]):
-            doc_id = block.column("doc_id").to_numpy()
-            special = block.column("special").to_pylist()
-            tokens = [
-                "" if marker else token
-                for token, marker in zip(block.column("token").to_pylist(), special, strict=True)
-            ]
-            starts = _starts(doc_id)
-            for start, end in zip(starts, [*starts[1:], len(doc_id)], strict=True):
-                texts[doc_id[start]] += "".join(tokens[start:end])
+        texts = (
+            _texts_of_source(corpus)
+            if KEPT in corpus.manifest.files
+            else _texts(corpus, len(table))
+        )
         return cls(
             table["split"].to_numpy(zero_copy_only=False),
             np.array(table["label"].to_pylist(), dtype=object),
-            [whole_characters(text) for text in texts],
+            texts,
         )
+
+
+def _texts(corpus: Artifact, documents: int) -> list[str]:
+    texts = [""] * documents
+    for block in corpus.rows("tokens.parquet", ["doc_id", "token", "special"]):
+        doc_id = block.column("doc_id").to_numpy()
+        special = block.column("special").to_pylist()
+        tokens = [
+            "" if marker else token
+            for token, marker in zip(block.column("token").to_pylist(), special, strict=True)
+        ]
+        starts = _starts(doc_id)
+        for start, end in zip(starts, [*starts[1:], len(doc_id)], strict=True):
+            texts[doc_id[start]] += "".join(tokens[start:end])
+    return [whole_characters(text) for text in texts]
+
+
+def _texts_of_source(corpus: Artifact) -> list[str]:
+    kept = corpus.table(KEPT)["characters"].to_pylist()
+    texts = corpus.table("documents.parquet", ["text"])["text"].to_pylist()
+    return [text[:characters] for text, characters in zip(texts, kept, strict=True)]
 
 
 def pooled_latents(latents: Artifact, documents: int, pooling: str) -> sparse.csr_matrix:

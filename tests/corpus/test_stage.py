@@ -155,7 +155,7 @@ def test_token_texts_of_a_sentencepiece_vocabulary() -> None:
     assert strings[3 + 0xE2] == "<0xE2>"
     assert strings[-4:] == [" ", "a", "b", " a"]
     assert vocabulary.prefix == [1]
-    assert vocabulary.cut(["b a é"], 100) == [[261, 262, 259, 3 + 0xC3, 3 + 0xA9]]
+    assert vocabulary.cut(["b a é"], 100)[0].ids == [261, 262, 259, 3 + 0xC3, 3 + 0xA9]
     # <unk> stands for text, so it is no marker here; in GPT-2, where it is BOS too, it is.
     assert vocabulary.special[:3].tolist() == [False, True, True]
     assert vocabulary.special.sum() == 2
