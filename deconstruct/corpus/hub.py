@@ -78,8 +78,8 @@ def read(config: CorpusConfig, commit: str, cached: Path | None, columns: list[s
     """Open the configured splits at ``commit``; of their columns, ``columns`` are read.
 
     Rows lie in memory-mapped Arrow files: memory does not grow with the data set. Raises
-    ``ConfigError`` for an unknown subset or split, ``DataError`` if its files do not read, do not
-    fit together, or are rewritten meanwhile.
+    ``ConfigError`` for an unknown subset or split, ``DataError`` if its files do not read, or
+    are written to meanwhile.
     """
     from datasets import DatasetDict
 
@@ -92,18 +92,15 @@ def read(config: CorpusConfig, commit: str, cached: Path | None, columns: list[s
             raise ConfigError(
                 f"corpus.splits: {name!r} has no split {split!r}; it has {', '.join(whole)}"
             )
-    parts = {split: whole[split] for split in config.splits}
-    features = parts[config.splits[0]].features
-    for split, part in parts.items():
-        _check_alike(name, config.splits[0], features, split, part.features, columns)
-
+    parts = [whole[split] for split in config.splits]
+    features = parts[0].features
     before = _states(whole)
 
     def batches() -> Iterator[pa.RecordBatch]:
         with _as_sentences(name, config):
-            for split in config.splits:
-                part = parts[split].select_columns(columns).with_format("arrow")
-                for table in part.iter(batch_size=1024):
+            for part in parts:
+                arrow = part.select_columns(columns).with_format("arrow")
+                for table in arrow.iter(batch_size=1024):
                     yield from table.to_batches()
         if _states(whole) != before:
             raise DataError(
@@ -114,7 +111,7 @@ def read(config: CorpusConfig, commit: str, cached: Path | None, columns: list[s
     feature: Any = features.get(config.label_column) if config.label_column else None
     return HubRows(
         schema=features.arrow_schema,
-        count=sum(len(parts[split]) for split in config.splits),
+        count=sum(len(part) for part in parts),
         label_names=getattr(feature, "names", None),
         batches=batches(),
     )
@@ -134,18 +131,6 @@ def _loaded(name: str, config: CorpusConfig, commit: str, cached: Path | None) -
         hash=digest,
         repo_id=name,
     ).as_dataset()
-
-
-def _check_alike(
-    name: str, first: str, features: Any, split: str, others: Any, columns: list[str]
-) -> None:
-    """Raise ``DataError`` unless a split has the columns of the first, of the same types."""
-    for column in columns:
-        if features.get(column) != others.get(column):
-            raise DataError(
-                f"corpus.splits: column {column!r} of {name!r} is {features.get(column)} in split "
-                f"{first!r} but {others.get(column)} in {split!r}; name splits that are alike"
-            )
 
 
 def _states(whole: Any) -> list[tuple[int, ...]]:
