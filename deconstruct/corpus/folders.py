@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Iterator
@@ -89,14 +90,14 @@ def listing(folder: Path) -> Listing:
                 path = inside / entry.name
                 if entry.name.startswith("."):
                     left_out.append(path)
-                elif entry.is_dir():
+                elif _is_folder(entry):
                     state = path.stat()
                     place = (state.st_dev, state.st_ino)
                     if place in above:
                         left_out.append(path)
                     else:
                         enter(path, above | {place})
-                elif path.suffix.lower() == SUFFIX and entry.is_file():
+                elif path.suffix.lower() == SUFFIX and path.is_file():
                     files.append(path)
                 else:
                     left_out.append(path)
@@ -104,6 +105,15 @@ def listing(folder: Path) -> Listing:
     state = folder.stat()
     enter(folder, frozenset({(state.st_dev, state.st_ino)}))
     return Listing(*(sorted(found, key=lambda path: path.parts) for found in (files, left_out)))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False  # a link to itself
 
 
 def check(folder: Path, source: str) -> Listing:

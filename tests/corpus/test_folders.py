@@ -53,11 +53,12 @@ def test_what_is_left_out_is_counted_and_named(
     folder = write(tmp_path, "a/b.txt", "a/README", "a/c.md", ".net/d.txt", "a/.e.txt", "f.pdf")
     (folder / "a" / "round").symlink_to(folder)
     (folder / "a" / "nowhere.txt").symlink_to(folder / "gone.txt")
+    (folder / "a" / "self").symlink_to(folder / "a" / "self")
     os.mkfifo(folder / "a" / "pipe.txt")
     with caplog.at_level(logging.WARNING):
         assert read(folder) == [Row("text of b", "a")]
     assert (
-        "left out as hidden or no .txt file: 8 files or folders (.net, a/.e.txt, a/README ...)"
+        "left out as hidden or no .txt file: 9 files or folders (.net, a/.e.txt, a/README ...)"
         in (caplog.text)
     )
     caplog.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -182,9 +183,16 @@ def test_unknown_sources_name_the_forms(tmp_path: Path, monkeypatch: pytest.Monk
         sources.resolve(config("new.csv"))
     with pytest.raises(ConfigError, match=r"'fancyzhx/ag_news': there is no .*'hub:<dataset id>'"):
         sources.resolve(config("fancyzhx/ag_news"))
+    with pytest.raises(ConfigError, match=r"corpus\.source ' ' names nothing; known are a"):
+        sources.resolve(config(" "))
     (tmp_path / "a.docx").write_text("x")
     with pytest.raises(ConfigError, match=r"'a\.docx' is of no known form; known are a \.parquet"):
         sources.resolve(config("a.docx"))
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(ConfigError, match=r"'pipe\.csv' is of no known form"):
+        sources.resolve(config("pipe.csv"))
+    with pytest.raises(DataError, match=r"'topic': \w+ has no such column"):
+        sources.resolve(config("embedded:bbc-news", label_column="topic"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty' holds no \.txt file; expected one folder a class"):
         sources.resolve(config("empty"))
