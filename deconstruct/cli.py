@@ -10,10 +10,10 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated, ParamSpec, TextIO, TypeVar
 
 import duckdb
 import typer
@@ -33,6 +33,7 @@ from deconstruct.store import (
     resolve_run,
 )
 from deconstruct.store.interrupt import interruptible
+from deconstruct.store.query import gives_rows, is_silent, misnamed_runs
 from deconstruct.store.remove import UNUSED_HOURS
 
 app = typer.Typer(
@@ -61,6 +62,15 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
+ENDINGS = {
+    ".csv": Format.csv,
+    ".json": Format.json,
+    ".parquet": Format.parquet,
+    ".txt": Format.table,
+}
+"""What a file holds whose name ends so."""
+
+
 def report_errors(command: Callable[P, R]) -> Callable[P, R]:
     """End with exit code 1 and one sentence on stderr where a `DeconstructError` is raised."""
 
@@ -84,12 +94,6 @@ def report_errors(command: Callable[P, R]) -> Callable[P, R]:
     return reporting
 
 
-def terminal() -> Console:
-    """A console for results: as wide as the terminal, or as wide as the rows need if piped."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=100_000)
-
-
 runs_app = typer.Typer()
 app.add_typer(runs_app, name="runs")
 
@@ -105,7 +109,7 @@ def runs(
     context.obj = home
     if context.invoked_subcommand is None:
         with open_store(home) as connection:
-            terminal().print(*pages.runs(connection, rows), sep="\n")
+            render.terminal().print(*pages.runs(connection, rows), sep="\n")
 
 
 @runs_app.command()
@@ -126,7 +130,7 @@ def rm(
 def show(run: Run = "latest", home: Home = None) -> None:
     """Show one run: its stages, metrics, probes with their baselines, and clusters."""
     with open_store(home) as connection:
-        terminal().print(*pages.show(connection, resolve_run(connection, run)), sep="\n")
+        render.terminal().print(*pages.show(connection, resolve_run(connection, run)), sep="\n")
 
 
 @app.command()
@@ -139,7 +143,7 @@ def latent(
     width: Annotated[int, typer.Option(min=0, help="Tokens on each side.")] = 12,
 ) -> None:
     """Show one latent: how often it fires, on which tokens, and its strongest contexts."""
-    console = terminal()
+    console = render.terminal()
     with open_store(home) as connection:
         run_id = resolve_run(connection, run)
         page = pages.latent(connection, run_id, number, contexts, width, console.is_terminal)
@@ -159,10 +163,16 @@ def sql(
     home: Home = None,
     file: Annotated[Path | None, typer.Option(help="Read the query from this file.")] = None,
     format_: Annotated[
-        Format, typer.Option("--format", help="How the result is written.")
-    ] = Format.table,
+        Format | None,
+        typer.Option(
+            "--format",
+            help="How the result is written.",
+            show_default="table, or by the ending of --output",
+        ),
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Write here instead of standard output.")
+        Path | None,
+        typer.Option(help="Write to this file: .csv, .json and .parquet hold every row; or .txt."),
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Table: show at most this many rows.")] = 100,
     full: Annotated[bool, typer.Option("--full", help="Table: don't cut long texts.")] = False,
@@ -172,13 +182,34 @@ def sql(
         from deconstruct.store.prompt import ask_on
 
         with open_store(home) as connection:
-            ask_on(connection, terminal(), rows, full)
+            ask_on(connection, render.terminal(), rows, full)
         return
     text = _query_text(query, file)
-    if format_ is Format.parquet and output is None:
-        raise QueryError("--format parquet writes bytes; name a file with --output")
+    format_ = _format(format_, output)
     with open_store(home) as connection:
+        for note in misnamed_runs(connection, text):
+            typer.echo(f"note: {note}", err=True)
         interruptible(connection, lambda: _answer(connection, text, format_, output, rows, full))
+
+
+def _format(format_: Format | None, output: Path | None) -> Format:
+    """What ``--format`` or the ending of ``--output`` says, where they agree."""
+    if output is None:
+        if format_ is Format.parquet:
+            raise QueryError("--format parquet writes bytes; name a file with --output")
+        return format_ or Format.table
+    told = ENDINGS.get(output.suffix.lower())
+    if told is None and (format_ is None or output.is_file()):
+        raise QueryError(
+            f"--output {str(output)!r} has no ending that tells what it holds; end it in "
+            f"{', '.join(ENDINGS)}"
+        )
+    if told is not None and format_ not in (None, told):
+        raise QueryError(
+            f"--format {format_} does not fit --output {str(output)!r}; leave --format out, or "
+            "name a file that ends in it"
+        )
+    return told or format_ or Format.table
 
 
 def _answer(
@@ -189,21 +220,50 @@ def _answer(
     rows: int,
     full: bool,
 ) -> None:
-    if format_ is Format.parquet and output is not None:
-        count = render.write_parquet(connection, text, output)
-        typer.echo(f"{count:,} rows in {output}", err=True)
+    """Run the statements of a query and write what they answer; a file whole or not at all."""
+    statements = connection.extract_statements(text)
+    asked = [statement for statement in statements if gives_rows(statement)]
+    if format_ is not Format.table and len(asked) != 1:
+        raise QueryError(
+            f"--format {format_} holds one answer, and the query has {len(asked)} statements that "
+            "give one; ask them one by one"
+        )
+    with _opened(output, format_) as (path, stream):
+        console = Console(file=stream, width=render.WIDEST) if path else render.terminal()
+        for statement in statements:
+            if format_ is Format.parquet and statement is asked[0] and path is not None:
+                count = render.write_parquet(connection.sql(statement.query), path)
+                typer.echo(f"{count:,} rows in {output}", err=True)
+                continue
+            result = connection.execute(statement)
+            if format_ is Format.table and not is_silent(statement):
+                render.write_table(result, console, rows, full)
+            elif format_ is Format.csv and statement is asked[0]:
+                render.write_csv(result, stream)
+            elif format_ is Format.json and statement is asked[0]:
+                render.write_json(result, stream)
+
+
+@contextlib.contextmanager
+def _opened(output: Path | None, format_: Format) -> Iterator[tuple[Path | None, TextIO]]:
+    """Where an answer goes: the path to write, if it is a file's, and a stream."""
+    if output is None:
+        yield None, sys.stdout
         return
-    result = connection.execute(text)
-    if result.description is None:
-        return
-    with open(output, "w") if output else contextlib.nullcontext(sys.stdout) as stream:
-        if format_ is Format.csv:
-            render.write_csv(result, stream)
-        elif format_ is Format.json:
-            render.write_json(result, stream)
-        else:
-            console = terminal() if output is None else Console(file=stream, width=100_000)
-            render.write_table(result, console, rows, full)
+    try:
+        with render.whole(output) as path:
+            if format_ is Format.parquet:
+                yield path, sys.stdout
+            else:
+                with open(path, "w", encoding="utf-8") as stream:
+                    yield path, stream
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise QueryError(
+            f"--output {str(output)!r} can't be written: {error.strerror or error}; name a file "
+            "in a folder that is there and can be written to"
+        ) from error
 
 
 @app.command()
@@ -246,7 +306,7 @@ def gc(
     if delete:
         found = collect(home, found)
     if found:
-        terminal().print(pages.garbage(found))
+        render.terminal().print(pages.garbage(found))
     total = sum(thing.bytes for thing in found) / 1e6
     if delete:
         typer.echo(f"removed {total:,.1f} MB")

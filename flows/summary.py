@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -10,11 +11,16 @@ from typing import NamedTuple
 
 import duckdb
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from deconstruct.common.paths import absolute
 from deconstruct.store import open_store
+from deconstruct.store.ddl import literal
 from deconstruct.store.headlines import HEADLINES
+from deconstruct.store.render import Listing, names_of, terminal
+
+SPARE = ("95%", "loss_recovered", "dead", "seed")
+"""Columns of a sweep's front that a narrow terminal does without, the first one first."""
 
 
 class Figure(NamedTuple):
@@ -28,32 +34,44 @@ class Figure(NamedTuple):
 
 def print_summary(home: Path, run_id: str) -> None:
     """Print the headline figures of a run, with intervals and baselines, on standard output."""
-    console = Console(highlight=False)
+    console = terminal()
     with open_store(str(home)) as store:
         name, site, d_sae, tokens = _one(
             store, "SELECT name, site, d_sae, training_tokens FROM runs WHERE run_id = ?", run_id
         )
-        table = Table(box=None, pad_edge=False, show_header=False)
-        table.add_column(style="bold")
-        for column in ("value", "interval"):
-            table.add_column(column, justify="right")
-        for label, value, low, high in _figures_of(store, run_id):
-            table.add_row(label, *_shown(value, low, high))
+        rows = [_shown(*figure) for figure in _figures_of(store, run_id)]
         latent = store.execute(
             "SELECT latent FROM probe_weights WHERE run_id = ? AND effect > 0 "
             "ORDER BY rank, label LIMIT 1",
             [run_id],
         ).fetchone()
-    console.print(f"\n[bold]{name}[/]  {site}, {d_sae} latents, {tokens:,} training tokens")
-    console.print(table)
+    heading = f"  {site}, {d_sae} latents, {tokens:,} training tokens"
+    console.print(Text.assemble("\n", (str(name), "bold"), heading))
+    console.print(Listing(["", "", ""], rows))
     number = latent[0] if latent else 0
-    beyond = "" if home == absolute("data") else f" --home {home}"
-    command = _command()
-    console.print("\n[dim]next[/]")
-    console.print(f"  {command} show {run_id}{beyond}")
-    console.print(f"  {command} latent {run_id} {number}{beyond}")
-    question = "SELECT label, latent, effect FROM probe_weights WHERE rank <= 3"
-    console.print(f'  {command} sql "{question}"{beyond}', soft_wrap=True)
+    question = (
+        f"SELECT label, latent, effect FROM probe_weights WHERE run_id = {literal(run_id)} "
+        "AND rank <= 3"
+    )
+    _print_next(
+        console, home, ["show", run_id], ["latent", run_id, str(number)], ["sql", question]
+    )
+
+
+def _print_next(console: Console, home: Path, *commands: list[str]) -> None:
+    """What to type next, whole, for a shell in this folder."""
+    beyond = [] if home == absolute("data") else ["--home", str(home)]
+    console.print(Text("\nnext", style="dim"))
+    for command in commands:
+        console.print(Text(f"  {_command()} {_quoted([*command, *beyond])}"), soft_wrap=True)
+
+
+def _quoted(arguments: list[str]) -> str:
+    """Arguments for a POSIX shell, in the quotes that SQL has no use for where that is safe."""
+    return " ".join(
+        f'"{one}"' if "'" in one and not set(one) & set('"$`\\!') else shlex.quote(one)
+        for one in arguments
+    )
 
 
 def figures_of(home: Path, run_id: str) -> list[Figure]:
@@ -86,32 +104,28 @@ def _one(store: duckdb.DuckDBPyConnection, query: str, run_id: str) -> tuple[obj
     return row
 
 
-def _shown(value: float, low: float | None, high: float | None) -> tuple[str, str]:
+def _shown(label: str, value: float, low: float | None, high: float | None) -> tuple[Text, ...]:
     interval = "" if low is None or high is None else f"{low:.3f} .. {high:.3f}"
-    return f"{value:.3f}", interval
+    return (
+        Text(label, style="bold"),
+        Text(f"{value:.3f}", justify="right"),
+        Text(interval, justify="right"),
+    )
 
 
 def print_front(home: Path, sweep: str) -> None:
     """Print the runs of a sweep by L0, those on the Pareto front of L0 and FVU marked."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("", "site", "architecture", "d_sae", "seed"):
-        table.add_column(column)
-    for column in ("L0", "FVU", "95%", "loss recovered", "dead", "run"):
-        table.add_column(column, justify="right")
     with open_store(str(home)) as store:
-        rows = store.execute(
-            "SELECT on_front, site, architecture, d_sae, seed, l0, fvu, fvu_low, fvu_high, "
-            "loss_recovered, dead_share, run_id FROM pareto(?)",
+        result = store.execute(
+            "SELECT CASE WHEN p.on_front THEN '*' ELSE '' END AS front, p.site, p.architecture, "
+            "p.d_sae, p.seed, p.l0, p.fvu, "
+            "printf('%.4f .. %.4f', p.fvu_low, p.fvu_high) AS \"95%\", p.loss_recovered, "
+            "p.dead_share AS dead, p.run_id FROM pareto(?) AS p",
             [sweep],
-        ).fetchall()
-    for front, site, architecture, d_sae, seed, l0, fvu, low, high, recovered, dead, run in rows:
-        shown = [f"{n:.4f}" if n is not None else "" for n in (fvu, recovered)]
-        interval = f"{low:.4f} .. {high:.4f}" if low is not None and high is not None else ""
-        table.add_row(
-            "*" if front else "", site, architecture, str(d_sae), str(seed),
-            f"{l0:.1f}", shown[0], interval, shown[1], f"{dead:.3f}", run,
-        )  # fmt: skip
-    console = Console(highlight=False)
-    console.print(f"\n[bold]{sweep}[/]  * on the Pareto front of L0 and FVU of its site")
+        )
+        table = Listing(names_of(result), result.fetchall(), spare=SPARE)
+    console = terminal()
+    heading = "  * on the Pareto front of L0 and FVU of its site"
+    console.print(Text.assemble("\n", (sweep, "bold"), heading))
     console.print(table)
-    console.print(f"\n[dim]next[/]  deconstruct sql \"FROM pareto('{sweep}')\"", soft_wrap=True)
+    _print_next(console, home, ["sql", f"FROM pareto({literal(sweep)})"])

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -36,12 +36,32 @@ def listening(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
+class Bar(tqdm):  # type: ignore[misc]
+    """A bar that leaves out what a narrow terminal has no room for, and never cuts a number."""
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """As tqdm's, with as many of the facts as fit, and a shorter form where none does."""
+        drawn: dict[str, Any] = super().format_dict
+        width, facts = drawn["ncols"], drawn["postfix"].split(", ") if drawn["postfix"] else []
+        if not width:
+            return drawn
+        for form in (None, "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt}", "{percentage:3.0f}%"):
+            for kept in range(len(facts) if form is None else 0, -1, -1):
+                drawn |= {"postfix": ", ".join(facts[:kept]) or None, "bar_format": form}
+                # Of an unknown width, tqdm draws a bar of ten characters; one is enough.
+                spare = 9 if form is None else 0
+                if len(self.format_meter(**drawn | {"ncols": None})) - spare <= width:
+                    return drawn
+        return drawn
+
+
 @contextmanager
 def track(description: str, total: int, unit: str = "it", done: int = 0) -> Iterator[Advance]:
     """Show progress of ``total`` units of work, ``done`` of which an earlier attempt finished."""
     on_terminal = sys.stderr.isatty()
     listener = _listener.get()
-    with tqdm(
+    with Bar(
         total=total,
         initial=done,
         desc=f"{description:<12}",

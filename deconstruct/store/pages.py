@@ -14,7 +14,10 @@ from rich.text import Text
 from deconstruct.store.headlines import HEADLINES
 from deconstruct.store.query import QueryError
 from deconstruct.store.remove import Garbage
-from deconstruct.store.render import names_of, printable, table
+from deconstruct.store.render import Listing, names_of, printable
+
+SPARE = ("nmi", "published", "probe", "recovered", "dead")
+"""Columns of the list of runs that a narrow terminal does without, the first one first."""
 
 FIRING = "bold black on yellow"
 PEAK = "bold black on bright_green"
@@ -43,6 +46,10 @@ SELECT run_id, {_NAME}, model, site, source, documents, tokens,
 FROM runs WHERE run_id = ?
 """
 
+_DRIFT = "Drift of the documents since the SAE was trained"
+_DRIFTED = "Latents whose firing drifted most"
+"""Two sections that only runs with a standing SAE have."""
+
 _SECTIONS = {
     "Stages": """
 SELECT stage, key, CASE WHEN cached THEN 'cached' ELSE 'made' END AS "was", seconds, rows,
@@ -56,6 +63,14 @@ SELECT representation, coalesce(k::VARCHAR, 'all') AS k, metric, value, ci_low, 
 FROM probes WHERE run_id = ? AND label IS NULL
 ORDER BY metric, list_indexof(['majority', 'tfidf', 'activations', 'latents'], representation) DESC,
     probes.k DESC NULLS FIRST""",
+    _DRIFT: """
+SELECT subject, metric, reference, current, difference, ci_low, ci_high FROM drift
+WHERE run_id = ? ORDER BY list_indexof(['reconstruction', 'distance'], subject) DESC, metric""",
+    _DRIFTED: """
+SELECT d.latent, d.reference_density AS reference, d.current_density AS current, d.log2_ratio,
+    f.top_token
+FROM latent_drift AS d LEFT JOIN features AS f USING (run_id, latent)
+WHERE d.run_id = ? ORDER BY abs(d.log2_ratio) DESC, d.latent LIMIT 5""",
     "Clustering": "SELECT metric, value FROM cluster_metrics WHERE run_id = ? ORDER BY metric",
     "Clusters": """
 SELECT cluster, size, top_label, top_label_share AS share,
@@ -83,18 +98,19 @@ WHERE run_id = ? AND latent = ? GROUP BY direction ORDER BY direction
 def runs(connection: duckdb.DuckDBPyConnection, limit: int) -> list[RenderableType]:
     """The newest runs and their headline metrics."""
     result = connection.execute(_RUNS, [limit])
-    return [table(names_of(result), result.fetchall())]
+    return [Listing(names_of(result), result.fetchall(), spare=SPARE)]
 
 
 def show(connection: duckdb.DuckDBPyConnection, run_id: str) -> list[RenderableType]:
     """All tables of one run that fit on a page."""
     result = connection.execute(_RUN, [run_id])
-    facts = zip(names_of(result), result.fetchall()[0], strict=True)
-    page: list[RenderableType] = [table(["", ""], facts)]
+    facts = list(zip(names_of(result), result.fetchall()[0], strict=True))
+    page: list[RenderableType] = [Listing(["", ""], facts)]
     for title, query in _SECTIONS.items():
         result = connection.execute(query, [run_id])
         names, rows = names_of(result), result.fetchall()
-        page += ["", table(names, rows, title) if rows else f"{title}: none"]
+        if rows or title not in (_DRIFT, _DRIFTED):
+            page += ["", Listing(names, rows, title) if rows else f"{title}: none"]
     return page
 
 
@@ -114,21 +130,21 @@ def latent(
             f"latent {number} is out of range: run {run_id} has {d_sae} latents, 0 to {d_sae - 1}"
         )
     result = connection.execute(_LATENT, [run_id, number])
-    facts = zip(names_of(result), result.fetchone() or (), strict=False)
-    page: list[RenderableType] = [table(["", ""], facts, f"Latent {number} of run {run_id}")]
+    facts = list(zip(names_of(result), result.fetchone() or (), strict=False))
+    page: list[RenderableType] = [Listing(["", ""], facts, f"Latent {number} of run {run_id}")]
     result = connection.execute("FROM top_tokens(?, ?)", [run_id, number])
     names, rows = names_of(result), result.fetchall()
     if not rows:
         return [*page, "", "It never fires in this corpus: a dead latent."]
-    page += ["", table(names, [(repr(r[0]), *r[1:]) for r in rows], "Tokens it fires on")]
+    page += ["", Listing(names, [(repr(r[0]), *r[1:]) for r in rows], "Tokens it fires on")]
     result = connection.execute(_LABELS, [run_id, number])
     names, rows = names_of(result), result.fetchall()
     if rows:
-        page += ["", table(names, rows, "Labels it goes with, beyond chance")]
+        page += ["", Listing(names, rows, "Labels it goes with, beyond chance")]
     rows = connection.execute(_LOGITS, [run_id, number]).fetchall()
     if rows:
         told = [(direction, " ".join(map(repr, tokens))) for direction, tokens in rows]
-        page += ["", table(["", ""], told, "Tokens its direction speaks for (logit lens)")]
+        page += ["", Listing(["", ""], told, "Tokens its direction speaks for (logit lens)")]
     found = connection.execute(
         "SELECT c.rank, c.token, c.activation, c.peak, d.label "
         "FROM context_tokens($run, $latent, n := $n, width := $width) AS c "
@@ -144,14 +160,14 @@ def latent(
             _append(text, printable(str(token)), activation is not None, bool(peak), colour)
         strength = next(activation for _, _, activation, peak, _ in tokens if peak)
         shown.append((strength, tokens[0][4], text))
-    page += ["", table(["activation", "label", "context"], shown, "Strongest contexts")]
+    page += ["", Listing(["activation", "label", "context"], shown, "Strongest contexts")]
     return page
 
 
 def garbage(things: Sequence[Garbage]) -> RenderableType:
     """Folders that can go, or are gone."""
     rows = [(t.kind, t.stage, t.key, t.bytes / 1e6, datetime.fromtimestamp(t.used)) for t in things]
-    return table(["kind", "stage", "key", "mb", "last used"], rows)
+    return Listing(["kind", "stage", "key", "mb", "last used"], rows)
 
 
 def sentence(error: duckdb.Error) -> str:

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from deconstruct.store import pages, render
 from deconstruct.store.interrupt import interruptible
+from deconstruct.store.query import is_silent, misnamed_runs
 
 KEYWORDS = tuple(
     "SELECT FROM WHERE GROUP BY ORDER LIMIT HAVING JOIN LEFT USING ON AS AND OR NOT IN IS NULL "
@@ -39,9 +40,11 @@ names of runs; up and down go through the history; Ctrl-C stops a query or clear
 _COMMANDS = {
     ".tables": "SELECT table_name, comment FROM ("
     "SELECT table_name, comment FROM duckdb_tables() WHERE database_name = current_database() "
-    "UNION ALL SELECT view_name, comment FROM duckdb_views() WHERE NOT internal) ORDER BY 1",
+    "UNION ALL SELECT view_name, comment FROM duckdb_views() "
+    "WHERE database_name = current_database() AND NOT internal) ORDER BY 1",
     ".columns": "SELECT column_name, data_type, comment FROM duckdb_columns() "
-    "WHERE table_name = ? AND NOT internal ORDER BY column_index",
+    "WHERE table_name = ? AND database_name = current_database() AND NOT internal "
+    "ORDER BY column_index",
     ".macros": "SELECT function_name, array_to_string(parameters, ', ') AS parameters "
     "FROM duckdb_functions() WHERE function_type LIKE '%macro' AND NOT internal ORDER BY 1",
 }
@@ -167,9 +170,15 @@ def _answer(
         return
 
     def work() -> None:
-        result = connection.execute(_COMMANDS.get(command, text), values)
-        if result.description:
-            render.write_table(result, console, rows, full or command in _COMMANDS)
+        if command in _COMMANDS:
+            render.write_table(connection.execute(_COMMANDS[command], values), console, rows, True)
+            return
+        for note in misnamed_runs(connection, text):
+            console.print(f"note: {note}", style="dim", markup=False)
+        for statement in connection.extract_statements(text):
+            result = connection.execute(statement)
+            if not is_silent(statement):
+                render.write_table(result, console, rows, full)
 
     try:
         interruptible(connection, work)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -18,6 +20,13 @@ from deconstruct.store.rewrite import FILE, copy_database, state
 from deconstruct.store.schema import SCHEMA_VERSION
 
 OPEN_ATTEMPTS = 100
+
+_COMPARED = re.compile(
+    r"""\brun_id"?\s*(?:==?|!=|<>|(?:NOT\s+)?IN\s*\()\s*((?:'(?:[^']|'')*'[\s,]*)+)"""
+    r"""|('(?:[^']|'')*')\s*(?:==?|!=|<>)\s*(?:\w+\.)?"?run_id\b""",
+    re.IGNORECASE,
+)
+_STRING = re.compile(r"'((?:[^']|'')*)'")
 
 
 class QueryError(DeconstructError):
@@ -101,6 +110,38 @@ def resolve_run(connection: duckdb.DuckDBPyConnection, run: str) -> str:
         message = str(error).split("; see SELECT")[0].removeprefix("Invalid Input Error: ")
         raise QueryError(f"{message}; the newest are {listed}") from error
     return str(rows[0][0])
+
+
+def gives_rows(statement: duckdb.Statement) -> bool:
+    """Whether a statement is a question, rather than a setting or something to be done."""
+    expected = statement.expected_result_type
+    return statement.type is duckdb.StatementType.MULTI or (
+        expected == [duckdb.ExpectedResultType.QUERY_RESULT]
+    )
+
+
+def is_silent(statement: duckdb.Statement) -> bool:
+    """Whether a statement has no result at all, as SET has none."""
+    return bool(statement.expected_result_type == [duckdb.ExpectedResultType.NOTHING])
+
+
+def misnamed_runs(connection: duckdb.DuckDBPyConnection, text: str) -> Iterator[str]:
+    """A sentence for each run that a query compares ``run_id`` with but which is no run_id.
+
+    ``run_id = 'latest'`` is good SQL that no row answers to.
+    """
+    compared = [run for found in _COMPARED.findall(text) for run in _STRING.findall("".join(found))]
+    for run in dict.fromkeys(compared):
+        named = run.replace("''", "'")
+        try:
+            known = connection.execute("SELECT 1 FROM runs WHERE run_id = ?", [named]).fetchall()
+            if not known:
+                resolve_run(connection, named)
+                yield f"no run_id is '{run}'; write resolve_run('{run}') in the place of '{run}'"
+        except QueryError as error:
+            yield str(error)
+        except duckdb.Error:  # the query is about another database
+            return
 
 
 def _connect(store: Path) -> duckdb.DuckDBPyConnection:

@@ -5,18 +5,29 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, Self, TextIO
 
 import duckdb
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 CELL_WIDTH = 60
 CHUNK = 10_000
+WIDEST = 100_000
+GAP = 2
+"""Blanks between two columns."""
+NARROW, WORD = 12, 20
+"""Characters that a column of texts keeps, and that a word keeps before it is broken."""
+_NUMBER = re.compile(r"[-+]?\d[\d.,]*(?:e[-+]?\d+)?", re.IGNORECASE)
 
 
 def printable(text: str) -> str:
@@ -35,7 +46,7 @@ def cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1e4 or not math.isfinite(value) else f"{value:.0f}"
+        return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
     if isinstance(value, list | tuple):
@@ -45,38 +56,67 @@ def cell(value: Any) -> str:
     return printable(str(value))
 
 
-def table(names: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> Table:
-    """A rich table with numbers to the right and text to the left."""
-    rows = list(rows)
-    view = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for place, heading in enumerate(names):
-        numeric = any(_is_number(row[place]) for row in rows)
-        view.add_column(
-            Text(heading), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric
-        )
-    for row in rows:
-        view.add_row(*(v if isinstance(v, Text) else Text(cell(v)) for v in row))
-    return view
+def terminal() -> Console:
+    """A console for results: as wide as the terminal, or as wide as the rows need if piped."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDEST)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A table, numbers to the right and text to the left, that loses nothing in a narrow place.
+
+    Where it is too wide, long texts go on over several lines, but no number does. If that is not
+    enough, columns of ``spare`` are left out, the first one first, and are named below; and if
+    that is not enough either, or there are none, every column of a row has a line of its own.
+    """
+
+    names: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    title: str | None = None
+    spare: Sequence[str] = ()
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        if self.title is not None:
+            yield Text(self.title, style="bold")
+        columns = [
+            _Column.of(name, [row[i] for row in self.rows]) for i, name in enumerate(self.names)
+        ]
+        shown, hidden = list(columns), []
+        for name in self.spare:
+            if _fits(shown, options.max_width):
+                break
+            hidden += [column.name for column in shown if column.name == name]
+            shown = [column for column in shown if column.name != name]
+        if _fits(shown, options.max_width) or not (self.rows and any(self.names)):
+            yield _across(shown, options.max_width)
+            if hidden:
+                yield Text(f"hidden for want of width: {', '.join(hidden)}", style="dim")
+        else:
+            yield from _down(columns, options.max_width)
 
 
 def write_table(
     result: duckdb.DuckDBPyConnection, console: Console, max_rows: int, full: bool
 ) -> None:
-    """Print up to ``max_rows`` rows; long cells are cut unless ``full``. Says what it left out."""
+    """Print up to ``max_rows`` rows; long cells are cut unless ``full``. Says what it left out.
+
+    Of a context (a column of that name) the part is kept that has the token between « and ».
+    """
     names = names_of(result)
     rows = result.fetchmany(max_rows + 1)
     more = len(rows) > max_rows
-    shown = [
-        [cell(value) if not _is_number(value) else value for value in r] for r in rows[:max_rows]
-    ]
-    cut = False
-    if not full:
-        for row in shown:
-            for place, value in enumerate(row):
-                if isinstance(value, str) and len(value) > CELL_WIDTH:
-                    row[place] = value[: CELL_WIDTH - 1] + "…"
-                    cut = True
-    console.print(table(names, shown))
+    peaks = names.index("token") if "context" in names and "token" in names else None
+    shown, cut = [], False
+    for row in rows[:max_rows]:
+        cells = [value if _is_number(value) else cell(value) for value in row]
+        for place, value in enumerate(cells):
+            if not full and isinstance(value, str) and len(value) > CELL_WIDTH:
+                peak = "" if peaks is None or row[peaks] is None else cell(row[peaks])
+                middle = _peak(value, peak) if names[place] == "context" else 0
+                cells[place], cut = _cut(value, middle), True
+        shown.append(cells)
+    console.print(Listing(names, shown))
     count = f"{len(shown):,} row{'s' * (len(shown) != 1)}"
     hints = [f"first {count} of more; --rows N or --format csv gives them" if more else count]
     if cut:
@@ -105,14 +145,11 @@ def write_json(result: duckdb.DuckDBPyConnection, stream: TextIO) -> None:
     stream.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
-def write_parquet(connection: duckdb.DuckDBPyConnection, query: str, target: Path) -> int:
-    """Every row of a query's result into a new Parquet file; returns how many."""
+def write_parquet(relation: duckdb.DuckDBPyRelation, target: Path) -> int:
+    """Every row of a query into a Parquet file; returns how many."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    relation = connection.sql(query)
-    if relation is None:
-        return 0
     reader: pa.RecordBatchReader = relation.to_arrow_reader(100_000)
     rows = 0
     with pq.ParquetWriter(target, reader.schema, compression="zstd") as writer:
@@ -120,6 +157,24 @@ def write_parquet(connection: duckdb.DuckDBPyConnection, query: str, target: Pat
             writer.write_batch(batch)
             rows += batch.num_rows
     return rows
+
+
+@contextmanager
+def whole(target: Path) -> Iterator[Path]:
+    """Where to write what takes the name ``target`` once the block has ended without an error.
+
+    Into what is no file (a pipe, a terminal) is written at once.
+    """
+    if target.exists() and not target.is_file():
+        yield target
+        return
+    target = target.resolve()
+    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
+    try:
+        yield draft
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def names_of(result: duckdb.DuckDBPyConnection) -> list[str]:
@@ -132,8 +187,92 @@ def _rows(result: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
         yield from chunk
 
 
+@dataclass(frozen=True)
+class _Column:
+    """least, natural: the width it can do with, and the one at which each text has one line."""
+
+    name: str
+    cells: list[Text]
+    numeric: bool
+    least: int
+    natural: int
+
+    @classmethod
+    def of(cls, name: str, values: Sequence[Any]) -> Self:
+        cells = [value if isinstance(value, Text) else Text(cell(value)) for value in values]
+        firm = [c.cell_len for c, value in zip(cells, values, strict=True) if _is_number(value)]
+        texts = [c for c, value in zip(cells, values, strict=True) if not _is_number(value)]
+        natural = max([Text(name).cell_len, *(c.cell_len for c in cells)])
+        words = [Text(word).cell_len for text in [name, *texts] for word in str(text).split()]
+        least = max(min(max(words, default=0), WORD), min(natural, NARROW), *firm, 1)
+        there = sum(value is not None for value in values)
+        return cls(name, cells, 0 < there == len(firm), least, max(natural, 1))
+
+
+def _fits(columns: Sequence[_Column], width: int) -> bool:
+    return sum(column.least for column in columns) + GAP * (len(columns) - 1) <= width
+
+
+def _across(columns: Sequence[_Column], width: int) -> Table:
+    """A line a row. Columns share the width: none is below another unless it needs no more."""
+    left = width - GAP * (len(columns) - 1)
+    least = [c.least if _fits(columns, width) else min(c.least, NARROW) for c in columns]
+
+    def widths(most: int) -> list[int]:
+        return [max(low, min(c.natural, most)) for low, c in zip(least, columns, strict=True)]
+
+    most = max(c.natural for c in columns)
+    while most > 1 and sum(widths(most)) > left:
+        most -= 1
+    headed = any(column.name for column in columns)
+    view = Table(box=None, pad_edge=False, show_header=headed)
+    for column, own in zip(columns, widths(most), strict=True):
+        justify: Literal["left", "right"] = "right" if column.numeric else "left"
+        view.add_column(Text(column.name), justify=justify, overflow="fold", width=own)
+    for row in zip(*(column.cells for column in columns), strict=True):
+        view.add_row(*row)
+    return view
+
+
+def _down(columns: Sequence[_Column], width: int) -> Iterator[Table | str]:
+    """A line a column, and an empty one between rows."""
+    firm = max((c.least for c in columns), default=1)
+    heading = max(1, min(max(Text(c.name).cell_len for c in columns), width - GAP - firm))
+    for number, row in enumerate(zip(*(column.cells for column in columns), strict=True)):
+        view = Table(box=None, pad_edge=False, show_header=False)
+        view.add_column(overflow="fold", width=heading)
+        view.add_column(overflow="fold", width=max(1, width - GAP - heading))
+        for column, value in zip(columns, row, strict=True):
+            view.add_row(Text(column.name), value)
+        if number:
+            yield ""
+        yield view
+
+
+def _peak(context: str, token: str) -> int:
+    """Where in a context the token between « and » stands; texts may hold such marks as well."""
+    marked = context.find(f"«{token.lstrip(' ') or token}»")
+    return marked + len(token) // 2 if marked >= 0 else max(context.find("«"), 0)
+
+
+def _cut(text: str, middle: int) -> str:
+    """`CELL_WIDTH` characters of a text, or a few less, round a place in it; numbers stay whole."""
+    size = CELL_WIDTH - 2
+    start, end = middle - size // 2, middle - size // 2 + size
+    if start <= 1:
+        start, end = 0, size + 1
+    elif end >= len(text) - 1:
+        start, end = len(text) - size - 1, len(text)
+    for number in _NUMBER.finditer(text):
+        if number.start() < start < number.end():
+            start = number.end()
+        if number.start() < end < number.end():
+            end = number.start()
+    return "…" * (start > 0) + text[start:end] + "…" * (end < len(text))
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
 
 
 def _json(value: Any) -> Any:

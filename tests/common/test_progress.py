@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import re
+
 import pytest
 
-from deconstruct.common.progress import listening, track
+from deconstruct.common.progress import Bar, listening, track
 
 
 def test_progress_ends_at_100_where_work_stops_early_and_not_where_it_fails() -> None:
@@ -26,3 +29,21 @@ def test_progress_ends_at_100_where_work_stops_early_and_not_where_it_fails() ->
     with pytest.raises(ValueError, match="broken"):
         break_off()
     assert ("sae", 10, 10) not in told
+
+
+@pytest.mark.parametrize("width", [10, 20, 30, 40, 60, 80, 100, 200])
+def test_a_narrow_bar_cuts_no_number(width: int) -> None:
+    bar = Bar(
+        total=1_000_000, desc=f"{'sae':<12}", unit=" tokens", unit_scale=True, ncols=width,
+        file=io.StringIO(),
+    )  # fmt: skip
+    bar.set_postfix({"fvu": "0.04034", "l0": "1254.00", "dead_share": "0.1696"}, refresh=False)
+    bar.start_t -= 30
+    bar.update(123_456)
+    drawn = str(bar)
+    assert len(drawn) <= width
+    assert "12%" in drawn
+    told = {"123k/1.00M", "fvu=0.04034", "l0=1254.00", "dead_share=0.1696"}
+    parts = {part for part in re.split(r"[\s,\]|]+", drawn) if re.search(r"[/=]\w*\d", part)}
+    assert parts <= told
+    assert ("1254.00" in drawn) == (width >= 100)

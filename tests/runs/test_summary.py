@@ -1,0 +1,76 @@
+"""What a finished run or sweep prints, and what it tells to type next."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import duckdb
+import pytest
+from rich.console import Console
+from support.store_artifacts import plant
+from typer.testing import CliRunner
+
+from deconstruct.cli import app
+from deconstruct.store import publish, render
+from flows import summary
+from flows.summary import print_front, print_summary
+
+
+def narrow(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """A terminal so wide."""
+    for module in (summary, render):
+        monkeypatch.setattr(module, "terminal", lambda: Console(width=width), raising=False)
+    monkeypatch.setenv("COLUMNS", str(width))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs of a sweep, under names that a shell and SQL must quote."""
+    folder = tmp_path_factory.mktemp("a home")
+    for seed in (0, 1):
+        run = plant(folder, "it's a sweep", seed=seed)
+        publish(folder, run.record, run.artifacts)
+    with duckdb.connect(folder / "deconstruct.duckdb") as store:
+        store.execute("UPDATE runs SET d_sae = 131072, l0 = 1254.25, architecture = 'batchtopk'")
+    return folder
+
+
+def next_queries(page: str) -> list[list[str]]:
+    """The commands that were told, as a shell splits them."""
+    told = page.split("next\n")[1]
+    return [shlex.split(line)[1:] for line in told.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_front_says_what_it_hides_and_cuts_no_number(
+    home: Path, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    narrow(monkeypatch, width)
+    print_front(home, "it's a sweep")
+    page = capsys.readouterr().out
+    assert page.count("1254") == page.count("131072") == 2
+    for heading in ("dead", "loss_recovered", "95%", "seed", "fvu"):
+        assert heading in page
+    ((command, query, *rest),) = next_queries(page)
+    found = CliRunner().invoke(app, [command, query, *rest, "--format", "csv"])
+    assert found.exit_code == 0, found.output
+    assert found.stdout.count("\n") == 3
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_query_of_a_summary_is_about_its_run_alone(
+    home: Path, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with duckdb.connect(home / "deconstruct.duckdb", read_only=True) as store:
+        (run,) = store.execute("SELECT min(run_id) FROM runs").fetchone() or ()
+    narrow(monkeypatch, width)
+    print_summary(home, run)
+    page = capsys.readouterr().out
+    assert re.search(r"0\.96\d", page)
+    for arguments in next_queries(page):
+        found = CliRunner().invoke(app, arguments)
+        assert found.exit_code == 0, found.output
+    found = CliRunner().invoke(app, [*next_queries(page)[-1], "--format", "csv"])
+    assert found.stdout.count("\n") == 1 + 3 * 3  # three of each label, of one run
