@@ -53,9 +53,7 @@ def print_summary(home: Path, run_id: str) -> None:
         f"SELECT label, latent, effect FROM probe_weights WHERE run_id = {literal(run_id)} "
         "AND rank <= 3"
     )
-    _print_next(
-        console, home, ["show", run_id], ["latent", run_id, str(number)], ["sql", question]
-    )
+    _print_next(console, home, ["show", run_id], ["latent", run_id, str(number)], ["sql", question])
 
 
 def _print_next(console: Console, home: Path, *commands: list[str]) -> None:

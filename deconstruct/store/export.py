@@ -6,6 +6,7 @@ from pathlib import Path
 
 import duckdb
 
+from deconstruct.artifacts.manifest import MANIFEST, Manifest
 from deconstruct.common.errors import StorageError
 from deconstruct.common.paths import absolute, check_for_duckdb
 from deconstruct.latents.tables import LATENTS, LATENTS_BY_TOKEN
@@ -41,7 +42,8 @@ def export_run(home: Path | str | None, run: str, target: Path) -> str:
             elif relation.in_place:
                 connection.execute(create_table(relation))
                 execute_all(connection, comments(relation, "TABLE"))
-                insert_file(connection, relation, run_id, _file(source, home, relation, run_id))
+                if (file := _file(source, home, relation, run_id)) is not None:
+                    insert_file(connection, relation, run_id, file)
             elif relation is not META:
                 rows = source.sql(
                     f"SELECT * FROM {name(relation.name)} WHERE run_id = $run",
@@ -58,11 +60,21 @@ def export_run(home: Path | str | None, run: str, target: Path) -> str:
 
 def _file(
     source: duckdb.DuckDBPyConnection, home: Path | str | None, relation: Relation, run_id: str
-) -> Path:
+) -> Path | None:
+    """The file with the relation's rows of a run; None if the run has no such stage, or its
+    artifact, of an older release, no such file: the relation stays empty."""
     rows = source.execute(
         "SELECT path FROM stages WHERE run_id = ? AND stage = ?", [run_id, relation.stage]
     ).fetchall()
-    file = data_root(home) / str(rows[0][0]) / str(relation.file)
+    if not rows:
+        return None
+    folder = data_root(home) / str(rows[0][0])
+    manifest = folder / MANIFEST
+    if manifest.exists():
+        listed = Manifest.model_validate_json(manifest.read_text()).files
+        if relation.file not in listed:
+            return None
+    file = folder / str(relation.file)
     if not file.exists():
         raise StorageError(f"{file} is missing; run the pipeline again to remake it")
     return file
