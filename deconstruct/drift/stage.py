@@ -31,11 +31,12 @@ from deconstruct.drift.tables import DRIFT, LATENT_DRIFT
 from deconstruct.evaluation.reconstruction import sampled
 from deconstruct.sae import files
 
-VERSION = 1
+VERSION = 2
 SAMPLE_TOKENS = 65_536
 """Tokens of either side whose reconstruction is compared."""
 SMOOTHING = 0.5
-"""Added to counts of firings, so that a latent which fires on one side alone has a ratio."""
+"""Firings on the side of fewer tokens whose density is added to both sides' densities, so that a
+latent which fires on one side alone has a ratio, and one that is silent on both has moved by 0."""
 _METRICS: dict[str, Callable[[Sums], NDArray[np.float64]]] = {
     "fvu": lambda s: s["error"] / s["variance"],
     "l0": lambda s: s["fires"] / s["tokens"],
@@ -239,11 +240,19 @@ def _densities(
     for path in activations.files("*-*.parquet"):
         shard = ShardFile(path)
         tokens[int(shard.column(0, "doc_id")[0] >= known)] += sum(shard.group_rows)
-    smooth = (fires + SMOOTHING) / tokens[:, None]
-    ratio = np.log2(smooth[1]) - np.log2(smooth[0])
-    before, after = fires / tokens[:, None]
-    table = LATENT_DRIFT.of(np.arange(d_sae), before, after, ratio)
+    densities = fires / tokens[:, None]
+    table = LATENT_DRIFT.of(np.arange(d_sae), *densities, log2_ratio(densities, tokens))
     return table, (fires[0], fires[1])
+
+
+def log2_ratio(densities: NDArray[np.float64], tokens: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far latents' densities moved, [n], in bits; 0 for those which are silent on both sides.
+
+    densities: [2, n], before and since. tokens: [2], of the sides. The same density is added to
+    both, so that what the sides differ in alone, their size, moves no latent.
+    """
+    smooth = densities + SMOOTHING / tokens.min()
+    return np.asarray(np.log2(smooth[1]) - np.log2(smooth[0]))
 
 
 def _labels(

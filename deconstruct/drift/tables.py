@@ -39,7 +39,12 @@ LATENT_DRIFT = Table(
             "reference_density", "DOUBLE", "Share of the reference's recorded tokens it fires on."
         ),
         Column("current_density", "DOUBLE", "The same of the documents since."),
-        Column("log2_ratio", "DOUBLE", "log2(current / reference), half a firing added to both."),
+        Column(
+            "log2_ratio",
+            "DOUBLE",
+            "log2(current / reference), to both of which the density of half a firing on the side "
+            "of fewer tokens is added; 0 where the latent is silent on both.",
+        ),
     ),
     "latent_drift.parquet",
     in_place=True,

@@ -93,3 +93,28 @@ def test_the_divergence_of_two_distributions() -> None:
         assert jensen_shannon(a, b) == pytest.approx(want, abs=1e-12)
     assert jensen_shannon(np.array([3.0, 0.0]), np.array([0.0, 1.0])) == 1.0
     assert jensen_shannon(np.array([3.0, 1.0]), np.array([6.0, 2.0])) == pytest.approx(0, abs=1e-15)
+
+
+def test_a_latent_that_is_silent_before_and_since_has_not_drifted(
+    home: Home, texts: Path, grown: Path
+) -> None:
+    """A tenth of new documents beside all others: what the sides differ in, their size, is none."""
+    base = home.read(texts)
+    wide = TRAINED.model_copy(update={"d_sae": 512, "tokens": 512})  # many latents never fire
+    coder = sae.train(home.root, wide, activations=home.record(base), device="cpu")
+    more = home.read(grown, base)
+    recorded = home.record(more)
+    firings = home.encode(coder, recorded, more)
+    made = drift.compare(
+        home.root, EvaluationConfig(), reference=base, activations=recorded, sae=coder,
+        latents=firings, device="cpu",
+    )  # fmt: skip
+    moved = made.table("latent_drift.parquet").to_pandas()
+    silent = (moved["reference_density"] == 0) & (moved["current_density"] == 0)
+    assert silent.sum() > 20
+    assert (moved["log2_ratio"][silent] == 0).all()
+    grew = moved["current_density"] > moved["reference_density"]
+    assert (moved["log2_ratio"][grew] > 0).all()
+    fell = moved["current_density"] < moved["reference_density"]
+    assert fell.any()
+    assert (moved["log2_ratio"][fell] < 0).all()

@@ -6,16 +6,29 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import typer
 from support.paths import ROOT
 
 from deconstruct.config import RunConfig
 from deconstruct.config.page import default_of
+from deconstruct.store.ddl import create_macros, create_views
+from deconstruct.store.migrate import migrate
 from flows.cli import app
 
 README = (ROOT / "README.md").read_text()
+RUN = ("run", "a", "b", "other")
+"""Parameters of macros that name a run."""
 TYPED = "\n".join(re.findall(r"`[^`\n]+`|^    .*$", README, re.MULTILINE))
 """What is set as code, in line or as a block."""
+
+
+def empty_store() -> duckdb.DuckDBPyConnection:
+    store = duckdb.connect()
+    migrate(store, "an empty store")
+    create_views(store, Path("nowhere"))
+    create_macros(store)
+    return store
 
 
 def test_the_library_example_runs(tmp_path: Path, tiny_model: Path, texts: Path) -> None:
@@ -58,6 +71,23 @@ def test_defaults_are_the_real_ones() -> None:
     for stage, field, default in rows:
         fields = RunConfig.model_fields[stage].annotation.model_fields  # type: ignore[union-attr]
         assert default == default_of(fields[field]), f"{stage}.{field}"
+
+
+def test_macros_are_asked_of_runs_that_there_are() -> None:
+    """What is no macro's, or names a run that no command of the page makes, is found out here."""
+    asked = re.findall(r"FROM (\w+)\('([^']+)'(?:, '([^']+)')?", TYPED)
+    assert len(asked) > 5
+    with empty_store() as store:
+        macros = dict(
+            store.execute(
+                "SELECT function_name, parameters FROM duckdb_functions() "
+                "WHERE function_type = 'table_macro' AND NOT internal"
+            ).fetchall()
+        )
+    shown = {"latest", *re.findall(r"deconstruct show (\w+)", README)}
+    for macro, *given in asked:
+        runs = [run for name, run in zip(macros[macro], given, strict=False) if name in RUN]
+        assert set(runs) - {""} <= shown, macro
 
 
 def test_links_lead_somewhere() -> None:
