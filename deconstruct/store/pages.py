@@ -122,7 +122,8 @@ def latent(
     width: int,
     colour: bool,
 ) -> list[RenderableType]:
-    """One latent; firing tokens are coloured, or between « and » if ``colour`` is False."""
+    """One latent; firing tokens are coloured or, if ``colour`` is False, between ‹ and ›;
+    the one that a context is of between « and »."""
     row = connection.execute("SELECT d_sae FROM runs WHERE run_id = ?", [run_id]).fetchone()
     d_sae = int(row[0]) if row else 0
     if not 0 <= number < d_sae:
@@ -184,4 +185,4 @@ def _append(text: Text, token: str, fires: bool, peak: bool, colour: bool) -> No
     if colour:
         text.append(bare, style=PEAK if peak else FIRING if fires else "")
     else:
-        text.append(f"«{bare}»" if fires else bare)
+        text.append(f"«{bare}»" if peak else f"‹{bare}›" if fires else bare)

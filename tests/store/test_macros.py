@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +52,25 @@ def pooled(planted: Planted) -> np.ndarray:
 
 
 def context(planted: Planted, place: int, width: int, fires: np.ndarray) -> str:
-    """The tokens around ``place`` in its document, firing ones marked."""
+    """The tokens around ``place`` in its document, it and the firing ones marked."""
     text = ""
     for near in range(place - width, place + width + 1):
         inside = 0 <= near < len(planted.tokens) and planted.doc_of[near] == planted.doc_of[place]
         if inside and not planted.special[near]:
             token = planted.tokens[near]
             bare = token.lstrip(" ")
-            text += f"{token[: -len(bare)]}«{bare}»" if fires[near] else token
+            marks = "«»" if near == place else "‹›" if fires[near] else ("", "")
+            text += f"{token[: -len(bare)]}{marks[0]}{bare}{marks[1]}"
     return text
+
+
+def distinct(planted: Planted, places: Iterable[int], width: int) -> list[int]:
+    """The first of ``places`` of each text that surrounds them."""
+    first: dict[str, int] = {}
+    for place in places:
+        bare = context(planted, place, width, np.zeros(len(planted.tokens)))
+        first.setdefault(re.sub("[«»]", "", bare), place)
+    return list(first.values())
 
 
 @pytest.mark.parametrize("latent", [0, SPORT_LATENT, 12])
@@ -68,7 +79,8 @@ def test_top_contexts(
     store: duckdb.DuckDBPyConnection, demo: Planted, latent: int, n: int, width: int
 ) -> None:
     strength = demo.activations[:, latent]
-    expected = [t for t in np.lexsort((np.arange(len(strength)), -strength)) if strength[t] > 0][:n]
+    ranked = [t for t in np.lexsort((np.arange(len(strength)), -strength)) if strength[t] > 0]
+    expected = distinct(demo, ranked, width)[:n]
     found = rows(store, "FROM top_contexts('demo', ?, n := ?, width := ?)", latent, n, width)
     assert [row["token_index"] for row in found] == expected
     assert [row["rank"] for row in found] == list(range(1, len(expected) + 1))
@@ -287,7 +299,8 @@ def test_co_firing(store: duckdb.DuckDBPyConnection, demo: Planted) -> None:
     both = (a > 0) & (b > 0)
     assert both.sum() > 3
     product = (a * b).astype(np.float32)
-    expected = [t for t in np.lexsort((np.arange(len(a)), -product)) if both[t]]
+    ranked = [t for t in np.lexsort((np.arange(len(a)), -product)) if both[t]]
+    expected = distinct(demo, ranked, 2)
     found = rows(store, "FROM co_firing('demo', ?, 12, n := 3, width := 2)", TWINS[0])
     assert [row["token_index"] for row in found] == expected[:3]
     assert [row["context"] for row in found] == [context(demo, t, 2, both) for t in expected[:3]]
@@ -348,8 +361,9 @@ def test_probe_errors(store: duckdb.DuckDBPyConnection, demo: Planted) -> None:
 def test_worst_tokens(store: duckdb.DuckDBPyConnection, demo: Planted) -> None:
     relative = demo.errors[:, 0].astype(np.float32) / demo.errors[:, 1].astype(np.float32)
     found = rows(store, "FROM worst_tokens('demo', n := 5, width := 1)")
-    assert [row["token_index"] for row in found] == list(np.argsort(-relative)[:5])
-    assert [row["token"] for row in found] == [demo.tokens[t] for t in np.argsort(-relative)[:5]]
+    expected = distinct(demo, np.argsort(-relative), 1)[:5]
+    assert [row["token_index"] for row in found] == expected
+    assert [row["token"] for row in found] == [demo.tokens[t] for t in expected]
 
 
 def test_metrics_over_time(store: duckdb.DuckDBPyConnection, demo: Planted, other: Planted) -> None:

@@ -22,55 +22,87 @@ CREATE OR REPLACE MACRO resolve_run(run) AS (
     FROM runs AS r JOIN names AS n ON n.run_id = r.run_id
 );
 
--- A token between « and » if a latent fires on it, with leading spaces outside them.
-CREATE OR REPLACE MACRO marked(token, fires) AS
-    CASE WHEN NOT fires THEN token
-        WHEN ltrim(token, ' ') = '' THEN '«' || token || '»'
-        ELSE regexp_replace(token, '^( *)(.*)$', '\1«\2»', 's') END;
+CREATE OR REPLACE MACRO enclosed(token, opening, closing) AS
+    CASE WHEN ltrim(token, ' ') = '' THEN opening || token || closing
+        ELSE regexp_replace(token, '^( *)(.*)$', '\1' || opening || '\2' || closing, 's') END;
 
--- The tokens around each of `places` (a list of token_index), `width` on each side, within the
--- document. Documents are found first: some dozens of them become a filter on row groups.
-CREATE OR REPLACE MACRO tokens_around(run, places, width) AS TABLE
-    WITH place AS MATERIALIZED (
+-- The token that a context is about between « and », others on which a latent fires between ‹ and
+-- ›, leading spaces outside them.
+CREATE OR REPLACE MACRO marked(token, peak, fires) AS
+    CASE WHEN peak THEN enclosed(token, '«', '»')
+        WHEN fires THEN enclosed(token, '‹', '›')
+        ELSE token END;
+
+-- How many candidates are looked at for n different contexts: one that is given away more often
+-- than that leaves fewer.
+CREATE OR REPLACE MACRO candidates(n) AS 4 * n + 100;
+
+-- The tokens around the first n of `places` (a list of token_index, best first) whose texts differ:
+-- `width` on each side, within the document. Of equal texts the first one has the rank.
+-- Documents are found first: some dozens of them become a filter on row groups.
+CREATE OR REPLACE MACRO tokens_around(run, places, width, n) AS TABLE
+    WITH wanted AS MATERIALIZED (
+        SELECT unnest(places) AS token_index, generate_subscripts(places, 1) AS ordinal
+    ),
+    place AS MATERIALIZED (
         SELECT t.token_index, t.doc_id FROM tokens AS t
-        WHERE t.run_id = resolve_run(run) AND t.token_index IN (SELECT unnest(places))
+        WHERE t.run_id = resolve_run(run)
+            AND t.token_index IN (SELECT w.token_index FROM wanted AS w)
     ),
     nearby AS (
         SELECT t.token_index, t.doc_id, t.position, t.token, t.special FROM tokens AS t
         WHERE t.run_id = resolve_run(run) AND t.doc_id IN (SELECT DISTINCT p.doc_id FROM place AS p)
+    ),
+    around AS MATERIALIZED (
+        SELECT p.token_index AS place, near.*
+        FROM place AS p
+        JOIN nearby AS near ON near.doc_id = p.doc_id
+            AND near.token_index::BIGINT BETWEEN p.token_index::BIGINT - width
+                AND p.token_index::BIGINT + width
+    ),
+    shown AS (
+        SELECT a.place,
+            string_agg(a.token, '' ORDER BY a.token_index) FILTER (NOT a.special) AS context
+        FROM around AS a GROUP BY a.place
+    ),
+    ranked AS (
+        SELECT d.place, row_number() OVER (ORDER BY d.ordinal) AS rank
+        FROM (
+            SELECT s.place, w.ordinal
+            FROM shown AS s JOIN wanted AS w ON w.token_index = s.place
+            QUALIFY row_number() OVER (PARTITION BY s.context ORDER BY w.ordinal) = 1
+        ) AS d
     )
-    SELECT p.token_index AS place, near.*
-    FROM place AS p
-    JOIN nearby AS near ON near.doc_id = p.doc_id
-        AND near.token_index::BIGINT BETWEEN p.token_index::BIGINT - width
-            AND p.token_index::BIGINT + width;
+    SELECT r.rank, a.* FROM around AS a JOIN ranked AS r ON r.place = a.place
+    WHERE r.rank <= n;
 
--- Token by token: the n strongest firings of a latent with `width` tokens on each side.
--- activation is null where the latent is silent; `peak` marks the firing that the rank is of.
+-- Token by token: the n strongest firings of a latent in different texts, with `width` tokens on
+-- each side. activation is null where the latent is silent; `peak` marks the firing that the rank
+-- is of.
 CREATE OR REPLACE MACRO context_tokens(run, latent, n := 20, width := 10) AS TABLE
     WITH firing AS MATERIALIZED (
         SELECT l.token_index, l.activation FROM latents AS l
         WHERE l.run_id = resolve_run(run) AND l.latent = latent
     ),
     strongest AS MATERIALIZED (
-        SELECT f.token_index, row_number() OVER (ORDER BY f.activation DESC, f.token_index) AS rank
-        FROM (FROM firing AS g ORDER BY g.activation DESC, g.token_index LIMIT n) AS f
+        FROM firing AS f ORDER BY f.activation DESC, f.token_index LIMIT candidates(n)
     ),
     around AS MATERIALIZED (
-        FROM tokens_around(run, (SELECT list(s.token_index) FROM strongest AS s), width)
+        FROM tokens_around(run, (
+            SELECT list(s.token_index ORDER BY s.activation DESC, s.token_index) FROM strongest AS s
+        ), width, n)
     )
-    SELECT s.rank, c.token_index, c.doc_id, c.position, c.token, c.special, f.activation,
+    SELECT c.rank, c.token_index, c.doc_id, c.position, c.token, c.special, f.activation,
         c.token_index = c.place AS peak
     FROM around AS c
-    JOIN strongest AS s ON s.token_index = c.place
     LEFT JOIN firing AS f ON f.token_index = c.token_index
-    ORDER BY s.rank, c.token_index;
+    ORDER BY c.rank, c.token_index;
 
--- The n strongest contexts of a latent, firing tokens marked.
+-- The n strongest contexts of a latent whose texts differ, firing tokens marked.
 CREATE OR REPLACE MACRO top_contexts(run, latent, n := 20, width := 10) AS TABLE
     SELECT c.rank, max(c.activation) FILTER (c.peak) AS activation,
         max(c.token) FILTER (c.peak) AS token,
-        string_agg(marked(c.token, c.activation IS NOT NULL), '' ORDER BY c.token_index)
+        string_agg(marked(c.token, c.peak, c.activation IS NOT NULL), '' ORDER BY c.token_index)
             FILTER (NOT c.special) AS context,
         any_value(d.label) AS label, any_value(d.split) AS split, c.doc_id,
         max(c.position) FILTER (c.peak) AS position,
@@ -91,8 +123,8 @@ CREATE OR REPLACE MACRO top_tokens(run, latent, n := 10) AS TABLE
     ORDER BY n_fires DESC, t.token
     LIMIT n;
 
--- The n tokens on which latents a and b fire together most strongly (by the product), marked;
--- n_both counts all such tokens.
+-- The n tokens in different texts on which latents a and b fire together most strongly (by the
+-- product), marked; n_both counts all tokens on which they do.
 CREATE OR REPLACE MACRO co_firing(run, a, b, n := 20, width := 10) AS TABLE
     WITH both_fire AS MATERIALIZED (
         SELECT x.token_index, x.activation AS activation_a, y.activation AS activation_b
@@ -102,26 +134,25 @@ CREATE OR REPLACE MACRO co_firing(run, a, b, n := 20, width := 10) AS TABLE
             AND x.latent = a AND y.latent = b
     ),
     strongest AS MATERIALIZED (
-        SELECT f.*, row_number() OVER (
-                ORDER BY f.activation_a * f.activation_b DESC, f.token_index
-            ) AS rank
-        FROM (
-            FROM both_fire AS g ORDER BY g.activation_a * g.activation_b DESC, g.token_index LIMIT n
-        ) AS f
+        SELECT g.token_index, g.activation_a * g.activation_b AS product FROM both_fire AS g
+        ORDER BY product DESC, g.token_index LIMIT candidates(n)
     )
-    SELECT s.rank, any_value(s.activation_a) AS activation_a,
-        any_value(s.activation_b) AS activation_b,
+    SELECT c.rank, max(f.activation_a) FILTER (c.token_index = c.place) AS activation_a,
+        max(f.activation_b) FILTER (c.token_index = c.place) AS activation_b,
         max(c.token) FILTER (c.token_index = c.place) AS token,
-        string_agg(marked(c.token, f.token_index IS NOT NULL), '' ORDER BY c.token_index)
-            FILTER (NOT c.special) AS context,
+        string_agg(
+            marked(c.token, c.token_index = c.place, f.token_index IS NOT NULL), ''
+            ORDER BY c.token_index
+        ) FILTER (NOT c.special) AS context,
         any_value(c.doc_id) AS doc_id,
         max(c.position) FILTER (c.token_index = c.place) AS position,
         c.place AS token_index, (SELECT count(*) FROM both_fire) AS n_both
-    FROM tokens_around(run, (SELECT list(s.token_index) FROM strongest AS s), width) AS c
-    JOIN strongest AS s ON s.token_index = c.place
+    FROM tokens_around(run, (
+        SELECT list(s.token_index ORDER BY s.product DESC, s.token_index) FROM strongest AS s
+    ), width, n) AS c
     LEFT JOIN both_fire AS f ON f.token_index = c.token_index
-    GROUP BY s.rank, c.place
-    ORDER BY s.rank;
+    GROUP BY c.rank, c.place
+    ORDER BY c.rank;
 
 -- The latents that fire together with a latent: on how many of its tokens, as a share of them,
 -- Jaccard index, and lift over what chance would give.

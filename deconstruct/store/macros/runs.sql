@@ -188,7 +188,8 @@ CREATE OR REPLACE MACRO pareto(sweep) AS TABLE
     LEFT JOIN sae_metrics AS m ON m.run_id = o.run_id AND m.metric = 'fvu'
     ORDER BY o.site, o.output_site, o.l0, o.fvu;
 
--- The n tokens whose activations the SAE renders worst, relative to their length, in context.
+-- The n tokens in different texts whose activations the SAE renders worst, relative to their
+-- length, in context.
 CREATE OR REPLACE MACRO worst_tokens(run, n := 20, width := 10) AS TABLE
     WITH worst AS MATERIALIZED (
         SELECT e.token_index, e.squared_error, e.squared_norm,
@@ -196,19 +197,22 @@ CREATE OR REPLACE MACRO worst_tokens(run, n := 20, width := 10) AS TABLE
         FROM token_errors AS e
         WHERE e.run_id = resolve_run(run)
         ORDER BY relative_error DESC NULLS LAST, e.token_index
-        LIMIT n
+        LIMIT candidates(n)
     )
     SELECT any_value(w.relative_error) AS relative_error,
         any_value(w.squared_error) AS squared_error, any_value(w.squared_norm) AS squared_norm,
         max(c.token) FILTER (c.token_index = c.place) AS token,
-        string_agg(marked(c.token, c.token_index = c.place), '' ORDER BY c.token_index)
+        string_agg(marked(c.token, c.token_index = c.place, false), '' ORDER BY c.token_index)
             FILTER (NOT c.special) AS context,
         any_value(c.doc_id) AS doc_id,
         max(c.position) FILTER (c.token_index = c.place) AS position, c.place AS token_index
-    FROM tokens_around(run, (SELECT list(w.token_index) FROM worst AS w), width) AS c
+    FROM tokens_around(run, (
+        SELECT list(w.token_index ORDER BY w.relative_error DESC NULLS LAST, w.token_index)
+        FROM worst AS w
+    ), width, n) AS c
     JOIN worst AS w ON w.token_index = c.place
-    GROUP BY c.place
-    ORDER BY 1 DESC NULLS LAST, c.place;
+    GROUP BY c.rank, c.place
+    ORDER BY c.rank;
 
 -- Reconstruction error of each token that is held out at least min_n times: relative to the
 -- activation (sum over sum), mean, and share of the error of all tokens. Worst first.
