@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -19,6 +20,8 @@ PARQUET = "hive_partitioning = false"
 
 MACROS = ("contexts", "labels", "runs")
 """Files of macros; those of the first are used by the others."""
+
+_RESOLVED = re.compile(r"\bresolve_run\((\w+)\)")
 
 
 def literal(text: str) -> str:
@@ -101,10 +104,14 @@ def create_views(connection: duckdb.DuckDBPyConnection, home: Path) -> None:
 
 
 def create_macros(connection: duckdb.DuckDBPyConnection) -> None:
-    """Make, or make anew, the macros of ``macros/*.sql``."""
+    """Make, or make anew, the macros of ``macros/*.sql``, of this state of the store."""
+    (publication,) = connection.execute(
+        "SELECT value FROM meta WHERE name = 'publication'"
+    ).fetchall()[0]
     for subject in MACROS:
         file = resources.files("deconstruct.store").joinpath("macros", f"{subject}.sql")
-        connection.execute(file.read_text(encoding="utf-8"))
+        text = _RESOLVED.sub(r"resolve_run(\1, store := :store)", file.read_text(encoding="utf-8"))
+        connection.execute(text.replace(":store", literal(str(publication))))
 
 
 def execute_all(connection: duckdb.DuckDBPyConnection, statements: Iterator[str]) -> None:

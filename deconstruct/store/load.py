@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +171,7 @@ def _insert_run(
         software=json.dumps(artifacts["sae"].manifest.software),
         started=run.started,
         finished=run.finished,
-        published=datetime.now().astimezone(),
+        published=_next_moment(connection),
     )
     figures = ", ".join(f"{h.name} = ({h.select('max(value)')})" for h in HEADLINES if h.column)
     connection.execute(f"UPDATE runs SET {figures} WHERE run_id = $run_id", {"run_id": run_id})
@@ -192,7 +192,7 @@ def _insert_execution(
         growth=run.growth,
         started=run.started,
         finished=run.finished,
-        published=datetime.now().astimezone(),
+        published=_next_moment(connection),
         made=[stage for stage in stages if stage not in run.cached],
         cached=[stage for stage in stages if stage in run.cached],
         config=run.config.model_dump_json(),
@@ -203,6 +203,13 @@ def _insert_execution(
         "ON CONFLICT DO UPDATE SET last_execution = excluded.last_execution",
         {"name": run.config.name, "run_id": run_id, "execution": execution},
     )
+
+
+def _next_moment(connection: duckdb.DuckDBPyConnection) -> datetime:
+    """Now, but after all executions that are there: a clock may have been ahead once."""
+    now = datetime.now().astimezone()
+    ((newest,),) = connection.execute("SELECT max(published) FROM executions").fetchall()
+    return now if newest is None else max(now, newest + timedelta(microseconds=1))
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, table: str, **values: Any) -> None:

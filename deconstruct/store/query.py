@@ -67,7 +67,10 @@ def open_store(home: Path | str | None = None) -> duckdb.DuckDBPyConnection:
         check(version(connection), shown(str(where)))
     else:
         connection, root = _open_local(data_root(where))
-    connection.execute(f"SET VARIABLE {HOME_VARIABLE} = ?", [root])
+    # Only for what lies elsewhere than when it was published: the variable is also read by the
+    # views of other stores that are attached.
+    if connection.execute("SELECT artifact_root()").fetchall() != [(root,)]:
+        connection.execute(f"SET VARIABLE {HOME_VARIABLE} = ?", [root])
     # More contexts at a time find their documents by skipping row groups, whose footers are read
     # once: artifacts don't change.
     connection.execute("SET dynamic_or_filter_threshold = 500")

@@ -4,9 +4,21 @@
 -- DuckDB shell. `run` is a run_id, the beginning of one, a name, '<name>@<site>' or 'latest'.
 -- Parameters stand for columns of the same name wherever those are not qualified, so every
 -- column here is.
+--
+-- DuckDB looks the names in a macro up in the current database, also where the macro is of another
+-- attached one. So every macro says of which store it is: :store is put in when it is made, and
+-- resolve_run(run) becomes resolve_run(run, store := :store).
+
+CREATE OR REPLACE MACRO of_store(store) AS (
+    SELECT CASE WHEN count(*) FILTER (m.value = store) = 1 THEN true ELSE error(
+            'this macro is of another attached store than the current one; '
+            || 'make that one current with USE and its name, and ask again'
+        ) END
+    FROM meta AS m WHERE m.name = 'publication'
+);
 
 CREATE OR REPLACE MACRO resolve_run(run) AS (
-    SELECT coalesce(
+    SELECT CASE WHEN of_store(store) THEN coalesce(
         max(r.run_id) FILTER (r.run_id = run),
         arg_max(r.run_id, n.last_execution) FILTER (
             run = 'latest' OR n.name = run OR n.name || '@' || r.site = run
@@ -18,7 +30,7 @@ CREATE OR REPLACE MACRO resolve_run(run) AS (
                 THEN 'run ''' || run || ''' is the beginning of several run_ids; write more of it'
                 ELSE 'no run is called ''' || run || '''; see SELECT run_id, name FROM names' END
         )
-    )
+    ) END
     FROM runs AS r JOIN names AS n ON n.run_id = r.run_id
 );
 

@@ -29,6 +29,7 @@ CREATE OR REPLACE MACRO metrics_over_time() AS TABLE
         r.fvu - lag(r.fvu) OVER (PARTITION BY e.name, r.site ORDER BY e.execution) AS fvu_change,
         r.l0, r.dead_share, r.loss_recovered, r.probe_accuracy, r.nmi
     FROM executions AS e JOIN runs AS r ON r.run_id = e.run_id
+    WHERE of_store(:store)
     ORDER BY e.execution;
 
 -- The latents of other runs (all of them, or `other`) that are most like one latent. cosine: of
@@ -167,7 +168,8 @@ CREATE OR REPLACE MACRO unusual_latents(run, rare := 0.0001, dense := 0.1) AS TA
 CREATE OR REPLACE MACRO pareto(sweep) AS TABLE
     WITH own AS (
         SELECT r.*, json_extract_string(r.config, '$.sae.output_site') AS output_site
-        FROM runs AS r JOIN names AS n ON n.run_id = r.run_id WHERE n.name = sweep
+        FROM runs AS r JOIN names AS n ON n.run_id = r.run_id
+        WHERE n.name = sweep AND of_store(:store)
     )
     SELECT o.site, o.output_site, o.architecture, o.d_sae, o.k,
         CAST(json_extract(o.config, '$.sae.seed') AS UBIGINT) AS seed, o.l0, o.fvu,
