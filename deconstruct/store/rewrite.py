@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -48,6 +49,7 @@ def rewriting(
         _clear(draft)  # of a writer that died
         try:
             if start_from is not None and start_from.exists():
+                _warn_of_a_writer(start_from)
                 copy_database(start_from, draft)
             connection = _connect(draft, block_size)
             try:
@@ -64,6 +66,24 @@ def rewriting(
             raise StorageError(_trouble(target, error.strerror or str(error))) from error
         finally:
             _clear(draft)
+
+
+def _warn_of_a_writer(store: Path) -> None:
+    """Say whose notes will be lost: what is written into a file after its name is another's."""
+    try:
+        duckdb.connect(store, read_only=True).close()
+    except duckdb.IOException as error:
+        held = re.search(r"Conflicting lock is held in (.*?\(PID \d+\))", str(error))
+        if held is not None:
+            log.warning(
+                "%s has %s open for writing: what it wrote is kept, but what it writes there from "
+                "now on is lost. Close it, open the store read-only, and keep notes in a file of "
+                "their own",
+                held[1],
+                store,
+            )
+    except duckdb.Error:  # damaged, or open in this process: said by whoever meets it
+        return
 
 
 def copy_database(source: Path, target: Path) -> None:
