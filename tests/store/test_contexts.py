@@ -14,12 +14,12 @@ from support.store_artifacts import SPORT_LATENT, plant
 from deconstruct.store import open_store, pages, publish, resolve_run
 from deconstruct.store.render import CELL_WIDTH, write_table
 
-COPIES = 30
+COPIES = 10
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Over a corpus in which thirty documents, that the latent fires on most, are the same text."""
+    """Over a corpus in which ten documents, that the latent fires on most, are the same text."""
     home = tmp_path_factory.mktemp("copies")
     run = plant(home, documents=3 * (COPIES + 5))
     publish(home, run.record, run.artifacts)

@@ -47,7 +47,7 @@ CREATE OR REPLACE MACRO marked(token, peak, fires) AS
 
 -- How many candidates are looked at for n different contexts: one that is given away more often
 -- than that leaves fewer.
-CREATE OR REPLACE MACRO candidates(n) AS 4 * n + 100;
+CREATE OR REPLACE MACRO candidates(n) AS 2 * n + 20;
 
 -- The tokens around the first n of `places` (a list of token_index, best first) whose texts differ:
 -- `width` on each side, within the document. Of equal texts the first one has the rank.
