@@ -19,7 +19,7 @@ import duckdb
 import typer
 from rich.console import Console
 
-from deconstruct.common.errors import DeconstructError
+from deconstruct.common.errors import DeconstructError, of_files
 from deconstruct.store import (
     QueryError,
     collect,
@@ -77,7 +77,9 @@ def report_errors(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def reporting(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return command(*args, **kwargs)
+            found = command(*args, **kwargs)
+            sys.stdout.flush()  # here, where somebody hears that nobody reads on
+            return found
         except DeconstructError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(1) from error
@@ -90,6 +92,12 @@ def report_errors(command: Callable[P, R]) -> Callable[P, R]:
         except BrokenPipeError:  # the reader of our output (head, less) has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+        except OSError as error:
+            sentence = of_files(error)
+            if sentence is None:
+                raise
+            typer.echo(f"error: {sentence}", err=True)
+            raise typer.Exit(1) from error
 
     return reporting
 
@@ -122,7 +130,11 @@ def rm(
     """Take runs out of the store. Their artifacts stay, until 'deconstruct gc'."""
     for run_id in remove_runs(home or context.obj, runs):
         typer.echo(f"run {run_id} is removed")
-    typer.echo("its artifacts are still there; see 'deconstruct gc'", err=True)
+    typer.echo(
+        "its artifacts are still there; see 'deconstruct gc', which for an hour leaves alone what "
+        "was used",
+        err=True,
+    )
 
 
 @app.command()
@@ -312,6 +324,26 @@ def gc(
         typer.echo(f"removed {total:,.1f} MB")
     else:
         typer.echo(f"{total:,.1f} MB can go" + ("; --delete removes them" if found else ""))
+    if unused_hours:
+        _say_what_is_fresh(home, partial, remote, {thing.path for thing in found}, unused_hours)
+
+
+def _say_what_is_fresh(
+    home: str | None, partial: bool, remote: bool, listed: set[Path], hours: float
+) -> None:
+    """How much more no run needs, which was used of late."""
+    if remote:
+        unneeded = remote_garbage(home, unused_hours=0)
+    else:
+        unneeded = garbage(home, partial=partial, unused_hours=0)
+    fresh = [thing.bytes for thing in unneeded if thing.path not in listed]
+    if fresh:
+        within = "hour" if hours == 1 else f"{hours:g} hours"
+        typer.echo(
+            f"{sum(fresh) / 1e6:,.1f} MB more are needed by no run, but were used within the last "
+            f"{within}, so they stay; --unused-hours 0 takes them too",
+            err=True,
+        )
 
 
 def _query_text(query: str | None, file: Path | None) -> str:

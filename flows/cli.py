@@ -22,6 +22,7 @@ from deconstruct.common import trackers
 from deconstruct.config import Growth, RunConfig, load
 from flows import environment
 from flows.importing import importing
+from flows.troubles import check_server, with_server
 
 Home = Annotated[
     str | None,
@@ -37,6 +38,7 @@ console = Console(stderr=True, highlight=False)
 
 @app.command()
 @report_errors
+@with_server
 def run(
     config: Annotated[
         Path | None,
@@ -64,7 +66,7 @@ def run(
     """Take a language model apart; stages that are done already come from cache."""
     started = time.monotonic()
     settings = load(config, set_ or [])
-    root = _started(home, settings)
+    root = _started(home, settings, device, whole=growth == "anew")
     from flows.local import run_here
     from flows.pipeline import pipeline
     from flows.summary import print_summary
@@ -84,6 +86,7 @@ def run(
 
 @app.command()
 @report_errors
+@with_server
 def sweep(
     config: Annotated[Path, typer.Argument(help="A TOML file with a table [sweep].")],
     set_: Annotated[
@@ -106,7 +109,7 @@ def sweep(
     from deconstruct.config.sweep import load_sweep
 
     settings = load_sweep(config, set_ or [])
-    root = _started(home, settings)
+    root = _started(home, settings, device)
     from flows.local import run_here
     from flows.summary import print_front
     from flows.sweep import sweep as flow
@@ -124,6 +127,7 @@ def sweep(
 
 @app.command()
 @report_errors
+@with_server
 def serve(
     home: Home = None,
     port: Annotated[int, typer.Option(help="Port of the server on localhost.")] = 4200,
@@ -161,6 +165,7 @@ def _gpus(wanted: bool | None) -> int:
 
 @app.command()
 @report_errors
+@with_server
 def retry(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="Id (or its end) or name of a failed run.")
@@ -175,7 +180,9 @@ def retry(
     DataRoot(root)
     environment.apply(root, quiet=True)
     _speak()
-    server = environment.start_server(root)
+    server = environment.start_server()
+    if server is None:
+        check_server()
     with importing():
         from flows.liveness import mark_crashed, short
         from flows.retry import choose, failed_runs
@@ -212,19 +219,23 @@ def doctor(home: Home = None) -> None:
         raise typer.Exit(1)
 
 
-def _started(home: str | None, settings: RunConfig) -> Path:
+def _started(home: str | None, settings: RunConfig, device: str, whole: bool = True) -> Path:
     """The data root, with a Prefect server that answers, after ``settings`` have been checked."""
     trackers.wanted()
     root = environment.data_root(home)
     store = DataRoot(root)  # an unwritable home is said at once, before Prefect starts in it
-    environment.apply(root, quiet=True)
     _speak()
-    server = environment.start_server(root)
-    with importing():  # Prefect and torch, while the server starts
-        from flows.liveness import mark_crashed, short
-        from flows.pipeline import preflight
+    from flows.preflight import preflight
 
-    preflight(store, settings)  # a server in a new home takes its time; a fault is said before
+    preflight(store, settings, device, whole)
+    environment.apply(root, quiet=True)
+    server = environment.start_server()
+    if server is None:
+        check_server()
+    with importing():  # Prefect and torch, while the server starts
+        from flows import pipeline  # noqa: F401
+        from flows.liveness import mark_crashed, short
+
     if server is not None:
         server.wait()
     for dead in mark_crashed(root):

@@ -2,7 +2,8 @@
 
 Prefect would start such a server itself, but only when its first client asks, with all else
 waiting, and leave it behind when the command is killed. This one starts while the command still
-imports its libraries, and watches its parent.
+imports its libraries, and watches its parent. `deconstruct serve` has one too, on a port of its
+choice and with the UI.
 """
 
 from __future__ import annotations
@@ -15,66 +16,89 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
-from deconstruct.common.errors import DeconstructError
+from deconstruct.common.errors import ConfigError, DeconstructError
 from flows.child import watch_parent
 from flows.importing import importing
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks this machine itself, whatever proxy the environment names."""
+
+WITHOUT_UI = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+"""Nor has it the services that schedules need."""
+
+SAID = "error: "
+"""Before the sentence with which a server gives up."""
 
 
 @dataclass
 class EmbeddedServer:
-    """A server process whose state lies in ``PREFECT_HOME``; on localhost, on a free port."""
+    """A server process whose state lies in ``PREFECT_HOME``; it listens on localhost alone.
+
+    begin: where its lines begin in the log, to which every server of a home adds.
+    """
 
     process: subprocess.Popen[bytes]
     url: str
     log: Path
+    begin: int
     answers: bool = False
 
     @classmethod
-    def start(cls, log: Path, environment: Mapping[str, str]) -> EmbeddedServer:
-        """Start it and return at once; it listens already, and answers when it is up."""
-        with socket.create_server((HOST, 0)) as listening:
-            port = listening.getsockname()[1]
-            handle = listening.fileno()
-            with log.open("wb") as lines:
-                settings = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
-                process = subprocess.Popen(
-                    [sys.executable, "-m", __name__, str(handle), str(os.getpid())],
-                    cwd=Path(__file__).resolve().parent.parent,
-                    env={**environment, **settings},
-                    pass_fds=[handle],
-                    stdin=subprocess.DEVNULL,
-                    stdout=lines,
-                    stderr=lines,
-                    start_new_session=True,  # Ctrl-C ends the run first, then the run ends it
-                )
-        return cls(process, f"http://{HOST}:{port}/api", log)
+    def start(
+        cls, log: Path, environment: Mapping[str, str], port: int = 0, ui: bool = False
+    ) -> EmbeddedServer:
+        """Start it and return at once; it listens already, and answers when it is up.
+
+        port: 0 takes a free one. ui: with Prefect's UI, and the services that run schedules.
+        Raises ``ConfigError`` if the port is taken.
+        """
+        try:
+            listening = socket.create_server((HOST, port))
+        except (OSError, OverflowError) as error:
+            raise ConfigError(
+                f"port {port} can't be listened on ({error}); choose another with --port"
+            ) from error
+        with listening, log.open("ab") as lines:
+            port, handle, begin = listening.getsockname()[1], listening.fileno(), lines.tell()
+            process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(handle), str(os.getpid())],
+                cwd=Path(__file__).resolve().parent.parent,
+                env={**environment, **({} if ui else WITHOUT_UI)},
+                pass_fds=[handle],
+                stdin=subprocess.DEVNULL,
+                stdout=lines,
+                stderr=lines,
+                start_new_session=True,  # Ctrl-C ends the run first, then the run ends it
+            )
+        return cls(process, f"http://{HOST}:{port}/api", log, begin)
 
     def wait(self) -> None:
         """Return when it answers. Raises ``DeconstructError`` if it does not within two minutes."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                lines = self.log.read_text(errors="replace").strip().splitlines()
-                raise DeconstructError(
-                    f"the embedded Prefect server ended while starting: "
-                    f"{lines[-1] if lines else 'no reason given'}; {self.log} says more"
-                )
-            try:
-                with urllib.request.urlopen(f"{self.url}/health", timeout=START_SECONDS) as answer:
-                    if answer.status == 200:
-                        self.answers = True
-                        return
-            except OSError:
-                time.sleep(0.1)
+                raise DeconstructError(self.last_words())
+            if healthy(self.url, START_SECONDS):
+                self.answers = True
+                return
+            time.sleep(0.1)
         raise DeconstructError(
-            f"the embedded Prefect server did not answer within {START_SECONDS} s; {self.log} "
-            "may say why"
+            f"the Prefect server did not answer within {START_SECONDS} s; {self.log} may say why"
         )
+
+    def last_words(self) -> str:
+        """Why it ended, as a sentence."""
+        lines = self.log.read_bytes()[self.begin :].decode(errors="replace").strip().splitlines()
+        if lines and lines[-1].startswith(SAID):
+            return lines[-1].removeprefix(SAID)
+        killed = f"it was killed (signal {-self.process.returncode})"
+        last = lines[-1] if lines else killed if self.process.returncode < 0 else "it did not say"
+        return f"the Prefect server has ended: {last}; {self.log} may say more"
 
     def stop(self) -> None:
         """End it kindly, then not. One that is not up yet may be making its database: that ends
@@ -89,11 +113,27 @@ class EmbeddedServer:
             self.process.wait()
 
 
+def healthy(url: str, seconds: float = 2) -> bool:
+    """Whether a server on this machine answers at ``url``."""
+    try:
+        with OPENER.open(f"{url}/health", timeout=seconds) as answer:
+            return bool(answer.status == 200)
+    except (OSError, HTTPException, ValueError):
+        return False
+
+
 def _serve(handle: int, parent: int) -> None:
     watch_parent(parent)
     with importing():
         import uvicorn
         from prefect.server.api.server import create_app
+
+        from flows import database
+
+    try:
+        database.prepare()
+    except (DeconstructError, OSError) as error:
+        sys.exit(f"{SAID}{error}")
     config = uvicorn.Config(create_app, factory=True, log_level="error", lifespan="on")
     uvicorn.Server(config).run([socket.socket(fileno=handle)])
 

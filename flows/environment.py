@@ -10,11 +10,10 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import urllib.request
 from pathlib import Path
 
 from deconstruct.common.paths import absolute
-from flows.embedded_server import EmbeddedServer
+from flows.embedded_server import EmbeddedServer, healthy
 
 DEFAULTS = {
     "DO_NOT_TRACK": "1",
@@ -26,6 +25,8 @@ DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+LOCAL = ("127.0.0.1", "localhost")
 
 QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
 """On a terminal the stages speak for themselves; Prefect's own lines still reach its server."""
@@ -40,31 +41,51 @@ def apply(home: Path, quiet: bool = False) -> None:
     """Set the environment of this process and of those it starts."""
     for name, value in (DEFAULTS | (QUIET if quiet else {})).items():
         os.environ.setdefault(name, value)
+    _reach_this_machine()
     os.environ["DECONSTRUCT_HOME"] = str(home)
     os.environ.setdefault("PREFECT_HOME", str(prefect_home(home)))
-    prefect_home(home).mkdir(parents=True, exist_ok=True)  # Prefect makes no parents
+    state().mkdir(parents=True, exist_ok=True)  # Prefect makes no parents
+    prefect_home(home).mkdir(parents=True, exist_ok=True)
     if "PREFECT_API_URL" not in os.environ:
         url = served_url(home)
         if url is not None:
             os.environ["PREFECT_API_URL"] = url
 
 
-def start_server(home: Path) -> EmbeddedServer | None:
+def start_server() -> EmbeddedServer | None:
     """Start a server for this command alone, unless the environment names one; after `apply`.
 
     It ends with the command, once Prefect has sent it the last events.
     """
     if "PREFECT_API_URL" in os.environ:
         return None
-    server = EmbeddedServer.start(prefect_home(home) / "server.log", os.environ)
+    server = EmbeddedServer.start(server_log(), os.environ)
     atexit.register(server.stop)  # before Prefect is imported, whose own come first then
     os.environ["PREFECT_API_URL"] = server.url
     return server
 
 
+def _reach_this_machine() -> None:
+    """Have nobody send what is for this machine to a proxy; those that are named stay in use."""
+    for name in ("no_proxy", "NO_PROXY"):
+        known = [host for host in os.environ.get(name, "").split(",") if host.strip()]
+        missing = [host for host in LOCAL if host not in map(str.strip, known)]
+        os.environ[name] = ",".join([*known, *missing])
+
+
 def prefect_home(home: Path) -> Path:
     """Where Prefect keeps its state for this data root."""
     return home / ".prefect"
+
+
+def state() -> Path:
+    """Where Prefect keeps its state for this process; after `apply`."""
+    return Path(os.environ["PREFECT_HOME"]).expanduser()
+
+
+def server_log() -> Path:
+    """What the servers of this process' ``PREFECT_HOME`` have to say; after `apply`."""
+    return state() / "server.log"
 
 
 def server_note(home: Path) -> Path:
@@ -76,7 +97,6 @@ def served_url(home: Path) -> str | None:
     """API address of the server that ``deconstruct serve`` runs for this data root, if it lives."""
     try:
         url = str(json.loads(server_note(home).read_text())["api_url"])
-        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
-            return url if answer.status == 200 else None
     except (OSError, ValueError, KeyError):
         return None
+    return url if healthy(url) else None

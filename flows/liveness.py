@@ -17,7 +17,7 @@ from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
-from prefect.states import Crashed
+from prefect.states import Cancelled, Crashed
 
 FOLDER = ".runs"
 GRACE = timedelta(seconds=60)
@@ -41,10 +41,16 @@ def hold_lock(home: Path) -> None:
     _held[name] = handle
 
 
+def held() -> list[str]:
+    """Ids of the flow runs that this process has begun."""
+    return list(_held)
+
+
 def mark_crashed(home: Path) -> list[FlowRun]:
     """Mark the runs of this data root whose process is dead as *Crashed*; returns them.
 
-    After that they can be retried, from the UI too. Needs a server to speak with.
+    Those that were to be cancelled become *Cancelled*. After that they can be retried, from the UI
+    too. Needs a server to speak with.
     """
     crashed = []
     with get_client(sync_client=True) as client:
@@ -52,7 +58,7 @@ def mark_crashed(home: Path) -> list[FlowRun]:
             if not _locked(path):
                 crashed += _crash(client, UUID(path.name))
                 path.unlink(missing_ok=True)
-        running = {"state": {"type": {"any_": ["RUNNING"]}}}
+        running = {"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}}
         for run in client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(running)):
             ours = run.parameters.get("home") == str(home)
             began = run.start_time or datetime.now(UTC)
@@ -61,6 +67,13 @@ def mark_crashed(home: Path) -> list[FlowRun]:
             if ours and late:
                 crashed += _crash(client, run.id)
     return crashed
+
+
+def set_cancelled(run_id: UUID, why: str) -> None:
+    """Have the server know that a run which was to be cancelled has ended."""
+    cancelled: State[Any] = Cancelled(message=why)
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run_id, cancelled, force=True)
 
 
 def short(run: FlowRun) -> str:
@@ -83,6 +96,8 @@ def _crash(client: SyncPrefectClient, run_id: UUID) -> list[FlowRun]:
         run = client.read_flow_run(run_id)
     except ObjectNotFound:  # a run of another server
         return []
+    if run.state is not None and run.state.is_cancelling():
+        set_cancelled(run.id, "Its process has died; found by its lock.")
     if run.state is None or not run.state.is_running():
         return []
     crashed: State[Any] = Crashed(message="Its process has died; found by its lock.")

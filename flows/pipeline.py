@@ -14,18 +14,18 @@ from pydantic import BaseModel, ConfigDict
 
 from deconstruct.activations.stage import recipes
 from deconstruct.artifacts import Artifact, DataRoot
-from deconstruct.common.site import Site
 from deconstruct.config import Growth, RunConfig
-from deconstruct.corpus import sources
 from deconstruct.corpus.sources import ResolvedSource
 from deconstruct.drift.stage import reference_of, sentence
-from deconstruct.model.resolve import ResolvedModel, resolve
+from deconstruct.model.resolve import ResolvedModel
 from deconstruct.recurring import gates
 from deconstruct.recurring import standing as standing_runs
 from deconstruct.recurring.standing import Standing
 from deconstruct.store import RunRecord
+from flows.cancelling import check_cancelled
 from flows.environment import data_root
 from flows.liveness import hold_lock
+from flows.preflight import check_recorded, preflight
 from flows.ui import run_name, show_results, speak, tag
 from tasks import stages as task
 from tasks import training
@@ -111,7 +111,7 @@ def pipeline(
     root = DataRoot(data_root(home))
     hold_lock(root.path)
     tag(config)
-    model, source = preflight(root, config)
+    model, source = preflight(root, config, device, whole=growth == "anew")
     standing = standing_runs.find(root, config, model) if growth != "anew" else {}
     base = None
     if standing:
@@ -126,18 +126,6 @@ def pipeline(
     ]
 
 
-def preflight(root: DataRoot, config: RunConfig) -> tuple[ResolvedModel, ResolvedSource]:
-    """Find model and source, and check what can be checked before any long work.
-
-    Raises ``DeconstructError`` for what can't be run, or if the remote can't be reached.
-    """
-    if root.mirror is not None:
-        root.mirror.check()
-    model = resolve(root, config.model)
-    model.check_sites(Site.parse(site) for site in config.activations.sites)
-    return model, sources.resolve(config.corpus)
-
-
 def read_and_record(
     run: Running, stages: Stages, source: ResolvedSource, base: Artifact | None, engine: Spread
 ) -> list[Recorded]:
@@ -147,6 +135,7 @@ def read_and_record(
     """
     config, model, device = run.config, run.model, run.device
     corpus = stages.run(task.corpus, config.corpus, source=source, model=model, base=base)
+    check_recorded(config, corpus)
     wanted = recipes(config.activations, model=model, corpus=corpus, device=device)
     inputs = {"model": model, "corpus": corpus, "device": device, "engine": engine}
     found = stages.run_all(Call(task.activations, wanted, config.activations, inputs))
@@ -223,6 +212,7 @@ def published(run: Running, stages: Stages, site: str, everything: list[Artifact
         cached=frozenset(outcome.stage for outcome in outcomes if outcome.cached),
     )
     refs = [Ref.of(artifact) for artifact in everything]
+    check_cancelled()
     run_id = publish(str(stages.root.path), record, refs, wait_for=stages.before(everything))
     log.info("%-12s run %s", "store", run_id)
     show_results(stages.root, run.config, run_id, site, outcomes)

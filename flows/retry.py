@@ -16,12 +16,14 @@ from prefect.states import Scheduled
 from prefect.utilities.callables import get_call_parameters, parameters_to_args_kwargs
 
 from deconstruct.common.errors import DeconstructError
+from flows.cancelling import cancel_obeyed
 from flows.liveness import short
-from flows.pipeline import SiteResult, pipeline
+from flows.pipeline import DEFAULT, SiteResult, pipeline
 from tasks.workers import online_workers
 
 ENDED_BADLY = (StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
 SHOWN = 200
+LISTED = 10
 
 
 def failed_runs(home: Path) -> list[FlowRun]:
@@ -48,7 +50,8 @@ def failed_runs(home: Path) -> list[FlowRun]:
 
 
 def choose(runs: Sequence[FlowRun], wanted: str) -> FlowRun:
-    """The run that ``wanted`` names: an id, its last twelve digits, a name, or ``latest``.
+    """The run that ``wanted`` names: an id, its last twelve digits, its name or that of its
+    configuration, or ``latest``.
 
     Raises ``DeconstructError`` if there is none, or more than one.
     """
@@ -56,12 +59,20 @@ def choose(runs: Sequence[FlowRun], wanted: str) -> FlowRun:
         raise DeconstructError("no run has failed; there is nothing to retry")
     if wanted == "latest":
         return runs[0]
-    fitting = [run for run in runs if wanted in (str(run.id), short(run), run.name)]
+    fitting = [run for run in runs if wanted in (str(run.id), short(run), run.name, _name(run))]
     if len(fitting) == 1:
         return fitting[0]
-    listed = "; ".join(f"{short(run)} {run.name} ({run.state_name})" for run in runs[:10])
+    listed = "; ".join(
+        f"{short(run)} {run.name} ({run.state_name}, {run.expected_start_time:%Y-%m-%d %H:%M})"
+        for run in (fitting or runs)[:LISTED]
+    )
     what = "no failed run is" if not fitting else f"{len(fitting)} failed runs are"
     raise DeconstructError(f"{what} called {wanted!r}; name one by its id. There are: {listed}")
+
+
+def _name(run: FlowRun) -> str:
+    """What the run's configuration is called."""
+    return str(run.parameters.get("config", {}).get("name", DEFAULT.name))
 
 
 def retry(run: FlowRun) -> list[SiteResult] | None:
@@ -81,5 +92,5 @@ def _run_here(client: SyncPrefectClient, run: FlowRun) -> list[SiteResult]:
     current = client.read_flow_run(run.id)
     arguments = parameters_to_args_kwargs(pipeline.fn, current.parameters)
     parameters: dict[str, Any] = get_call_parameters(pipeline.fn, *arguments)
-    with temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    with temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), cancel_obeyed():
         return cast(list[SiteResult], run_flow(pipeline, flow_run=current, parameters=parameters))

@@ -7,19 +7,23 @@ import os
 import signal
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import yaml
 
 from deconstruct.common.errors import DeconstructError
 from flows import environment
+from flows.database import FILE as DATABASE
+from flows.embedded_server import HOST, EmbeddedServer
 
 CODE = Path(__file__).resolve().parent.parent
-START_SECONDS = 60
-HOST = "127.0.0.1"
+DEFINITIONS = "prefect.yaml"
 CPU_RUNS = 2
 """Runs at a time on this machine; more would wait for its cores all the same."""
 
@@ -50,7 +54,7 @@ class Served:
     """What `serving` keeps running: the server and the workers."""
 
     home: Path
-    server: subprocess.Popen[bytes]
+    server: EmbeddedServer
     workers: list[Worker]
     say: Say
 
@@ -61,8 +65,8 @@ class Served:
         """
         from flows.liveness import mark_crashed, short
 
-        if self.server.poll() is not None:
-            raise DeconstructError("the Prefect server has ended; start it again")
+        if self.server.process.poll() is not None:
+            raise DeconstructError(f"{self.server.last_words()}; start it again")
         for worker in self.workers:
             if worker.keep():
                 self.say(f"worker      {worker.name} had ended; started again")
@@ -75,38 +79,59 @@ def serving(home: Path, port: int, gpus: int, say: Say) -> Iterator[Served]:
     """Start server, pools, deployments and workers; stop them all when the block ends.
 
     gpus: workers of pool ``gpu``, one a device, each of which runs one training at a time. The
-    server listens on localhost alone. Raises ``DeconstructError`` if it does not answer in a
-    minute.
+    server listens on localhost alone. Raises ``DeconstructError`` if the port is taken, the server
+    does not answer, or ``prefect.yaml`` does not read.
     """
     environment.apply(home)
+    already = environment.served_url(home)
+    if already is not None:
+        raise DeconstructError(f"{str(home)!r} is served already, at {already}; end that one first")
+    os.environ.pop("PREFECT_API_URL", None)
     url = f"http://{HOST}:{port}/api"
-    if _healthy(url):
-        raise DeconstructError(f"port {port} is taken by another server; choose one with --port")
-    os.environ["PREFECT_API_URL"] = url
-    os.environ["PREFECT_SERVER_API_HOST"] = HOST
     os.environ["PREFECT_SERVER_UI_API_URL"] = url
     os.environ["DECONSTRUCT_CODE"] = str(CODE)
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
-    note = environment.server_note(home)
-    server = _prefect("server", "start", "--host", HOST, "--port", str(port))
+    log, note = environment.server_log(), environment.server_note(home)
+    server = EmbeddedServer.start(log, os.environ, port, ui=True)
+    os.environ["PREFECT_API_URL"] = url
     workers = [Worker("cpu", "local-cpu", ("--limit", str(CPU_RUNS))), *_gpu_workers(gpus)]
     try:
-        _wait_until_healthy(url, server)
-        note.parent.mkdir(parents=True, exist_ok=True)
+        new = "" if (environment.state() / DATABASE).exists() else "; a new home takes it a while"
+        say(f"server      starts at {url}{new}")
+        _deploy_once_up(server, say)
         note.write_text(json.dumps({"api_url": url, "pid": os.getpid()}) + "\n")
-        for pool in ("cpu", "gpu"):
-            _run("work-pool", "create", pool, "--type", "process", "--overwrite")
-        _run("--no-prompt", "deploy", "--all")
         say(f"UI          http://{HOST}:{port}")
+        say(f"commands    export PREFECT_API_URL={url}")
         for worker in workers:
             worker.keep()
             say(f"worker      {worker.name}, of pool {worker.pool}")
         yield Served(home, server, workers, say)
     finally:
         note.unlink(missing_ok=True)
-        for process in [*(w.process for w in reversed(workers)), server]:
+        for process in [*(w.process for w in reversed(workers)), server.process]:
             if process is not None:
                 _stop(process)
+
+
+def _deploy_once_up(server: EmbeddedServer, say: Say) -> None:
+    """Wait for the server, and bring it pools and deployments."""
+    from flows.deployments import bring, make_pool  # Prefect, while its server starts
+
+    server.wait()
+    for pool in ("cpu", "gpu"):
+        make_pool(pool)
+    file, note = CODE / DEFINITIONS, environment.state() / "deployed.json"
+    for done in bring(file, note, CODE, partial(deploy, file)):
+        say(f"deployment  {done}")
+
+
+def deploy(definitions: Path, deployments: Sequence[Mapping[str, Any]]) -> None:
+    """Have Prefect bring deployments to its server, with all else that ``definitions`` says."""
+    content = yaml.safe_load(definitions.read_text())
+    with NamedTemporaryFile("w", prefix="deconstruct-", suffix=".yaml") as file:
+        yaml.safe_dump(content | {"deployments": [dict(one) for one in deployments]}, file)
+        file.flush()
+        _run("--no-prompt", "deploy", "--all", "--prefect-file", file.name)
 
 
 def _gpu_workers(gpus: int) -> list[Worker]:
@@ -143,24 +168,6 @@ def _run(*arguments: str) -> None:
         raise DeconstructError(
             f"`prefect {' '.join(arguments)}` failed: {(done.stderr or done.stdout).strip()}"
         )
-
-
-def _healthy(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
-def _wait_until_healthy(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not _healthy(url):
-        if server.poll() is not None:
-            raise DeconstructError("the Prefect server ended while starting; its lines say why")
-        if time.monotonic() > deadline:
-            raise DeconstructError(f"the Prefect server did not answer within {START_SECONDS} s")
-        time.sleep(0.2)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

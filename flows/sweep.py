@@ -13,7 +13,8 @@ from deconstruct.config.sweep import SweepRun
 from deconstruct.sae.stage import recipe
 from flows.environment import data_root
 from flows.liveness import hold_lock
-from flows.pipeline import HERE, Running, SiteResult, preflight, read_and_record, take_apart
+from flows.pipeline import HERE, Running, SiteResult, read_and_record, take_apart
+from flows.preflight import preflight
 from flows.ui import speak
 from tasks.spread import Spread
 from tasks.stage import Call, Stages
@@ -41,7 +42,7 @@ def sweep(
     speak()
     root = DataRoot(data_root(home))
     hold_lock(root.path)
-    model, source = preflight(root, config)
+    model, source = preflight(root, config, device)
     run, stages = Running(config, model, device, started), Stages(root)
     members = config.members()
     results = []

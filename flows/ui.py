@@ -22,14 +22,14 @@ from tasks.stage import Outcome
 
 
 def run_name() -> str:
-    """``gemma-3-270m 9.resid_post topk-32``: model, sites and SAE at a glance."""
+    """``nightly: gemma-3-270m 9.resid_post topk-32``: what it is called, and what it is of."""
     return name_of(RunConfig.model_validate(flow_run.parameters["config"]))
 
 
 def name_of(config: RunConfig) -> str:
     """The name of a run of ``config``."""
     sites = "+".join(config.activations.sites)
-    return f"{_model(config)} {sites} {config.sae.label()}"
+    return f"{config.name}: {_model(config)} {sites} {config.sae.label()}"
 
 
 def tags_of(config: RunConfig) -> list[str]:

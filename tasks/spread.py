@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deconstruct.activations.stage import Deal, Share, compute_shards
 from deconstruct.artifacts import DataRoot
-from deconstruct.common.errors import ConfigError
+from deconstruct.common.errors import ConfigError, files_said
 from deconstruct.config import ActivationsConfig
 from deconstruct.model.resolve import ResolvedModel
+from tasks.stage import worth_retrying
 
 Runner = TaskRunner[Any]
 R = TypeVar("R")
@@ -79,12 +80,20 @@ def on_engine(spread: Spread, what: Task[..., R], calls: Sequence[Mapping[str, A
         return [future.result() for future in futures]
 
 
-@task(name="shards", tags=["activations"], persist_result=False, retries=1, retry_delay_seconds=5)
+@task(
+    name="shards",
+    tags=["activations"],
+    persist_result=False,
+    retries=1,
+    retry_delay_seconds=5,
+    retry_condition_fn=worth_retrying,
+)
 def shards(
     home: str, config: ActivationsConfig, model: ResolvedModel, share: Share, device: str
 ) -> int:
     """Compute one share of an extraction; how many shards it has."""
-    compute_shards(DataRoot(home), config, model, share, device=device)
+    with files_said():
+        compute_shards(DataRoot(home), config, model, share, device=device)
     return len(share.shards)
 
 

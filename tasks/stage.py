@@ -22,7 +22,7 @@ from prefect.context import TaskRunContext
 from pydantic import BaseModel, ConfigDict
 
 from deconstruct.artifacts import Artifact, DataRoot, Recipe, Stage
-from deconstruct.common.errors import DeconstructError
+from deconstruct.common.errors import DeconstructError, files_said, of_files
 from deconstruct.common.progress import listening
 from deconstruct.common.threads import import_before_threads, one_blas_thread
 from deconstruct.config import OPTIONAL_STAGES, STAGES
@@ -98,10 +98,10 @@ def stage_task(stage: Stage, work: Work | None = None, tags: Sequence[str] = ())
         result_serializer="json",
         retries=1,
         retry_delay_seconds=5,
-        retry_condition_fn=_worth_retrying,
+        retry_condition_fn=worth_retrying,
     )
     def told(recipes: list[Recipe], home: str, config: Any, inputs: dict[str, Any]) -> list[Ref]:
-        with listening(ProgressArtifacts()):
+        with listening(ProgressArtifacts()), files_said():
             return work(recipes, home, config, inputs)
 
     return StageTask(stage, told, (stage.name, *tags))
@@ -127,10 +127,12 @@ def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     return "-".join([recipes[0].stage, *(recipe.key for recipe in recipes)])
 
 
-def _worth_retrying(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+def worth_retrying(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
     """A fault that a person must put right stays the same at every try."""
     error: Any = state.result(raise_on_failure=False)
-    return not isinstance(error, DeconstructError | MemoryError)
+    if isinstance(error, OSError) and of_files(error) is not None:
+        return False
+    return not isinstance(error, DeconstructError | MemoryError | ImportError)
 
 
 class Call(NamedTuple):

@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import task
 
 from deconstruct.artifacts import DataRoot
+from deconstruct.common.errors import files_said
 from deconstruct.store import RunRecord, publish
 from tasks.stage import Ref
 
@@ -15,4 +16,5 @@ from tasks.stage import Ref
 def store(home: str, run: RunRecord, artifacts: list[Ref]) -> str:
     """Publish ``run`` and return its run_id. Publishing again what is there changes nothing."""
     root = DataRoot(home)
-    return publish(Path(home), run, {ref.stage: ref.open(root) for ref in artifacts})
+    with files_said():
+        return publish(Path(home), run, {ref.stage: ref.open(root) for ref in artifacts})

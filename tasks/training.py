@@ -12,11 +12,11 @@ from prefect.client.orchestration import get_client
 
 from deconstruct.artifacts import DataRoot, Recipe
 from deconstruct.artifacts.remote import VARIABLE
-from deconstruct.common.errors import DeconstructError
+from deconstruct.common.errors import DeconstructError, files_said
 from deconstruct.config import SaeConfig
 from deconstruct.sae.stage import STAGE, train_all
 from tasks.spread import Spread, on_engine
-from tasks.stage import Inputs, Ref, made_here, opened, stage_task
+from tasks.stage import Inputs, Ref, made_here, opened, stage_task, worth_retrying
 from tasks.workers import online_workers, run_on_pool
 
 log = logging.getLogger("deconstruct.stages")
@@ -66,7 +66,14 @@ sae = stage_task(STAGE, train, ["training"])
 sae_members = stage_task(STAGE, train_members, ["training"])
 
 
-@task(name="members", tags=["training"], persist_result=False, retries=1, retry_delay_seconds=5)
+@task(
+    name="members",
+    tags=["training"],
+    persist_result=False,
+    retries=1,
+    retry_delay_seconds=5,
+    retry_condition_fn=worth_retrying,
+)
 def members(
     home: str, configs: list[SaeConfig], inputs: dict[str, Any], threads: int | None
 ) -> list[Ref]:
@@ -76,7 +83,8 @@ def members(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    return train_group(home, configs, inputs)
+    with files_said():
+        return train_group(home, configs, inputs)
 
 
 def train_group(home: str, configs: Sequence[SaeConfig], inputs: Inputs) -> list[Ref]:

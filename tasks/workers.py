@@ -9,8 +9,8 @@ from typing import Any
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State, WorkerStatus
 from prefect.deployments import run_deployment
-from prefect.exceptions import PrefectHTTPStatusError
-from prefect.states import Cancelled
+from prefect.exceptions import PrefectHTTPStatusError, TerminationSignal
+from prefect.states import Cancelled, Cancelling
 
 log = logging.getLogger("deconstruct.stages")
 
@@ -42,24 +42,35 @@ def online_workers(client: SyncPrefectClient, pool: str) -> int:
 def run_on_pool(pool: str, deployment: str, parameters: dict[str, Any], name: str) -> FlowRun:
     """Run a deployment as a subflow and return its run once that has ended.
 
-    Raises `WorkerLost` if the run crashed, or waits while no worker of ``pool`` is online.
+    Raises `WorkerLost` if the run crashed, or waits while no worker of ``pool`` is online. Who is
+    interrupted or cancelled while it waits has the run cancelled too.
     """
     run = run_deployment(deployment, parameters=parameters, timeout=0, flow_run_name=name)
     assert isinstance(run, FlowRun)
-    asked = time.monotonic()
     with get_client(sync_client=True) as client:
-        while True:
-            run = client.read_flow_run(run.id)
-            state = run.state
-            if state is not None and state.is_final():
-                if state.is_crashed():
-                    raise WorkerLost(f"run {run.name!r} on pool {pool!r} crashed: {state.message}")
-                return run
-            waits = state is None or state.is_scheduled()
-            if waits and time.monotonic() - asked > PATIENCE_SECONDS:
-                if not online_workers(client, pool):
-                    gone: State[Any] = Cancelled(message=f"no worker of {pool!r} is online")
-                    client.set_flow_run_state(run.id, gone, force=True)
-                    raise WorkerLost(f"no worker of pool {pool!r} took run {run.name!r}")
-                asked = time.monotonic()
-            time.sleep(POLL_SECONDS)
+        try:
+            return _ended(client, run, pool)
+        except (KeyboardInterrupt, TerminationSignal):
+            cancelling: State[Any] = Cancelling(message="who waits for it was interrupted")
+            client.set_flow_run_state(run.id, cancelling)
+            raise
+
+
+def _ended(client: SyncPrefectClient, run: FlowRun, pool: str) -> FlowRun:
+    """The run once it has ended; see `run_on_pool`."""
+    asked = time.monotonic()
+    while True:
+        run = client.read_flow_run(run.id)
+        state = run.state
+        if state is not None and state.is_final():
+            if state.is_crashed():
+                raise WorkerLost(f"run {run.name!r} on pool {pool!r} crashed: {state.message}")
+            return run
+        waits = state is None or state.is_scheduled()
+        if waits and time.monotonic() - asked > PATIENCE_SECONDS:
+            if not online_workers(client, pool):
+                gone: State[Any] = Cancelled(message=f"no worker of {pool!r} is online")
+                client.set_flow_run_state(run.id, gone, force=True)
+                raise WorkerLost(f"no worker of pool {pool!r} took run {run.name!r}")
+            asked = time.monotonic()
+        time.sleep(POLL_SECONDS)

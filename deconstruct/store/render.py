@@ -56,10 +56,18 @@ def cell(value: Any) -> str:
     return printable(str(value))
 
 
+class Results(Console):
+    """A console for results, whose reader (head, less) may have seen enough."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command; rich would end with exit code 1."""
+        raise BrokenPipeError
+
+
 def terminal() -> Console:
     """A console for results: as wide as the terminal, or as wide as the rows need if piped."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDEST)
+    console = Results(highlight=False)
+    return console if console.is_terminal else Results(highlight=False, width=WIDEST)
 
 
 @dataclass(frozen=True)

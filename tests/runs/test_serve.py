@@ -163,7 +163,7 @@ def test_a_run_on_the_workers_trains_on_pool_gpu_and_gives_the_same_bytes(
     (training,) = served.runs(deployment_id={"any_": [served.deployment("train/gpu")["id"]]})
     assert (training["state_name"], training["work_pool_name"]) == ("Completed", "gpu")
     said = served.ask("GET", f"/flow_runs/{run}")
-    assert said["name"] == "tiny-llama 1.resid_post topk-4"
+    assert said["name"] == "small: tiny-llama 1.resid_post topk-4"
     assert {"tiny-llama", "layer-1", "topk"} <= set(said["tags"])
 
     def in_the_ui() -> bool:  # as on a terminal; the last lines arrive after the state does
@@ -254,16 +254,16 @@ def test_a_failed_run_without_a_worker_is_retried_in_place(
         pass
     unknown = deconstruct(home, "retry", "no-such-run", env=env)
     (run,) = re.findall(
-        r"There are: (\w+) tiny-llama 1.resid_post topk-4 \(Crashed\)", unknown.stderr
+        r"There are: (\w+) small: tiny-llama 1.resid_post topk-4 \(Crashed, 20", unknown.stderr
     )
-    runs = {"flow_runs": {"name": {"any_": ["tiny-llama 1.resid_post topk-4"]}}}
+    runs = {"flow_runs": {"name": {"any_": ["small: tiny-llama 1.resid_post topk-4"]}}}
     listed = ask(server, "POST", "/flow_runs/filter", runs)
     (whole,) = [found["id"] for found in listed if found["id"].endswith(run)]
     retry = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
     ask(server, "POST", f"/flow_runs/{whole}/set_state", retry)
     retried = deconstruct(home, "retry", env=env)
     assert retried.returncode == 0, retried.stderr
-    assert "retry        tiny-llama 1.resid_post topk-4" in retried.stderr
+    assert "retry        small: tiny-llama 1.resid_post topk-4" in retried.stderr
     assert "fraction of variance unexplained" in retried.stdout
     assert digests(home) == digests(finished)
     assert [s for s in STAGES if f"{s:<12} from cache" in retried.stderr] == list(STAGES[:3])

@@ -55,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, config: Path, server: str) -> 
 
 
 def test_its_name_and_tags_tell_model_layer_and_k(run: dict[str, Any]) -> None:
-    assert run["run"]["name"] == "tiny-llama 1.resid_post topk-4"
+    assert run["run"]["name"] == "small: tiny-llama 1.resid_post topk-4"
     assert set(run["run"]["tags"]) == {"tiny-llama", "layer-1", "topk", "topk-4"}
 
 

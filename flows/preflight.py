@@ -1,0 +1,86 @@
+"""What is checked before any long work, what answers soonest first; none of it needs a server."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.compute as pc
+
+from deconstruct.artifacts import Artifact, DataRoot
+from deconstruct.common.errors import ConfigError
+from deconstruct.common.site import Site
+from deconstruct.config import RunConfig
+from deconstruct.corpus import sources
+from deconstruct.corpus.sources import ResolvedSource
+
+if TYPE_CHECKING:
+    from deconstruct.model.resolve import ResolvedModel
+
+FEW_BYTES_A_TOKEN = 16
+"""A source with fewer bytes than this for each token of a batch has its documents counted."""
+
+
+def preflight(
+    root: DataRoot, config: RunConfig, device: str, whole: bool = True
+) -> tuple[ResolvedModel, ResolvedSource]:
+    """Find model and source, and check what can be checked before any long work.
+
+    whole: the source has all documents of the run, which does not go on from earlier ones. Raises
+    ``DeconstructError`` for what can't be run, or if the remote can't be reached.
+    """
+    check_device(device)
+    source = sources.resolve(config.corpus)
+    if whole:
+        check_batch(config, source)
+    if root.mirror is not None:
+        root.mirror.check()
+    from deconstruct.model.resolve import resolve  # torch: what needs none has been said by now
+
+    model = resolve(root, config.model)
+    model.check_sites(Site.parse(site) for site in config.activations.sites)
+    return model, source
+
+
+def check_device(device: str) -> None:
+    """Raise ``ConfigError`` if it is not to be had; torch, which knows of GPUs, is slow to load."""
+    if device in ("auto", "cpu"):
+        return
+    if not re.fullmatch(r"cuda(:\d+)?", device):
+        raise ConfigError(f"device {device!r} is not to be had here; choose auto, cpu or cuda[:N]")
+    from deconstruct.common.hardware import pick_device
+
+    pick_device(device)
+
+
+def check_batch(config: RunConfig, source: ResolvedSource) -> None:
+    """Raise ``ConfigError`` if a batch is more than all documents, cut to their length, can fill.
+
+    Files of so many bytes that a batch is small beside them are not read for it.
+    """
+    size, path = config.sae.batch_size, source.path
+    if path is None or (path.is_file() and path.stat().st_size > FEW_BYTES_A_TOKEN * size):
+        return
+    documents, _ = sources.read(source, config.corpus)
+    most = documents * max(0, config.corpus.max_tokens - config.activations.skip_positions)
+    if documents and size > most:
+        raise _too_large(size, f"{most} tokens that {documents} documents can give")
+
+
+def check_recorded(config: RunConfig, corpus: Artifact) -> None:
+    """The same of a corpus, whose tokens are known before they are run through the model."""
+    size, skip = config.sae.batch_size, config.activations.skip_positions
+    most = 0
+    for batch in corpus.rows("documents.parquet", ["split", "n_tokens"]):
+        train = pc.equal(batch.column("split"), "train")
+        tokens = pc.filter(batch.column("n_tokens"), train).to_numpy().astype(np.int64)
+        most += int(np.maximum(tokens - skip, 0).sum())
+    if size > most:
+        raise _too_large(size, f"{most} recorded tokens of split 'train'")
+
+
+def _too_large(size: int, most: str) -> ConfigError:
+    return ConfigError(
+        f"sae.batch_size = {size} is more than the {most}; lower it, or read more text"
+    )
