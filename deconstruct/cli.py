@@ -198,6 +198,7 @@ def sql(
         return
     text = _query_text(query, file)
     format_ = _format(format_, output)
+    _check_place(output, "--output")
     with open_store(home) as connection:
         for note in misnamed_runs(connection, text):
             typer.echo(f"note: {note}", err=True)
@@ -286,6 +287,7 @@ def export(
     home: Home = None,
 ) -> None:
     """Copy one run into a DuckDB file that needs nothing beside it, to hand to a colleague."""
+    _check_place(file, "the file")
     run_id = export_run(home, run, file)
     typer.echo(f"run {run_id} is in {file} ({file.stat().st_size / 1e6:,.1f} MB)")
 
@@ -344,6 +346,16 @@ def _say_what_is_fresh(
             f"{within}, so they stay; --unused-hours 0 takes them too",
             err=True,
         )
+
+
+def _check_place(file: Path | None, what: str) -> None:
+    """Raise ``QueryError``, before the work, if a file can't be made where it is to be."""
+    if file is None:
+        return
+    if file.is_dir():
+        raise QueryError(f"{what} {str(file)!r} is a folder; name a file")
+    if not file.absolute().parent.is_dir():
+        raise QueryError(f"{what} {str(file)!r}: there is no folder {str(file.parent)!r}; make it")
 
 
 def _query_text(query: str | None, file: Path | None) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import pwd
 from pathlib import Path
 
 from deconstruct.common.paths import absolute
@@ -28,7 +29,12 @@ DEFAULTS = {
 
 LOCAL = ("127.0.0.1", "localhost")
 
-QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
+CACHES = ".cache"
+
+QUIET = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",  # each event that a lost server missed
+}
 """On a terminal the stages speak for themselves; Prefect's own lines still reach its server."""
 
 
@@ -42,6 +48,7 @@ def apply(home: Path, quiet: bool = False) -> None:
     for name, value in (DEFAULTS | (QUIET if quiet else {})).items():
         os.environ.setdefault(name, value)
     _reach_this_machine()
+    give_caches_a_place(home)
     os.environ["DECONSTRUCT_HOME"] = str(home)
     os.environ.setdefault("PREFECT_HOME", str(prefect_home(home)))
     state().mkdir(parents=True, exist_ok=True)  # Prefect makes no parents
@@ -71,6 +78,25 @@ def _reach_this_machine() -> None:
         known = [host for host in os.environ.get(name, "").split(",") if host.strip()]
         missing = [host for host in LOCAL if host not in map(str.strip, known)]
         os.environ[name] = ",".join([*known, *missing])
+
+
+def give_caches_a_place(home: Path) -> None:
+    """Have libraries cache under the data root where this user has no home folder to write in, as
+    in a container that is run with ``--user``: numba would end the run at its first kernel."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache")
+    if not _can_be_made(caches):
+        os.environ["XDG_CACHE_HOME"] = str(home / CACHES)
+        os.environ.setdefault("TRITON_HOME", str(home / CACHES))
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:  # torch asks for the user's name
+        os.environ.setdefault("USER", f"user-{os.getuid()}")
+
+
+def _can_be_made(folder: Path) -> bool:
+    """Whether a folder can be written to, or be made first."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return os.access(there, os.W_OK | os.X_OK)
 
 
 def prefect_home(home: Path) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
+from deconstruct.common.errors import ConfigError
 from deconstruct.config.base import Settings
 from deconstruct.config.run import RunConfig
 from deconstruct.config.sae import Architecture, SaeConfig, unused_by
@@ -82,4 +83,10 @@ class SweepRun(RunConfig):
 
 def load_sweep(path: Path | str | None = None, overrides: Iterable[str] = ()) -> SweepRun:
     """Read a TOML file with a table ``[sweep]``; see `deconstruct.config.load`."""
-    return load_as(SweepRun, path, overrides)
+    found = load_as(SweepRun, path, overrides)
+    if "sweep" not in found.model_fields_set:
+        raise ConfigError(
+            f"config {str(path)!r} has no table [sweep]; write there what is varied, for example "
+            "k = [16, 32], or take 'deconstruct run'"
+        )
+    return found

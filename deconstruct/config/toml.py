@@ -6,7 +6,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -27,8 +27,9 @@ def load(path: Path | str | None = None, overrides: Iterable[str] = ()) -> RunCo
 def load_as(model: type[Run], path: Path | str | None = None, overrides: Iterable[str] = ()) -> Run:
     """The same for a configuration that has more stages than `RunConfig`.
 
-    An override's value is read as TOML, and as plain text where it is none. Raises ``ConfigError``
-    with one sentence a fault.
+    An override's value is read as TOML, and as plain text where it is none; where a list is due,
+    one value, or several with commas between them, are that list. Raises ``ConfigError`` with one
+    sentence a fault.
     """
     values: dict[str, Any] = {}
     if path is not None:
@@ -39,28 +40,50 @@ def load_as(model: type[Run], path: Path | str | None = None, overrides: Iterabl
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"config {str(path)!r} is not TOML: {error}") from error
     for override in overrides:
-        _apply(values, override)
+        _apply(values, override, model)
     try:
         return model.model_validate(values)
     except ValidationError as error:
         raise ConfigError("; ".join(_sentence(fault, model) for fault in error.errors())) from error
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def _apply(values: dict[str, Any], override: str, model: type[RunConfig]) -> None:
     field, sign, text = override.partition("=")
     if not sign or not field:
         raise ConfigError(f"override {override!r} is not of the form stage.field=value")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = None if text in ("none", "null") else text
     *parents, last = field.strip().split(".")
+    value = _value(text)
+    if not isinstance(value, list) and _is_list(model, [*parents, last]):
+        listed = text.strip()
+        if listed.startswith("[") and listed.endswith("]"):
+            listed = listed[1:-1]
+        value = [_value(part.strip()) for part in listed.split(",")]
     inner = values
     for parent in parents:
         inner = inner.setdefault(parent, {})
         if not isinstance(inner, dict):
             raise ConfigError(f"override {override!r}: {parent!r} has no fields")
     inner[last] = value
+
+
+def _value(text: str) -> Any:
+    """A value as TOML has it; plain text where it is none."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return None if text in ("none", "null") else text
+
+
+def _is_list(model: type[BaseModel], path: list[str]) -> bool:
+    """Whether the field at ``path`` is there and holds several values."""
+    annotation: Any = model
+    for name in path:
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return False
+        if name not in annotation.model_fields:
+            return False
+        annotation = annotation.model_fields[name].annotation
+    return get_origin(annotation) is tuple
 
 
 def _sentence(fault: Any, model: type[RunConfig]) -> str:
@@ -74,8 +97,9 @@ def _sentence(fault: Any, model: type[RunConfig]) -> str:
         )
     *parents, last = fault["loc"]
     known = _fields(parents, model)
-    close = difflib.get_close_matches(str(last), known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    by_lower = {name.lower(): name for name in known}  # K is no letter like k to difflib
+    close = difflib.get_close_matches(str(last).lower(), by_lower, n=1)
+    hint = f"did you mean {by_lower[close[0]]!r}? " if close else ""
     return f"{where}: no such field; {hint}known here: {', '.join(known)}"
 
 

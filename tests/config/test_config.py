@@ -15,8 +15,26 @@ def test_defaults_and_overrides() -> None:
     config = load(None, ["sae.k=64", "activations.sites=['3.resid_post', '5.mlp_out']"])
     assert config.sae.k == 64
     assert config.activations.sites == ("3.resid_post", "5.mlp_out")
+    assert load(None, ["model.name=a,b"]).model.name == "a,b"
     assert load(None, ["model.name=some/model"]).model.name == "some/model"
     assert load(None, ["cluster.k=none", "corpus.label_column=none"]).corpus.label_column is None
+
+
+@pytest.mark.parametrize(
+    ("text", "sites"),
+    [
+        ("5.resid_post", ("5.resid_post",)),
+        ('"5.resid_post"', ("5.resid_post",)),
+        ("5.resid_post, 9.mlp_out", ("5.resid_post", "9.mlp_out")),
+        ("[5.resid_post,9.mlp_out]", ("5.resid_post", "9.mlp_out")),
+    ],
+)
+def test_a_list_is_also_its_values_with_commas_between_them(
+    text: str, sites: tuple[str, ...]
+) -> None:
+    assert load(None, [f"activations.sites={text}"]).activations.sites == sites
+    assert load(None, ["probe.ks=3"]).probe.ks == (3,)
+    assert load(None, ["corpus.splits=train,test"]).corpus.splits == ("train", "test")
 
 
 def test_file_then_overrides(tmp_path: Path) -> None:
@@ -37,6 +55,8 @@ def test_the_shipped_configurations_load() -> None:
     ("override", "sentence"),
     [
         ("sae.kk=3", r"sae\.kk: no such field; did you mean 'k'\?"),
+        ("sae.K=3", r"sae\.K: no such field; did you mean 'k'\?"),
+        ("SAE.k=3", r"SAE: no such field; did you mean 'sae'\?"),
         ("zzz.k=3", r"zzz: no such field; known here: name, model"),
         ("sae.k=100000", r"k = 100000 is more than d_sae = 8192; lower k"),
         ("sae.k=many", r"sae\.k: .*integer.*found 'many'"),

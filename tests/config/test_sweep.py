@@ -47,3 +47,9 @@ def test_faults_are_sentences(override: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence) as caught:
         load_sweep(CONFIGS / "sweep.toml", [override])
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_without_the_table_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"gpt2\.toml' has no table \[sweep\]; write there what"):
+        load_sweep(CONFIGS / "gpt2.toml")
+    assert load_sweep(CONFIGS / "gpt2.toml", ["sweep.k=[4, 8]"]).sweep.k == (4, 8)

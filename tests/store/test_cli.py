@@ -160,6 +160,9 @@ def test_sql_from_a_file_standard_input_and_into_a_file(two_runs: TwoRuns, tmp_p
         (["show", "'; DROP TABLE runs; --"], "no run is called"),
         (["latent", "nobody", "1"], "the newest are"),
         (["export", "nobody", "/tmp/nobody.duckdb"], "no run is called"),
+        (["export", "demo", "/no/such/x.duckdb"], "there is no folder '/no/such'; make it"),
+        (["sql", "SELECT 1", "--output", "/no/such/x.txt"], "there is no folder '/no/such'"),
+        (["sql", "SELECT 1", "--output", "/tmp"], "'/tmp' is a folder; name a file"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(
@@ -190,11 +193,14 @@ def test_hostile_run_names(tmp_path: Path, text: str) -> None:
     assert good(tmp_path, "sql", "SELECT name FROM runs").splitlines()[1].strip() == text
 
 
-def test_a_reader_that_has_seen_enough_ends_the_command_quietly(two_runs: TwoRuns) -> None:
+@pytest.mark.parametrize("more", [["--format", "csv"], ["--rows", "100000"], ["--format", "json"]])
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly(
+    two_runs: TwoRuns, more: list[str]
+) -> None:
     command = [sys.executable, "-c", "from deconstruct.cli import app; app()", "sql"]
-    query = "SELECT range FROM range(1000000)"
+    query = "SELECT range, repeat('x', 100) AS text FROM range(2000)"
     process = subprocess.Popen(
-        [*command, query, "--format", "csv", "--home", str(two_runs[0])],
+        [*command, query, *more, "--home", str(two_runs[0])],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONWARNINGS": "error"},
@@ -231,9 +237,15 @@ def test_runs_rm_and_gc(tmp_path: Path) -> None:
     removed = CliRunner().invoke(app, ["runs", "--home", str(tmp_path), "rm", "first"])
     assert removed.exit_code == 0
     assert removed.stdout.startswith("run ")
-    assert "deconstruct gc" in removed.stderr
+    assert "'deconstruct gc', which for an hour leaves alone what was used" in removed.stderr
     assert "first" not in good(tmp_path, "runs")
-    assert good(tmp_path, "gc") == "0.0 MB can go\n"  # used within the hour
+    fresh = ask(tmp_path, "gc")
+    assert fresh.stdout == "0.0 MB can go\n"
+    said = (
+        r"(\d+\.\d) MB more are needed by no run, but were used within the last hour, so they stay"
+    )
+    assert re.match(said, fresh.stderr)
+    assert "--unused-hours 0 takes them too" in fresh.stderr
     listed = good(tmp_path, "gc", "--unused-hours", "0")
     assert "--delete removes them" in listed
     assert len(listed.splitlines()) == 2 + len(planted.artifacts) - 1  # the corpus is shared
