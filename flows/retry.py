@@ -63,11 +63,15 @@ def choose(runs: Sequence[FlowRun], wanted: str) -> FlowRun:
     if len(fitting) == 1:
         return fitting[0]
     listed = "; ".join(
-        f"{short(run)} {run.name} ({run.state_name}, {run.expected_start_time:%Y-%m-%d %H:%M})"
+        f"{short(run)} {run.name} ({run.state_name}{_when(run)})"
         for run in (fitting or runs)[:LISTED]
     )
     what = "no failed run is" if not fitting else f"{len(fitting)} failed runs are"
     raise DeconstructError(f"{what} called {wanted!r}; name one by its id. There are: {listed}")
+
+
+def _when(run: FlowRun) -> str:
+    return f", {run.expected_start_time:%Y-%m-%d %H:%M}" if run.expected_start_time else ""
 
 
 def _name(run: FlowRun) -> str:

@@ -12,10 +12,11 @@ def pick_device(device: str = "auto") -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(device).type
+        kind, index = torch.device(device).type, torch.device(device).index
     except RuntimeError:
-        kind = "unknown"
-    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
+        kind, index = "unknown", None
+    there = kind == "cpu" or (kind == "cuda" and torch.cuda.is_available())
+    if not there or (kind == "cuda" and index is not None and index >= torch.cuda.device_count()):
         raise ConfigError(f"device {device!r} is not to be had here; choose auto, cpu or cuda[:N]")
     return device
 
