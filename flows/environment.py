@@ -96,7 +96,7 @@ def give_caches_a_place(home: Path) -> None:
 def _can_be_made(folder: Path) -> bool:
     """Whether a folder can be written to, or be made first."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    return os.access(there, os.W_OK | os.X_OK)
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def prefect_home(home: Path) -> Path:

@@ -22,9 +22,9 @@ from deconstruct.recurring import gates
 from deconstruct.recurring import standing as standing_runs
 from deconstruct.recurring.standing import Standing
 from deconstruct.store import RunRecord
-from flows.cancelling import check_cancelled
-from flows.environment import data_root
+from flows.environment import data_root, give_caches_a_place
 from flows.liveness import hold_lock
+from flows.local import check_cancelled
 from flows.preflight import check_recorded, preflight
 from flows.ui import run_name, show_results, speak, tag
 from tasks import stages as task
@@ -110,6 +110,7 @@ def pipeline(
     speak()
     root = DataRoot(data_root(home))
     hold_lock(root.path)
+    give_caches_a_place(root.path)
     tag(config)
     model, source = preflight(root, config, device, whole=growth == "anew")
     standing = standing_runs.find(root, config, model) if growth != "anew" else {}

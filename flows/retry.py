@@ -11,13 +11,12 @@ from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.flow_engine import run_flow
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Scheduled
 from prefect.utilities.callables import get_call_parameters, parameters_to_args_kwargs
 
 from deconstruct.common.errors import DeconstructError
-from flows.cancelling import cancel_obeyed
 from flows.liveness import short
+from flows.local import in_this_process
 from flows.pipeline import DEFAULT, SiteResult, pipeline
 from tasks.workers import online_workers
 
@@ -96,5 +95,5 @@ def _run_here(client: SyncPrefectClient, run: FlowRun) -> list[SiteResult]:
     current = client.read_flow_run(run.id)
     arguments = parameters_to_args_kwargs(pipeline.fn, current.parameters)
     parameters: dict[str, Any] = get_call_parameters(pipeline.fn, *arguments)
-    with temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), cancel_obeyed():
+    with in_this_process():
         return cast(list[SiteResult], run_flow(pipeline, flow_run=current, parameters=parameters))

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -63,6 +63,8 @@ class Served:
 
         Raises ``DeconstructError`` if the server has ended.
         """
+        import httpx
+
         from flows.liveness import mark_crashed, short
 
         if self.server.process.poll() is not None:
@@ -70,8 +72,9 @@ class Served:
         for worker in self.workers:
             if worker.keep():
                 self.say(f"worker      {worker.name} had ended; started again")
-        for run in mark_crashed(self.home):
-            self.say(f"crashed     {run.name} ({short(run)}): its process has died")
+        with suppress(httpx.HTTPError):  # busy: there is a next time
+            for run in mark_crashed(self.home):
+                self.say(f"crashed     {run.name} ({short(run)}): its process has died")
 
 
 @contextmanager

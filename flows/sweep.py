@@ -11,7 +11,7 @@ from prefect.runtime import flow_run
 from deconstruct.artifacts import DataRoot
 from deconstruct.config.sweep import SweepRun
 from deconstruct.sae.stage import recipe
-from flows.environment import data_root
+from flows.environment import data_root, give_caches_a_place
 from flows.liveness import hold_lock
 from flows.pipeline import HERE, Running, SiteResult, read_and_record, take_apart
 from flows.preflight import preflight
@@ -42,6 +42,7 @@ def sweep(
     speak()
     root = DataRoot(data_root(home))
     hold_lock(root.path)
+    give_caches_a_place(root.path)
     model, source = preflight(root, config, device)
     run, stages = Running(config, model, device, started), Stages(root)
     members = config.members()

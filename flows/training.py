@@ -6,7 +6,7 @@ from prefect import flow
 
 from deconstruct.artifacts import DataRoot
 from deconstruct.config import SaeConfig
-from flows.environment import data_root
+from flows.environment import data_root, give_caches_a_place
 from flows.liveness import hold_lock
 from flows.ui import speak
 from tasks.stage import Ref
@@ -31,5 +31,6 @@ def train(
     speak()
     root = DataRoot(data_root(home))
     hold_lock(root.path)
+    give_caches_a_place(root.path)
     inputs = {"activations": activations, "output": output, "start": start, "device": device}
     return train_here([], str(root.path), config, inputs)[0]

@@ -239,6 +239,21 @@ def test_a_run_that_died_with_its_worker_is_found_and_can_be_retried(
     )
 
 
+def test_a_run_that_is_cancelled_in_the_ui_ends_and_its_training_with_it(
+    served: Served, parameters: dict[str, Any]
+) -> None:
+    sae = {"d_sae": 64, "k": 5, "tokens": 10**9, "batch_size": 256}
+    run = served.start("pipeline/on-demand", config=parameters["config"] | {"sae": sae})
+    training = {"any_": [served.deployment("train/gpu")["id"]]}
+    running = {"name": {"any_": ["Running"]}}
+    (trained,) = served.wait(lambda: served.runs(deployment_id=training, state=running))
+    served.wait(lambda: list(served.home.glob("sae/.*.partial/.scratch")))
+    served.ask("POST", f"/flow_runs/{run}/set_state", state={"type": "CANCELLING"})
+    served.wait_for(run, "Cancelled")
+    served.wait_for(trained["id"], "Cancelled")
+    assert "k=5" not in deconstruct(served.home, "runs").stdout
+
+
 def test_without_any_failed_run_retry_says_so(finished: Path, server: str) -> None:
     nothing = deconstruct(finished, "retry", env={"PREFECT_API_URL": server})
     assert nothing.returncode == 1

@@ -223,7 +223,8 @@ def test_caches_find_a_place_where_there_is_no_home_to_write_in(
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
     own.give_caches_a_place(tmp_path / "data")
     assert "XDG_CACHE_HOME" not in os.environ
-    monkeypatch.setenv("HOME", "/proc/none")
+    (tmp_path / "no folder").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "no folder"))
     monkeypatch.setattr(own.os, "getuid", lambda: 54321)
     own.give_caches_a_place(tmp_path / "data")
     assert os.environ["XDG_CACHE_HOME"] == str(tmp_path / "data" / ".cache")
