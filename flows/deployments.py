@@ -28,6 +28,7 @@ Definition = dict[str, Any]
 
 WHEN = ("cron", "day_or", "interval", "anchor_date", "rrule", "timezone")
 """What of a schedule says when it runs."""
+SCHEDULES = ("schedules", "schedule")
 PAGE = 200
 SCHEMA_OF = ("flows", "tasks", "deconstruct/config")
 """Folders whose code says what parameters a deployment has."""
@@ -42,15 +43,16 @@ def bring(
     has changed, all are brought anew. deploy: brings deployments, which have no schedules here, to
     the server. Raises ``ConfigError`` if ``file`` does not read.
     """
-    wanted = {_name(one): one for one in _deployments(file)}
+    deployments, rest = _read(file)
+    wanted = {_name(one): one for one in deployments}
     known = _noted(note)
-    source = _digest(code)
+    source = _digest(code, rest)
     done, due = [], []
     kept: dict[str, Definition] = {}
     with get_client(sync_client=True) as client:
         there = _there(client)
         for name, one in wanted.items():
-            definition = {key: value for key, value in one.items() if key != "schedules"}
+            definition = {key: value for key, value in one.items() if key not in SCHEDULES}
             kept[name] = {"source": source, "definition": definition, "schedules": _schedules(one)}
             before = known.get(name, {})
             if name not in there:
@@ -133,11 +135,12 @@ def _body(one: Definition) -> Definition:
     return {"schedule": when, "parameters": one.get("parameters") or {}}
 
 
-def _deployments(file: Path) -> list[Definition]:
+def _read(file: Path) -> tuple[list[Definition], Definition]:
+    """The deployments, and all else that the file says."""
     try:
-        content = yaml.safe_load(file.read_text())
         # Dates as text, as they go to the server.
-        found: list[Definition] = json.loads(json.dumps(content["deployments"] or [], default=str))
+        content = json.loads(json.dumps(yaml.safe_load(file.read_text()), default=str))
+        found: list[Definition] = content.pop("deployments") or []
         for one in found:
             _name(one), _schedules(one)
     except OSError as error:
@@ -149,7 +152,7 @@ def _deployments(file: Path) -> list[Definition]:
             f"{str(file)!r} must have a list 'deployments', each with a name, an entrypoint and, "
             f"if any, a list of schedules; {error} is missing or of another kind"
         ) from error
-    return found
+    return found, content
 
 
 def _name(one: Definition) -> str:
@@ -182,9 +185,11 @@ def _noted(note: Path) -> dict[str, Any]:
         return {}
 
 
-def _digest(code: Path) -> str:
-    """Of the code that says what parameters there are, of its place, and of Prefect."""
-    whole = hashlib.sha256(f"{code} {prefect.__version__}".encode())
+def _digest(code: Path, rest: Definition) -> str:
+    """Of the code that says what parameters there are, of its place, of Prefect, and of what the
+    file says of all deployments."""
+    said = json.dumps(rest, sort_keys=True)
+    whole = hashlib.sha256(f"{code} {prefect.__version__} {said}".encode())
     for folder in SCHEMA_OF:
         for path in sorted((code / folder).rglob("*.py")):
             whole.update(path.read_bytes())
