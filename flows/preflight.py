@@ -36,10 +36,15 @@ def preflight(
         check_batch(config, source)
     if root.mirror is not None:
         root.mirror.check()
-    from deconstruct.model.resolve import resolve  # torch: what needs none has been said by now
+    from deconstruct.model.resolve import resolve
 
     model = resolve(root, config.model)
-    model.check_sites(Site.parse(site) for site in config.activations.sites)
+    model.check_length(config.corpus.max_tokens)
+    sites = [Site.parse(site) for site in config.activations.sites]
+    model.check_sites(sites)
+    from deconstruct.model.skeleton import check_hooks  # torch: what needs none has been said
+
+    check_hooks(model, sites)
     return model, source
 
 

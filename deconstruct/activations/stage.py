@@ -25,7 +25,7 @@ from deconstruct.activations.shards import Moments
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, fsync
 from deconstruct.artifacts.ancestry import earlier
 from deconstruct.common.cores import each_on_one_thread
-from deconstruct.common.errors import DataError
+from deconstruct.common.errors import ConfigError, DataError
 from deconstruct.common.hardware import pick_device, pick_dtype
 from deconstruct.common.progress import Advance, track
 from deconstruct.common.site import Site
@@ -71,7 +71,8 @@ def extract(
     when all are there.
 
     Memory: the model, two shards of activations a site, and some 40 bytes a document. Raises
-    ``ConfigError`` for a layer, a part of a block or a device that is not there, ``DataError``
+    ``ConfigError`` for a layer, a part of a block, a token, a position or a device that is not
+    there, or a folder that has changed since it was digested, ``DataError``
     where the model gives NaN or infinity, ``StorageError`` if the disk fills up.
     """
     sites = [Site.parse(site) for site in config.sites]
@@ -177,6 +178,7 @@ class _Extraction:
         total = sum(shard.rows for shard in self.shards if shard.name in names)
         done = total - sum(shard.rows for shard in todo)
         if todo:
+            self._check_tokens()
             model = load(self.model, self.device)
             check_parts(model, self.drafts)
             with (
@@ -191,6 +193,16 @@ class _Extraction:
                     writing = writer.submit(self._write, shard, activations)
                 if writing is not None:
                     writing.result()
+
+    def _check_tokens(self) -> None:
+        """Raise ``ConfigError`` for a token or a position that the model has not."""
+        largest, rows = int(self.tokens.ids.max()), self.model.vocabulary
+        if rows is not None and largest >= rows:
+            raise ConfigError(
+                f"model.name = {self.model.name!r}: its tokenizer gives texts the token {largest}, "
+                f"but its embedding has {rows} rows; take the tokenizer that belongs to the model"
+            )
+        self.model.check_length(int(self.tokens.lengths.max()))
 
     def _compute(self, model: nn.Module, shard: Shard, advance: Advance) -> dict[Site, Tensor]:
         """Activations of a shard's rows, site -> [rows, d_in] on the CPU, in document order."""
@@ -221,6 +233,7 @@ class _Extraction:
         return result
 
     def _write(self, shard: Shard, activations: Mapping[Site, Tensor]) -> None:
+        self.model.check_unchanged()  # its weights are mapped, and read as they are needed
         source = self.tokens.source(shard.documents)
         for site, draft in self.drafts.items():
             if draft.has(shard.name):

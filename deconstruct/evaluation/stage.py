@@ -154,6 +154,7 @@ def evaluate(
         rows += _losses(dictionary, lm, corpus, activations, output, config, where)
         rows += _density(latents, draft)
         _logits(dictionary, lm, corpus, draft)
+        recorded_with.check_unchanged()
         with draft.writing(SAE_METRICS.file) as path:
             parquet.write(path, SAE_METRICS.of_rows(rows))
         draft.facts.update({str(row["metric"]): row["value"] for row in rows})

@@ -93,6 +93,7 @@ def replacing(model: nn.Module, site: Site, replace: Replace) -> Iterator[None]:
     """
     block = blocks(model)[site.layer]
     passing = local()
+    replace = _of_streams(replace, block)
 
     def note_shape(stream: Tensor) -> Tensor:
         passing.shape = stream.shape
@@ -107,7 +108,7 @@ def replacing(model: nn.Module, site: Site, replace: Replace) -> Iterator[None]:
     if site.hook == "resid_post":
         handles.append(block.register_forward_hook(_after(replace)))
     elif site.hook != "resid_pre":
-        handles.append(_part(block, site).register_forward_hook(_after(in_shape)))
+        handles.append(part(block, site).register_forward_hook(_after(in_shape)))
     try:
         yield
     finally:
@@ -132,14 +133,15 @@ def check_parts(model: nn.Module, sites: Iterable[Site]) -> None:
     """Raise ``ConfigError`` for ``attn_out`` or ``mlp_out`` where blocks do not add just that.
 
     Some architectures scale it first (Granite), or add inside the module (Bloom): the check runs
-    sixteen tokens up to the layer and compares ``resid_post`` with the sum.
+    sixteen tokens (fewer if the model has fewer positions) up to the layer and compares
+    ``resid_post`` with the sum.
     """
     for site in sites:
         block = blocks(model)[site.layer]
         adds_last = getattr(block, "do_layer_norm_before", True)  # OPT-350M normalises the sum
         if site.hook not in ("attn_out", "mlp_out") or not adds_last:
             continue
-        ids = torch.arange(1, 17, device=next(model.parameters()).device)[None]
+        ids = some_tokens(model)
         found = capture(model, ids, [Site.parse(f"{site.layer}.{hook}") for hook in HOOKS])
         pre, post, mlp, attn = (activation.float() for activation in found.values())
         scale = pre.abs() + post.abs() + mlp.abs() + attn.abs()
@@ -153,7 +155,18 @@ def check_parts(model: nn.Module, sites: Iterable[Site]) -> None:
             )
 
 
-def _part(block: nn.Module, site: Site) -> nn.Module:
+def some_tokens(model: nn.Module, length: int = 16) -> Tensor:
+    """Ids to try a model with: int64 [1, length or as many as it has positions], on its device."""
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    positions = getattr(text, "max_position_embeddings", None)
+    limit = min(length, positions) if isinstance(positions, int) and positions > 0 else length
+    rows = len(model.get_input_embeddings().weight)  # type: ignore[operator]
+    device = next(model.parameters()).device
+    return torch.arange(1, limit + 1, device=device)[None] % rows
+
+
+def part(block: nn.Module, site: Site) -> nn.Module:
     """The module of a block whose output is what attention or MLP adds to the stream."""
     for names in PARTS:
         parts = [getattr(block, name, None) for name in names]
@@ -166,10 +179,31 @@ def _part(block: nn.Module, site: Site) -> nn.Module:
     )
 
 
+def _of_streams(replace: Replace, block: nn.Module) -> Replace:
+    """``replace``, which is given one residual stream and nothing else."""
+
+    def checked(stream: Tensor) -> Tensor:
+        if not isinstance(stream, Tensor) or stream.dim() != 3:
+            shape = list(stream.shape) if isinstance(stream, Tensor) else type(stream).__name__
+            raise ConfigError(
+                f"activations.sites: a {type(block).__name__} can't be hooked: it passes on "
+                f"{shape}, not one residual stream of [batch, length, width]; choose a model of "
+                "a family that README names"
+            )
+        return replace(stream)
+
+    return checked
+
+
 def _before(replace: Replace) -> Callable[..., Any]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if args:
             return (replace(args[0]), *args[1:]), kwargs
+        if "hidden_states" not in kwargs:
+            raise ConfigError(
+                f"activations.sites: a {type(module).__name__} can't be hooked: it is given no "
+                "hidden_states; choose a model of a family that README names"
+            )
         return args, kwargs | {"hidden_states": replace(kwargs["hidden_states"])}
 
     return hook
@@ -179,6 +213,8 @@ def _after(replace: Replace) -> Callable[..., Any]:
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
         if isinstance(output, tuple):
             return (replace(output[0]), *output[1:])
+        if isinstance(output, list):  # GPT-1
+            return [replace(output[0]), *output[1:]]
         return replace(output)
 
     return hook

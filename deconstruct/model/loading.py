@@ -17,9 +17,9 @@ def load(model: ResolvedModel, device: str) -> torch.nn.Module:
     """Load the causal language model for inference, in its dtype: evaluation mode, no gradients.
 
     Attention runs in `torch`'s fused kernel where the architecture allows it. Raises
-    ``ConfigError`` if the folder is no such model, or lacks some of its weights.
+    ``ConfigError`` if the folder is no such model, lacks some of its weights, or has changed
+    since it was digested.
     """
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
@@ -32,10 +32,10 @@ def load(model: ResolvedModel, device: str) -> torch.nn.Module:
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except (ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # of `transformers` and the files, each family its own kinds
         raise ConfigError(
             f"model.name = {model.name!r} does not load as a causal language model: "
-            f"{str(error).strip().splitlines()[0]}"
+            f"{first_line(error)}"
         ) from error
     missing = sorted(report["missing_keys"])
     if missing:  # `transformers` would go on with random ones
@@ -44,6 +44,7 @@ def load(model: ResolvedModel, device: str) -> torch.nn.Module:
             f"its config.json asks for, {missing[0]} among them; take a folder that "
             "save_pretrained wrote"
         )
+    model.check_unchanged()
     language_model: torch.nn.Module = loaded
     return language_model.to(device).eval().requires_grad_(False)
 
@@ -63,9 +64,31 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def load_tokenizer(model: ResolvedModel) -> Any:
-    """Load the model's tokenizer, a ``transformers`` fast tokenizer."""
+    """Load the model's tokenizer, a ``transformers`` fast tokenizer.
+
+    Raises ``ConfigError`` if the folder's tokenizer does not load without code of its own, or has
+    changed since it was digested.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(
-        model.folder, local_files_only=True, trust_remote_code=False
-    )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            model.folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:
+        raise ConfigError(
+            f"model.name = {model.name!r}: its tokenizer does not load ({first_line(error)}); "
+            "save it as a fast one, with its tokenizer.json"
+        ) from error
+    model.check_unchanged()
+    return tokenizer
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, with its kind where that alone would tell nothing."""
+    said = str(error).strip().splitlines()
+    kind = type(error).__name__
+    if not said:
+        return kind
+    bare = isinstance(error, KeyError | TypeError | AttributeError)
+    return f"{kind}: {said[0]}" if bare else said[0]

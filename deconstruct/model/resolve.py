@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from deconstruct.artifacts import DataRoot
 from deconstruct.common.errors import ConfigError
@@ -14,11 +15,13 @@ from deconstruct.common.paths import absolute
 from deconstruct.common.site import Site
 from deconstruct.config import ModelConfig
 from deconstruct.model.embedded import PREFIX, embedded_model
-from deconstruct.model.folder import TOKENIZER_FILES, check_folder, digest_of, weights_of
+from deconstruct.model.folder import check_folder, digest_of, tokenizer_files, weights_of
 from deconstruct.model.hub import snapshot
 
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
+_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx")
+_VOCABULARY = ("vocab_size",)
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class ResolvedModel:
     digest: of weights and configuration (a hub commit, an artifact's key, or a SHA-256 over the
     files). tokenizer_digest: of the tokenizer's files alone, so that two models that share a
     tokenizer share a tokenised corpus. dtype: arithmetic of its forward passes, as the user wrote
-    it (`pick_dtype`).
+    it (`pick_dtype`). own: whether the folder is the user's own, whose files may change under our
+    hands; those of a hub commit or an artifact do not.
     """
 
     name: str
@@ -37,6 +41,7 @@ class ResolvedModel:
     digest: str
     tokenizer_digest: str
     dtype: str = "auto"
+    own: bool = False
 
     @property
     def short_name(self) -> str:
@@ -53,16 +58,66 @@ class ResolvedModel:
         """Width of the residual stream, read from config.json alone."""
         return self._setting(_WIDTHS, "width")
 
+    @cached_property
+    def positions(self) -> int | None:
+        """Tokens that a text may have, read from config.json; None if it sets no limit."""
+        return self._found(_POSITIONS)
+
+    @cached_property
+    def vocabulary(self) -> int | None:
+        """Rows of the embedding, read from config.json; None if it does not say."""
+        return self._found(_VOCABULARY)
+
+    @cached_property
+    def family(self) -> str:
+        """``model_type`` of config.json (of its text model, where it has several), or ``""``."""
+        return str(self._config.get("model_type", ""))
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """config.json as it is."""
+        found: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
+        return found
+
+    @cached_property
+    def _config(self) -> Mapping[str, Any]:
+        inner = self.settings.get("text_config")
+        return inner if isinstance(inner, dict) else self.settings
+
+    def _found(self, names: Sequence[str]) -> int | None:
+        found = (self._config.get(name) for name in names)
+        return next((n for n in found if isinstance(n, int) and n > 0), None)
+
     def _setting(self, names: Sequence[str], what: str) -> int:
-        config = json.loads((self.folder / "config.json").read_text())
-        config = config.get("text_config", config)
-        for name in names:
-            if name in config:
-                return int(config[name])
+        found = self._found(names)
+        if found is not None:
+            return found
         raise ConfigError(
             f"model.name = {self.name!r}: its config.json gives no {what} ({', '.join(names)}); "
             "it is no decoder-only transformer that we know"
         )
+
+    def check_unchanged(self) -> None:
+        """Raise ``ConfigError`` if the user's folder no longer holds what was digested.
+
+        To be asked after reading: what was made of other files must not be kept under the key of
+        these. Files are hashed again only if their size or a time of theirs is another.
+        """
+        if not self.own:
+            return
+        if _digests(self.folder) != (self.digest, self.tokenizer_digest):
+            raise ConfigError(
+                f"model.name = {self.name!r}: the folder's files have changed since the run began; "
+                "run it again when nobody writes to them"
+            )
+
+    def check_length(self, max_tokens: int) -> None:
+        """Raise ``ConfigError`` if documents may be longer than the model has positions."""
+        if self.positions is not None and max_tokens > self.positions:
+            raise ConfigError(
+                f"corpus.max_tokens = {max_tokens} is more than the {self.positions} positions of "
+                f"{self.short_name}; set it to {self.positions} or less"
+            )
 
     def check_sites(self, sites: Iterable[Site]) -> None:
         """Raise ``ConfigError`` if a site's layer is not in the model."""
@@ -86,7 +141,7 @@ def resolve(root: DataRoot, config: ModelConfig) -> ResolvedModel:
         folder, digest = artifact.path, artifact.key
     elif folder.is_dir():
         check_folder(folder, config.name)
-        digest = digest_of(folder, ("config.json", *weights_of(folder)))
+        return ResolvedModel(config.name, folder, *_digests(folder), config.dtype, own=True)
     elif config.name.startswith(("/", "./", "../", "~")):
         raise ConfigError(
             f"model.name = {config.name!r}: there is no such folder; name a folder that holds "
@@ -95,5 +150,14 @@ def resolve(root: DataRoot, config: ModelConfig) -> ResolvedModel:
     else:
         folder, digest = snapshot(config.name, config.revision)
         check_folder(folder, config.name)
-    tokenizer = digest_of(folder, TOKENIZER_FILES)
-    return ResolvedModel(config.name, folder, digest, tokenizer, config.dtype)
+    return ResolvedModel(config.name, folder, digest, _tokenizer(folder), config.dtype)
+
+
+def _digests(folder: Path) -> tuple[str, str]:
+    """Of weights and configuration, and of the tokenizer."""
+    weights = digest_of(folder, ("config.json", *weights_of(folder)))
+    return weights, _tokenizer(folder)
+
+
+def _tokenizer(folder: Path) -> str:
+    return digest_of(folder, tokenizer_files(folder))

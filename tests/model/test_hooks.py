@@ -189,3 +189,39 @@ def test_a_block_without_the_part_is_refused() -> None:
     ):
         pass
     assert hooks.blocks(model) is model.transformer.h
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"n_positions": 6}, {"vocab_size": 9}, {"n_positions": 1, "vocab_size": 4}]
+)
+def test_parts_are_checked_in_models_of_few_tokens_and_positions(
+    tmp_path: Path, sizes: dict[str, object]
+) -> None:
+    check_parts(load_tiny("gpt2", tmp_path, sizes | {"bos_token_id": 1, "eos_token_id": 2}), PARTS)
+
+
+def test_blocks_that_give_lists(tmp_path: Path) -> None:
+    """GPT-1's, which normalises after adding; what is put in place of its stream arrives."""
+    sizes = {"n_layer": LAYERS, "n_embd": WIDTH, "n_head": 4, "vocab_size": 300}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("openai-gpt", **sizes)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    states = model(IDS, output_hidden_states=True).hidden_states
+    found = capture(model, IDS, [Site(0, "resid_pre"), Site(1, "resid_post")])
+    torch.testing.assert_close(found[Site(0, "resid_pre")], states[0])
+    torch.testing.assert_close(found[Site(1, "resid_post")], states[2])
+    with replacing(model, Site(1, "resid_post"), torch.zeros_like):
+        assert not torch.allclose(model(IDS).logits, model.lm_head(states[-1]), atol=1e-3)
+    with pytest.raises(ConfigError, match=r"'1\.mlp_out' can't be read in a Block"):
+        check_parts(model, [Site(1, "mlp_out")])
+
+
+def test_a_block_that_is_given_several_streams_is_refused() -> None:
+    model = nn.Module()
+    model.transformer = nn.Module()
+    model.transformer.h = nn.ModuleList([nn.Linear(2, 2)])
+    with (
+        replacing(model, Site(0, "resid_post"), torch.zeros_like),
+        pytest.raises(ConfigError, match=r"Linear can't be hooked: it passes on \[1, 4, 3, 2\]"),
+    ):
+        model.transformer.h[0](torch.zeros(1, 4, 3, 2))

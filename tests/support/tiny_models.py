@@ -103,9 +103,8 @@ def save_tiny(
     sizes["n_layer" if family == "gpt2" else "num_hidden_layers"] = layers
     sizes |= changes
     tokenizer = tiny_tokenizer(bos=family.startswith(("gemma", "llama", "opt")))
-    config = AutoConfig.for_model(
-        family, vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=0, **sizes
-    )
+    ids = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = AutoConfig.for_model(family, **(ids | sizes))
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():  # the usual 0.02 leaves attention and MLPs next to silent
         for name, weight in model.named_parameters():
