@@ -48,7 +48,7 @@ from deconstruct.sae.stage import output_of
 
 log = logging.getLogger(__name__)
 
-VERSION = 4
+VERSION = 5
 HISTOGRAM_BINS = np.arange(-7, 0.01, 0.25)
 
 
@@ -211,8 +211,13 @@ def _losses(
 
 
 def _logits(sae: SparseAutoencoder, lm: torch.nn.Module, corpus: Artifact, draft: Draft) -> None:
-    """Writes ``feature_logits.parquet``, over the corpus's own tokens."""
-    table = feature_logits(lm, sae.W_dec.float(), token_strings(corpus, special=False))
+    """Writes ``feature_logits.parquet``, over the corpus's own tokens; without rows, and with a
+    warning, for a model whose end they can't be told of."""
+    try:
+        table = feature_logits(lm, sae.W_dec.float(), token_strings(corpus, special=False))
+    except ConfigError as error:
+        log.warning("%s; feature_logits stays empty", error)
+        table = FEATURE_LOGITS.empty()
     draft.write_table(FEATURE_LOGITS.file, table)
 
 

@@ -1,14 +1,15 @@
 """The tokens that a latent's decoder row speaks for: the logit lens, on directions.
 
-A row of ``W_dec`` is put through the model's own end (last norm, unembedding) as if it were the
+A row of ``W_dec`` is put through the model's own end (`deconstruct.model.end`) as if it were the
 whole residual stream (nostalgebraist 2020; on decoder rows as in Bricken et al. 2023). What later
 layers would make of it is left out, so it is a hint, and the less to be trusted the earlier the
-layer. Softmax does not feel what all logits share, so their mean is taken off.
+layer. What the end says of no direction at all (biases of the last norm and of the unembedding) is
+no latent's and is taken off; so is the mean of all logits, which softmax does not feel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -16,14 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from deconstruct.features.tables import FEATURE_LOGITS
-from deconstruct.model.hooks import BLOCKS
+from deconstruct.model.end import end_of
 
 TOP = 10
 """Tokens kept for each latent in each direction."""
 BLOCK_LOGITS = 1 << 24
 """Float32 logits in memory at a time: 64 MiB of them."""
-
-_LAST_NORMS = ("ln_f", "final_layer_norm", "norm")
 
 
 @torch.inference_mode()
@@ -32,11 +31,12 @@ def feature_logits(model: nn.Module, W_dec: Tensor, tokens: Mapping[int, str]) -
 
     W_dec: float32 [d_sae, d_model]. tokens: id -> text of those to choose among. A latent whose
     decoder row is all zeros has no rows. Memory: [d_model, tokens] and `BLOCK_LOGITS` floats.
+
+    Raises ``ConfigError`` for a model whose end is not as `end_of` can tell.
     """
     ids = torch.tensor(sorted(tokens), device=W_dec.device)
-    norm = _last_norm(model)
-    unembedding = model.get_output_embeddings().weight  # type: ignore[operator]
-    W_U = unembedding[ids].float().T
+    end = end_of(model)
+    W_U = end.weight[ids].float().T
     kept = min(TOP, len(ids))
     latents = torch.nonzero(W_dec.abs().amax(1) > 0)[:, 0]
     if len(latents) == 0:
@@ -45,8 +45,9 @@ def feature_logits(model: nn.Module, W_dec: Tensor, tokens: Mapping[int, str]) -
     step = max(1, BLOCK_LOGITS // max(1, len(ids)))
     for start in range(0, len(latents), step):
         block = latents[start : start + step]
-        logits = norm(W_dec[block].to(unembedding.dtype)).float() @ W_U
+        logits = end.added(W_dec[block]) @ W_U
         logits -= logits.mean(1, keepdim=True)
+        logits *= end.scale
         for sign in (1, -1):
             found.append((sign * logits).topk(kept, dim=1))
             found[-1] = (sign * found[-1][0], found[-1][1])
@@ -71,17 +72,3 @@ def _table(latents: Tensor, logit: Tensor, ids: Tensor, tokens: Mapping[int, str
         logit.transpose(0, 1).reshape(-1).cpu().numpy(),
     ]
     return FEATURE_LOGITS.of(*columns)
-
-
-def _last_norm(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """What stands between the last block and the unembedding; OPT-350M has a projection there."""
-    for path in BLOCKS:
-        stack: nn.Module | None = model
-        for name in path.split(".")[:-1]:
-            stack = getattr(stack, name, None)
-        if stack is None or not hasattr(stack, path.rsplit(".", maxsplit=1)[-1]):
-            continue
-        names = (*_LAST_NORMS, "project_out")
-        parts = [part for name in names if (part := getattr(stack, name, None)) is not None]
-        return nn.Sequential(*parts)
-    return nn.Identity()

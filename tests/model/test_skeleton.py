@@ -84,7 +84,5 @@ def test_code_of_its_own_and_names_that_nobody_knows(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a 'theirs' model runs code of its own"):
         check_hooks(written(tmp_path, code), STREAM)
     odd = {"model_type": "mistral", "num_hidden_layers": 2, "hidden_size": "wide"}
-    with pytest.raises(
-        ConfigError, match=r"'./mine': a 'mistral' model is no causal"
-    ):
+    with pytest.raises(ConfigError, match=r"'./mine': a 'mistral' model is no causal"):
         check_hooks(written(tmp_path, odd), STREAM)
