@@ -180,7 +180,7 @@ class _Writing:
             self.documents += len(table)
             if not self.vocabulary.spaces_kept:  # version 2 gave their tokens no spaces
                 cuts = self._cut(table["text"].to_pylist())
-                if [self.vocabulary.prefix + cut.ids for cut in cuts] != ids:
+                if [cut.ids for cut in cuts] != ids:
                     raise DataError(
                         f"corpus.source {self.source.name!r}: this version of `transformers` cuts "
                         "the texts of the corpus that it grows from into other tokens; take "
@@ -212,12 +212,11 @@ class _Writing:
         if not whole:
             return
         texts, labels, cuts = (list(column) for column in zip(*whole, strict=True))
-        prefix = self.vocabulary.prefix
         doc_ids = np.arange(self.documents, self.documents + len(whole), dtype=np.uint32)
         keys = [_doc_key(text) for text in texts]
         self._note_labels(labels)
-        splits = self.splits.draw(keys, [prefix + cut.ids for cut in cuts])
-        lengths = np.array([len(prefix) + len(cut.ids) for cut in cuts], np.uint32)
+        splits = self.splits.draw(keys, [cut.ids for cut in cuts])
+        lengths = np.array([len(cut.ids) for cut in cuts], np.uint32)
         documents.write(DOCUMENTS.of(doc_ids, keys, splits, labels, texts, lengths))
         self._write_tokens(doc_ids, cuts, tokens)
         self.documents += len(whole)
@@ -237,19 +236,18 @@ class _Writing:
         return new
 
     def _cut(self, texts: list[str]) -> list[Cut]:
-        return self.vocabulary.cut(texts, self.config.max_tokens - len(self.vocabulary.prefix))
+        return self.vocabulary.documents(texts, self.config.max_tokens)
 
     def _write_tokens(
         self, doc_ids: NDArray[np.uint32], cuts: list[Cut], tokens: GroupedWriter
     ) -> None:
         """Rows of ``tokens.parquet`` of some documents, and how far they go in their texts."""
-        prefix = self.vocabulary.prefix
-        lengths = np.array([len(prefix) + len(cut.ids) for cut in cuts], np.int64)
-        ids = (prefix + cut.ids for cut in cuts)
+        lengths = np.array([len(cut.ids) for cut in cuts], np.int64)
+        ids = (cut.ids for cut in cuts)
         token_ids = np.fromiter(itertools.chain.from_iterable(ids), np.uint32)
         spaced = None
         if not self.vocabulary.spaces_kept:
-            before = ([False] * len(prefix) + (cut.spaced or []) for cut in cuts)
+            before = (cut.spaced or [] for cut in cuts)
             spaced = np.fromiter(itertools.chain.from_iterable(before), np.bool_)
             self.kept.append(np.array([cut.characters for cut in cuts], np.uint32))
         count = len(token_ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -62,12 +63,33 @@ class Vocabulary:
             return []
         if self._prepend_bos == "always":
             return [] if self.bos is None else [self.bos]
-        bare = self._tokenizer("a", add_special_tokens=False)["input_ids"]
-        dressed = self._tokenizer("a", add_special_tokens=True)["input_ids"]
-        for start in range(len(dressed) - len(bare) + 1):
-            if dressed[start : start + len(bare)] == bare:
-                return list(dressed[:start])
-        return []
+        for text in self._known_texts():
+            bare = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+            dressed = self._tokenizer(text, add_special_tokens=True)["input_ids"]
+            if not bare or self.special[bare].any():  # unknown to it, it may be told as a marker
+                continue
+            for start in range(len(dressed) - len(bare) + 1):
+                if dressed[start : start + len(bare)] == bare:
+                    return list(dressed[:start])
+            return []
+        first = self._tokenizer("", add_special_tokens=True)["input_ids"][:1]
+        return first if first == [self.bos] else []
+
+    def _known_texts(self) -> Iterator[str]:
+        """Short texts, one of which should have a token: not every vocabulary has an "a"."""
+        yield "a"
+        yield from (self._tokenizer.decode([i]) for i in np.flatnonzero(~self.special)[:1000])
+
+    def documents(self, texts: list[str], length: int) -> list[Cut]:
+        """The first ``length`` tokens of each text as a document, `prefix` and all; one that brings
+        the prefix itself, as chats do that begin with "<s>", gets no second."""
+        prefix = self.prefix
+        cuts = self.cut(texts, length - len(prefix))
+        bring = [n for n, cut in enumerate(cuts) if prefix and cut.ids[: len(prefix)] == prefix]
+        documents = [_after(prefix, cut) for cut in cuts]
+        for n, cut in zip(bring, self.cut([texts[n] for n in bring], length), strict=True):
+            documents[n] = cut
+        return documents
 
     def cut(self, texts: list[str], length: int) -> list[Cut]:
         """The first ``length`` tokens of each text, without any that the text does not hold."""
@@ -125,7 +147,8 @@ class Vocabulary:
         """Whether an id is a marker and no text; bool [vocabulary].
 
         The token for the unknown stands for a text's piece, so it is none, unless it serves as
-        BOS, EOS or padding too, as GPT-2's does.
+        BOS, EOS or padding too, as GPT-2's does. Nor is one that texts are made of, such as a comma
+        that somebody took for padding; only what stands at a document's beginning is never text.
         """
         tokenizer = self._tokenizer
         ids = set(tokenizer.all_special_ids)
@@ -133,9 +156,18 @@ class Vocabulary:
         markers = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
         if tokenizer.unk_token_id not in markers:
             ids.discard(tokenizer.unk_token_id)
+        names = {i: str(tokenizer.convert_ids_to_tokens(i)) for i in ids}
+        ids = {i for i in ids if i == tokenizer.bos_token_id or not _is_text(names[i])}
         special = np.zeros(len(self.strings), bool)
         special[sorted(ids)] = True
         return special
+
+
+def _is_text(token: str) -> bool:
+    """Whether a token that is declared special is a piece of text, not a marker as ``<s>``,
+    ``[SEP]``, ``<|endoftext|>`` and ``PAD`` are."""
+    in_brackets = any(sign in token for sign in "<>[]{}|")
+    return not in_brackets and not (token.isupper() and len(token) > 2)
 
 
 def token_strings(corpus: Artifact, *, special: bool = True) -> dict[int, str]:
@@ -151,6 +183,11 @@ def token_strings(corpus: Artifact, *, special: bool = True) -> dict[int, str]:
         for token, text in zip(*columns, strict=True):
             strings[token] = min(text, strings.get(token, text))
     return strings
+
+
+def _after(prefix: list[int], cut: Cut) -> Cut:
+    spaced = None if cut.spaced is None else [False] * len(prefix) + cut.spaced
+    return cut._replace(ids=prefix + cut.ids, spaced=spaced)
 
 
 def _with_spaces(text: str, ids: list[int], offsets: list[tuple[int, int]]) -> Cut:

@@ -155,6 +155,7 @@ def evaluate(
         rows += _density(latents, draft)
         _logits(dictionary, lm, corpus, draft)
         recorded_with.check_unchanged()
+        _warn(rows)
         with draft.writing(SAE_METRICS.file) as path:
             parquet.write(path, SAE_METRICS.of_rows(rows))
         draft.facts.update({str(row["metric"]): row["value"] for row in rows})
@@ -285,6 +286,14 @@ def _rows(
     bootstrap = Bootstrap(documents, config.bootstrap, config.seed)
     found = bootstrap.estimates(sums, {name: told[0] for name, told in metrics.items()})
     return [_row(name, found[name], n, *told[1:]) for name, told in metrics.items()]
+
+
+def _warn(rows: list[dict[str, Any]]) -> None:
+    """Say which metrics are no numbers: a ratio to something that does not vary, or is zero."""
+    undefined = [str(row["metric"]) for row in rows if not np.isfinite(row["value"])]
+    if undefined:
+        log.warning("evaluation: %s undefined, as what they are measured against is zero",
+                    ", ".join(undefined) + (" is" if len(undefined) == 1 else " are"))  # fmt: skip
 
 
 def _row(metric: str, found: Estimate, n: int, unit: str, note: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def check(config: GatesConfig, found: Mapping[str, float | None]) -> None:
         value = found[name]
         if value is None:
             faults.append(f"gates.{gate} = {bound:g}, but this run has no {name}")
-        elif (value > bound) if side == "max" else (value < bound):
+        elif not ((value <= bound) if side == "max" else (value >= bound)):  # NaN is neither
             faults.append(f"gates.{gate} = {bound:g}, but {name} is {value:.4g}")
     if faults:
         raise GateError(

@@ -8,13 +8,14 @@ from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from deconstruct.activations.reader import ActivationReader, BatchSource
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, keys_of
 from deconstruct.artifacts.ancestry import recipe_of
 from deconstruct.common import trackers
-from deconstruct.common.errors import ConfigError
+from deconstruct.common.errors import ConfigError, DataError
 from deconstruct.common.hardware import pick_device
 from deconstruct.config import SaeConfig
 from deconstruct.sae.engines.ranks import ranks
@@ -162,6 +163,9 @@ def _train_together(
     """One pass over the activations for members that agree in `same_pass`."""
     any_of = next(iter(drafts))
     reader, beside = readers.train
+    for read in (reader, beside):
+        if read is not None:
+            _check_varies(read)
     moments, output, held_out = reader.moments, None, None
     if any_of.patience is not None:
         reader, kept = reader.hold_out(any_of.held_out_share)
@@ -196,6 +200,17 @@ def _train_together(
         loop.train_all(batches(reader, beside), list(members.values()), output)
     for config, draft in drafts.items():
         _write(draft, members[config], readers.activations, readers.output)
+
+
+def _check_varies(reader: ActivationReader) -> None:
+    """Raise ``DataError`` if there is nothing to learn: all rows equal, to float32's precision."""
+    moments, facts = reader.moments, reader.artifact.facts
+    noise = np.finfo(np.float32).eps ** 2 * np.square(moments.mean).sum()
+    if not moments.variance.sum() > noise:
+        raise DataError(
+            f"activations at site {facts['site']!r} do not vary: they are equal on all "
+            f"{moments.rows:,} train rows, so there is nothing to take apart; choose another site"
+        )
 
 
 @contextmanager

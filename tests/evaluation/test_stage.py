@@ -369,3 +369,31 @@ def test_facts_and_bytes(bench: Bench, judged: Artifact, d_in: int, tmp_path: Pa
     assert again.digest() == judged.digest()
     assert bench(rough(d_in), seed=1).key != judged.key
     assert bench(rough(d_in), max_documents=None).facts["loss_clean"] != judged.facts["loss_clean"]
+
+
+def test_a_metric_that_is_no_number_is_named(
+    bench: Bench, d_in: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a reconstruction that is zero everywhere, the bias is 0 / 0."""
+    anew = Bench(tmp_path, bench.model, bench.corpus, bench.recorded)
+    made = anew(constant(torch.zeros(d_in)))
+    assert np.isnan(values(made)["relative_reconstruction_bias"])
+    assert "relative_reconstruction_bias is undefined, as what" in caplog.text
+
+
+def test_a_model_whose_end_can_not_be_told_has_no_logits(
+    bench: Bench,
+    d_in: int,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load_odd(model: ResolvedModel, device: str) -> torch.nn.Module:
+        loaded = load(model, device)
+        loaded.lm_head.register_forward_hook(lambda module, args, output: output.square())
+        return loaded
+
+    monkeypatch.setattr("deconstruct.evaluation.stage.load", load_odd)
+    made = Bench(tmp_path, bench.model, bench.corpus, bench.recorded)(rough(d_in))
+    assert made.manifest.files["feature_logits.parquet"].rows == 0
+    assert "no logit lens for a LlamaForCausalLM: its unembedding is no linear map" in caplog.text

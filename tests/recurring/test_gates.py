@@ -17,3 +17,9 @@ def test_gates_say_each_figure_that_is_beyond_them() -> None:
     said = str(caught.value)
     assert said.startswith("gates.max_fvu = 0.2, but fvu is 0.3; gates.min_probe_accuracy = 0.9, ")
     assert "this run has no probe_accuracy; the run is not published" in said
+
+
+def test_a_figure_that_is_no_number_passes_no_gate() -> None:
+    for bound in (GatesConfig(max_fvu=0.2), GatesConfig(min_probe_accuracy=0.2)):
+        with pytest.raises(gates.GateError, match="is nan"):
+            gates.check(bound, {"fvu": float("nan"), "probe_accuracy": float("nan")})
