@@ -13,7 +13,15 @@ from pathlib import Path
 import duckdb
 import pytest
 from support.prefect_api import ask
-from support.running import STAGES, artifacts, cached_stages, deconstruct, digests, stalled
+from support.running import (
+    STAGES,
+    artifacts,
+    cached_stages,
+    deconstruct,
+    digests,
+    patience,
+    stalled,
+)
 
 
 @pytest.fixture
@@ -57,7 +65,7 @@ def test_the_second_run_is_answered_from_cache_stage_by_stage(finished: Path, co
     assert again.returncode == 0, again.stderr
     assert cached_stages(again.stderr) == dict.fromkeys(STAGES, True)
     assert before == (digests(finished), written(finished))
-    assert time.monotonic() - started < 60  # 7 s on a machine that does nothing else
+    assert time.monotonic() - started < patience(60)  # 7 s alone
 
 
 @pytest.mark.parametrize(
@@ -89,11 +97,11 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(
 
 def test_the_server_of_a_killed_run_goes_with_it(config: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    with stalled("flows.local:run_here:1", home, "run", config) as process:
+    with stalled("deconstruct.activations.shards:write:1", home, "run", config) as process:
         listing = ["ps", "-ww", "--ppid", str(process.pid), "-o", "pid=,args="]
         children = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
-        server = int(children.split(maxsplit=1)[0])
-        assert "flows.embedded_server" in children
+        (own,) = [line for line in children.splitlines() if "flows.embedded_server" in line]
+        server = int(own.split(maxsplit=1)[0])
     deadline = time.monotonic() + 120
     while Path(f"/proc/{server}").exists():
         assert time.monotonic() < deadline

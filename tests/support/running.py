@@ -36,7 +36,11 @@ checkpoint.EVERY_SECONDS = 0.0
 from flows.cli import app
 app()
 """
-"""The command, but at the n-th call of ``module:function:n`` it waits to be killed."""
+"""The command, but at the n-th call of ``module:function:n`` it waits to be killed.
+
+The module may not import Prefect, which reads its settings as it is imported: the command makes
+them.
+"""
 
 CONFIG = """
 name = "small"
@@ -61,6 +65,11 @@ bootstrap = 50
 ks = [1, 4]
 bootstrap = 50
 """
+
+
+def patience(seconds: float) -> float:
+    """Seconds of a machine that does nothing else, in those of this one, whose cores are shared."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def write_config(path: Path, model: Path, texts: Path) -> Path:
