@@ -42,8 +42,8 @@ LATENT_DRIFT = Table(
         Column(
             "log2_ratio",
             "DOUBLE",
-            "log2(current / reference), to both of which the density of half a firing on the side "
-            "of fewer tokens is added; 0 where the latent is silent on both.",
+            "log2(current / reference), half a firing on the side of fewer tokens added to both "
+            "shares; 0 where the latent is silent on both.",
         ),
     ),
     "latent_drift.parquet",

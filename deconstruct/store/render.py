@@ -117,7 +117,7 @@ def write_table(
     peaks = names.index("token") if "context" in names and "token" in names else None
     shown, cut = [], False
     for row in rows[:max_rows]:
-        cells = [value if _is_number(value) else cell(value) for value in row]
+        cells = [v if v is None or _is_number(v) else cell(v) for v in row]
         for place, value in enumerate(cells):
             if not full and isinstance(value, str) and len(value) > CELL_WIDTH:
                 peak = "" if peaks is None or row[peaks] is None else cell(row[peaks])

@@ -83,6 +83,16 @@ def test_numbers_of_every_kind_stand_to_the_right() -> None:
     assert page.splitlines()[0].index("d") == page.splitlines()[1].index("5")
 
 
+def test_a_number_that_is_missing_moves_no_other() -> None:
+    page = answered("SELECT * FROM (VALUES (1254), (NULL), (7)) AS t(a_number)", 80)
+    assert [line.rstrip() for line in page.splitlines()[:4]] == [
+        "a_number",
+        "    1254",
+        "",
+        "       7",
+    ]
+
+
 @pytest.fixture(scope="module")
 def extreme(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of a run whose figures are long, under a long name and with long labels."""

@@ -107,6 +107,16 @@ def test_queries_over_several_lines_errors_and_commands(two_runs: TwoRuns) -> No
     assert "1 row" in page
 
 
+def test_each_statement_is_answered_and_a_name_for_an_id_is_said(two_runs: TwoRuns) -> None:
+    page = typed(
+        two_runs[0],
+        "SELECT 1254 AS a; SET VARIABLE x = 7; SELECT getvariable('x') AS b;\r"
+        "SELECT count(*) AS n FROM latents WHERE run_id = 'latest';\r.quit\r",
+    )
+    assert re.search(r"^ *a\n1254\n1 row\n *b\n *7\n1 row\n", page, re.MULTILINE)
+    assert "write resolve_run('latest') in the place of 'latest'" in page
+
+
 def test_history_is_kept_for_the_next_time_and_private(two_runs: TwoRuns, state: Path) -> None:
     typed(two_runs[0], "SELECT 6 * 7 AS answer;\r.quit\r")
     again = typed(two_runs[0], "\x1b[A\x1b[A\r.quit\r")  # up, up: before .quit
