@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TextIO
 
 import duckdb
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
@@ -210,8 +211,8 @@ class _Column:
         cells = [value if isinstance(value, Text) else Text(cell(value)) for value in values]
         firm = [c.cell_len for c, value in zip(cells, values, strict=True) if _is_number(value)]
         texts = [c for c, value in zip(cells, values, strict=True) if not _is_number(value)]
-        natural = max([Text(name).cell_len, *(c.cell_len for c in cells)])
-        words = [Text(word).cell_len for text in [name, *texts] for word in str(text).split()]
+        natural = max([cell_len(name), *(c.cell_len for c in cells)])
+        words = [cell_len(word) for text in [name, *texts] for word in str(text).split()]
         least = max(min(max(words, default=0), WORD), min(natural, NARROW), *firm, 1)
         there = sum(value is not None for value in values)
         return cls(name, cells, 0 < there == len(firm), least, max(natural, 1))
@@ -245,7 +246,7 @@ def _across(columns: Sequence[_Column], width: int) -> Table:
 def _down(columns: Sequence[_Column], width: int) -> Iterator[Table | str]:
     """A line a column, and an empty one between rows."""
     firm = max((c.least for c in columns), default=1)
-    heading = max(1, min(max(Text(c.name).cell_len for c in columns), width - GAP - firm))
+    heading = max(1, min(max(cell_len(c.name) for c in columns), width - GAP - firm))
     for number, row in enumerate(zip(*(column.cells for column in columns), strict=True)):
         view = Table(box=None, pad_edge=False, show_header=False)
         view.add_column(overflow="fold", width=heading)
