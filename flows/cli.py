@@ -66,7 +66,7 @@ def run(
     """Take a language model apart; stages that are done already come from cache."""
     started = time.monotonic()
     settings = load(config, set_ or [])
-    root = _started(home, settings, device, whole=growth == "anew")
+    root = _started(home, settings, device, growth == "anew")
     from flows.local import run_here
     from flows.pipeline import pipeline
     from flows.summary import print_summary
