@@ -151,6 +151,6 @@ def test_without_a_hub_gpt2_ends_in_seconds_with_the_remedy(hub: str, tmp_path: 
         seconds = time.monotonic() - started
     said = Ended(tmp_path / "home", found, seconds).sentence
     assert "hub is out of reach" in said
-    assert "local folder" in said
+    assert "Take a local Parquet, CSV or JSONL file as corpus.source" in said  # before the model
     assert "configs/embedded.toml" in said
     assert seconds < patience(10)
