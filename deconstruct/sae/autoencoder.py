@@ -68,7 +68,8 @@ class SparseAutoencoder:
         transcoder: bool = False,
     ) -> None:
         """Raises ``ConfigError`` for an architecture that we don't know, weights that it lacks or
-        a k that can't be. k: latents a token (topk), on average (batchtopk, matryoshka)."""
+        of other shapes, or a k that can't be. k: latents a token (topk), on average (batchtopk,
+        matryoshka)."""
         if architecture not in ARCHITECTURES:
             raise ConfigError(
                 f"architecture {architecture!r} is unknown; we know {', '.join(ARCHITECTURES)}"
@@ -84,12 +85,29 @@ class SparseAutoencoder:
         self._weights = {name: weights[name].float() for name in names}
         self.W_enc, self.W_dec = self._weights["W_enc"], self._weights["W_dec"]
         self.b_dec = self._weights["b_dec"]
+        if self.W_enc.dim() != 2 or self.b_dec.dim() != 1:
+            raise ConfigError("W_enc must be [d_in, d_sae] and b_dec [d_out]")
         self.d_in, self.d_sae = self.W_enc.shape
-        self.d_out = self.W_dec.shape[1]
+        self.d_out = len(self.b_dec) if transcoder else self.d_in
+        self._check_shapes()
         selection = self._method.selection
         if selection is Selection.PER_TOKEN and not 1 <= (k or 0) <= self.d_sae:
             raise ConfigError(f"k = {k} must lie in 1..d_sae = {self.d_sae}")
         self.k = None if selection is Selection.ABOVE_EDGE else k
+
+    def _check_shapes(self) -> None:
+        sizes = {
+            "W_enc": (self.d_in, self.d_sae), "W_dec": (self.d_sae, self.d_out),
+            "b_dec": (self.d_out,), "W_skip": (self.d_out, self.d_in),
+        }  # fmt: skip
+        for name, weight in self._weights.items():
+            wanted, found = sizes.get(name, (self.d_sae,)), tuple(weight.shape)
+            if found != wanted:
+                turned = ", as if it were transposed" if found == wanted[::-1] else ""
+                raise ConfigError(
+                    f"{name} is {list(found)}, where W_enc [d_in, d_sae] = {[*self.W_enc.shape]} "
+                    f"asks for {list(wanted)}{turned}"
+                )
 
     @cached_property
     def _encoder(self) -> TopKEncoder | None:

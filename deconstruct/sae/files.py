@@ -6,15 +6,20 @@ raw activations, so SAELens is told ``normalize_activations: none`` and ``apply_
 false``. As SAELens does, BatchTopK and Matryoshka are saved as the JumpReLU that they are once
 trained; ``metadata.training_architecture`` keeps the truth. Of transcoders, SAELens knows those
 with ReLU and JumpReLU; the names of the others follow its pattern.
+
+SAELens takes a file without ``metadata.sae_lens_version`` for one from before 6.0, and drops the
+rest of its metadata. `copy_for_sae_lens` adds that in a copy; artifacts keep the bytes they have.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -26,6 +31,8 @@ from deconstruct.sae.autoencoder import SparseAutoencoder
 WEIGHTS = "sae_weights.safetensors"
 CONFIG = "cfg.json"
 _THEIR_NAMES = list(dict.fromkeys(one.saelens for one in ARCHITECTURES.values()))
+SAE_LENS_VERSION = "6.0.0"
+"""The first whose layout this is."""
 
 
 def save_weights(sae: SparseAutoencoder, path: Path) -> None:
@@ -61,18 +68,20 @@ def config_of(sae: SparseAutoencoder, metadata: Mapping[str, Any]) -> dict[str, 
 
 
 def load(folder: Path | str) -> SparseAutoencoder:
-    """Read an autoencoder that `save_weights` and `config_of` describe.
+    """Read an autoencoder that `save_weights` and `config_of` describe, or one of SAELens, also as
+    it wrote them before 6.0.
 
-    Raises ``StorageError`` if a file is missing or damaged, or holds an architecture or an input
-    transformation that we don't have.
+    Raises ``StorageError`` if a file is missing or damaged, or holds an architecture, an activation
+    function or an input transformation that we don't have, or weights of other shapes.
     """
     folder = Path(folder)
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        config = _of_today(json.loads((folder / CONFIG).read_text()))
         weights = load_file(folder / WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, AttributeError, SafetensorError) as error:
         raise StorageError(f"{folder} holds no autoencoder that can be read: {error}") from error
-    theirs = str(config.get("architecture"))
+    _check_function(config, weights, folder)
+    theirs = str(config["architecture"])
     transcoder = theirs.endswith("transcoder")
     base = theirs.removesuffix("transcoder").rstrip("_").removesuffix("skip").rstrip("_")
     base = base or "standard"
@@ -81,9 +90,7 @@ def load(folder: Path | str) -> SparseAutoencoder:
             f"{folder / CONFIG}: architecture {theirs!r} is unknown; "
             f"we read {', '.join(_THEIR_NAMES)}, and transcoders of them"
         )
-    if config.get("normalize_activations", "none") != "none" or config.get(
-        "rescale_acts_by_decoder_norm"
-    ):
+    if config["normalize_activations"] != "none" or config.get("rescale_acts_by_decoder_norm"):
         raise StorageError(
             f"{folder / CONFIG}: its activations are normalised at run time; fold that into the "
             "weights (SAELens: sae.fold_activation_norm_scaling_factor, fold_W_dec_norm) and save"
@@ -95,7 +102,7 @@ def load(folder: Path | str) -> SparseAutoencoder:
         sae = SparseAutoencoder(architecture, weights, k, transcoder)
     except ConfigError as error:
         raise StorageError(f"{folder} holds no autoencoder that can be read: {error}") from error
-    if not config.get("apply_b_dec_to_input"):
+    if not config.get("apply_b_dec_to_input", not transcoder):
         return sae
     w = sae.weights()
     shifted = w | ARCHITECTURES[architecture].fold(w, 1.0, w["b_dec"] @ w["W_enc"])
@@ -109,6 +116,54 @@ def _trained_as(base: str, told: Any) -> str:
     if told in ours:
         return str(told)
     return next(n for n, one in ours.items() if one.selection is not Selection.PER_BATCH)
+
+
+def copy_for_sae_lens(folder: Path | str, target: Path | str) -> Path:
+    """Copy a saved autoencoder, such as the artifact of stage ``sae``, to the folder ``target``, so
+    that SAELens keeps its metadata too (``hook_name``, ``model_name``, ``training_architecture``).
+
+    Returns ``target``. Raises ``StorageError`` if ``folder`` holds none that `load` reads.
+    """
+    folder, target = Path(folder), Path(target)
+    load(folder)
+    config = json.loads((folder / CONFIG).read_text())
+    known = {"sae_lens_version": SAE_LENS_VERSION, **(config.get("metadata") or {})}
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder / WEIGHTS, target / WEIGHTS)
+    whole = json.dumps(config | {"metadata": known}, indent=1, sort_keys=True)
+    (target / CONFIG).write_text(whole + "\n")
+    return target
+
+
+def _of_today(config: dict[str, Any]) -> dict[str, Any]:
+    """``cfg.json`` in today's terms. Before 6.0, SAELens named the activation function and called
+    a TopK SAE a standard one (``handle_pre_6_0_config`` in its ``pretrained_sae_loaders``)."""
+    config = {"activation_fn_str" if k == "activation_fn" else k: v for k, v in config.items()}
+    config.setdefault("architecture", "standard")
+    if config.get("normalize_activations") in (None, False):
+        config["normalize_activations"] = "none"
+    if config.get("activation_fn_str") == "topk" and config["architecture"] in ("standard", "topk"):
+        asked = (config.get("activation_fn_kwargs") or {}).get("k")
+        config |= {"architecture": "topk", "k": config.get("k", asked)}
+    return config
+
+
+def _check_function(
+    config: Mapping[str, Any], weights: Mapping[str, torch.Tensor], folder: Path
+) -> None:
+    """Raise ``StorageError`` for what would be left out of the function that the SAE is."""
+    function = config.get("activation_fn_str") or "relu"
+    if function != "relu" and (function != "topk" or config["architecture"] != "topk"):
+        raise StorageError(
+            f"{folder / CONFIG}: activation function {function!r} of a {config['architecture']} "
+            "SAE is not supported; we read relu, and topk of a standard one"
+        )
+    for name in ("scaling_factor", "finetuning_scaling_factor"):
+        if name in weights and not torch.allclose(weights[name], torch.ones_like(weights[name])):
+            raise StorageError(
+                f"{folder / WEIGHTS}: its latents are scaled after finetuning ({name}), which is "
+                "not supported; multiply the rows of W_dec with it, take it out, and save"
+            )
 
 
 def tensor_lens_name(layer: int, hook: str) -> str:
