@@ -30,6 +30,7 @@ _PIECES = ("*.model", "*.spm", "*.tiktoken")
 _VOCABULARIES = ("vocab*", "*.vocab", "bpe.codes", "dict.txt", "tekken.json", *_PIECES)
 _POINTER = b"version https://git-lfs"
 _OTHER_WEIGHTS = ("*.gguf", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx")
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
 _MAX_HEADER = 100_000_000
 """Bytes; the limit of the safetensors format."""
 
@@ -72,6 +73,19 @@ def lacking(folder: Path) -> str | None:
 
 def weights_of(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*.safetensors"))
+
+
+def embedding_of(folder: Path) -> list[int] | None:
+    """Rows and width of the embedding in a folder's weights; None where it is not one tensor under
+    a usual name. Of weights only the headers are read."""
+    headers = [_header(folder / name) for name in weights_of(folder)]
+    shapes = [
+        shape
+        for header in headers
+        for name, shape in (header[0] if header else {}).items()
+        if name.endswith(_EMBEDDINGS) and len(shape) == 2
+    ]
+    return shapes[0] if len(shapes) == 1 else None
 
 
 def digest_of(folder: Path, names: Iterable[str]) -> str:
@@ -155,10 +169,11 @@ def _not_whole(folder: Path) -> str | None:
         if name.endswith(".json") and not _ends_as_json(folder / name):
             return f"{name} is no JSON, or cut off; {again}"
     for name in weights_of(folder):
-        tensors = _header(folder / name)
-        if tensors is None:
+        header = _header(folder / name)
+        if header is None:
             return f"{name} is no safetensors file, or cut off within its header; {again}"
-        size, whole = (folder / name).stat().st_size, tensors.pop("", 0)
+        tensors, whole = header
+        size = (folder / name).stat().st_size
         if size < whole:
             return f"{name} is cut off: it has {size:,} of its {whole:,} bytes; {again}"
         if quantised := [tensor for tensor in tensors if tensor.endswith((".qweight", ".SCB"))]:
@@ -169,8 +184,8 @@ def _not_whole(folder: Path) -> str | None:
     return None
 
 
-def _header(path: Path) -> dict[str, int] | None:
-    """Names of a safetensors file's tensors, and under "" how many bytes it must have.
+def _header(path: Path) -> tuple[dict[str, list[int]], int] | None:
+    """Names and shapes of a safetensors file's tensors, and how many bytes it must have.
 
     https://huggingface.co/docs/safetensors: the header's length in 8 bytes, the header as JSON,
     then the tensors at ``data_offsets`` from its end.
@@ -182,10 +197,12 @@ def _header(path: Path) -> dict[str, int] | None:
             return None
         try:
             header = json.loads(handle.read(length))
-            ends = {n: int(t["data_offsets"][1]) for n, t in header.items() if n != "__metadata__"}
+            header.pop("__metadata__", None)
+            end = max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
+            shapes = {name: list(tensor["shape"]) for name, tensor in header.items()}
         except (ValueError, TypeError, KeyError, IndexError, AttributeError):
             return None
-    return ends | {"": 8 + length + max(ends.values(), default=0)}
+    return shapes, 8 + length + end
 
 
 def _ends_as_json(path: Path) -> bool:

@@ -15,7 +15,13 @@ from deconstruct.common.paths import absolute
 from deconstruct.common.site import Site
 from deconstruct.config import ModelConfig
 from deconstruct.model.embedded import PREFIX, embedded_model
-from deconstruct.model.folder import check_folder, digest_of, tokenizer_files, weights_of
+from deconstruct.model.folder import (
+    check_folder,
+    digest_of,
+    embedding_of,
+    tokenizer_files,
+    weights_of,
+)
 from deconstruct.model.hub import snapshot
 
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
@@ -97,6 +103,19 @@ class ResolvedModel:
             "it is no decoder-only transformer that we know"
         )
 
+    def check_weights(self) -> None:
+        """Raise ``ConfigError`` if the weights' embedding is not as config.json says."""
+        found, rows = embedding_of(self.folder), self.vocabulary
+        if found is None:
+            return
+        width = self._found(("word_embed_proj_dim",)) or self.d_model  # OPT projects its own
+        if found != [rows or found[0], width]:
+            raise ConfigError(
+                f"model.name = {self.name!r}: its weights embed {found[0]} tokens in {found[1]} "
+                f"dimensions, but its config.json says {rows} in {width}; take config.json and "
+                "weights from one place"
+            )
+
     def check_unchanged(self) -> None:
         """Raise ``ConfigError`` if the user's folder no longer holds what was digested.
 
@@ -141,7 +160,9 @@ def resolve(root: DataRoot, config: ModelConfig) -> ResolvedModel:
         folder, digest = artifact.path, artifact.key
     elif folder.is_dir():
         check_folder(folder, config.name)
-        return ResolvedModel(config.name, folder, *_digests(folder), config.dtype, own=True)
+        own = ResolvedModel(config.name, folder, *_digests(folder), config.dtype, own=True)
+        own.check_weights()
+        return own
     elif config.name.startswith(("/", "./", "../", "~")):
         raise ConfigError(
             f"model.name = {config.name!r}: there is no such folder; name a folder that holds "

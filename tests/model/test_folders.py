@@ -87,6 +87,18 @@ def lone_sentencepiece(folder: Path) -> None:
     (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02")
 
 
+def of_other_width(folder: Path) -> None:
+    settings(folder, hidden_size=48)
+
+
+def of_fewer_tokens(folder: Path) -> None:
+    settings(folder, vocab_size=10)
+
+
+def of_no_width(folder: Path) -> None:
+    settings(folder, hidden_size=-1)
+
+
 def no_vocabulary(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()  # tokenizer_config.json is left
 
@@ -109,6 +121,9 @@ BAD = {
     text("tokenizer.json", POINTER): "tokenizer.json is a pointer of Git LFS",
     text("model.safetensors.index.json", b'{"weight_map": {'): "index.json is no JSON, or cut off",
     lone_sentencepiece: r"tokenizer is tokenizer\.model alone, which takes the package sentence",
+    of_other_width: r"embed \d+ tokens in 32 dimensions, but its config.json says \d+ in 48",
+    of_fewer_tokens: r"embed \d+ tokens in 32 dimensions, but its config.json says 10 in 32",
+    of_no_width: "its config.json gives no width",
     no_vocabulary: "the folder holds no tokenizer; name",
 }
 

@@ -141,7 +141,9 @@ def test_weights_that_are_missing_are_not_made_up(root: DataRoot, folder: Path) 
 
 
 def test_what_is_no_language_model_is_said(root: DataRoot, folder: Path) -> None:
-    (folder / "config.json").write_text('{"model_type": "vit", "num_hidden_layers": 2}')
+    (folder / "config.json").write_text(
+        '{"model_type": "vit", "num_hidden_layers": 2, "hidden_size": 32}'
+    )
     with pytest.raises(ConfigError, match="does not load as a causal language model"):
         load(resolved(root, folder), "cpu")
 
