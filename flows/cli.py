@@ -19,9 +19,9 @@ from rich.table import Table
 from deconstruct.artifacts import DataRoot
 from deconstruct.cli import app, report_errors
 from deconstruct.common import trackers
+from deconstruct.common.importing import importing
 from deconstruct.config import Growth, RunConfig, load
 from flows import environment
-from flows.importing import importing
 from flows.troubles import check_server, with_server
 
 Home = Annotated[

@@ -20,8 +20,8 @@ from http.client import HTTPException
 from pathlib import Path
 
 from deconstruct.common.errors import ConfigError, DeconstructError
+from deconstruct.common.importing import importing
 from flows.child import watch_parent
-from flows.importing import importing
 
 HOST = "127.0.0.1"
 START_SECONDS = 120

@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from flows.importing import importing
+from deconstruct.common.importing import importing
 
 
 def test_what_is_imported_is_left_alone_for_good_and_the_rest_is_collected_again() -> None:
