@@ -69,13 +69,22 @@ def open_store(home: Path | str | None = None) -> duckdb.DuckDBPyConnection:
         connection, root = _open_local(data_root(where))
     # Only for what lies elsewhere than when it was published: the variable is also read by the
     # views of other stores that are attached.
-    if connection.execute("SELECT artifact_root()").fetchall() != [(root,)]:
+    if _root_of(connection) != root:
         connection.execute(f"SET VARIABLE {HOME_VARIABLE} = ?", [root])
     # More contexts at a time find their documents by skipping row groups, whose footers are read
     # once: artifacts don't change.
     connection.execute("SET dynamic_or_filter_threshold = 500")
     connection.execute("SET parquet_metadata_cache = true")
     return connection
+
+
+def _root_of(connection: duckdb.DuckDBPyConnection) -> str | None:
+    """Where the store's views read; None in an exported file, which has none over artifacts."""
+    try:
+        ((root,),) = connection.execute("SELECT artifact_root()").fetchall()
+    except duckdb.CatalogException:
+        return None
+    return str(root)
 
 
 def _open_local(root: Path) -> tuple[duckdb.DuckDBPyConnection, str]:
