@@ -20,6 +20,7 @@ import duckdb
 
 from deconstruct.artifacts import fsync
 from deconstruct.common.errors import StorageError
+from deconstruct.store.ddl import HOME_VARIABLE, literal, name
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,9 @@ COPY_ATTEMPTS = 20
 
 SMALL_BLOCKS = 16_384
 """Many small tables: a column takes a block, and an empty store 0.5 MB instead of 6.5."""
+
+STORAGE = "v1.2.0"
+"""DuckDB's storage that files are written in: shells, notebooks and BI tools since 1.2 read it."""
 
 LARGE_BLOCKS = 262_144
 """DuckDB's own default, for files that hold millions of rows."""
@@ -51,6 +55,7 @@ def rewriting(
             if start_from is not None and start_from.exists():
                 _warn_of_a_writer(start_from)
                 copy_database(start_from, draft)
+                _store_for_older(draft, block_size, start_from)
             connection = _connect(draft, block_size)
             try:
                 connection.execute("BEGIN")
@@ -107,11 +112,49 @@ def copy_database(source: Path, target: Path) -> None:
     )
 
 
+def _store_for_older(draft: Path, block_size: int, store: Path) -> None:
+    """Write a draft anew in `STORAGE` if it is in a newer one, which a file never leaves by itself.
+
+    Views are made anew on the way, and need the artifacts that they look into: where those are
+    gone, the draft stays as it is.
+    """
+    newer = _newer(draft)
+    with _connect(draft, block_size) as connection:
+        if _storage(connection) == f"{STORAGE}+":
+            return
+    draft.rename(newer)
+    try:
+        with _connect(draft, block_size) as connection:
+            connection.execute(f"SET VARIABLE {HOME_VARIABLE} = ?", [str(store.parent)])
+            file, aim = literal(str(newer)), name(_database(connection))
+            connection.execute(f"ATTACH {file} AS newer (READ_ONLY)")
+            connection.execute(f"COPY FROM DATABASE newer TO {aim}")
+    except duckdb.Error as error:
+        log.info("%s stays in its DuckDB's storage: %s", store, str(error).splitlines()[0])
+        draft.unlink(missing_ok=True)
+        newer.rename(draft)
+    finally:
+        newer.unlink(missing_ok=True)
+
+
+def _storage(connection: duckdb.DuckDBPyConnection) -> str:
+    found = connection.execute(
+        "SELECT tags['storage_version'] FROM duckdb_databases() WHERE database_name = ?",
+        [_database(connection)],
+    ).fetchall()
+    return str(found[0][0])
+
+
+def _database(connection: duckdb.DuckDBPyConnection) -> str:
+    return str(connection.execute("SELECT current_database()").fetchall()[0][0])
+
+
 def _connect(draft: Path, block_size: int) -> duckdb.DuckDBPyConnection:
     settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": MEMORY_LIMIT,
         "temp_directory": str(_spill(draft)),
         "default_block_size": block_size,
+        "storage_compatibility_version": STORAGE,
     }
     try:
         return duckdb.connect(draft, config=settings)
@@ -135,8 +178,13 @@ def _replace(draft: Path, target: Path) -> None:
 
 def _clear(draft: Path) -> None:
     draft.unlink(missing_ok=True)
+    _newer(draft).unlink(missing_ok=True)
     _wal(draft).unlink(missing_ok=True)
     shutil.rmtree(_spill(draft), ignore_errors=True)
+
+
+def _newer(draft: Path) -> Path:
+    return draft.with_name(f"{draft.name}.newer")
 
 
 def _wal(database: Path) -> Path:
