@@ -86,6 +86,32 @@ def run(
 
 @app.command()
 @report_errors
+def plan(
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="A TOML file.", show_default="the embedded configuration"),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change one field; repeatable."),
+    ] = None,
+    home: Home = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    growth: Annotated[Growth, typer.Option(help="As of `run`.")] = "anew",
+) -> None:
+    """Say what a run would do: what comes from cache, what is made and why, in how much time."""
+    settings = load(config, set_ or [])
+    root = DataRoot(environment.data_root(home))
+    environment.apply(root.path, quiet=True)
+    _speak()
+    with importing():
+        from flows import pipeline
+        from flows.summary import print_plan
+    print_plan(pipeline.plan(root, settings, device, growth))
+
+
+@app.command()
+@report_errors
 @with_server
 def sweep(
     config: Annotated[Path, typer.Argument(help="A TOML file with a table [sweep].")],

@@ -29,6 +29,7 @@ from flows.preflight import check_recorded, preflight
 from flows.ui import run_name, show_results, speak, tag
 from tasks import stages as task
 from tasks import training
+from tasks.planning import Plan, Planning
 from tasks.spread import Spread
 from tasks.stage import Call, Outcome, Ref, Stages
 from tasks.store import store as publish
@@ -113,18 +114,39 @@ def pipeline(
     give_caches_a_place(root.path)
     tag(config)
     model, source = preflight(root, config, device, whole=growth == "anew")
-    standing = standing_runs.find(root, config, model) if growth != "anew" else {}
-    base = None
-    if standing:
-        newest = max(standing.values(), key=lambda run: int(run.corpus.facts["documents"]))
-        base = standing_runs.base_of(root, config, source, newest.corpus)
-    elif growth != "anew":
-        log.info("no standing run %r of these settings yet; it trains the first", config.name)
     run, stages = Running(config, model, device, started, growth), Stages(root)
+    standing, base = going_on(root, run, source)
     return [
         take_apart(run, stages.branch(), recorded, standing.get(recorded.site))
         for recorded in read_and_record(run, stages, source, base, engine)
     ]
+
+
+def plan(root: DataRoot, config: RunConfig, device: str, growth: Growth) -> list[Plan]:
+    """What the flow would do with each stage, but for drift, in their order; nothing is run.
+
+    Raises what the flow raises before any long work.
+    """
+    model, source = preflight(root, config, device, whole=growth == "anew")
+    run, stages = Running(config, model, device, datetime.now(UTC), growth), Planning(root)
+    standing, base = going_on(root, run, source)
+    for recorded in read_and_record(run, stages, source, base, HERE):
+        judged(run, stages.branch(), recorded, standing.get(recorded.site))
+    return stages.plans
+
+
+def going_on(
+    root: DataRoot, run: Running, source: ResolvedSource
+) -> tuple[dict[str, Standing], Artifact | None]:
+    """The standing run of each site that this one goes on from, and the corpus it grows from."""
+    if run.growth == "anew":
+        return {}, None
+    standing = standing_runs.find(root, run.config, run.model)
+    if not standing:
+        log.info("no standing run %r of these settings yet; it trains the first", run.config.name)
+        return {}, None
+    newest = max(standing.values(), key=lambda one: int(one.corpus.facts["documents"]))
+    return standing, standing_runs.base_of(root, run.config, source, newest.corpus)
 
 
 def read_and_record(
@@ -136,7 +158,8 @@ def read_and_record(
     """
     config, model, device = run.config, run.model, run.device
     corpus = stages.run(task.corpus, config.corpus, source=source, model=model, base=base)
-    check_recorded(config, corpus)
+    if corpus.path.exists():  # one that is planned does not
+        check_recorded(config, corpus)
     wanted = recipes(config.activations, model=model, corpus=corpus, device=device)
     inputs = {"model": model, "corpus": corpus, "device": device, "engine": engine}
     found = stages.run_all(Call(task.activations, wanted, config.activations, inputs))
@@ -153,13 +176,34 @@ def take_apart(
 ) -> SiteResult:
     """The stages of one hook site, from its activations to the store.
 
-    standing: the run that this one goes on from; None: there is none. Evaluation, probe and
-    cluster need nothing of each other, and run at the same time.
+    standing: the run that this one goes on from; None: there is none.
     """
-    config, device, site = run.config, run.device, recorded.site
-    corpus, activations = recorded.corpus, recorded.activations
+    config, site = run.config, recorded.site
     if len(config.activations.sites) > 1:
         log.info("-- %s", site)
+    everything = judged(run, stages, recorded, standing)
+    corpus, activations, sae, latents, *_ = everything
+    reference = reference_of(stages.root, corpus, sae)
+    if reference is not None:
+        drift = stages.run(
+            task.drift, config.evaluation, reference=reference, activations=activations, sae=sae,
+            latents=latents, output=recorded.output, device=run.device,
+        )  # fmt: skip
+        everything.append(drift)
+        log.info("%-12s %s", "drift", sentence(drift))
+    gates.check(config.gates, gates.figures({artifact.stage: artifact for artifact in everything}))
+    return published(run, stages, site, everything)
+
+
+def judged(
+    run: Running, stages: Stages, recorded: Recorded, standing: Standing | None
+) -> list[Artifact]:
+    """The artifacts of the stages that every run has, in their order.
+
+    Evaluation, probe and cluster need nothing of each other, and run at the same time.
+    """
+    config, device = run.config, run.device
+    corpus, activations = recorded.corpus, recorded.activations
     sae = autoencoder(run, stages, recorded, standing)
     read = {"corpus": corpus, "activations": activations, "sae": sae}
     latents = stages.run(task.latents, config.latents, **read, device=device)
@@ -173,17 +217,7 @@ def take_apart(
         ),
         stages.call(task.cluster, config.cluster, corpus=corpus, latents=latents),
     )  # fmt: skip
-    everything = [corpus, activations, sae, latents, evaluation, probe, cluster]
-    reference = reference_of(stages.root, corpus, sae)
-    if reference is not None:
-        drift = stages.run(
-            task.drift, config.evaluation, reference=reference, activations=activations, sae=sae,
-            latents=latents, output=recorded.output, device=device,
-        )  # fmt: skip
-        everything.append(drift)
-        log.info("%-12s %s", "drift", sentence(drift))
-    gates.check(config.gates, gates.figures({artifact.stage: artifact for artifact in everything}))
-    return published(run, stages, site, everything)
+    return [corpus, activations, sae, latents, evaluation, probe, cluster]
 
 
 def autoencoder(

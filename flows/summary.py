@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +19,18 @@ from deconstruct.store import open_store
 from deconstruct.store.ddl import literal
 from deconstruct.store.headlines import HEADLINES
 from deconstruct.store.render import Listing, names_of, terminal
+from tasks.planning import Plan
 
 SPARE = ("95%", "loss_recovered", "dead", "seed")
 """Columns of a sweep's front that a narrow terminal does without, the first one first."""
+
+
+_RUN = """
+SELECT (SELECT arg_max(n.name, n.last_execution) FROM names AS n WHERE n.run_id = runs.run_id),
+    site, d_sae, training_tokens
+FROM runs WHERE run_id = ?
+"""
+"""By the name that it was just executed under."""
 
 
 class Figure(NamedTuple):
@@ -36,9 +46,7 @@ def print_summary(home: Path, run_id: str) -> None:
     """Print the headline figures of a run, with intervals and baselines, on standard output."""
     console = terminal()
     with open_store(str(home)) as store:
-        name, site, d_sae, tokens = _one(
-            store, "SELECT name, site, d_sae, training_tokens FROM runs WHERE run_id = ?", run_id
-        )
+        name, site, d_sae, tokens = _one(store, _RUN, run_id)
         rows = [_shown(*figure) for figure in _figures_of(store, run_id)]
         latent = store.execute(
             "SELECT latent FROM probe_weights WHERE run_id = ? AND effect > 0 "
@@ -127,3 +135,25 @@ def print_front(home: Path, sweep: str) -> None:
     console.print(Text.assemble("\n", (sweep, "bold"), heading))
     console.print(table)
     _print_next(console, home, ["sql", f"FROM pareto({literal(sweep)})"])
+
+
+def print_plan(plans: Sequence[Plan]) -> None:
+    """Print what becomes of each stage, and what that takes, going by the nearest that is there."""
+    console = terminal()
+    seconds, size, unknown = 0.0, 0, []
+    for plan in plans:
+        site = f" {plan.recipe.config['site']}" if "site" in plan.recipe.config else ""
+        how = Text("from cache", style="green")
+        if not plan.there:
+            how = Text("made: " + "; ".join(plan.differences), style="bold")
+            if plan.nearest is None:
+                unknown.append(plan.recipe.stage)
+            else:
+                seconds += plan.nearest.manifest.seconds
+                size += sum(entry.bytes for entry in plan.nearest.manifest.files.values())
+        console.print(Text(f"{plan.recipe.stage + site:<12} ").append(how))
+    if all(plan.there for plan in plans):
+        console.print("\nnothing is left to do but to note that it was asked for")
+        return
+    console.print(f"\nabout {seconds:,.0f} s and {size / 1e6:,.0f} MB, as the nearest took", end="")
+    console.print(f"; nothing is known of {', '.join(unknown)}" if unknown else "")

@@ -1,0 +1,108 @@
+"""What a run would do: its stages are looked up, and none is run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from deconstruct.artifacts import Artifact, DataRoot, Manifest, Recipe
+from tasks.stage import Call, Stages
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to become of one stage.
+
+    there: its artifact comes from cache. nearest: of those that are there, the artifact of the
+    stage that differs in the fewest ways, and ``differences`` says in which; None: there is none.
+    """
+
+    recipe: Recipe
+    there: bool
+    nearest: Artifact | None = None
+    differences: tuple[str, ...] = ()
+
+
+@dataclass
+class Planning(Stages):
+    """Stages that are planned instead of run.
+
+    In the place of an artifact that is not there stands one without files, whose key is the one
+    that it will have: so whatever is made of it is planned too.
+    """
+
+    plans: list[Plan] = field(default_factory=list)
+
+    def branch(self) -> Planning:
+        return Planning(self.root, list(self.outcomes), self.states, self.plans)
+
+    def side_by_side(self, *calls: Call) -> list[Artifact]:
+        return [self.run_all(call)[0] for call in calls]
+
+    def run_all(self, call: Call) -> list[Artifact]:
+        return [self._planned(recipe) for recipe in call.recipes]
+
+    def keep(self, artifact: Artifact, whose: str) -> Artifact:
+        self.plans.append(Plan(artifact.manifest.recipe, there=True))
+        return artifact
+
+    def _planned(self, recipe: Recipe) -> Artifact:
+        found = self.root.find(recipe)
+        if found is not None:
+            self.plans.append(Plan(recipe, there=True))
+            return found
+        coming = {plan.recipe.stage for plan in self.plans if not plan.there}
+        self.plans.append(Plan(recipe, False, *nearest(self.root, recipe, coming)))
+        return _to_come(self.root, recipe)
+
+
+def nearest(
+    root: DataRoot, recipe: Recipe, coming: Iterable[str] = ()
+) -> tuple[Artifact | None, tuple[str, ...]]:
+    """The artifact that is most like the one of ``recipe``, and in what that will differ.
+
+    coming: stages that are made anew before it.
+    """
+    others = [one for one in root.artifacts() if one.stage == recipe.stage]
+    if not others:
+        return None, ("there is none yet",)
+    differing = [(differences(recipe, one.manifest.recipe, set(coming)), one) for one in others]
+    ways, found = min(differing, key=lambda d: (len(d[0]), -d[1].manifest.finished.timestamp()))
+    return found, ways or ("its files are damaged",)
+
+
+def differences(recipe: Recipe, other: Recipe, coming: set[str]) -> tuple[str, ...]:
+    """In which fields and inputs a recipe is not ``other``, as phrases for people."""
+    ways = []
+    if recipe.version != other.version:
+        ways.append(f"version of the stage: {other.version} there, {recipe.version} now")
+    for name in _apart(recipe.config, other.config):
+        there, now = (one.get(name, "none") for one in (other.config, recipe.config))
+        ways.append(f"{recipe.stage}.{name}: {there} there, {now} now")
+    for name in _apart(recipe.inputs, other.inputs):
+        ways.append(f"its {name} is made anew" if name in coming else f"another {name}")
+    return tuple(ways)
+
+
+def _apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    names = dict.fromkeys([*one, *other])
+    return [name for name in names if one.get(name) != other.get(name)]
+
+
+def _to_come(root: DataRoot, recipe: Recipe) -> Artifact:
+    now = datetime.now(UTC)
+    manifest = Manifest(
+        stage=recipe.stage,
+        key=recipe.key,
+        version=recipe.version,
+        config=recipe.config,
+        inputs=recipe.inputs,
+        files={},
+        facts={name: recipe.config[name] for name in ("site",) if name in recipe.config},
+        software={},
+        started=now,
+        finished=now,
+    )
+    return Artifact(root.folder(recipe.stage, recipe.key), manifest)
