@@ -197,8 +197,8 @@ def sql(
             ask_on(connection, render.terminal(), rows, full)
         return
     text = _query_text(query, file)
-    format_ = _format(format_, output)
     _check_place(output, "--output")
+    format_ = _format(format_, output)
     with open_store(home) as connection:
         for note in misnamed_runs(connection, text):
             typer.echo(f"note: {note}", err=True)

@@ -13,7 +13,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import duckdb
@@ -119,12 +119,12 @@ def _store_for_older(draft: Path, block_size: int, store: Path) -> None:
     gone, the draft stays as it is.
     """
     newer = _newer(draft)
-    with _connect(draft, block_size) as connection:
+    with closing(_connect(draft, block_size)) as connection:
         if _storage(connection) == f"{STORAGE}+":
             return
     draft.rename(newer)
     try:
-        with _connect(draft, block_size) as connection:
+        with closing(_connect(draft, block_size)) as connection:
             connection.execute(f"SET VARIABLE {HOME_VARIABLE} = ?", [str(store.parent)])
             file, aim = literal(str(newer)), name(_database(connection))
             connection.execute(f"ATTACH {file} AS newer (READ_ONLY)")

@@ -222,7 +222,7 @@ def test_a_run_that_died_with_its_worker_is_found_and_can_be_retried(
         os.kill(pid, signal.SIGKILL)
     served.wait_for(run, "Crashed")
     assert "found by its lock" in served.ask("GET", f"/flow_runs/{run}")["state"]["message"]
-    assert "local-cpu had ended; started again" in served.log.read_text()
+    served.wait(lambda: "local-cpu had ended; started again" in served.log.read_text())
     assert checkpoint.exists()
 
     retried = deconstruct(served.home, "retry", run[-12:])
