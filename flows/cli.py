@@ -19,8 +19,10 @@ from rich.table import Table
 from deconstruct.artifacts import DataRoot
 from deconstruct.cli import app, report_errors
 from deconstruct.common import trackers
+from deconstruct.common.errors import DeconstructError
 from deconstruct.common.importing import importing
 from deconstruct.config import Growth, RunConfig, load
+from deconstruct.store.query import data_root
 from flows import environment
 from flows.troubles import check_server, with_server
 
@@ -101,7 +103,7 @@ def plan(
 ) -> None:
     """Say what a run would do: what comes from cache, what is made and why, in how much time."""
     settings = load(config, set_ or [])
-    root = DataRoot(environment.data_root(home))
+    root = DataRoot(data_root(home))
     environment.apply(root.path, quiet=True)
     _speak()
     with importing():
@@ -156,7 +158,9 @@ def sweep(
 @with_server
 def serve(
     home: Home = None,
-    port: Annotated[int, typer.Option(help="Port of the server on localhost.")] = 4200,
+    port: Annotated[
+        int, typer.Option(min=1, max=65_535, help="Port of the server on localhost.")
+    ] = 4200,
     gpu: Annotated[
         bool | None,
         typer.Option(
@@ -172,7 +176,7 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with (
         contextlib.suppress(KeyboardInterrupt),
-        serving(environment.data_root(home), port, _gpus(gpu), console.print) as served,
+        serving(data_root(home), port, _gpus(gpu), console.print) as served,
     ):
         console.print("ready; Ctrl-C ends it")
         while True:
@@ -202,10 +206,12 @@ def retry(
 
     Its deployment's worker takes it where one is online, else it runs here.
     """
-    root = environment.data_root(home)
+    root = data_root(home)
     DataRoot(root)
     environment.apply(root, quiet=True)
     _speak()
+    if not environment.has_history(root):
+        raise DeconstructError(f"no run has failed in {str(root)!r}; there is nothing to retry")
     server = environment.start_server()
     if server is None:
         check_server()
@@ -236,7 +242,7 @@ def doctor(home: Home = None) -> None:
 
     table = Table(box=None, show_header=False, pad_edge=False)
     sound = True
-    for finding in examine(environment.data_root(home)):
+    for finding in examine(data_root(home)):
         mark = "[green]ok[/]" if finding.sound else "[red]no[/]"
         table.add_row(mark, f"[bold]{finding.subject}[/]", finding.found)
         sound = sound and finding.sound
@@ -248,7 +254,7 @@ def doctor(home: Home = None) -> None:
 def _started(home: str | None, settings: RunConfig, device: str, whole: bool = True) -> Path:
     """The data root, with a Prefect server that answers, after ``settings`` have been checked."""
     trackers.wanted()
-    root = environment.data_root(home)
+    root = data_root(home)
     store = DataRoot(root)  # an unwritable home is said at once, before Prefect starts in it
     _speak()
     from flows.preflight import preflight

@@ -13,7 +13,7 @@ import os
 import pwd
 from pathlib import Path
 
-from deconstruct.common.paths import absolute
+from flows import database
 from flows.embedded_server import EmbeddedServer, healthy
 
 DEFAULTS = {
@@ -36,11 +36,6 @@ QUIET = {
     "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",  # each event that a lost server missed
 }
 """On a terminal the stages speak for themselves; Prefect's own lines still reach its server."""
-
-
-def data_root(home: str | None = None) -> Path:
-    """``home``, else ``DECONSTRUCT_HOME``, else ``./data``, as an absolute path."""
-    return absolute(home or os.environ.get("DECONSTRUCT_HOME") or "data")
 
 
 def apply(home: Path, quiet: bool = False) -> None:
@@ -102,6 +97,12 @@ def _can_be_made(folder: Path) -> bool:
 def prefect_home(home: Path) -> Path:
     """Where Prefect keeps its state for this data root."""
     return home / ".prefect"
+
+
+def has_history(home: Path) -> bool:
+    """Whether a server may know of runs in this data root; after `apply`."""
+    elsewhere = ("PREFECT_API_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
+    return any(name in os.environ for name in elsewhere) or (state() / database.FILE).exists()
 
 
 def state() -> Path:

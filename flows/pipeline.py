@@ -22,7 +22,8 @@ from deconstruct.recurring import gates
 from deconstruct.recurring import standing as standing_runs
 from deconstruct.recurring.standing import Standing
 from deconstruct.store import RunRecord
-from flows.environment import data_root, give_caches_a_place
+from deconstruct.store.query import data_root
+from flows.environment import give_caches_a_place
 from flows.liveness import hold_lock
 from flows.local import check_cancelled
 from flows.preflight import check_recorded, preflight

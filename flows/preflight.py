@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from deconstruct.artifacts import Artifact, DataRoot
-from deconstruct.common.errors import ConfigError
+from deconstruct.common.errors import ConfigError, DataError
 from deconstruct.common.site import Site
 from deconstruct.config import RunConfig
 from deconstruct.corpus import sources
@@ -67,9 +67,14 @@ def check_batch(config: RunConfig, source: ResolvedSource) -> None:
     size, path = config.sae.batch_size, source.path
     if path is None or (path.is_file() and path.stat().st_size > FEW_BYTES_A_TOKEN * size):
         return
-    documents, _ = sources.read(source, config.corpus)
+    documents, rows = sources.read(source, config.corpus)
+    if not any(row.text and row.text.strip() for row in rows):
+        what = "is empty: it has no documents; name another"
+        if documents:
+            what = f"has {documents} documents, none with any text in corpus.text_column"
+        raise DataError(f"corpus.source {source.name!r} {what}")
     most = documents * max(0, config.corpus.max_tokens - config.activations.skip_positions)
-    if documents and size > most:
+    if size > most:
         raise _too_large(size, f"{most} tokens that {documents} documents can give")
 
 

@@ -11,7 +11,8 @@ from prefect.runtime import flow_run
 from deconstruct.artifacts import DataRoot
 from deconstruct.config.sweep import SweepRun
 from deconstruct.sae.stage import recipe
-from flows.environment import data_root, give_caches_a_place
+from deconstruct.store.query import data_root
+from flows.environment import give_caches_a_place
 from flows.liveness import hold_lock
 from flows.pipeline import HERE, Running, SiteResult, read_and_record, take_apart
 from flows.preflight import preflight

@@ -6,7 +6,8 @@ from prefect import flow
 
 from deconstruct.artifacts import DataRoot
 from deconstruct.config import SaeConfig
-from flows.environment import data_root, give_caches_a_place
+from deconstruct.store.query import data_root
+from flows.environment import give_caches_a_place
 from flows.liveness import hold_lock
 from flows.ui import speak
 from tasks.stage import Ref

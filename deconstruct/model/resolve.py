@@ -159,6 +159,11 @@ def resolve(root: DataRoot, config: ModelConfig) -> ResolvedModel:
         artifact = embedded_model(root, config.name)
         folder, digest = artifact.path, artifact.key
     elif folder.is_dir():
+        if config.revision is not None:
+            raise ConfigError(
+                f"model.revision = {config.revision!r} is for hub ids, and model.name = "
+                f"{config.name!r} is a folder; leave it out"
+            )
         check_folder(folder, config.name)
         own = ResolvedModel(config.name, folder, *_digests(folder), config.dtype, own=True)
         own.check_weights()
