@@ -1,6 +1,7 @@
 """Bad inputs end in a sentence, soon, with nothing half made.
 
-``make campaign`` tries every one of them, each in 3 seconds (a few in 6); the ordinary tests a sample.
+``make campaign`` tries every one of them, each in 3 seconds (a few in 6); the ordinary tests try a
+sample.
 """
 
 from __future__ import annotations
