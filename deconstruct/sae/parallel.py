@@ -15,6 +15,7 @@ import hashlib
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +25,9 @@ from torch import Tensor
 
 from deconstruct.common.errors import ConfigError, DeconstructError
 from deconstruct.sae.engines.ranks import is_first
+
+WAIT_SECONDS = 30
+"""For the first process, which may take so much longer to start, to say what is wrong."""
 
 
 def digest(weights: Mapping[str, Tensor]) -> str:
@@ -85,6 +89,9 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1], sys.argv[2], sys.argv[3:])
     except DeconstructError as error:
-        if os.environ.get("RANK", "0") == "0":  # said once
-            print(f"error: {error}", file=sys.stderr)
+        # Said once, by the first: torchrun ends all as soon as one has ended, so the others wait.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        else:
+            time.sleep(WAIT_SECONDS)
         sys.exit(1)
