@@ -30,6 +30,15 @@ Home = Annotated[
     str | None,
     typer.Option(help="Data root.", show_default="$DECONSTRUCT_HOME or ./data"),
 ]
+Config = Annotated[
+    Path | None,
+    typer.Argument(help="A TOML file.", show_default="the embedded configuration"),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change one field; repeatable."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 EngineName = Literal["threads", "dask", "ray"]
 
@@ -42,16 +51,10 @@ console = Console(stderr=True, highlight=False)
 @report_errors
 @with_server
 def run(
-    config: Annotated[
-        Path | None,
-        typer.Argument(help="A TOML file.", show_default="the embedded configuration"),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change one field; repeatable."),
-    ] = None,
+    config: Config = None,
+    set_: Overrides = None,
     home: Home = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     growth: Annotated[
         Growth,
         typer.Option(
@@ -89,16 +92,10 @@ def run(
 @app.command()
 @report_errors
 def plan(
-    config: Annotated[
-        Path | None,
-        typer.Argument(help="A TOML file.", show_default="the embedded configuration"),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change one field; repeatable."),
-    ] = None,
+    config: Config = None,
+    set_: Overrides = None,
     home: Home = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     growth: Annotated[Growth, typer.Option(help="As of `run`.")] = "anew",
 ) -> None:
     """Say what a run would do: what comes from cache, what is made and why, in how much time."""
@@ -117,12 +114,9 @@ def plan(
 @with_server
 def sweep(
     config: Annotated[Path, typer.Argument(help="A TOML file with a table [sweep].")],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change one field; repeatable."),
-    ] = None,
+    set_: Overrides = None,
     home: Home = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     engine: Annotated[
         EngineName,
         typer.Option(
@@ -210,7 +204,7 @@ def retry(
     DataRoot(root)
     environment.apply(root, quiet=True)
     _speak()
-    if not environment.has_history(root):
+    if not environment.has_history():
         raise DeconstructError(f"no run has failed in {str(root)!r}; there is nothing to retry")
     server = environment.start_server()
     if server is None:

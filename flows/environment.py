@@ -99,8 +99,8 @@ def prefect_home(home: Path) -> Path:
     return home / ".prefect"
 
 
-def has_history(home: Path) -> bool:
-    """Whether a server may know of runs in this data root; after `apply`."""
+def has_history() -> bool:
+    """Whether this process' server may know of earlier runs; after `apply`."""
     elsewhere = ("PREFECT_API_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
     return any(name in os.environ for name in elsewhere) or (state() / database.FILE).exists()
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from deconstruct.artifacts import Artifact, DataRoot
-from deconstruct.common.errors import ConfigError, DataError
+from deconstruct.common.errors import ConfigError
 from deconstruct.common.site import Site
 from deconstruct.config import RunConfig
 from deconstruct.corpus import sources
@@ -69,10 +69,7 @@ def check_batch(config: RunConfig, source: ResolvedSource) -> None:
         return
     documents, rows = sources.read(source, config.corpus)
     if not any(row.text and row.text.strip() for row in rows):
-        what = "is empty: it has no documents; name another"
-        if documents:
-            what = f"has {documents} documents, none with any text in corpus.text_column"
-        raise DataError(f"corpus.source {source.name!r} {what}")
+        raise sources.without_text(source, config.corpus, documents)
     most = documents * max(0, config.corpus.max_tokens - config.activations.skip_positions)
     if size > most:
         raise _too_large(size, f"{most} tokens that {documents} documents can give")

@@ -65,7 +65,7 @@ def nearest(
 
     coming: stages that are made anew before it.
     """
-    others = [one for one in root.artifacts() if one.stage == recipe.stage]
+    others = list(root.artifacts(recipe.stage))
     if not others:
         return None, ("there is none yet",)
     differing = [(differences(recipe, one.manifest.recipe, set(coming)), one) for one in others]

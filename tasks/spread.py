@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast
 
-from prefect import Task, task
+from prefect import Task
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,7 +20,7 @@ from deconstruct.artifacts import DataRoot
 from deconstruct.common.errors import ConfigError, files_said
 from deconstruct.config import ActivationsConfig
 from deconstruct.model.resolve import ResolvedModel
-from tasks.stage import worth_retrying
+from tasks.stage import part_task
 
 Runner = TaskRunner[Any]
 R = TypeVar("R")
@@ -80,14 +80,7 @@ def on_engine(spread: Spread, what: Task[..., R], calls: Sequence[Mapping[str, A
         return [future.result() for future in futures]
 
 
-@task(
-    name="shards",
-    tags=["activations"],
-    persist_result=False,
-    retries=1,
-    retry_delay_seconds=5,
-    retry_condition_fn=worth_retrying,
-)
+@part_task("shards", "activations")
 def shards(
     home: str, config: ActivationsConfig, model: ResolvedModel, share: Share, device: str
 ) -> int:

@@ -14,7 +14,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Thread
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.client.schemas.objects import State, TaskRun
@@ -25,14 +25,13 @@ from deconstruct.artifacts import Artifact, DataRoot, Recipe, Stage
 from deconstruct.common.errors import DeconstructError, files_said, of_files
 from deconstruct.common.progress import listening
 from deconstruct.common.threads import import_before_threads, one_blas_thread
-from deconstruct.config import OPTIONAL_STAGES, STAGES
+from deconstruct.config import EVERY_STAGE
 from tasks.progress import ProgressArtifacts
 
 log = logging.getLogger("deconstruct.stages")
 
+P = ParamSpec("P")
 R = TypeVar("R")
-
-ORDER = (*STAGES, *OPTIONAL_STAGES)
 
 
 class Ref(BaseModel):
@@ -135,6 +134,21 @@ def worth_retrying(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> boo
     return not isinstance(error, DeconstructError | MemoryError | ImportError)
 
 
+def part_task(name: str, tag: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Decorates what does a part of a stage's work on an engine; nothing is kept of its result.
+
+    tag: as `StageTask` has them.
+    """
+    return task(
+        name=name,
+        tags=[tag],
+        persist_result=False,
+        retries=1,
+        retry_delay_seconds=5,
+        retry_condition_fn=worth_retrying,
+    )
+
+
 class Call(NamedTuple):
     """A stage that is to be run. config: settings for one recipe, or for all that one task
     answers."""
@@ -220,7 +234,7 @@ class Stages:
 
     def in_order(self) -> list[Outcome]:
         """The outcomes in the order of the pipeline, whichever stage ended first."""
-        return sorted(self.outcomes, key=lambda outcome: ORDER.index(outcome.stage))
+        return sorted(self.outcomes, key=lambda outcome: EVERY_STAGE.index(outcome.stage))
 
     def _note(self, ref: Ref, was_there: bool, seconds: float) -> None:
         cached = was_there or not ref.made

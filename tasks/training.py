@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from prefect import task
 from prefect.client.orchestration import get_client
 
 from deconstruct.artifacts import DataRoot, Recipe
@@ -16,7 +15,7 @@ from deconstruct.common.errors import DeconstructError, files_said
 from deconstruct.config import SaeConfig
 from deconstruct.sae.stage import STAGE, train_all
 from tasks.spread import Spread, on_engine
-from tasks.stage import Inputs, Ref, made_here, opened, stage_task, worth_retrying
+from tasks.stage import Inputs, Ref, made_here, opened, part_task, stage_task
 from tasks.workers import online_workers, run_on_pool
 
 log = logging.getLogger("deconstruct.stages")
@@ -66,14 +65,7 @@ sae = stage_task(STAGE, train, ["training"])
 sae_members = stage_task(STAGE, train_members, ["training"])
 
 
-@task(
-    name="members",
-    tags=["training"],
-    persist_result=False,
-    retries=1,
-    retry_delay_seconds=5,
-    retry_condition_fn=worth_retrying,
-)
+@part_task("members", "training")
 def members(
     home: str, configs: list[SaeConfig], inputs: dict[str, Any], threads: int | None
 ) -> list[Ref]:

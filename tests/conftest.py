@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import support.alone  # noqa: F401 - before all that reads the environment
 from hypothesis import settings
+from support.dense_latents import sae_of
+from support.growing import Home, grow
 from support.texts import write_texts
 from support.tiny_models import save_tiny
 
 from deconstruct.activations import stage as activations
+from deconstruct.activations.reader import ActivationReader
 from deconstruct.artifacts import Artifact, DataRoot
 from deconstruct.config import ActivationsConfig, CorpusConfig, ModelConfig
 from deconstruct.corpus import sources
@@ -62,6 +65,18 @@ def corpus_artifact(root: DataRoot, texts: Path, model: ResolvedModel) -> Artifa
     return corpus.tokenise(root, config, source=sources.resolve(config), model=model)
 
 
+@pytest.fixture
+def growing(tmp_path: Path, model: ResolvedModel) -> Home:
+    """A data root of its own, for a corpus that grows."""
+    return Home(DataRoot(tmp_path / "home"), model)
+
+
+@pytest.fixture
+def grown(texts: Path, tmp_path: Path) -> Path:
+    """The texts and some more."""
+    return grow(texts, tmp_path)
+
+
 @pytest.fixture(scope="session")
 def activations_artifact(
     root: DataRoot, corpus_artifact: Artifact, model: ResolvedModel
@@ -70,6 +85,17 @@ def activations_artifact(
     config = ActivationsConfig(sites=("1.resid_post",), shard_tokens=512)
     made = activations.extract(root, config, model=model, corpus=corpus_artifact, device="cpu")
     return next(iter(made.values()))
+
+
+@pytest.fixture(scope="session", params=["topk", "relu"])
+def planted_sae(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    activations_artifact: Artifact,
+) -> Artifact:
+    """An SAE with planted latents over those activations, of a kind that fixes k and one not."""
+    d_in = ActivationReader(activations_artifact).d_in
+    return sae_of(tmp_path_factory.mktemp("sae"), d_in, request.param)
 
 
 @pytest.fixture(scope="session")

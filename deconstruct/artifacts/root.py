@@ -172,9 +172,10 @@ class DataRoot:
             name: artifact for name, recipe in recipes.items() if (artifact := made[recipe.key])
         }
 
-    def artifacts(self) -> Iterator[Artifact]:
-        """Every published artifact whose manifest reads, in no fixed order, files unverified."""
-        for path in self.path.glob(f"*/*/{MANIFEST}"):
+    def artifacts(self, stage: str = "*") -> Iterator[Artifact]:
+        """Every published artifact (of a stage) whose manifest reads, in no fixed order, files
+        unverified."""
+        for path in self.path.glob(f"{stage}/*/{MANIFEST}"):
             if path.parent.name.startswith("."):
                 continue
             try:

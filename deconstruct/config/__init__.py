@@ -5,7 +5,14 @@ The configuration *is* the cache key: every field here can change a result, and 
 """
 
 from deconstruct.config.base import Settings
-from deconstruct.config.run import OPTIONAL_STAGES, STAGES, GatesConfig, Growth, RunConfig
+from deconstruct.config.run import (
+    EVERY_STAGE,
+    OPTIONAL_STAGES,
+    STAGES,
+    GatesConfig,
+    Growth,
+    RunConfig,
+)
 from deconstruct.config.sae import (
     BY_NUMBER,
     SPARSITY_PENALTIES,
@@ -26,6 +33,7 @@ from deconstruct.config.toml import load, load_as
 
 __all__ = [
     "BY_NUMBER",
+    "EVERY_STAGE",
     "OPTIONAL_STAGES",
     "SPARSITY_PENALTIES",
     "STAGES",

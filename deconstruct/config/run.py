@@ -22,6 +22,8 @@ STAGES = ("corpus", "activations", "sae", "latents", "evaluation", "probe", "clu
 """The stages of every run, in the order of the data."""
 OPTIONAL_STAGES = ("drift",)
 """Stages that only some runs have; a run's id does not depend on them."""
+EVERY_STAGE = (*STAGES, *OPTIONAL_STAGES)
+"""Both, in the order of the data."""
 
 Growth = Literal["anew", "encode", "retrain", "retrain-warm"]
 """What becomes of documents that an earlier run of the same name has seen; no part of a key."""

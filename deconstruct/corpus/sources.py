@@ -116,6 +116,16 @@ def read(source: ResolvedSource, config: CorpusConfig) -> tuple[int, Iterator[Ro
     )
 
 
+def without_text(source: ResolvedSource, config: CorpusConfig, documents: int) -> DataError:
+    """The error of a source of so many documents that has no text in any."""
+    if documents == 0:
+        return DataError(f"corpus.source {source.name!r} is empty: it has no documents")
+    return DataError(
+        f"corpus.source {source.name!r}: none of its {documents} documents has any text in column "
+        f"{config.text_column!r}"
+    )
+
+
 def _opened(source: ResolvedSource, config: CorpusConfig) -> tuple[int, Iterator[Row]]:
     columns = list(dict.fromkeys(c for c in (config.text_column, config.label_column) if c))
     if source.kind == "hub":

@@ -135,7 +135,7 @@ class _Writing:
         self.splits = Splits(self.config.test_share, self.config.seed)
         total, rows = sources.read(self.source, self.config)
         if total == 0:
-            raise DataError(f"corpus.source {self.source.name!r} is empty: it has no documents")
+            raise sources.without_text(self.source, self.config, total)
         with (
             self.draft.writing("documents.parquet") as documents_path,
             self.draft.writing("tokens.parquet") as tokens_path,
@@ -299,10 +299,7 @@ class _Writing:
 
     def _check(self) -> None:
         if self.documents == 0:
-            raise DataError(
-                f"corpus.source {self.source.name!r}: none of its {self.read} documents has any "
-                f"text in column {self.config.text_column!r}"
-            )
+            raise sources.without_text(self.source, self.config, self.read)
         if self.splits.distinct() == 1:
             raise DataError(
                 f"corpus.source {self.source.name!r} has one text only "

@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ def check_hooks(model: ResolvedModel, sites: Sequence[Site]) -> None:
     _check_streams(bare, found, sites)
 
 
+@lru_cache(maxsize=1)  # a command looks before its server starts, and the flow again
 def skeleton(model: ResolvedModel) -> nn.Module:
     """The causal language model on the ``meta`` device, in bfloat16 and evaluation mode.
 

@@ -14,12 +14,10 @@ from pydantic import BaseModel, ConfigDict
 from deconstruct.artifacts import Artifact
 from deconstruct.common.errors import StorageError
 from deconstruct.common.site import Site
-from deconstruct.config import OPTIONAL_STAGES, STAGES, Growth, RunConfig
+from deconstruct.config import EVERY_STAGE, Growth, RunConfig
 from deconstruct.store.ddl import PARQUET, name
 from deconstruct.store.headlines import HEADLINES
 from deconstruct.store.schema import RELATIONS, Relation
-
-STAGES_IN_ORDER = (*STAGES, *OPTIONAL_STAGES)
 
 
 class RunRecord(BaseModel):
@@ -58,11 +56,10 @@ def load_run(
                 check_columns(connection, relation, file)
             else:
                 insert_file(connection, relation, run_id, file)
-    _insert_stages(connection, run_id, run, artifacts)
+    in_order = {stage: artifacts[stage] for stage in EVERY_STAGE if stage in artifacts}
+    _insert_stages(connection, run_id, run, in_order)
     _insert_run(connection, run_id, run, artifacts)
-    _insert_execution(
-        connection, run_id, run, [stage for stage in STAGES_IN_ORDER if stage in artifacts]
-    )
+    _insert_execution(connection, run_id, run, list(in_order))
 
 
 def check_columns(connection: duckdb.DuckDBPyConnection, relation: Relation, file: Path) -> None:
@@ -117,9 +114,7 @@ def _insert_stages(
     run: RunRecord,
     artifacts: Mapping[str, Artifact],
 ) -> None:
-    there = [stage for stage in STAGES_IN_ORDER if stage in artifacts]
-    for ordinal, stage in enumerate(there):
-        artifact = artifacts[stage]
+    for ordinal, (stage, artifact) in enumerate(artifacts.items()):
         manifest = artifact.manifest
         counted = [entry.rows for entry in manifest.files.values() if entry.rows is not None]
         _insert(

@@ -9,23 +9,12 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from support.growing import TRAINED, Home, grow
+from support.growing import TRAINED, Home
 
 from deconstruct.activations import stage as activations
 from deconstruct.artifacts import Artifact, DataRoot
 from deconstruct.latents import stage as latents
-from deconstruct.model.resolve import ResolvedModel
 from deconstruct.sae import stage as sae
-
-
-@pytest.fixture
-def home(tmp_path: Path, model: ResolvedModel) -> Home:
-    return Home(DataRoot(tmp_path / "home"), model)
-
-
-@pytest.fixture
-def grown(texts: Path, tmp_path: Path) -> Path:
-    return grow(texts, tmp_path)
 
 
 def documents(texts: Artifact) -> list[tuple[str, str, str]]:
@@ -36,12 +25,12 @@ def documents(texts: Artifact) -> list[tuple[str, str, str]]:
     ).fetchall()
 
 
-def test_a_corpus_grows_at_its_end(home: Home, texts: Path, grown: Path) -> None:
-    base = home.read(texts)
-    more = home.read(grown, base)
+def test_a_corpus_grows_at_its_end(growing: Home, texts: Path, grown: Path) -> None:
+    base = growing.read(texts)
+    more = growing.read(grown, base)
     assert more.facts["segments"] == [120, 13]
     assert documents(more)[:120] == documents(base)
-    alone = documents(home.read(grown))
+    alone = documents(growing.read(grown))
     assert Counter(key for key, *_ in documents(more)) == Counter(key for key, *_ in alone)
     again = {key: split for key, split, _ in documents(base)}
     twin = documents(more)[120:]
@@ -58,12 +47,12 @@ def test_a_corpus_grows_at_its_end(home: Home, texts: Path, grown: Path) -> None
 
 
 def test_shards_and_firings_are_taken_over_and_the_bytes_are_the_same(
-    home: Home, texts: Path, grown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    growing: Home, texts: Path, grown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = home.read(texts)
-    recorded = home.record(base)
-    dictionary = sae.train(home.root, TRAINED, activations=recorded, device="cpu")
-    fired = home.encode(dictionary, recorded, base)
+    base = growing.read(texts)
+    recorded = growing.record(base)
+    dictionary = sae.train(growing.root, TRAINED, activations=recorded, device="cpu")
+    fired = growing.encode(dictionary, recorded, base)
 
     written: list[str] = []
     real = activations.shards.write
@@ -80,9 +69,9 @@ def test_shards_and_firings_are_taken_over_and_the_bytes_are_the_same(
         return firings(self, block, part)  # type: ignore[arg-type]
 
     monkeypatch.setattr(latents._Encoding, "_firings", counting)
-    more = home.read(grown, base)
-    rerecorded = home.record(more)
-    reencoded = home.encode(dictionary, rerecorded, more)
+    more = growing.read(grown, base)
+    rerecorded = growing.record(more)
+    reencoded = growing.encode(dictionary, rerecorded, more)
     old, new = set(recorded.manifest.files), set(rerecorded.manifest.files)
     assert old < new
     assert {name.removesuffix(".unfinished") for name in written} == new - old
@@ -92,10 +81,10 @@ def test_shards_and_firings_are_taken_over_and_the_bytes_are_the_same(
     assert sum(encoded) == rows - int(fired.facts["tokens"])
 
     # Where nothing is there to take over, all is computed, to the same bytes.
-    other = Home(DataRoot(tmp_path / "other"), home.model)
+    other = Home(DataRoot(tmp_path / "other"), growing.model)
     for stage, key in (("corpus", more.key), ("sae", dictionary.key)):
         (other.root.path / stage).mkdir(parents=True)
-        (other.root.path / stage / key).symlink_to(home.root.folder(stage, key))
+        (other.root.path / stage / key).symlink_to(growing.root.folder(stage, key))
     straight = other.record(more)
     assert straight.digest() == rerecorded.digest()
     assert straight.facts == rerecorded.facts
@@ -103,13 +92,13 @@ def test_shards_and_firings_are_taken_over_and_the_bytes_are_the_same(
     assert reencoded.facts["tokens"] == rows
 
 
-def test_nothing_new_is_an_empty_segment(home: Home, texts: Path, tmp_path: Path) -> None:
-    base = home.read(texts)
+def test_nothing_new_is_an_empty_segment(growing: Home, texts: Path, tmp_path: Path) -> None:
+    base = growing.read(texts)
     rows = list(csv.reader(texts.open()))
     turned = tmp_path / "turned.csv"
     with turned.open("w", newline="") as handle:
         csv.writer(handle).writerows([rows[0], *reversed(rows[1:])])
-    more = home.read(turned, base)
+    more = growing.read(turned, base)
     assert more.facts["segments"] == [120, 0]
     assert documents(more) == documents(base)
-    assert home.record(more).digest() == home.record(base).digest()
+    assert growing.record(more).digest() == growing.record(base).digest()

@@ -11,17 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from support.growing import TRAINED, Home
 
-from deconstruct.artifacts import Artifact, DataRoot
+from deconstruct.artifacts import Artifact
 from deconstruct.drift.stage import reference_of
-from deconstruct.model.resolve import ResolvedModel
 from deconstruct.sae import stage as sae
 
 Rows = list[tuple[str, str]]
-
-
-@pytest.fixture
-def home(tmp_path: Path, model: ResolvedModel) -> Home:
-    return Home(DataRoot(tmp_path / "home"), model)
 
 
 def source(folder: Path, rows: Rows) -> Path:
@@ -44,14 +38,14 @@ def texts(count: int, label: str, start: int = 0) -> Rows:
 
 
 def test_labels_that_were_filled_in(
-    home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    growing: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    base = home.read(source(tmp_path, texts(100, "")))
+    base = growing.read(source(tmp_path, texts(100, "")))
     assert base.facts["labels"] == []
     full = [*texts(50, "a"), *texts(50, "b", start=50), *texts(3, "c", start=100)]
     caplog.clear()
     with caplog.at_level(logging.INFO):
-        more = home.read(source(tmp_path, full), base)
+        more = growing.read(source(tmp_path, full), base)
     assert labels(more) == {text: [label] for text, label in full}
     assert more.facts["labels"] == ["a", "b", "c"]
     assert more.facts["segments"] == [100, 3]
@@ -65,36 +59,36 @@ def test_labels_that_were_filled_in(
 
 
 def test_labels_that_were_corrected_taken_away_and_of_texts_that_left(
-    home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    growing: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = texts(30, "a")
-    base = home.read(source(tmp_path, first))
+    base = growing.read(source(tmp_path, first))
     now = [(text, "b" if i < 5 else "" if i < 8 else "a") for i, (text, _) in enumerate(first)]
     gone = now.pop()
     with caplog.at_level(logging.INFO):
-        more = home.read(source(tmp_path, now), base)
+        more = growing.read(source(tmp_path, now), base)
     assert labels(more) == {text: [label or None] for text, label in [*now, gone]}
     assert more.facts["labels"] == ["a", "b"]
     assert "8 known texts have another label now" in caplog.text
     assert "3 of 30 documents have no label" in caplog.text
-    again = home.read(source(tmp_path, first), more)
+    again = growing.read(source(tmp_path, first), more)
     assert labels(again) == {text: ["a"] for text, _ in first}
 
 
-def test_equal_texts_of_different_labels_keep_theirs(home: Home, tmp_path: Path) -> None:
+def test_equal_texts_of_different_labels_keep_theirs(growing: Home, tmp_path: Path) -> None:
     rows = [("one text", "a"), *texts(20, "x"), ("one text", "b")]
-    base = home.read(source(tmp_path, rows))
-    more = home.read(source(tmp_path, [*rows, *texts(1, "x", start=20)]), base)
+    base = growing.read(source(tmp_path, rows))
+    more = growing.read(source(tmp_path, [*rows, *texts(1, "x", start=20)]), base)
     assert labels(more)["one text"] == ["a", "b"]
     assert more.facts["segments"] == [22, 1]
 
 
 @pytest.mark.parametrize(("before", "now"), [("1", "1.0"), ("1.0", "1"), ("-3", "-3.00")])
 def test_a_column_that_turned_to_floats_makes_no_new_classes(
-    home: Home, tmp_path: Path, before: str, now: str
+    growing: Home, tmp_path: Path, before: str, now: str
 ) -> None:
-    base = home.read(source(tmp_path, [*texts(20, before), *texts(20, "7.5", start=20)]))
-    more = home.read(
+    base = growing.read(source(tmp_path, [*texts(20, before), *texts(20, "7.5", start=20)]))
+    more = growing.read(
         source(tmp_path, [*texts(10, now), *texts(20, "7.5", start=20), *texts(9, now, start=40)]),
         base,
     )
@@ -102,25 +96,25 @@ def test_a_column_that_turned_to_floats_makes_no_new_classes(
     assert set(more.table("documents.parquet")["label"].to_pylist()[40:]) == {before}
 
 
-def test_a_parquet_file_that_took_the_place_of_a_csv_file(home: Home, tmp_path: Path) -> None:
-    base = home.read(source(tmp_path, texts(20, "1")))
+def test_a_parquet_file_that_took_the_place_of_a_csv_file(growing: Home, tmp_path: Path) -> None:
+    base = growing.read(source(tmp_path, texts(20, "1")))
     path = tmp_path / "a.parquet"
     columns = {"text": [text for text, _ in texts(22, "")], "label": pa.array([1.0] * 21 + [None])}
     pq.write_table(pa.table(columns), path)
-    more = home.read(path, base)
+    more = growing.read(path, base)
     assert more.facts["labels"] == ["1"]
     assert more.facts["segments"] == [20, 2]
 
 
-def test_a_corrected_label_alone_needs_no_drift(home: Home, tmp_path: Path) -> None:
+def test_a_corrected_label_alone_needs_no_drift(growing: Home, tmp_path: Path) -> None:
     """All documents are those that the SAE was trained on: there is nothing to compare."""
     rows = texts(60, "a")
-    base = home.read(source(tmp_path, rows))
-    dictionary = sae.train(home.root, TRAINED, activations=home.record(base), device="cpu")
-    corrected = home.read(source(tmp_path, [*rows[:-1], (rows[-1][0], "b")]), base)
+    base = growing.read(source(tmp_path, rows))
+    dictionary = sae.train(growing.root, TRAINED, activations=growing.record(base), device="cpu")
+    corrected = growing.read(source(tmp_path, [*rows[:-1], (rows[-1][0], "b")]), base)
     assert corrected.key != base.key
-    assert reference_of(home.root, corrected, dictionary) is None
-    more = home.read(source(tmp_path, [*rows, *texts(2, "a", start=60)]), corrected)
-    found = reference_of(home.root, more, dictionary)
+    assert reference_of(growing.root, corrected, dictionary) is None
+    more = growing.read(source(tmp_path, [*rows, *texts(2, "a", start=60)]), corrected)
+    found = reference_of(growing.root, more, dictionary)
     assert found is not None
     assert found.key == base.key

@@ -8,59 +8,50 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import entropy
-from support.growing import TRAINED, Home, grow
+from support.growing import TRAINED, Home
 
 from deconstruct.activations import stage as activations
 from deconstruct.activations.reader import ActivationReader
-from deconstruct.artifacts import Artifact, DataRoot
+from deconstruct.artifacts import Artifact
 from deconstruct.config import ActivationsConfig, EvaluationConfig
 from deconstruct.drift import stage as drift
 from deconstruct.drift.stage import jensen_shannon
 from deconstruct.evaluation.stage import evaluate
-from deconstruct.model.resolve import ResolvedModel
 from deconstruct.sae import files
 from deconstruct.sae import stage as sae
 
 
-@pytest.fixture
-def home(tmp_path: Path, model: ResolvedModel) -> Home:
-    return Home(DataRoot(tmp_path / "home"), model)
-
-
-@pytest.fixture
-def grown(texts: Path, tmp_path: Path) -> Path:
-    return grow(texts, tmp_path)
-
-
-def test_drift_of_a_transcoder(home: Home, texts: Path, grown: Path) -> None:
+def test_drift_of_a_transcoder(growing: Home, texts: Path, grown: Path) -> None:
     """FVU of what it writes, on either side, against sums over its activations taken at once."""
     sites = ActivationsConfig(sites=("1.resid_pre", "2.mlp_out"), shard_tokens=512)
 
     def record(of: Artifact) -> list[Artifact]:
-        made = activations.extract(home.root, sites, model=home.model, corpus=of, device="cpu")
+        made = activations.extract(
+            growing.root, sites, model=growing.model, corpus=of, device="cpu"
+        )
         return list(made.values())
 
-    base = home.read(texts)
+    base = growing.read(texts)
     config = TRAINED.model_copy(update={"output_site": "2.mlp_out", "skip_connection": True})
     onto = record(base)[1]
-    coder = sae.train(home.root, config, activations=record(base)[0], output=onto, device="cpu")
-    more = home.read(grown, base)
+    coder = sae.train(growing.root, config, activations=record(base)[0], output=onto, device="cpu")
+    more = growing.read(grown, base)
     read, wanted = record(more)
-    firings = home.encode(coder, read, more)
-    reference = drift.reference_of(home.root, more, coder)
+    firings = growing.encode(coder, read, more)
+    reference = drift.reference_of(growing.root, more, coder)
     assert reference is not None
     assert reference.key == base.key
     compared = {"reference": reference, "activations": read, "sae": coder, "latents": firings}
-    made = drift.compare(home.root, EvaluationConfig(), **compared, output=wanted, device="cpu")
+    made = drift.compare(growing.root, EvaluationConfig(), **compared, output=wanted, device="cpu")
     own = drift.recipe(EvaluationConfig(), **compared, output=wanted)
     assert own.key != drift.recipe(EvaluationConfig(), **compared).key
 
     judged = evaluate(
-        home.root, EvaluationConfig(max_documents=4, bootstrap=20), model=home.model, corpus=more,
-        activations=read, sae=coder, latents=firings, device="cpu",
+        growing.root, EvaluationConfig(max_documents=4, bootstrap=20), model=growing.model,
+        corpus=more, activations=read, sae=coder, latents=firings, device="cpu",
     )  # fmt: skip
     assert judged.manifest.inputs["activations"] == read.key  # not those it was trained on
-    beside = sae.output_of(home.root, coder, read)
+    beside = sae.output_of(growing.root, coder, read)
     assert beside is not None
     assert beside.key == wanted.key
 
@@ -96,17 +87,17 @@ def test_the_divergence_of_two_distributions() -> None:
 
 
 def test_a_latent_that_is_silent_before_and_since_has_not_drifted(
-    home: Home, texts: Path, grown: Path
+    growing: Home, texts: Path, grown: Path
 ) -> None:
     """A tenth of new documents beside all others: what the sides differ in, their size, is none."""
-    base = home.read(texts)
+    base = growing.read(texts)
     wide = TRAINED.model_copy(update={"d_sae": 512, "tokens": 512})  # many latents never fire
-    coder = sae.train(home.root, wide, activations=home.record(base), device="cpu")
-    more = home.read(grown, base)
-    recorded = home.record(more)
-    firings = home.encode(coder, recorded, more)
+    coder = sae.train(growing.root, wide, activations=growing.record(base), device="cpu")
+    more = growing.read(grown, base)
+    recorded = growing.record(more)
+    firings = growing.encode(coder, recorded, more)
     made = drift.compare(
-        home.root, EvaluationConfig(), reference=base, activations=recorded, sae=coder,
+        growing.root, EvaluationConfig(), reference=base, activations=recorded, sae=coder,
         latents=firings, device="cpu",
     )  # fmt: skip
     moved = made.table("latent_drift.parquet").to_pandas()

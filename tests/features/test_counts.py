@@ -7,31 +7,20 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from support.dense_latents import CONSTANT, D_SAE, DEAD, TWIN, Reference, sae_of
+from support.dense_latents import CONSTANT, D_SAE, DEAD, TWIN, Reference
 
-from deconstruct.activations.reader import ActivationReader
 from deconstruct.artifacts import Artifact, DataRoot
 from deconstruct.config import LatentsConfig
 from deconstruct.features.tables import FEATURES
 from deconstruct.latents import stage as latents
 
 
-@pytest.fixture(scope="module", params=["topk", "relu"])
-def sae(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    activations_artifact: Artifact,
-) -> Artifact:
-    d_in = ActivationReader(activations_artifact).d_in
-    return sae_of(tmp_path_factory.mktemp("sae"), d_in, request.param)
-
-
 def test_features(
-    tmp_path: Path, sae: Artifact, activations_artifact: Artifact, corpus_artifact: Artifact
+    tmp_path: Path, planted_sae: Artifact, activations_artifact: Artifact, corpus_artifact: Artifact
 ) -> None:
-    inputs = {"sae": sae, "activations": activations_artifact, "corpus": corpus_artifact}
+    inputs = {"sae": planted_sae, "activations": activations_artifact, "corpus": corpus_artifact}
     encoded = latents.encode(DataRoot(tmp_path), LatentsConfig(), **inputs, device="cpu")
-    reference = Reference(sae, activations_artifact)
+    reference = Reference(planted_sae, activations_artifact)
     table = pq.read_table(encoded.file("features.parquet"))
     assert table.schema.equals(FEATURES.arrow)
     found = table.to_pylist()

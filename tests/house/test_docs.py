@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import typer
 from support.paths import ROOT
+from support.refresh import refresh
 
 from deconstruct.config import RunConfig
 from deconstruct.config import page as reference
@@ -21,15 +20,6 @@ CONFIG = (DOCS / "config.md").read_text()
 COMMANDS = (DOCS / "commands.md").read_text()
 AGAIN = "make it anew: .venv/bin/python docs/refresh.py --schema"
 ROW = r"^\| `{}` \| .+ \| .{{8,}} \|$"
-
-
-def refresh() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("refresh", DOCS / "refresh.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def sections(page: str) -> dict[str, str]:

@@ -22,24 +22,14 @@ from deconstruct.latents import tables
 from deconstruct.sae import files, stage
 
 
-@pytest.fixture(scope="module", params=["topk", "relu"])
-def sae(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    activations_artifact: Artifact,
-) -> Artifact:
-    d_in = ActivationReader(activations_artifact).d_in
-    return sae_of(tmp_path_factory.mktemp("sae"), d_in, request.param)
-
-
 @pytest.fixture
 def encoded(
-    tmp_path: Path, sae: Artifact, activations_artifact: Artifact, corpus_artifact: Artifact
+    tmp_path: Path, planted_sae: Artifact, activations_artifact: Artifact, corpus_artifact: Artifact
 ) -> Artifact:
     return latents.encode(
         DataRoot(tmp_path / "home"),
         LatentsConfig(),
-        sae=sae,
+        sae=planted_sae,
         activations=activations_artifact,
         corpus=corpus_artifact,
         device="cpu",
@@ -47,8 +37,8 @@ def encoded(
 
 
 @pytest.fixture
-def reference(sae: Artifact, activations_artifact: Artifact) -> Reference:
-    return Reference(sae, activations_artifact)
+def reference(planted_sae: Artifact, activations_artifact: Artifact) -> Reference:
+    return Reference(planted_sae, activations_artifact)
 
 
 def rows(artifact: Artifact, name: str) -> list[tuple[Any, ...]]:
@@ -95,13 +85,13 @@ def test_documents_are_pooled_over_all_their_recorded_tokens(
 def test_bytes_depend_on_neither_buckets_nor_a_kill(
     tmp_path: Path,
     encoded: Artifact,
-    sae: Artifact,
+    planted_sae: Artifact,
     activations_artifact: Artifact,
     corpus_artifact: Artifact,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     root = DataRoot(tmp_path / "other")
-    inputs = {"sae": sae, "activations": activations_artifact, "corpus": corpus_artifact}
+    inputs = {"sae": planted_sae, "activations": activations_artifact, "corpus": corpus_artifact}
     monkeypatch.setattr(latents, "BUCKET_TOKENS", 100)
     with monkeypatch.context() as broken:
         broken.setattr(latents._Encoding, "_by_latent", lambda *_: 1 / 0)
@@ -120,7 +110,7 @@ def test_bytes_depend_on_neither_buckets_nor_a_kill(
 
 def test_one_latent_is_in_few_row_groups(
     tmp_path: Path,
-    sae: Artifact,
+    planted_sae: Artifact,
     activations_artifact: Artifact,
     corpus_artifact: Artifact,
     monkeypatch: pytest.MonkeyPatch,
@@ -129,7 +119,7 @@ def test_one_latent_is_in_few_row_groups(
     made = latents.encode(
         DataRoot(tmp_path),
         LatentsConfig(),
-        sae=sae,
+        sae=planted_sae,
         activations=activations_artifact,
         corpus=corpus_artifact,
     )
@@ -146,11 +136,11 @@ def test_one_latent_is_in_few_row_groups(
 def test_threshold_is_strict(
     tmp_path: Path,
     reference: Reference,
-    sae: Artifact,
+    planted_sae: Artifact,
     activations_artifact: Artifact,
     corpus_artifact: Artifact,
 ) -> None:
-    inputs = {"sae": sae, "activations": activations_artifact, "corpus": corpus_artifact}
+    inputs = {"sae": planted_sae, "activations": activations_artifact, "corpus": corpus_artifact}
     made = latents.encode(DataRoot(tmp_path), LatentsConfig(threshold=8.0), **inputs)
     expected = sorted(reference.firings(8.0), key=lambda f: (f[1], f[0]))
     assert 0 < len(expected) < len(reference.firings())
@@ -191,10 +181,10 @@ def test_saes_that_can_not_be_used(
 
 
 def test_key_follows_every_input(
-    sae: Artifact, activations_artifact: Artifact, corpus_artifact: Artifact
+    planted_sae: Artifact, activations_artifact: Artifact, corpus_artifact: Artifact
 ) -> None:
     config = LatentsConfig()
-    a, b, c = sae, activations_artifact, corpus_artifact
+    a, b, c = planted_sae, activations_artifact, corpus_artifact
     keys = {
         latents.recipe(config, sae=x, activations=y, corpus=z).key
         for x, y, z in ((a, b, c), (b, b, c), (a, c, c), (a, b, a))

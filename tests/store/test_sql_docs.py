@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Iterator
-from types import ModuleType
 
 import duckdb
 import pytest
 from support.paths import ROOT
+from support.refresh import refresh
 from support.store_artifacts import plant
 
 from deconstruct.store import open_store, publish
@@ -19,15 +18,6 @@ from deconstruct.store.schema import RELATIONS
 DOCS = ROOT / "docs"
 PAGE = (DOCS / "sql.md").read_text()
 NAMES = ("business", "sports", "tech")
-
-
-def refresh() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("refresh", DOCS / "refresh.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 REFRESH = refresh()

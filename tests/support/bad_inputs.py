@@ -238,10 +238,8 @@ def _environments(folder: Path, config: Path) -> Iterator[Case]:
         "PREFECT_API_URL": "http://127.0.0.1:9/api",
         "DECONSTRUCT_REMOTE": "nowhere://bucket",
         "DECONSTRUCT_LOG_TO": "paper",
-        "OMP_NUM_THREADS": "many",
     }.items():
-        if name != "OMP_NUM_THREADS":  # torch's own, which takes no notice
-            yield Case(f"{name}={value}", run, {name: value})
+        yield Case(f"{name}={value}", run, {name: value})
 
 
 def _commands(folder: Path, config: Path) -> Iterator[Case]:
