@@ -197,7 +197,7 @@ def sql(
             ask_on(connection, render.terminal(), rows, full)
         return
     text = _query_text(query, file)
-    _check_place(output, "--output")
+    check_place(output, "--output")
     format_ = _format(format_, output)
     with open_store(home) as connection:
         for note in misnamed_runs(connection, text):
@@ -287,7 +287,7 @@ def export(
     home: Home = None,
 ) -> None:
     """Copy one run into a DuckDB file that needs nothing beside it, to hand to a colleague."""
-    _check_place(file, "the file")
+    check_place(file, "the file")
     run_id = export_run(home, run, file)
     typer.echo(f"run {run_id} is in {file} ({file.stat().st_size / 1e6:,.1f} MB)")
 
@@ -348,7 +348,7 @@ def _say_what_is_fresh(
         )
 
 
-def _check_place(file: Path | None, what: str) -> None:
+def check_place(file: Path | None, what: str) -> None:
     """Raise ``QueryError``, before the work, if a file can't be made where it is to be."""
     if file is None:
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import signal
 import sys
 import time
@@ -17,11 +18,12 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from deconstruct.artifacts import DataRoot
-from deconstruct.cli import app, report_errors
+from deconstruct.cli import app, check_place, report_errors
 from deconstruct.common import trackers
-from deconstruct.common.errors import DeconstructError
+from deconstruct.common.errors import ConfigError, DeconstructError
 from deconstruct.common.importing import importing
 from deconstruct.config import Growth, RunConfig, load
+from deconstruct.store import render
 from deconstruct.store.query import data_root
 from flows import environment
 from flows.troubles import check_server, with_server
@@ -87,6 +89,50 @@ def run(
     console.print(f"finished in {time.monotonic() - started:.0f} s")
     for result in results:
         print_summary(root, result.run_id)
+
+
+@app.command()
+@report_errors
+def init(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Texts: a CSV, JSONL or Parquet file, a folder of texts, or hub:<data set>."
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="A folder or a hub id.", show_default="the embedded Gemma 3 270M"),
+    ] = None,
+    subset: Annotated[str | None, typer.Option(help="Of a hub data set that has several.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="The file to write; '-' prints it.", show_default="named after SOURCE, here"
+        ),
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Write a configuration for your own texts: columns, a site and sizes, each with its reason."""
+    from deconstruct.suggest import default_file, suggest
+
+    printed = str(output) == "-"
+    file = output or default_file(source)
+    if not printed:
+        check_place(file, "--output")
+        if file.exists():
+            raise ConfigError(f"{str(file)!r} is there already; name another file with --output")
+    root = None
+    if (model is None or model.startswith("embedded:")) and data_root(home).is_dir():
+        root = DataRoot(data_root(home))  # where it may have been unpacked
+    page = suggest(source, model, subset, root)
+    if printed:
+        typer.echo(page, nl=False)
+        return
+    with render.whole(file) as path:
+        path.write_text(page, encoding="utf-8")
+    named = shlex.quote(str(file))
+    typer.echo(f"{file} is written; look it over, then\n  deconstruct run {named}")
 
 
 @app.command()

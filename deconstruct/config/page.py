@@ -17,7 +17,8 @@ HEAD = """\
 A configuration is a TOML file with a table a stage; `deconstruct run FILE --set stage.field=value`
 changes single fields. What is left out has the default below. Every field is part of its stage's
 key: a changed field makes that stage and those after it run again, and no other. An unknown field
-is an error. This page is made by `deconstruct config`.
+is an error. Fields that may be none take `"none"`, as in `label_column = "none"`. This page is made
+by `deconstruct config`; `deconstruct init SOURCE` writes a configuration for your own texts.
 """
 
 

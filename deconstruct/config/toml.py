@@ -6,7 +6,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -39,12 +39,29 @@ def load_as(model: type[Run], path: Path | str | None = None, overrides: Iterabl
             raise ConfigError(f"config {str(path)!r} can't be read: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"config {str(path)!r} is not TOML: {error}") from error
+        values = _without_none(values, model)
     for override in overrides:
         _apply(values, override, model)
     try:
         return model.model_validate(values)
     except ValidationError as error:
         raise ConfigError("; ".join(_sentence(fault, model) for fault in error.errors())) from error
+
+
+def _without_none(values: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """A file's values, of which "none" is no value where a field may have none: TOML has no null.
+
+    A column of that name is still to be had: ``--set 'corpus.label_column="none"'``.
+    """
+    found = dict(values)
+    for name, value in values.items():
+        annotation = getattr(model.model_fields.get(name), "annotation", None)
+        if isinstance(value, dict) and isinstance(annotation, type):
+            if issubclass(annotation, BaseModel):
+                found[name] = _without_none(value, annotation)
+        elif value == "none" and type(None) in get_args(annotation):
+            found[name] = None
+    return found
 
 
 def _apply(values: dict[str, Any], override: str, model: type[RunConfig]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,7 +59,11 @@ class FolderReader:
                 "%s: left out as hidden or no .txt file: %d files or folders (%s)",
                 self.path.name, len(left_out), _named(left_out, self.path),
             )  # fmt: skip
-        for file in self.found.files:
+        yield from self.rows_of(self.found.files)
+
+    def rows_of(self, files: Iterable[Path]) -> Iterator[Row]:
+        """Some of the files."""
+        for file in files:
             folders = file.relative_to(self.path).parts[:-1]
             label = label_name(folders[0]) if folders else None
             values = {"text": self._decoded(file), "label": label}

@@ -117,6 +117,24 @@ def read(config: CorpusConfig, commit: str, cached: Path | None, columns: list[s
     )
 
 
+def look(
+    config: CorpusConfig, commit: str, cached: Path | None, most: int
+) -> tuple[dict[str, int], list[pa.Table]]:
+    """The rows of each split, and of each configured one ``most`` rows at most, drawn evenly.
+
+    Splits that are configured but not there are passed over. Raises as `read`.
+    """
+    name = config.source.removeprefix(PREFIX)
+    with _quiet(), _as_sentences(name, config):
+        whole = _loaded(name, config, commit, cached)
+        chosen = [whole[split] for split in config.splits if split in whole]
+        drawn = [
+            part.with_format("arrow").select(range(0, len(part), max(1, len(part) // most)))[:]
+            for part in chosen
+        ]
+    return {split: len(part) for split, part in whole.items()}, drawn
+
+
 def _loaded(name: str, config: CorpusConfig, commit: str, cached: Path | None) -> Any:
     from datasets import load_dataset
     from datasets.packaged_modules.cache.cache import Cache

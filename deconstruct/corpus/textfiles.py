@@ -7,6 +7,7 @@ import json
 import sys
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
+from io import BufferedReader, TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -38,6 +39,9 @@ class Reader(Protocol):
 class CsvReader:
     """A CSV file in UTF-8, or what its mark says; a header line; fields may hold line breaks."""
 
+    _handle: BufferedReader
+    """The file's bytes as the last iteration reads them."""
+
     def __init__(self, path: Path, text: str, label: str | None) -> None:
         self.path, self.text, self.label = path, text, label
 
@@ -58,11 +62,19 @@ class CsvReader:
         for record in records:
             yield Row(record[text], None if label is None else label_name(record[label]))
 
+    def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Every record by column, and how many bytes of the file have been read for it."""
+        records = self._records()
+        header = next(records, [])
+        for record in records:
+            yield self._handle.tell(), dict(zip(header, record, strict=True))
+
     def _records(self) -> Iterator[list[str]]:
         csv.field_size_limit(sys.maxsize)  # the module's 128 KiB are less than many a text
         with self.path.open("rb") as handle:
             encoding = encoding_of(handle.read(2))
-        with self.path.open(encoding=encoding, newline="") as handle:
+        self._handle = self.path.open("rb")
+        with TextIOWrapper(self._handle, encoding=encoding, newline="") as handle:
             # strict: an unclosed quote is an error, not a text that swallows the rest of the file
             reader = csv.reader(handle, strict=True)
             width = None
@@ -87,6 +99,8 @@ class CsvReader:
 
 class JsonLinesReader:
     """A file in UTF-8 with one JSON object a line; blank lines are passed over."""
+
+    _handle: BufferedReader
 
     def __init__(self, path: Path, text: str, label: str | None) -> None:
         self.path, self.text, self.label = path, text, label
@@ -122,9 +136,15 @@ class JsonLinesReader:
                 )
             yield Row(text, label_name(label))
 
+    def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Every object, and how many bytes of the file have been read for it."""
+        for _, record in self._records():
+            yield self._handle.tell(), record
+
     def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
         decode = json.JSONDecoder(object_pairs_hook=self._record).decode
         with self.path.open("rb") as handle:
+            self._handle = handle
             for line, raw in enumerate(handle, 1):
                 if not raw.strip():
                     continue

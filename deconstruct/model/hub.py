@@ -41,12 +41,13 @@ def reachable(timeout: float = TIMEOUT_SECONDS) -> bool:
     return bool(answered)
 
 
-HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+WEIGHTS = "*.safetensors"
+HUB_FILES = ["*.json", WEIGHTS, "*.txt", "*.model"]
 """What is fetched of a hub model: weights as safetensors alone, never pickled ones."""
 
 
-def snapshot(name: str, revision: str | None) -> tuple[Path, str]:
-    """Local folder and commit hash of a hub model, fetched if need be.
+def snapshot(name: str, revision: str | None, *, weights: bool = True) -> tuple[Path, str]:
+    """Local folder and commit hash of a hub model, fetched if need be; its weights if asked for.
 
     Offline, whatever the hub's local cache holds of it serves. Raises ``SourceUnreachable`` with
     the remedy if it is not there, does not exist, or asks for a licence to be accepted.
@@ -56,10 +57,11 @@ def snapshot(name: str, revision: str | None) -> tuple[Path, str]:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
     online = reachable()
+    wanted = [pattern for pattern in HUB_FILES if weights or pattern != WEIGHTS]
     try:
         folder = Path(
             snapshot_download(
-                name, revision=revision, allow_patterns=HUB_FILES, local_files_only=not online
+                name, revision=revision, allow_patterns=wanted, local_files_only=not online
             )
         )
     except (LocalEntryNotFoundError, TransportError) as error:

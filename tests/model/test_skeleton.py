@@ -12,8 +12,8 @@ from transformers import AutoConfig
 
 from deconstruct.common.errors import ConfigError
 from deconstruct.common.site import Site
-from deconstruct.model.resolve import ResolvedModel
-from deconstruct.model.skeleton import TESTED, check_hooks
+from deconstruct.model.resolve import TESTED, ResolvedModel
+from deconstruct.model.skeleton import check_hooks
 
 STREAM = (Site(0, "resid_pre"), Site(1, "resid_post"))
 PARTS = (Site(1, "attn_out"), Site(1, "mlp_out"))

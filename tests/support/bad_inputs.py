@@ -54,6 +54,7 @@ def cases(folder: Path) -> Iterator[Case]:
         seconds = 6.0 if name in FOREIGN else 3.0
         run = ("run", config, "--set", f"model.name={changed}")
         yield Case(f"model {name}", run, seconds=seconds)
+    yield from _begun(folder, model, texts)
     yield from _environments(folder, config)
     yield from _commands(folder, config)
 
@@ -219,6 +220,36 @@ def _models(folder: Path, model: Path) -> Iterator[tuple[str, object]]:
     yield "encoder-decoder", changed("t5", model_type="t5")
     yield "few tokens", changed("few-tokens", vocab_size=10)
     yield "few positions", changed("few-positions", max_position_embeddings=4)
+
+
+def _begun(folder: Path, model: Path, texts: Path) -> Iterator[Case]:
+    """Of what `_sources` and `_models` have made, what a first configuration is asked for."""
+    (folder / "numbers.csv").write_text("id,price\n1,2.5\n2,3.5\n")
+    (folder / "semicolons.csv").write_text("text;label\n" + "one two;a\n" * 9)
+    (folder / "same.csv").write_text("text\n" + "one two\n" * 9)
+    (folder / "bare.csv").write_text(f"{'one two three four ' * 9},a\n" + "five six seven,b\n" * 9)
+    new = folder / "new.toml"
+    for name in (
+        "empty.csv", "header.csv", "wide.csv", "zeros.csv", "latin.csv", "quote.csv", "numbers.csv",
+        "semicolons.csv", "same.csv", "bare.csv", "broken.jsonl", "list.jsonl", "number.jsonl",
+        "none.jsonl", "empty.jsonl", "noise.parquet", "cut.parquet", "lists.parquet", "packed.zip",
+        "no-such.csv", "nothing", "embedded:news",
+    ):  # fmt: skip
+        source = name if ":" in name else folder / name
+        yield Case(f"init {name}", ("init", source, "--model", model, "--output", new))
+    for name in ("no-model", "cut", "adapter", "no-layers", "tokenizer-cut", "embedded:gpt-5"):
+        named = name if ":" in name else folder / name
+        yield Case(f"init of {name}", ("init", texts, "--model", named, "--output", new))
+    for name, arguments in {
+        "without a source": (),
+        "of an unknown kind": (texts, "--model", folder / "remote", "--output", new),
+        "over a file": (texts, "--model", model, "--output", texts),
+        "into no folder": (texts, "--model", model, "--output", folder / "none" / "a.toml"),
+        "into a folder": (texts, "--model", model, "--output", folder),
+        "of a subset": (texts, "--model", model, "--subset", "en", "--output", new),
+    }.items():
+        seconds = 6.0 if "unknown" in name else 3.0
+        yield Case(f"init {name}", ("init", *arguments), seconds=seconds)
 
 
 def _environments(folder: Path, config: Path) -> Iterator[Case]:
