@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, ParamSpec, TextIO, TypeVar
+from typing import Annotated, Literal, ParamSpec, TextIO, TypeVar
 
 import duckdb
 import typer
@@ -24,6 +24,7 @@ from deconstruct.store import (
     QueryError,
     collect,
     export_run,
+    export_sae,
     garbage,
     open_store,
     pages,
@@ -283,10 +284,19 @@ def _opened(output: Path | None, format_: Format) -> Iterator[tuple[Path | None,
 @report_errors
 def export(
     run: Run,
-    file: Annotated[Path, typer.Argument(help="The DuckDB file to make.")],
+    file: Annotated[
+        Path, typer.Argument(help="The file to make; for SAELens, the folder of its SAE.")
+    ],
     home: Home = None,
+    format_: Annotated[
+        Literal["duckdb", "sae_lens"], typer.Option("--format", help="What is made of the run.")
+    ] = "duckdb",
 ) -> None:
-    """Copy one run into a DuckDB file that needs nothing beside it, to hand to a colleague."""
+    """Copy one run into a DuckDB file that needs nothing beside it, or its SAE for SAELens."""
+    if format_ == "sae_lens":
+        run_id = export_sae(home, run, file)
+        typer.echo(f"the SAE of run {run_id} is in {file}; SAE.load_from_disk opens it")
+        return
     check_place(file, "the file")
     run_id = export_run(home, run, file)
     typer.echo(f"run {run_id} is in {file} ({file.stat().st_size / 1e6:,.1f} MB)")

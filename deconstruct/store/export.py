@@ -1,11 +1,13 @@
-"""Exporting a run: one DuckDB file that holds all of it, to hand to a colleague."""
+"""Exporting a run: one DuckDB file that holds all of it, or its SAE alone for SAELens."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import duckdb
 
+from deconstruct.artifacts import DataRoot
 from deconstruct.artifacts.manifest import MANIFEST, Manifest
 from deconstruct.common.errors import StorageError
 from deconstruct.common.paths import absolute, check_for_duckdb
@@ -24,12 +26,8 @@ def export_run(home: Path | str | None, run: str, target: Path) -> str:
     What the store reads from artifacts is copied in, so the file needs nothing beside it. Raises
     ``StorageError`` if ``target`` exists or its disk fills up, `QueryError` for an unknown run.
     """
-    target = absolute(target)
+    target = _new(target, "file")
     check_for_duckdb(target, f"file {str(target)!r}")
-    if target.exists():
-        raise StorageError(f"{target} exists already; remove it or name another file")
-    if not target.parent.is_dir():
-        raise StorageError(f"folder {target.parent} does not exist; make it or name another file")
     with open_store(home) as source, rewriting(target, block_size=LARGE_BLOCKS) as connection:
         run_id = resolve_run(source, run)
         migrate(connection, str(target))
@@ -56,6 +54,41 @@ def export_run(home: Path | str | None, run: str, target: Path) -> str:
                 connection.unregister("rows_to_copy")
         create_macros(connection)
     return run_id
+
+
+def export_sae(home: Path | str | None, run: str, target: Path) -> str:
+    """Write a run's SAE into a new folder that SAELens loads, with its metadata; return the run_id.
+
+    Whole or not at all. Raises ``StorageError`` if ``target`` exists or the SAE is damaged,
+    `QueryError` for an unknown run.
+    """
+    target = _new(target, "folder")
+    with open_store(home) as store:
+        run_id = resolve_run(store, run)
+        rows = store.execute(
+            "SELECT key FROM stages WHERE run_id = ? AND stage = 'sae'", [run_id]
+        ).fetchall()
+    if not rows:
+        raise StorageError(f"run {run_id} has no SAE; name another run")
+    sae = DataRoot(data_root(home)).open("sae", str(rows[0][0]))
+    from deconstruct.sae.files import copy_for_sae_lens  # and torch with it
+
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as draft:
+        copy_for_sae_lens(sae.path, Path(draft, "whole")).rename(target)
+    return run_id
+
+
+def _new(target: Path, what: str) -> Path:
+    """Where a file or folder, as ``what`` says, is to be made: nothing is there, a folder above is.
+
+    Raises ``StorageError`` if that is not so.
+    """
+    target = absolute(target)
+    if target.exists():
+        raise StorageError(f"{target} exists already; remove it or name another {what}")
+    if not target.parent.is_dir():
+        raise StorageError(f"folder {target.parent} does not exist; make it or name another {what}")
+    return target
 
 
 def _file(

@@ -211,8 +211,12 @@ def test_of_a_parquet_file_rows_are_drawn_all_over(tmp_path: Path) -> None:
 
 
 def test_a_column_of_too_many_names_is_no_label(tmp_path: Path) -> None:
-    """In the sample 600 authors of 2,000 rows are few enough; the whole has too many."""
-    choose = random.Random(0)
-    authors = [f"author {choose.randrange(40) if row % 2 else row // 7}" for row in range(40_000)]
+    """Some hundred authors in the sample are few enough; of the whole source there are more."""
+    draws = random.Random(0)
+    authors = [
+        f"author {row if draws.random() < 0.1 else draws.randrange(40)}" for row in range(40_000)
+    ]
     path = as_csv(tmp_path / "a.csv", {"text": prose(4, 40_000), "author": authors})
+    few = as_csv(tmp_path / "few.csv", {"text": prose(4, 2500), "author": authors[::16]})
+    assert names(guessed(few)) == ("text", "author")
     assert guessed(path).label is None
