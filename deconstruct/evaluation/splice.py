@@ -1,6 +1,7 @@
 """What a reconstruction costs the language model: its loss with the site's activations replaced.
 
 Four passes over the same documents: clean, reconstruction spliced in, zeros, and the train mean.
+What comes before the site is the same in all of them, and computed in the first alone.
 Only recorded positions are replaced (those that the SAE is made for), in all variants alike; the
 skipped leading positions keep their clean activations. The loss is that of predicting the next
 token from recorded positions, in nats.
@@ -9,17 +10,20 @@ token from recorded positions, in nats.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from threading import Lock, local
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deconstruct.common.cores import each_on_one_thread
 from deconstruct.common.progress import Advance
 from deconstruct.common.site import Site
 from deconstruct.evaluation.reconstruction import per_token
-from deconstruct.model.hooks import replacing
+from deconstruct.model.hooks import Prefix, Replace, repeating, replacing
 
 BATCH_TOKENS = 512
 """Tokens in one pass: their logits over a vocabulary of 262,144 take 0.25 GB in bfloat16."""
@@ -60,7 +64,6 @@ class Losses:
     variance: NDArray[np.float64]
 
 
-@torch.inference_mode()
 def spliced_losses(
     model: nn.Module,
     site: Site,
@@ -73,88 +76,122 @@ def spliced_losses(
     """Run the model four times over each document.
 
     reconstruct: float32 [n, d_in] -> [n, d_out], from activations at ``source`` (none: at ``site``
-    itself) to those at ``site``, which it replaces. mean: [d_out], at ``site``. Memory: one
-    batch's logits a variant, and [documents, d_out] in float64.
+    itself) to those at ``site``, which it replaces. mean: [d_out], at ``site``. Memory: two
+    batches' logits a core of a CPU, and [documents, d_out] in float64.
     """
-    sums: dict[int, list[float]] = {}
-    shifted: dict[int, NDArray[np.float64]] = {}
-    device = next(model.parameters()).device
-    for batch in _equal_lengths(texts):
-        ids = torch.from_numpy(np.stack([text.ids for text in batch])).to(device)
-        recorded = torch.from_numpy(np.stack([text.recorded for text in batch])).to(device)
-        losses, kl, stream, read = _variants(
-            model, site, source or site, ids, recorded, reconstruct, mean
-        )
-        predicted = recorded[:, :-1]
-        for row, text in enumerate(batch):
-            chosen = predicted[row]
-            figures = [float(chosen.sum())]
-            figures += [float(losses[v][row][chosen].double().sum()) for v in VARIANTS]
-            figures.append(float(kl[row][chosen].double().sum()))
-            x = stream[row].float()
-            error = float(per_token(x, reconstruct(read[row].float()))["error"].sum())
-            # About the train mean first; the mean of these documents is known at the end.
-            centred = x.double() - mean.double()
-            sums[text.doc_id] = [*figures, len(x), error, float(centred.square().sum())]
-            shifted[text.doc_id] = centred.sum(0).cpu().numpy()
-            advance(len(text.ids))
-    order = sorted(sums)
-    columns = np.array([sums[doc] for doc in order]).T
-    shifts = np.stack([shifted[doc] for doc in order])
+    found: Figures = {}
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    side_by_side = each_on_one_thread if on_cpu else map
+    splicing = _Splicing(model, site, source or site, reconstruct, mean)
+    with splicing.hooked():
+        for batch in side_by_side(splicing.judge, _equal_lengths(texts)):
+            found |= batch
+            advance(sum(int(figures[-3]) for figures, _ in batch.values()))
+    order = sorted(found)
+    columns = np.array([found[doc][0] for doc in order]).T
+    shifts = np.stack([found[doc][1] for doc in order])
     positions, squares = columns[-3], columns[-1]
     centre = shifts.sum(0) / positions.sum()
     columns[-1] = squares - 2 * shifts @ centre + positions * (centre @ centre)
     return Losses(*columns)
 
 
-def _variants(
-    model: nn.Module,
-    site: Site,
-    source: Site,
-    ids: Tensor,
-    recorded: Tensor,
-    reconstruct: Reconstruct,
-    mean: Tensor,
-) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
-    """Loss of each prediction [batch, length - 1] a variant, KL likewise, clean activations at
-    ``site`` and at ``source``."""
-    kept: list[Tensor] = []
-    read: list[Tensor] = []
+class _Pass(local):
+    """What one thread's pass puts at the site (None: nothing), and what it has read."""
 
-    def keep(activation: Tensor) -> Tensor:
-        kept.append(activation)
-        return activation
+    put: Replace | None = None
+    stream: Tensor
+    read: Tensor
 
-    def note(activation: Tensor) -> Tensor:
-        read.append(activation)
-        return activation
 
-    def put(what: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def replace(activation: Tensor) -> Tensor:
-            replaced = activation.clone()
-            replaced[recorded] = what(activation[recorded]).to(activation.dtype)
-            return replaced
+Figures = dict[int, tuple[list[float], NDArray[np.float64]]]
+"""By document: the figures of `Losses`, variance about the train mean, and the sum of x - mean."""
 
-        return replace
 
-    def with_(replace: Callable[[Tensor], Tensor]) -> Tensor:
-        with replacing(model, site, replace):
-            logits: Tensor = model(input_ids=ids, use_cache=False).logits
+@dataclass
+class _Splicing:
+    """The four passes over a batch; several threads may make them at once."""
+
+    model: nn.Module
+    site: Site
+    source: Site
+    reconstruct: Reconstruct
+    mean: Tensor
+    passing: _Pass = field(default_factory=_Pass)
+    turn: AbstractContextManager[bool] = field(default_factory=Lock)
+    prefix: Prefix = field(init=False)
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """`judge` works within this block."""
+        with (
+            replacing(self.model, self.source, self._note),
+            replacing(self.model, self.site, self._put),
+            repeating(self.model, self.site) as self.prefix,
+        ):
+            yield
+
+    @torch.inference_mode()
+    def judge(self, batch: list[Text]) -> Figures:
+        """The figures of documents of one length."""
+        ids = torch.from_numpy(np.stack([text.ids for text in batch])).to(self.mean.device)
+        recorded = torch.from_numpy(np.stack([text.recorded for text in batch])).to(ids.device)
+        targets = ids[:, 1:]
+        clean = self._logits(ids, None)
+        stream, read = self.passing.stream, self.passing.read
+        out = self._reconstructed(read[recorded])
+        spliced = self._logits(ids, _putting(recorded, lambda _: out))
+        losses = {"clean": _loss(clean, targets), "spliced": _loss(spliced, targets)}
+        kl = _divergence(clean, spliced)
+        del clean, spliced
+        losses["zero"] = _loss(self._logits(ids, _putting(recorded, torch.zeros_like)), targets)
+        constant = _putting(recorded, lambda x: self.mean.to(x).expand_as(x))
+        losses["mean"] = _loss(self._logits(ids, constant), targets)
+        found: Figures = {}
+        for row, text in enumerate(batch):
+            chosen = recorded[row, :-1]
+            figures = [float(chosen.sum())]
+            figures += [float(losses[v][row][chosen].double().sum()) for v in VARIANTS]
+            figures.append(float(kl[row][chosen].double().sum()))
+            x = stream[row].float()
+            error = float(per_token(x, self._reconstructed(read[row]))["error"].sum())
+            # About the train mean first; the mean of these documents is known at the end.
+            centred = x.double() - self.mean.double()
+            figures += [len(x), error, float(centred.square().sum())]
+            found[text.doc_id] = figures, centred.sum(0).cpu().numpy()
+        return found
+
+    def _reconstructed(self, read: Tensor) -> Tensor:
+        with self.turn:  # an autoencoder works in buffers of its own
+            return self.reconstruct(read.float())
+
+    def _logits(self, ids: Tensor, put: Replace | None) -> Tensor:
+        """Of each prediction; a pass that puts something at the site begins there."""
+        self.passing.put, self.prefix.again = put, put is not None
+        logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
         return logits[:, :-1]
 
-    targets = ids[:, 1:]
-    with replacing(model, source, note):
-        clean = with_(keep)
-    losses = {"clean": _loss(clean, targets)}
-    # What comes before the site is clean there too, so that the first pass has read its source.
-    out = reconstruct(read[0][recorded].float())
-    spliced = with_(put(lambda _: out))
-    losses["spliced"] = _loss(spliced, targets)
-    divergence = _divergence(clean, spliced)
-    del clean, spliced
-    losses["zero"] = _loss(with_(put(torch.zeros_like)), targets)
-    losses["mean"] = _loss(with_(put(lambda x: mean.to(x).expand_as(x))), targets)
-    return losses, divergence, kept[0], read[0]
+    def _note(self, activation: Tensor) -> Tensor:
+        if self.passing.put is None:
+            self.passing.read = activation
+        return activation
+
+    def _put(self, activation: Tensor) -> Tensor:
+        if self.passing.put is not None:
+            return self.passing.put(activation)
+        self.passing.stream = activation
+        return activation
+
+
+def _putting(recorded: Tensor, what: Replace) -> Replace:
+    """Put ``what`` of the recorded activations [n, d_out] in their place."""
+
+    def replace(activation: Tensor) -> Tensor:
+        replaced = activation.clone()
+        replaced[recorded] = what(activation[recorded]).to(activation.dtype)
+        return replaced
+
+    return replace
 
 
 def _loss(logits: Tensor, targets: Tensor) -> Tensor:

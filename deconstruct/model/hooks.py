@@ -8,6 +8,7 @@ the tables below say where each one's blocks are and which module's output is ad
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from threading import local
@@ -36,6 +37,8 @@ PARTS = (
     ("self_attn", "fc2"),
 )
 """Modules of a block whose outputs are added to the stream: the first pair that it has."""
+
+log = logging.getLogger(__name__)
 
 Replace = Callable[[Tensor], Tensor]
 
@@ -114,6 +117,65 @@ def replacing(model: nn.Module, site: Site, replace: Replace) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+class Prefix(local):
+    """What the blocks before a site gave in a thread's last whole pass; ``again``: give that."""
+
+    again = False
+
+    def __init__(self) -> None:
+        self.outputs: dict[int, Any] = {}
+
+
+@contextmanager
+def repeating(model: nn.Module, site: Site) -> Iterator[Prefix]:
+    """Within the block, passes over the same ids need not compute what comes before ``site`` anew.
+
+    A thread sets ``again`` after a whole pass: its next ones begin where the site is, with the same
+    bytes as if they were whole. Of a model for which some tokens say otherwise (its blocks share
+    more than the stream), every pass is whole.
+    """
+    first = list(blocks(model)[: site.layer + (site.hook == "resid_post")])
+    own = [vars(block).get("forward") for block in first]
+    prefix, usable = Prefix(), True
+
+    def kept(number: int, compute: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if not (prefix.again and usable):
+                prefix.outputs[number] = compute(*args, **kwargs)
+            return prefix.outputs[number]
+
+        return forward
+
+    for number, block in enumerate(first):
+        block.forward = kept(number, block.forward)
+    try:
+        usable = _repeats(model, prefix)
+        yield prefix
+    finally:
+        for block, before in zip(first, own, strict=True):
+            del block.forward
+            if before is not None:
+                block.forward = before
+
+
+@torch.inference_mode()
+def _repeats(model: nn.Module, prefix: Prefix) -> bool:
+    """Whether passes that begin at the site are the whole one; the second, whether the first left
+    what it was given as it was."""
+    ids = some_tokens(model)
+    try:
+        whole = model(input_ids=ids, use_cache=False).logits
+        prefix.again = True
+        return all(
+            torch.equal(whole, model(input_ids=ids, use_cache=False).logits) for _ in range(2)
+        )
+    except Exception as error:  # whatever a family's blocks miss, whole passes need not
+        log.debug("passes of %s are made whole: %s", type(model).__name__, error)
+        return False
+    finally:
+        prefix.again = False
 
 
 def blocks(model: nn.Module) -> nn.ModuleList:

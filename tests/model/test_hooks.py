@@ -12,7 +12,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from deconstruct.common.errors import ConfigError
 from deconstruct.common.site import HOOKS, Site
 from deconstruct.model import hooks
-from deconstruct.model.hooks import blocks, capture, check_parts, reading, replacing
+from deconstruct.model.hooks import (
+    Replace,
+    blocks,
+    capture,
+    check_parts,
+    reading,
+    repeating,
+    replacing,
+)
 from deconstruct.model.loading import load
 from deconstruct.model.resolve import ResolvedModel
 
@@ -225,3 +233,48 @@ def test_a_block_that_is_given_several_streams_is_refused() -> None:
         pytest.raises(ConfigError, match=r"Linear can't be hooked: it passes on \[1, 4, 3, 2\]"),
     ):
         model.transformer.h[0](torch.zeros(1, 4, 3, 2))
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_pass_that_begins_at_the_site_is_the_whole_one(model: nn.Module, hook: str) -> None:
+    """Whatever is put there, to the byte; and without computing what comes before it."""
+    site, ran = Site(1, hook), []  # type: ignore[arg-type]
+    part = next(iter(blocks(model)[0].children()))
+    part.register_forward_pre_hook(lambda *_: ran.append(1))
+
+    def logits(replace: Replace | None = None) -> torch.Tensor:
+        with replacing(model, site, replace or torch.clone), torch.inference_mode():
+            found: torch.Tensor = model(input_ids=IDS, use_cache=False).logits
+            return found
+
+    clean, halved = logits(), logits(lambda x: x / 2)
+    with repeating(model, site) as prefix:
+        ran.clear()
+        assert torch.equal(logits(), clean)
+        assert len(ran) == 1
+        prefix.again = True
+        assert torch.equal(logits(lambda x: x / 2), halved)
+        assert torch.equal(logits(), clean)
+        assert len(ran) == 1
+    assert torch.equal(logits(), clean)
+    assert len(ran) == 2
+
+
+def test_blocks_that_share_more_than_the_stream_run_in_every_pass(model: nn.Module) -> None:
+    """A block that changes what it was given in place would spoil the next pass."""
+    second = blocks(model)[1]
+    before = second.forward
+
+    def in_place(stream: torch.Tensor, *args: object, **kwargs: object) -> object:
+        stream += 1
+        return before(stream, *args, **kwargs)
+
+    second.forward = in_place
+    try:
+        with torch.inference_mode(), repeating(model, Site(0, "resid_post")) as prefix:
+            clean = model(input_ids=IDS, use_cache=False).logits
+            prefix.again = True
+            for _ in range(3):
+                assert torch.equal(model(input_ids=IDS, use_cache=False).logits, clean)
+    finally:
+        del second.forward
