@@ -8,12 +8,22 @@ DECONSTRUCT_HOME ?= $(CURDIR)/data
 export DECONSTRUCT_HOME
 
 BIN = $(VENV)/bin
-PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Modules are compiled as they are first imported; pip would compile all, of which most never are.
+PIP = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check \
+	--constraint constraints.txt
+
+comma = ,
+# pip says nothing while it fetches and unpacks: every 4 seconds, how large the environment is.
+define watched
+	@( while sleep 4; do echo "  $(VENV): $$(du -sm $(VENV) | cut -f1) MB"; done ) & watch=$$!; \
+	trap 'kill $$watch' EXIT; trap 'exit 130' INT TERM; $(1)
+endef
 
 .PHONY: run test kills campaign lint serve bench-train install clean
 
 run: $(VENV)/.installed
-	$(BIN)/deconstruct run configs/embedded.toml
+	@echo 'Gemma 3 270M is taken apart on BBC News: 1.4 GB in $(DECONSTRUCT_HOME)'
+	@$(BIN)/deconstruct run configs/embedded.toml
 
 # Files go whole to one of two processes, since their tests share servers and homes.
 test: lint
@@ -42,14 +52,16 @@ install: $(VENV)/.installed-dev
 
 # torch first and alone: resolved together with the rest, pip may fetch a larger build of it.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) torch
-	$(PIP) --editable '.[embedded]'
-	touch $@
+	@echo 'Installing into $(VENV): about 2,000 MB of pinned versions, once'
+	@$(PYTHON) -m venv $(VENV)
+	$(call watched,$(PIP) torch)
+	$(call watched,$(PIP) --editable '.[embedded]')
+	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) --editable '.[embedded,dev]'
-	touch $@
+	@echo 'Adding what tests need'
+	$(call watched,$(PIP) --editable '.[embedded$(comma)dev]')
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -23,6 +23,7 @@ from deconstruct.recurring import standing as standing_runs
 from deconstruct.recurring.standing import Standing
 from deconstruct.store import RunRecord
 from deconstruct.store.query import data_root
+from deconstruct.suggest.duration import about, foreseen
 from flows.environment import give_caches_a_place
 from flows.liveness import hold_lock
 from flows.local import check_cancelled
@@ -117,9 +118,12 @@ def pipeline(
     model, source = preflight(root, config, device, whole=growth == "anew")
     run, stages = Running(config, model, device, started, growth), Stages(root)
     standing, base = going_on(root, run, source)
+    corpus = read(run, stages, source, base)
+    if not standing:
+        foretell(run, stages, corpus)
     return [
         take_apart(run, stages.branch(), recorded, standing.get(recorded.site))
-        for recorded in read_and_record(run, stages, source, base, engine)
+        for recorded in record(run, stages, corpus, engine)
     ]
 
 
@@ -131,7 +135,7 @@ def plan(root: DataRoot, config: RunConfig, device: str, growth: Growth) -> list
     model, source = preflight(root, config, device, whole=growth == "anew")
     run, stages = Running(config, model, device, datetime.now(UTC), growth), Planning(root)
     standing, base = going_on(root, run, source)
-    for recorded in read_and_record(run, stages, source, base, HERE):
+    for recorded in record(run, stages, read(run, stages, source, base)):
         judged(run, stages.branch(), recorded, standing.get(recorded.site))
     return stages.plans
 
@@ -150,17 +154,30 @@ def going_on(
     return standing, standing_runs.base_of(root, run.config, source, newest.corpus)
 
 
-def read_and_record(
-    run: Running, stages: Stages, source: ResolvedSource, base: Artifact | None, engine: Spread
-) -> list[Recorded]:
-    """The corpus, and the activations of each site that an SAE reads.
-
-    base: the corpus that this one grew from.
-    """
-    config, model, device = run.config, run.model, run.device
+def read(run: Running, stages: Stages, source: ResolvedSource, base: Artifact | None) -> Artifact:
+    """The corpus. base: the one that it grew from."""
+    config, model = run.config, run.model
     corpus = stages.run(task.corpus, config.corpus, source=source, model=model, base=base)
     if corpus.path.exists():  # one that is planned does not
         check_recorded(config, corpus)
+    return corpus
+
+
+def foretell(run: Running, stages: Stages, corpus: Artifact) -> None:
+    """Log how long what is left takes on this processor, and what it puts on disk."""
+    planning = Planning(stages.root)
+    for recorded in record(run, planning, corpus):
+        judged(run, planning.branch(), recorded, None)
+    left = [plan.recipe.stage for plan in planning.plans if not plan.there]
+    if left:
+        all_stages = foreseen(run.config, run.model, corpus, run.device)
+        seconds, size = (sum(of) for of in zip(*(all_stages[stage] for stage in left), strict=True))
+        log.info("%-12s %s on this processor, %.1f GB", "ahead", about(seconds), size / 1e9)
+
+
+def record(run: Running, stages: Stages, corpus: Artifact, engine: Spread = HERE) -> list[Recorded]:
+    """The activations of each site that an SAE reads."""
+    config, model, device = run.config, run.model, run.device
     wanted = recipes(config.activations, model=model, corpus=corpus, device=device)
     inputs = {"model": model, "corpus": corpus, "device": device, "engine": engine}
     found = stages.run_all(Call(task.activations, wanted, config.activations, inputs))

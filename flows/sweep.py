@@ -14,7 +14,7 @@ from deconstruct.sae.stage import recipe
 from deconstruct.store.query import data_root
 from flows.environment import give_caches_a_place
 from flows.liveness import hold_lock
-from flows.pipeline import HERE, Running, SiteResult, read_and_record, take_apart
+from flows.pipeline import HERE, Running, SiteResult, read, record, take_apart
 from flows.preflight import preflight
 from flows.ui import speak
 from tasks.spread import Spread
@@ -48,7 +48,7 @@ def sweep(
     run, stages = Running(config, model, device, started), Stages(root)
     members = config.members()
     results = []
-    for recorded in read_and_record(run, stages, source, None, engine):
+    for recorded in record(run, stages, read(run, stages, source, None), engine):
         activations, output = recorded.activations, recorded.output
         recipes = [recipe(member, activations=activations, output=output) for member in members]
         inputs = {"activations": activations, "output": output, "device": device, "engine": engine}

@@ -1,0 +1,86 @@
+"""How long the stages of a run take on this processor, before they have run.
+
+Operations of each stage, over the rate of a product that is timed. What that leaves out (reading,
+sorting, loading) is in the factors, which were fitted to the embedded default. It tells minutes
+from hours, and nothing of what else the machine does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import torch
+
+from deconstruct.artifacts import Artifact
+from deconstruct.common.hardware import pick_device, pick_dtype
+from deconstruct.common.site import Site
+from deconstruct.config import RunConfig
+from deconstruct.model.hooks import blocks
+from deconstruct.model.resolve import ResolvedModel
+from deconstruct.model.skeleton import skeleton
+
+SIDE, TIMED_SECONDS = 1024, 0.1
+FORWARD = 1.6
+"""A forward pass takes so many times its products."""
+STEP = 1.6
+"""A training step on a CPU, likewise the encoder's product; by a dense step it is `DENSE`."""
+DENSE = 8.0
+FIRINGS_A_SECOND = 700_000
+"""Firings encoded, ordered and written, beside the product."""
+SECONDS_A_DOCUMENT = 0.01
+"""Of probe and cluster, which run beside the evaluation."""
+FIRING_BYTES = 32
+"""On disk, in all orders."""
+
+
+def rate(device: str, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a product of two matrices, the best of some."""
+    one = torch.ones(SIDE, SIDE, dtype=dtype, device=device)
+    best, until = float("inf"), time.perf_counter() + TIMED_SECONDS
+    while time.perf_counter() < until or best == float("inf"):
+        started = time.perf_counter()
+        (one @ one)[0, 0].item()  # .item() waits for a GPU
+        best = min(best, time.perf_counter() - started)
+    return 2 * SIDE**3 / best
+
+
+def foreseen(
+    config: RunConfig, model: ResolvedModel, corpus: Artifact, device: str
+) -> Mapping[str, tuple[float, float]]:
+    """Seconds and bytes on disk of each stage after the corpus, of one site and one SAE each."""
+    where = pick_device(device)
+    speed = rate(where, pick_dtype(config.model.dtype, where))
+    bare = skeleton(model)
+    layers = [sum(p.numel() for p in block.parameters()) for block in blocks(bare)]
+    unembedding = bare.get_output_embeddings()  # type: ignore[operator]
+    head = unembedding.weight.numel() if unembedding is not None else 0
+    width = bare.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
+    last = max(Site.parse(site).layer for site in config.activations.sites)
+    documents, tokens = (int(corpus.facts[name]) for name in ("documents", "tokens"))
+    held_out = int(corpus.facts["test_documents"])
+    judged = min(held_out, config.evaluation.max_documents or held_out) * tokens / documents
+    encoded = 2 * width * config.sae.d_sae / speed
+    firings = tokens * config.sae.k
+    step = STEP if where == "cpu" else DENSE
+    passes = 2 * judged * (sum(layers) + head + 3 * (sum(layers[last + 1 :]) + head))
+    return {
+        "activations": (
+            FORWARD * 2 * tokens * sum(layers[: last + 1]) / speed,
+            tokens * width * (4 if config.activations.storage == "float32" else 2),
+        ),
+        "sae": (step * config.sae.tokens * encoded, 16 * width * config.sae.d_sae),
+        "latents": (tokens * encoded + firings / FIRINGS_A_SECOND, FIRING_BYTES * firings),
+        "evaluation": (FORWARD * passes / speed + held_out / documents * tokens * encoded, 0),
+        "probe": (SECONDS_A_DOCUMENT * documents / 2, 0),
+        "cluster": (SECONDS_A_DOCUMENT * documents / 2, 0),
+    }
+
+
+def about(seconds: float) -> str:
+    """A time as one says it."""
+    if seconds < 90:
+        return f"about {max(10, round(seconds, -1)):.0f} seconds"
+    if seconds < 5400:
+        return f"about {seconds / 60:.0f} minutes"
+    return f"about {seconds / 3600:.0f} hours"
