@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -213,10 +214,11 @@ def serve(
     """Start a local Prefect server with its schedules, and workers; Ctrl-C ends them all."""
     from flows.serve import serving
 
+    say = partial(console.print, markup=False, soft_wrap=True)  # paths and commands to copy
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with (
         contextlib.suppress(KeyboardInterrupt),
-        serving(data_root(home), port, _gpus(gpu), console.print) as served,
+        serving(data_root(home), port, _gpus(gpu), say) as served,
     ):
         console.print("ready; Ctrl-C ends it")
         while True:

@@ -16,7 +16,7 @@ from typing import Any
 import prefect
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
@@ -30,6 +30,9 @@ WHEN = ("cron", "day_or", "interval", "anchor_date", "rrule", "timezone")
 """What of a schedule says when it runs."""
 SCHEDULES = ("schedules", "schedule")
 PAGE = 200
+CHOOSES_CODE = ("command", "env", "working_dir")
+"""Job variables of Prefect's process pools that decide what code a run is: a command as such, a
+variable such as ``PYTHONPATH`` or ``LD_PRELOAD``, a folder to import from."""
 SCHEMA_OF = ("flows", "tasks", "deconstruct/config")
 """Folders whose code says what parameters a deployment has."""
 
@@ -77,14 +80,33 @@ def bring(
 
 
 def make_pool(name: str) -> None:
-    """Make a work pool whose workers start processes; one that is there stays as it is."""
+    """Make a work pool whose workers start processes, in which a run can't name a command.
+
+    One that is there with Prefect's own template gets ours; one that people changed stays.
+    """
+    template = job_template()
     with get_client(sync_client=True) as client:
         try:
-            client.read_work_pool(name)
+            there = client.read_work_pool(name)
         except ObjectNotFound:
-            template = ProcessWorker.get_default_base_job_template()
             made = WorkPoolCreate(name=name, type="process", base_job_template=template)
             client.create_work_pool(made)
+            return
+        theirs = ProcessWorker.get_default_base_job_template()["job_configuration"]
+        if there.base_job_template.get("job_configuration") == theirs:
+            client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
+
+
+def job_template() -> Definition:
+    """Of our pools: Prefect's, without the variables that choose code, and with no others let in.
+
+    The server refuses what the schema has not; what comes past that goes nowhere in the job.
+    """
+    template = ProcessWorker.get_default_base_job_template()
+    for name in CHOOSES_CODE:
+        del template["job_configuration"][name], template["variables"]["properties"][name]
+    template["variables"]["additionalProperties"] = False
+    return template
 
 
 def _arrange(

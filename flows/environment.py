@@ -8,13 +8,16 @@ another place, so that a data root is whole, and two of them are strangers.
 from __future__ import annotations
 
 import atexit
+import fcntl
 import json
 import os
 import pwd
 from pathlib import Path
+from typing import TextIO
 
-from flows import database
-from flows.embedded_server import EmbeddedServer, healthy
+from deconstruct.common.errors import DeconstructError
+from flows.server import database, secret
+from flows.server.embedded import EmbeddedServer, healthy
 
 DEFAULTS = {
     "DO_NOT_TRACK": "1",
@@ -48,10 +51,15 @@ def apply(home: Path, quiet: bool = False) -> None:
     os.environ.setdefault("PREFECT_HOME", str(prefect_home(home)))
     state().mkdir(parents=True, exist_ok=True)  # Prefect makes no parents
     prefect_home(home).mkdir(parents=True, exist_ok=True)
-    if "PREFECT_API_URL" not in os.environ:
-        url = served_url(home)
-        if url is not None:
-            os.environ["PREFECT_API_URL"] = url
+    asked, url = os.environ.get("PREFECT_API_URL"), served_url(home)
+    if url is not None and asked in (None, url):
+        speak_to(url, secret.read(secret_file(home)) or "")
+
+
+def speak_to(url: str, auth: str) -> None:
+    """Have Prefect's clients of this process, and of those it starts, use a server of ours."""
+    os.environ["PREFECT_API_URL"] = url
+    os.environ[secret.CARRIED] = auth
 
 
 def start_server() -> EmbeddedServer | None:
@@ -63,7 +71,7 @@ def start_server() -> EmbeddedServer | None:
         return None
     server = EmbeddedServer.start(server_log(), os.environ)
     atexit.register(server.stop)  # before Prefect is imported, whose own come first then
-    os.environ["PREFECT_API_URL"] = server.url
+    speak_to(server.url, server.auth)
     return server
 
 
@@ -120,10 +128,48 @@ def server_note(home: Path) -> Path:
     return prefect_home(home) / "server.json"
 
 
-def served_url(home: Path) -> str | None:
-    """API address of the server that ``deconstruct serve`` runs for this data root, if it lives."""
+def secret_file(home: Path) -> Path:
+    """The file that keeps the secret of that server, see `flows.server.secret`."""
+    return prefect_home(home) / secret.FILE
+
+
+def note_server(home: Path, url: str) -> TextIO:
+    """Note the address of the server; it is this data root's for as long as the file is open.
+
+    Raises ``DeconstructError`` if another process has noted its own.
+    """
+    note = server_note(home).open("a+")
     try:
-        url = str(json.loads(server_note(home).read_text())["api_url"])
+        fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        note.close()
+        raise DeconstructError(f"{str(home)!r} is served already; end that one first") from error
+    note.truncate(0)
+    note.write(json.dumps({"api_url": url, "pid": os.getpid()}) + "\n")
+    note.flush()
+    return note
+
+
+def served_url(home: Path) -> str | None:
+    """API address of the server that ``deconstruct serve`` runs for this data root, if it lives.
+
+    None where its note is of a process that has died: on its port may listen a stranger, whom
+    nobody is to tell the secret. Nor is it for a user who may not read that.
+    """
+    try:
+        with server_note(home).open() as note:
+            if secret.read(secret_file(home)) is None or not _held(note):
+                return None
+            url = str(json.loads(note.read())["api_url"])
     except (OSError, ValueError, KeyError):
         return None
     return url if healthy(url) else None
+
+
+def _held(note: TextIO) -> bool:
+    """Whether another process has it open, in `note_server`."""
+    try:
+        fcntl.flock(note, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False

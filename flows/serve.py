@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
+import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
 from deconstruct.common.errors import DeconstructError
 from flows import environment
-from flows.database import FILE as DATABASE
-from flows.embedded_server import HOST, EmbeddedServer
+from flows.server import secret
+from flows.server.child import below, end
+from flows.server.database import FILE as DATABASE
+from flows.server.embedded import HOST, EmbeddedServer
 
 CODE = Path(__file__).resolve().parent.parent
 DEFINITIONS = "prefect.yaml"
+STOP_SECONDS = 10.0
 CPU_RUNS = 2
 """Runs at a time on this machine; more would wait for its cores all the same."""
 
@@ -90,30 +93,33 @@ def serving(home: Path, port: int, gpus: int, say: Say) -> Iterator[Served]:
     if already is not None:
         raise DeconstructError(f"{str(home)!r} is served already, at {already}; end that one first")
     os.environ.pop("PREFECT_API_URL", None)
-    url = f"http://{HOST}:{port}/api"
-    os.environ["PREFECT_SERVER_UI_API_URL"] = url
+    os.environ["PREFECT_SERVER_UI_API_URL"] = "/api"  # of whichever name the page was asked by
     os.environ["DECONSTRUCT_CODE"] = str(CODE)
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
-    log, note = environment.server_log(), environment.server_note(home)
-    server = EmbeddedServer.start(log, os.environ, port, ui=True)
-    os.environ["PREFECT_API_URL"] = url
+    kept = environment.secret_file(home)
+    auth = {secret.ASKED: secret.keep(kept, os.environ.get(secret.ASKED))}
+    server = EmbeddedServer.start(environment.server_log(), {**os.environ, **auth}, port, ui=True)
+    environment.speak_to(server.url, server.auth)
+    noted: TextIO | None = None
     workers = [Worker("cpu", "local-cpu", ("--limit", str(CPU_RUNS))), *_gpu_workers(gpus)]
     try:
         new = "" if (environment.state() / DATABASE).exists() else "; a new home takes it a while"
-        say(f"server      starts at {url}{new}")
+        say(f"server      starts at {server.url}{new}")
         _deploy_once_up(server, say)
-        note.write_text(json.dumps({"api_url": url, "pid": os.getpid()}) + "\n")
-        say(f"UI          http://{HOST}:{port}")
-        say(f"commands    export PREFECT_API_URL={url}")
+        noted = environment.note_server(home, server.url)
+        say(f"UI          http://{HOST}:{port}; its password is in {str(kept)!r}")
+        say(f"commands    export PREFECT_API_URL={server.url}")
+        say(f'            export {secret.CARRIED}="$(cat {shlex.quote(str(kept))})"')
         for worker in workers:
             worker.keep()
             say(f"worker      {worker.name}, of pool {worker.pool}")
         yield Served(home, server, workers, say)
     finally:
-        note.unlink(missing_ok=True)
-        for process in [*(w.process for w in reversed(workers)), server.process]:
-            if process is not None:
-                _stop(process)
+        if noted is not None:
+            environment.server_note(home).unlink(missing_ok=True)
+            noted.close()
+        _stop([worker.process for worker in workers if worker.process is not None])
+        server.stop()
 
 
 def _deploy_once_up(server: EmbeddedServer, say: Say) -> None:
@@ -150,7 +156,7 @@ def _gpu_workers(gpus: int) -> list[Worker]:
 
 def _prefect(*arguments: str, **environment: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "flows.child", str(os.getpid()), "prefect", *arguments],
+        [sys.executable, "-m", "flows.server.child", str(os.getpid()), "prefect", *arguments],
         cwd=CODE,
         env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
@@ -173,12 +179,16 @@ def _run(*arguments: str) -> None:
         )
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process kindly, then not."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
+def _stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End workers kindly, then not, and their runs before them: they would wait for those."""
+    for worker in workers:
+        if worker.poll() is None:
+            worker.terminate()  # it takes no further run; told so twice, it drops dead
+    end([run for worker in workers for run in below(worker.pid)], STOP_SECONDS)
+    deadline = time.monotonic() + STOP_SECONDS
+    for worker in workers:
         try:
-            process.wait(20)
+            worker.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            worker.kill()
+            worker.wait()

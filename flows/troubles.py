@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.client import HTTPException
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -113,7 +114,13 @@ def _answered(url: str, status: int) -> str:
     if status in (401, 403):
         return (
             f"the Prefect server at {url!r} refuses this command ({status}); set "
-            "PREFECT_API_AUTH_STRING or PREFECT_API_KEY to what it asks for"
+            "PREFECT_API_AUTH_STRING or PREFECT_API_KEY to what it asks for (`deconstruct serve` "
+            "keeps that in the file .prefect/secret of its data root)"
+        )
+    if status == HTTPStatus.MISDIRECTED_REQUEST:
+        return (
+            f"the server of `deconstruct serve` is asked by its own address alone, not as {url!r}; "
+            "set PREFECT_API_URL to the one that it says at its start"
         )
     if status in (404, 405):
         return (

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.prefect_api import SECRET
 from support.running import deconstruct, environment, write_config
 
-from flows.embedded_server import EmbeddedServer
+from flows.server.embedded import EmbeddedServer
+from flows.server.secret import ASKED
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +46,8 @@ def first_run(first_run_of: tuple[Path, subprocess.CompletedProcess[str]]) -> st
 @pytest.fixture(scope="session")
 def server(finished: Path) -> Iterator[str]:
     """API address of a Prefect server, for commands that need not start their own."""
-    apart = environment(finished, PREFECT_HOME=str(finished.parent / "prefect"))
+    state = str(finished.parent / "prefect")
+    apart = environment(finished, PREFECT_HOME=state) | {ASKED: SECRET}
     own = EmbeddedServer.start(finished.parent / "server.log", apart)
     own.wait()
     yield own.url

@@ -100,7 +100,7 @@ def test_the_server_of_a_killed_run_goes_with_it(config: Path, tmp_path: Path) -
     with stalled("deconstruct.activations.shards:write:1", home, "run", config) as process:
         listing = ["ps", "-ww", "--ppid", str(process.pid), "-o", "pid=,args="]
         children = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
-        (own,) = [line for line in children.splitlines() if "flows.embedded_server" in line]
+        (own,) = [line for line in children.splitlines() if "flows.server.embedded" in line]
         server = int(own.split(maxsplit=1)[0])
     deadline = time.monotonic() + 120
     while Path(f"/proc/{server}").exists():

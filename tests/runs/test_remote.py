@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.prefect_api import ask
+from support.prefect_api import SECRET, ask
 from support.running import (
     ROOT,
     STAGES,
@@ -22,7 +22,8 @@ from support.running import (
     environment,
 )
 
-from flows.embedded_server import EmbeddedServer
+from flows.server.embedded import EmbeddedServer
+from flows.server.secret import ASKED
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,8 @@ def test_a_gpu_worker_with_a_data_root_of_its_own_trains_through_the_remote(
     here, there = tmp_path / "here", tmp_path / "there"
     remote = f"file://{tmp_path}/remote"
     (tmp_path / "server" / ".prefect").mkdir(parents=True)
-    server = EmbeddedServer.start(tmp_path / "server.log", environment(tmp_path / "server"))
+    env = environment(tmp_path / "server") | {ASKED: SECRET}
+    server = EmbeddedServer.start(tmp_path / "server.log", env)
     server.wait()
     try:
         with gpu_worker(there, server.url, remote):

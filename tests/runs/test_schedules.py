@@ -11,7 +11,8 @@ from typing import Any
 import prefect.settings
 import pytest
 import yaml
-from support.prefect_api import ask
+from prefect.workers.process import ProcessWorker
+from support.prefect_api import SECRET, ask
 from support.running import ROOT
 
 from deconstruct.common.errors import ConfigError
@@ -78,7 +79,12 @@ class Kept:
 @pytest.fixture
 def kept(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
     monkeypatch.setenv("PREFECT_API_URL", server)  # of the commands that are started
-    with prefect.settings.temporary_settings({prefect.settings.PREFECT_API_URL: server}):
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", SECRET)
+    own = {
+        prefect.settings.PREFECT_API_URL: server,
+        prefect.settings.PREFECT_API_AUTH_STRING: SECRET,
+    }
+    with prefect.settings.temporary_settings(own):
         make_pool(POOL)
         yield Kept(server)
 
@@ -134,6 +140,22 @@ def test_a_work_pool_that_is_there_stays_as_it_is(kept: Kept) -> None:
     make_pool(POOL)
     pool = ask(kept.url, "GET", f"/work_pools/{POOL}")
     assert (pool["is_paused"], pool["concurrency_limit"]) == (True, 3)
+
+
+def test_a_work_pool_of_before_lets_no_run_name_a_command_any_more(kept: Kept) -> None:
+    def template(pool: Any = None) -> Any:
+        if pool is not None:
+            ask(kept.url, "PATCH", f"/work_pools/{POOL}", {"base_job_template": pool})
+        make_pool(POOL)
+        return ask(kept.url, "GET", f"/work_pools/{POOL}")["base_job_template"]
+
+    ours = template(ProcessWorker.get_default_base_job_template())
+    assert set(ours["variables"]["properties"]) == {"name", "labels", "stream_output"}
+    assert set(ours["job_configuration"]) == {"name", "labels", "stream_output"}
+    theirs = deepcopy(ours)
+    theirs["job_configuration"]["env"] = {"HF_TOKEN": "of the team"}
+    assert template(theirs) == theirs
+    assert template(ours) == ours
 
 
 @pytest.mark.parametrize(

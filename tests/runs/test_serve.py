@@ -2,112 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 import signal
-import socket
-import subprocess
-import sys
-import time
 import tomllib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from support.browser import PROGRAM, browser
 from support.prefect_api import ask
-from support.running import COMMAND, STAGES, deconstruct, digests, environment, stalled
-
-
-@dataclass
-class Served:
-    """A running ``deconstruct serve``."""
-
-    home: Path
-    url: str
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def ask(self, method: str, path: str, **body: Any) -> Any:
-        return ask(self.url, method, path, body or None)
-
-    def deployment(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.ask("GET", f"/deployments/name/{name}")
-        return found
-
-    def start(self, name: str, **parameters: Any) -> str:
-        """Have the workers run a deployment; the flow run's id."""
-        deployment = self.deployment(name)["id"]
-        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-        return str(self.ask("POST", f"/deployments/{deployment}/create_flow_run", **body)["id"])
-
-    def state(self, run: str) -> str:
-        return str(self.ask("GET", f"/flow_runs/{run}")["state_name"])
-
-    def runs(self, **where: Any) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.ask("POST", "/flow_runs/filter", flow_runs=where)
-        return found
-
-    def wait(self, what: Callable[[], Any], seconds: float = 300) -> Any:
-        """Until ``what`` is true; returns what it is then."""
-        deadline = time.monotonic() + seconds
-        while not (found := what()):
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()[-5000:]
-            time.sleep(0.25)
-        return found
-
-    def wait_for(self, run: str, state: str) -> None:
-        self.wait(lambda: self.state(run) in (state, "Failed"))
-        assert self.state(run) == state, self.log.read_text()[-5000:]
+from support.running import STAGES, deconstruct, digests, stalled
+from support.served import Served, children, serving
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("served")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    log = folder / "log"
-    with (
-        log.open("wb") as lines,
-        subprocess.Popen(
-            [sys.executable, "-c", COMMAND, "serve", "--port", str(port), "--gpu"],
-            env=environment(folder / "home", PYTHONUNBUFFERED="1"),
-            stdout=lines,
-            stderr=lines,
-        ) as process,
-    ):
-        found = Served(folder / "home", f"http://127.0.0.1:{port}/api", process, log)
-        try:
-            found.wait(lambda: "ready; Ctrl-C ends it" in log.read_text(), 300)
-            yield found
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(120)
-        assert process.returncode == 0
-        with pytest.raises(httpx.ConnectError):
-            found.ask("GET", "/health")
+    with serving(tmp_path_factory.mktemp("served"), "--gpu") as found:
+        yield found
+    assert found.process.returncode == 0
+    with pytest.raises(httpx.ConnectError):
+        found.ask("GET", "/health")
 
 
 @pytest.fixture(scope="module")
 def parameters(config: Path) -> dict[str, Any]:
     return {"config": tomllib.loads(config.read_text())}
-
-
-def children(pid: int) -> list[tuple[int, str]]:
-    """Process id and command line of every process below ``pid``."""
-    listing = subprocess.run(
-        ["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
-    ).stdout
-    table = [line.split(maxsplit=2) for line in listing.splitlines()]
-    below = {pid}
-    while more := {int(own) for own, parent, _ in table if int(parent) in below} - below:
-        below |= more
-    return [(int(own), line) for own, _, line in table if int(own) in below - {pid}]
 
 
 def worker_of(served: Served, name: str) -> int:
@@ -130,28 +52,25 @@ def test_every_deployment_of_prefect_yaml_is_there_with_its_schedule(served: Ser
     assert {run["state_type"] for run in upcoming} == {"SCHEDULED"}
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium to load the UI with")
-def test_the_ui_asks_nobody_but_its_own_server(served: Served, tmp_path: Path) -> None:
-    """Requests that its pages make; those of the browser itself have no origin."""
-    origin = served.url.removesuffix("/api")
-    log = tmp_path / "net.json"
-    page = subprocess.run(
-        [
-            "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
-            f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}",
-            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-            "--virtual-time-budget=30000", "--dump-dom", f"{origin}/deployments",
-        ],
-        capture_output=True, text=True, timeout=240, check=True,
-    )  # fmt: skip
-    assert "nightly" in page.stdout
-    assert "At 03:00 AM every day" in page.stdout
-    found = json.loads(log.read_text())
-    kind = found["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
-    requests = [event.get("params", {}) for event in found["events"] if event["type"] == kind]
-    own = [asked["url"] for asked in requests if asked.get("initiator") == origin]
-    assert len(own) > 10
-    assert [url for url in own if not url.startswith((f"{origin}/", "data:"))] == []
+@pytest.mark.skipif(PROGRAM is None, reason="no chromium to load the UI with")
+def test_the_ui_asks_once_for_the_secret_and_nobody_but_its_own_server(
+    served: Served, tmp_path: Path
+) -> None:
+    origin = served.url.removesuffix("/api").replace("127.0.0.1", "localhost")
+    with browser(tmp_path, "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost") as page:
+        page.tell("Network.enable")
+        page.go(f"{origin}/")
+        page.type("input[type=password]", served.secret)
+        page.click("button[type=submit]", "Login")
+        page.shows("Active Work Pools")
+        page.go(f"{origin}/v2/deployments")
+        page.shows("At 03:00 AM")
+        page.go(f"{origin}/deployments")  # the UI before, which is there too
+        page.shows("At 03:00 AM every day")
+        page.go(f"{origin}/v2/events")
+        page.shows("Deployment Ready")
+        assert len(page.requests) > 30
+        assert [url for url in page.requests if not url.startswith((f"{origin}/", "data:"))] == []
 
 
 def test_a_run_on_the_workers_trains_on_pool_gpu_and_gives_the_same_bytes(
@@ -190,7 +109,7 @@ def test_a_schedule_runs_on_the_workers(served: Served, parameters: dict[str, An
         "parameters": parameters,
     }
     schedules = f"/deployments/{deployment}/schedules"
-    made = ask(served.url, "POST", schedules, [every])
+    made = served.ask("POST", schedules, [every])
 
     def completed() -> list[dict[str, Any]]:
         return served.runs(
@@ -202,7 +121,7 @@ def test_a_schedule_runs_on_the_workers(served: Served, parameters: dict[str, An
             lambda: len(of := [run for run in completed() if run["auto_scheduled"]]) > 1 and of
         )
     finally:
-        ask(served.url, "DELETE", f"{schedules}/{made[0]['id']}")
+        served.ask("DELETE", f"{schedules}/{made[0]['id']}")
     assert {run["parameters"]["config"]["name"] for run in ended} == {"small"}
     unfinished = {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}
     served.wait(lambda: not served.runs(deployment_id={"any_": [deployment]}, state=unfinished))

@@ -13,11 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from support.prefect_api import ask
+from support.prefect_api import SECRET, ask
 from support.running import COMMAND, artifacts, deconstruct, environment
 
 from deconstruct.common.errors import ConfigError, DeconstructError
-from flows.embedded_server import EmbeddedServer, healthy
+from flows.server.embedded import EmbeddedServer, healthy
+from flows.server.secret import ASKED
 
 AS_ORDINARY_USER = ["setpriv", "--bounding-set", "-dac_override", "--inh-caps", "-dac_override"]
 """Before a command: rights of files hold for root too."""
@@ -37,7 +38,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., EmbeddedServer]]:
     started: list[EmbeddedServer] = []
 
     def begin(**more: str) -> EmbeddedServer:
-        env = environment(tmp_path, PREFECT_HOME=str(state), **more)
+        env = environment(tmp_path, PREFECT_HOME=str(state)) | {ASKED: SECRET} | more
         started.append(EmbeddedServer.start(tmp_path / "server.log", env))
         return started[-1]
 

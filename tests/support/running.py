@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from support.paths import ROOT
+from support.prefect_api import SECRET
 
 from deconstruct.artifacts import Artifact, DataRoot
 from deconstruct.config import STAGES
@@ -79,10 +80,15 @@ def write_config(path: Path, model: Path, texts: Path) -> Path:
 
 
 def environment(home: Path, **changes: str) -> dict[str, str]:
-    """This process' environment for a command on ``home``, without a Prefect of this process."""
+    """This process' environment for a command on ``home``, without a Prefect of this process.
+
+    Who is to use a server of the tests has its secret too.
+    """
     own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     own |= {"DECONSTRUCT_HOME": str(home), "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     own["PREFECT_HOME"] = str(home / ".prefect")  # else servers of tests share the user's database
+    if "PREFECT_API_URL" in changes:
+        own["PREFECT_API_AUTH_STRING"] = SECRET
     return own | changes
 
 

@@ -3,7 +3,7 @@
 Prefect would start such a server itself, but only when its first client asks, with all else
 waiting, and leave it behind when the command is killed. This one starts while the command still
 imports its libraries, and watches its parent. `deconstruct serve` has one too, on a port of its
-choice and with the UI.
+choice and with the UI. Both stand behind `flows.server.guard`, and ask for a secret.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from pathlib import Path
 
 from deconstruct.common.errors import ConfigError, DeconstructError
 from deconstruct.common.importing import importing
-from flows.child import watch_parent
+from flows.server import secret
+from flows.server.child import watch_parent
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
@@ -39,11 +40,13 @@ SAID = "error: "
 class EmbeddedServer:
     """A server process whose state lies in ``PREFECT_HOME``; it listens on localhost alone.
 
-    begin: where its lines begin in the log, to which every server of a home adds.
+    auth: the secret that its API asks for. begin: where its lines begin in the log, to which
+    every server of a home adds.
     """
 
     process: subprocess.Popen[bytes]
     url: str
+    auth: str
     log: Path
     begin: int
     answers: bool = False
@@ -54,7 +57,8 @@ class EmbeddedServer:
     ) -> EmbeddedServer:
         """Start it and return at once; it listens already, and answers when it is up.
 
-        port: 0 takes a free one. ui: with Prefect's UI, and the services that run schedules.
+        port: 0 takes a free one. ui: with Prefect's UI, and the services that run schedules. The
+        secret is what ``environment`` says (`secret.ASKED`), else a new one.
         Raises ``ConfigError`` if the port is taken.
         """
         try:
@@ -63,19 +67,20 @@ class EmbeddedServer:
             raise ConfigError(
                 f"port {port} can't be listened on ({error}); choose another with --port"
             ) from error
+        auth = environment.get(secret.ASKED) or secret.make()
         with listening, log.open("ab") as lines:
             port, handle, begin = listening.getsockname()[1], listening.fileno(), lines.tell()
             process = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(handle), str(os.getpid())],
-                cwd=Path(__file__).resolve().parent.parent,
-                env={**environment, **({} if ui else WITHOUT_UI)},
+                cwd=Path(__file__).resolve().parents[2],
+                env={**environment, secret.ASKED: auth, **({} if ui else WITHOUT_UI)},
                 pass_fds=[handle],
                 stdin=subprocess.DEVNULL,
                 stdout=lines,
                 stderr=lines,
                 start_new_session=True,  # Ctrl-C ends the run first, then the run ends it
             )
-        return cls(process, f"http://{HOST}:{port}/api", log, begin)
+        return cls(process, f"http://{HOST}:{port}/api", auth, log, begin)
 
     def wait(self) -> None:
         """Return when it answers. Raises ``DeconstructError`` if it does not within two minutes."""
@@ -128,14 +133,17 @@ def _serve(handle: int, parent: int) -> None:
         import uvicorn
         from prefect.server.api.server import create_app
 
-        from flows import database
+        from flows.server import database
+        from flows.server.guard import Guard
 
     try:
         database.prepare()
     except (DeconstructError, OSError) as error:
         sys.exit(f"{SAID}{error}")
-    config = uvicorn.Config(create_app, factory=True, log_level="error", lifespan="on")
-    uvicorn.Server(config).run([socket.socket(fileno=handle)])
+    listening = socket.socket(fileno=handle)
+    guarded = Guard(create_app(), listening.getsockname()[1])
+    config = uvicorn.Config(guarded, log_level="error", lifespan="on")
+    uvicorn.Server(config).run([listening])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,72 @@
+"""Who may ask our servers anything at all: programs of this machine, and the pages they serve.
+
+A browser sends what any page asks it to, to this machine too. Some requests come without asking
+first (a POST of a form or of plain text), websockets always do; and a page whose name is bound anew
+to 127.0.0.1 is to the browser of one origin with the server. So who asks by a name that is not this
+machine's, or for a page that is not the server's own, is turned away before Prefect sees it; the
+secret (`flows.server.secret`) then tells our commands from all others on this machine.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
+
+NAMES = ("127.0.0.1", "localhost", "[::1]")
+"""Of this machine, as a browser's address has them."""
+
+OWN = ("same-origin", "none")
+"""What a browser says (``Sec-Fetch-Site``) of what the server's pages or the user asked for."""
+
+
+class Guard:
+    """An ASGI application in front of another that listens on ``port`` of this machine."""
+
+    def __init__(self, app: ASGIApp, port: int) -> None:
+        self.app = app
+        self.hosts = {f"{name}:{port}" for name in NAMES} | ({*NAMES} if port == 80 else set())
+        self.origins = {f"http://{host}" for host in self.hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what may be asked; answer all else with a sentence that says why not."""
+
+        async def unframed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                # No page shows ours within itself, to have the user click what they don't see.
+                MutableHeaders(scope=message)["X-Frame-Options"] = "DENY"
+            await send(message)
+
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        fault = self.fault(scope)
+        if fault is None:
+            await self.app(scope, receive, unframed)
+        elif scope["type"] == "websocket":
+            await WebSocketClose(reason=fault[1])(scope, receive, send)
+        else:
+            await PlainTextResponse(f"{fault[1]}\n", fault[0])(scope, receive, send)
+
+    def fault(self, scope: Scope) -> tuple[int, str] | None:
+        """Status and sentence for what may not be asked; None: it may."""
+        headers = Headers(scope=scope)
+        hosts = [host.lower() for host in headers.getlist("host")]
+        if len(hosts) != 1 or hosts[0] not in self.hosts:
+            names = ", ".join(NAMES)
+            return HTTPStatus.MISDIRECTED_REQUEST, f"ask by one of {names}, with the server's port"
+        if not self.origins.issuperset(headers.getlist("origin")):
+            return HTTPStatus.FORBIDDEN, "no page of another origin is answered"
+        site = headers.get("sec-fetch-site", "none")
+        if site not in OWN and not _is_link(scope, headers):
+            return HTTPStatus.FORBIDDEN, "no page of another site is answered"
+        return None
+
+
+def _is_link(scope: Scope, headers: Headers) -> bool:
+    """Whether somebody has followed a link: the browser leaves the other page for ours."""
+    asked = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))
+    return scope.get("method") == "GET" and asked == ("navigate", "document")
