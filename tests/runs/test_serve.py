@@ -68,7 +68,7 @@ def test_the_ui_asks_once_for_the_secret_and_nobody_but_its_own_server(
         page.go(f"{origin}/deployments")  # the UI before, which is there too
         page.shows("At 03:00 AM every day")
         page.go(f"{origin}/v2/events")
-        page.shows("Deployment Ready")
+        page.shows("Work Pool Created")
         assert len(page.requests) > 30
         assert [url for url in page.requests if not url.startswith((f"{origin}/", "data:"))] == []
 
