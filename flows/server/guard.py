@@ -19,6 +19,12 @@ from starlette.websockets import WebSocketClose
 NAMES = ("127.0.0.1", "localhost", "[::1]")
 """Of this machine, as a browser's address has them."""
 
+POLICY = (
+    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self'; "
+    "frame-ancestors 'none'"
+)
+"""For the server's own pages: they ask nobody else (Prefect's would tell a service that counts
+visitors), and no page shows them within itself, to have the user click what they don't see."""
 OWN = ("same-origin", "none")
 """What a browser says (``Sec-Fetch-Site``) of what the server's pages or the user asked for."""
 
@@ -34,10 +40,11 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what may be asked; answer all else with a sentence that says why not."""
 
-        async def unframed(message: Message) -> None:
+        async def alone(message: Message) -> None:
             if message["type"] == "http.response.start":
-                # No page shows ours within itself, to have the user click what they don't see.
-                MutableHeaders(scope=message)["X-Frame-Options"] = "DENY"
+                headers = MutableHeaders(scope=message)
+                headers["X-Frame-Options"] = "DENY"
+                headers["Content-Security-Policy"] = POLICY
             await send(message)
 
         if scope["type"] not in ("http", "websocket"):
@@ -45,7 +52,7 @@ class Guard:
             return
         fault = self.fault(scope)
         if fault is None:
-            await self.app(scope, receive, unframed)
+            await self.app(scope, receive, alone)
         elif scope["type"] == "websocket":
             await WebSocketClose(reason=fault[1])(scope, receive, send)
         else:

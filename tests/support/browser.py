@@ -25,8 +25,8 @@ class Page:
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
         self.asked = 0
-        self.requests: list[str] = []
-        """What the page has asked for, after ``tell("Network.enable")``."""
+        self.requests: dict[str, str] = {}
+        """What the page has asked for and was let, after ``tell("Network.enable")``."""
 
     def tell(self, method: str, **parameters: Any) -> Any:
         """Have the browser do something; its answer."""
@@ -35,7 +35,9 @@ class Page:
         while True:
             answer = json.loads(self.socket.recv(timeout=60))
             if answer.get("method") == "Network.requestWillBeSent":
-                self.requests.append(answer["params"]["request"]["url"])
+                self.requests[answer["params"]["requestId"]] = answer["params"]["request"]["url"]
+            if answer.get("params", {}).get("blockedReason") == "csp":
+                self.requests.pop(answer["params"]["requestId"], None)
             if answer.get("id") == self.asked:
                 assert "error" not in answer, answer
                 return answer["result"]
