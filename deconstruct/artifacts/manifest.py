@@ -14,13 +14,12 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from deconstruct.common.errors import StorageError
 
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 SCRATCH = ".scratch"
 RECIPE = "recipe.json"
+LARGEST = 2**63 - 1
+"""Bytes or rows: what databases count."""
 SOFTWARE = ("deconstruct", "torch", "transformers", "datasets", "pyarrow", "duckdb", "scikit-learn")
 
 
@@ -60,13 +61,16 @@ class FileEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    bytes: int
-    sha256: str
-    rows: int | None = None
+    bytes: int = Field(ge=0, le=LARGEST, strict=True)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    rows: int | None = Field(None, ge=0, le=LARGEST, strict=True)
 
 
 class Manifest(BaseModel):
-    """``manifest.json``: what an artifact is, how it was made, and what its files must be."""
+    """``manifest.json``: what an artifact is, how it was made, and what its files must be.
+
+    digest: SHA-256 over all the other fields; None in those of earlier releases.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -78,8 +82,27 @@ class Manifest(BaseModel):
     files: dict[str, FileEntry]
     facts: dict[str, Any]
     software: dict[str, str]
-    started: datetime
-    finished: datetime
+    started: AwareDatetime
+    finished: AwareDatetime
+    digest: str | None = None
+
+    def sealed(self) -> Manifest:
+        """The same with its digest."""
+        fields = json.loads(self.model_dump_json(exclude={"digest"}))
+        return self.model_copy(update={"digest": _digest_of(fields)})
+
+    def check_digest(self, fields: Mapping[str, Any]) -> None:
+        """Raise ``ValueError`` if ``fields``, as they were read, are not those it was sealed with.
+
+        Manifests of earlier releases have no digest, and exactly the other fields of this one. A
+        later release may have more, which its digest covers.
+        """
+        others = {name: value for name, value in fields.items() if name != "digest"}
+        known = Manifest.model_fields.keys() - {"digest"}
+        if self.digest is None and others.keys() != known:
+            raise ValueError("a manifest without a digest has other fields")
+        if self.digest is not None and self.digest != _digest_of(others):
+            raise ValueError("the digest is that of other fields")
 
     @property
     def recipe(self) -> Recipe:
@@ -90,6 +113,12 @@ class Manifest(BaseModel):
     def seconds(self) -> float:
         """Wall time from start to publishing; counts the last attempt of a resumed stage."""
         return (self.finished - self.started).total_seconds()
+
+
+def _digest_of(fields: Mapping[str, Any]) -> str:
+    """Hexadecimal SHA-256 of the canonical JSON of a manifest's fields."""
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -170,7 +199,7 @@ class Draft:
 
     def has(self, name: str) -> bool:
         """Whether an earlier attempt completed this file."""
-        return (self.path / name).exists()
+        return (self.path / name).is_file()
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
@@ -182,6 +211,8 @@ class Draft:
             unfinished.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished
         fsync(unfinished)
+        if target.is_dir():  # os.replace would not
+            shutil.rmtree(target)
         os.replace(unfinished, target)
         fsync(target.parent)
 

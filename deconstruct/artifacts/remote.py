@@ -22,12 +22,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
-from pydantic import ValidationError
-
-from deconstruct.artifacts.manifest import MANIFEST, Artifact, Draft, FileEntry, Manifest, sha256_of
+from deconstruct.artifacts.believed import (
+    KEY,
+    LARGEST_MANIFEST,
+    STAGE,
+    NotBelieved,
+    discard,
+    fault_of,
+    read_manifest,
+)
+from deconstruct.artifacts.manifest import MANIFEST, Artifact, Draft, FileEntry, Manifest
 from deconstruct.common.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -100,17 +107,17 @@ class Mirror:
             return None
         with self._reaching("read") as (filesystem, root):
             try:
-                text = filesystem.cat_file(f"{root}/{stage}/{key}/{MANIFEST}")
+                with filesystem.open(f"{root}/{stage}/{key}/{MANIFEST}", "rb") as file:
+                    content = file.read(LARGEST_MANIFEST + 1)
             except FileNotFoundError:
                 return None
         try:
-            manifest = Manifest.model_validate_json(text)
-        except ValidationError:
-            manifest = None
-        if manifest is None or manifest.recipe.key != key or not all(map(_inside, manifest.files)):
-            self._warn(stage, key, {MANIFEST: "damaged"})
+            if len(content) > LARGEST_MANIFEST:
+                raise NotBelieved("too large")
+            return read_manifest(content, stage, key)
+        except NotBelieved as error:
+            self._warn(stage, key, {MANIFEST: str(error)})
             return None
-        return manifest
 
     def fetch(self, manifest: Manifest, draft: Draft) -> bool:
         """Complete ``draft`` with the files that ``manifest`` lists and that it has not.
@@ -119,7 +126,9 @@ class Mirror:
         Those that are sound stay in the draft.
         """
         stage, key = manifest.stage, manifest.key
-        wanted = {n: e for n, e in manifest.files.items() if not _sound(draft.path / n, e)}
+        wanted = {n: e for n, e in manifest.files.items() if fault_of(draft.path, n, e)}
+        for name in wanted:
+            discard(draft.path, name)
         with self._reaching("read") as (filesystem, root):
 
             def get(name: str) -> str | None:
@@ -175,7 +184,7 @@ class Mirror:
             by_own: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
             for path, info in filesystem.find(root, detail=True).items():
                 parts = PurePosixPath(path).relative_to(root).parts
-                if len(parts) > 2 and re.fullmatch("[0-9a-f]{32}", parts[1]):
+                if len(parts) > 2 and STAGE.fullmatch(parts[0]) and KEY.fullmatch(parts[1]):
                     files = by_own.setdefault((parts[0], parts[1]), {})
                     files["/".join(parts[2:])] = info
             for (stage, key), files in sorted(by_own.items()):
@@ -235,16 +244,6 @@ def mirror_at(url: str) -> Mirror:
     return Mirror(url)
 
 
-def _inside(name: str) -> bool:
-    """Whether a file that a manifest lists lies in the artifact's own folder."""
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and path.parts[0] != MANIFEST
-
-
-def _sound(path: Path, entry: FileEntry) -> bool:
-    return path.is_file() and path.stat().st_size == entry.bytes and sha256_of(path) == entry.sha256
-
-
 def _get(filesystem: Any, source: str, draft: Draft, name: str, entry: FileEntry) -> str | None:
     """Fetch one file into the draft; what is wrong with it, if anything is."""
     digest, size = hashlib.sha256(), 0
@@ -254,6 +253,8 @@ def _get(filesystem: Any, source: str, draft: Draft, name: str, entry: FileEntry
                 while chunk := remote.read(CHUNK):
                     digest.update(chunk)
                     size += len(chunk)
+                    if size > entry.bytes:
+                        raise _Damaged
                     file.write(chunk)
             if (size, digest.hexdigest()) != (entry.bytes, entry.sha256):
                 raise _Damaged

@@ -25,8 +25,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TypeVar
 
-from pydantic import ValidationError
-
+from deconstruct.artifacts.believed import (
+    KEY,
+    STAGE,
+    NotBelieved,
+    check_place,
+    discard,
+    fault_of,
+    keep_only,
+    manifest_in,
+    remove,
+    without_links,
+)
 from deconstruct.artifacts.manifest import (
     MANIFEST,
     RECIPE,
@@ -75,7 +85,11 @@ class DataRoot:
             ) from error
 
     def folder(self, stage: str, key: str) -> Path:
-        """Where the artifact of this stage and key is, or will be, published."""
+        """Where the artifact of this stage and key is, or will be, published.
+
+        Raises ``StorageError`` if they are no stage and key: manifests of others name them.
+        """
+        check_place(stage, key)
         return self.path / stage / key
 
     def find(self, recipe: Recipe) -> Artifact | None:
@@ -176,11 +190,12 @@ class DataRoot:
         """Every published artifact (of a stage) whose manifest reads, in no fixed order, files
         unverified."""
         for path in self.path.glob(f"{stage}/*/{MANIFEST}"):
-            if path.parent.name.startswith("."):
+            folder = path.parent
+            if not STAGE.fullmatch(folder.parent.name) or not KEY.fullmatch(folder.name):
                 continue
             try:
-                yield Artifact(path.parent, Manifest.model_validate_json(path.read_text()))
-            except (OSError, ValidationError):
+                yield Artifact(folder, manifest_in(folder))
+            except (OSError, NotBelieved):
                 log.warning("%s does not read; left out", path)
 
     def _sound(self, stage: str, key: str) -> Artifact | None:
@@ -191,9 +206,17 @@ class DataRoot:
     def _used(self, artifact: Artifact) -> Artifact:
         with suppress(OSError):  # others' data roots may be read-only to us
             os.utime(artifact.path / MANIFEST)
+            if artifact.manifest.digest is None:
+                self._seal(artifact)
         if self.mirror is not None:
             self.mirror.put(artifact)
         return artifact
+
+    def _seal(self, artifact: Artifact) -> None:
+        """Give a manifest of an earlier release its digest, unless its key is held right now."""
+        with self.locked_now(artifact.stage, artifact.key) as free:
+            if free and manifest_in(artifact.path) == artifact.manifest:
+                _write(artifact.manifest.sealed(), artifact.path)
 
     def _warn(self, recipe: Recipe) -> None:
         """Say which of an artifact's files make its stage run again; once each."""
@@ -217,52 +240,36 @@ class DataRoot:
         draft = _draft(partial, manifest.recipe)
         if not self.mirror.fetch(manifest, draft):
             return None
-        for path in partial.rglob("*"):
-            name = path.relative_to(partial).as_posix()
-            if path.is_file() and not name.startswith(SCRATCH) and name not in manifest.files:
-                path.unlink()
+        keep_only(partial, manifest.files)
         return self._take_name(partial, manifest, target)
 
     def _inspect(self, stage: str, key: str) -> tuple[Artifact | None, dict[str, str]]:
-        """The artifact if its manifest reads, and what is wrong with which of its files."""
+        """The artifact if its manifest is believed, and what is wrong with which of its files."""
         folder = self.folder(stage, key)
-        if not folder.is_dir():
+        if not folder.exists():
             return None, {}
         try:
-            manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
-        except FileNotFoundError:
+            manifest = manifest_in(folder)
+        except (FileNotFoundError, NotADirectoryError):
             return None, {MANIFEST: "missing"}
-        except (OSError, ValueError, ValidationError):
+        except NotBelieved as error:
+            return None, {MANIFEST: str(error)}
+        except OSError:
             return None, {MANIFEST: "damaged"}
-        damage = {}
-        for name, entry in manifest.files.items():
-            what = self._fault(folder / name, entry)
-            if what:
-                damage[name] = what
-        return Artifact(folder, manifest), damage
-
-    @staticmethod
-    def _fault(path: Path, entry: FileEntry) -> str | None:
-        """What is wrong with a file."""
-        try:
-            sound = path.stat().st_size == entry.bytes and sha256_of(path) == entry.sha256
-        except FileNotFoundError:
-            return "missing"
-        return None if sound else "damaged"
+        faults = {name: fault_of(folder, name, entry) for name, entry in manifest.files.items()}
+        return Artifact(folder, manifest), {name: what for name, what in faults.items() if what}
 
     def _salvage(self, stage: str, key: str, partial: Path) -> None:
         """Turn a damaged artifact back into a partial one that keeps its sound files."""
         folder = self.folder(stage, key)
-        if not folder.exists():
+        artifact, damage = self._inspect(stage, key)
+        if artifact is None or folder.is_symlink():
+            remove(folder)  # with no manifest there is no telling which files are sound
             return
-        _, damage = self._inspect(stage, key)
-        if MANIFEST in damage:
-            shutil.rmtree(folder)  # with no manifest there is no telling which files are sound
-            return
-        for name in [*damage, MANIFEST]:
-            (folder / name).unlink(missing_ok=True)
-        if partial.exists():
-            shutil.rmtree(partial)
+        for name in damage:
+            discard(folder, name)
+        keep_only(folder, artifact.manifest.files)  # what else is there would be published too
+        remove(partial)
         os.replace(folder, partial)
 
     def _publish(self, recipe: Recipe, draft: Draft, started: datetime, target: Path) -> Artifact:
@@ -274,6 +281,8 @@ class DataRoot:
             files[name] = FileEntry(
                 bytes=path.stat().st_size, sha256=sha256_of(path), rows=draft.rows.get(name)
             )
+        if not files:
+            raise ValueError(f"stage {recipe.stage} has written no file; an artifact needs one")
         manifest = Manifest(
             stage=recipe.stage,
             key=recipe.key,
@@ -291,9 +300,8 @@ class DataRoot:
     def _take_name(self, folder: Path, manifest: Manifest, target: Path) -> Artifact:
         """Give a complete folder its manifest and its name, and see that the remote has it."""
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
-        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
-        fsync(folder / MANIFEST)
-        fsync(folder)
+        manifest = manifest.sealed()
+        _write(manifest, folder)
         os.replace(folder, target)
         fsync(target.parent)
         return self._used(Artifact(target, manifest))
@@ -313,7 +321,7 @@ class DataRoot:
     @contextmanager
     def _lock(self, stage: str, key: str) -> Iterator[None]:
         """Hold the key. The kernel drops the lock when its holder dies, however it dies."""
-        with self._lock_file(stage, key).open("w") as handle:
+        with self._lock_file(stage, key) as handle:
             if not _try_lock(handle):
                 log.info("stage %s is being computed by another run; waiting", stage)
                 fcntl.flock(handle, fcntl.LOCK_EX)
@@ -322,7 +330,7 @@ class DataRoot:
     @contextmanager
     def locked_now(self, stage: str, key: str) -> Iterator[bool]:
         """Hold the key if nobody does; says whether. Without waiting."""
-        with self._lock_file(stage, key).open("w") as handle:
+        with self._lock_file(stage, key) as handle:
             yield _try_lock(handle)
 
     def is_locked(self, stage: str, key: str) -> bool:
@@ -330,15 +338,17 @@ class DataRoot:
         with self.locked_now(stage, key) as free:
             return not free
 
-    def _lock_file(self, stage: str, key: str) -> Path:
+    def _lock_file(self, stage: str, key: str) -> IO[bytes]:
         locks = self.path / ".locks"
         locks.mkdir(exist_ok=True)
-        return locks / f"{stage}-{key}"
+        # Not truncated, and no link followed: it might be one to a file that is worth something.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return open(os.open(locks / f"{stage}-{key}", flags, 0o666), "rb")
 
 
 def _draft(partial: Path, recipe: Recipe) -> Draft:
     """The draft in ``partial``, which says what it is the beginning of."""
-    partial.mkdir(parents=True, exist_ok=True)
+    without_links(partial)
     draft = Draft(partial)
     plain = {
         "stage": recipe.stage,
@@ -350,7 +360,17 @@ def _draft(partial: Path, recipe: Recipe) -> Draft:
     return draft
 
 
-def _try_lock(handle: IO[str]) -> bool:
+def _write(manifest: Manifest, folder: Path) -> None:
+    """Write an artifact's manifest, whole or not at all."""
+    unfinished = folder / f".{MANIFEST}.unfinished"
+    remove(unfinished)  # of a writer that died; and a link there would be followed
+    unfinished.write_text(manifest.model_dump_json(indent=1) + "\n")
+    fsync(unfinished)
+    os.replace(unfinished, folder / MANIFEST)
+    fsync(folder)
+
+
+def _try_lock(handle: IO[bytes]) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

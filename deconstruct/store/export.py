@@ -8,7 +8,8 @@ from pathlib import Path
 import duckdb
 
 from deconstruct.artifacts import DataRoot
-from deconstruct.artifacts.manifest import MANIFEST, Manifest
+from deconstruct.artifacts.believed import NotBelieved, check_place, manifest_in
+from deconstruct.artifacts.manifest import MANIFEST
 from deconstruct.common.errors import StorageError
 from deconstruct.common.paths import absolute, check_for_duckdb
 from deconstruct.latents.tables import LATENTS, LATENTS_BY_TOKEN
@@ -101,10 +102,16 @@ def _file(
     ).fetchall()
     if not rows:
         return None
-    folder = data_root(home) / str(rows[0][0])
-    manifest = folder / MANIFEST
-    if manifest.exists():
-        listed = Manifest.model_validate_json(manifest.read_text()).files
+    stage, _, key = str(rows[0][0]).partition("/")
+    check_place(stage, key)
+    folder = data_root(home) / stage / key
+    if (folder / MANIFEST).exists():
+        try:
+            listed = manifest_in(folder).files
+        except NotBelieved as error:
+            raise StorageError(
+                f"{folder / MANIFEST} is {error}; run the pipeline again to remake it"
+            ) from error
         if relation.file not in listed:
             return None
     file = folder / str(relation.file)

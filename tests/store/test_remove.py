@@ -116,6 +116,7 @@ def test_what_an_artifact_was_made_from_is_needed_too(
     model = root.make(Recipe("model", 1, {}, {}), lambda draft: draft.write_json("a.json", 1))
 
     def record(draft: Draft) -> None:
+        draft.write_json("a.json", 1)
         draft.facts.update(runs[0].artifacts["activations"].facts)
 
     read = root.make(Recipe("activations", 1, {}, {"model": model.key}), record)

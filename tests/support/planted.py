@@ -37,6 +37,8 @@ def fill(draft: Draft, contents: Contents, **facts: Any) -> None:
     """Write the tables as their stage does, each to its file."""
     for table, rows in contents.items():
         draft.write_table(table.file, rows)
+    if not contents:  # an artifact has one file at least
+        draft.write_json("facts.json", facts)
     draft.facts |= facts
 
 
