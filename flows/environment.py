@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import importlib.util
 import json
 import os
 import pwd
 from pathlib import Path
 from typing import TextIO
 
-from deconstruct.common.errors import DeconstructError
+from deconstruct.common.errors import ConfigError, DeconstructError
 from flows.server import database, secret
 from flows.server.embedded import EmbeddedServer, healthy
 
@@ -41,14 +42,24 @@ QUIET = {
 """On a terminal the stages speak for themselves; Prefect's own lines still reach its server."""
 
 
+READ_HERE = (".env", "prefect.toml", "pyproject.toml")
+"""Files of the current folder in which Prefect looks for settings, which say what code it runs."""
+
+
 def apply(home: Path, quiet: bool = False) -> None:
-    """Set the environment of this process and of those it starts."""
+    """Set the environment of this process and of those it starts.
+
+    Raises ``ConfigError`` if Prefect would read settings of the data root itself.
+    """
+    _no_settings_of(home)
     for name, value in (DEFAULTS | (QUIET if quiet else {})).items():
         os.environ.setdefault(name, value)
     _reach_this_machine()
     give_caches_a_place(home)
     os.environ["DECONSTRUCT_HOME"] = str(home)
     os.environ.setdefault("PREFECT_HOME", str(prefect_home(home)))
+    if state() == prefect_home(home):
+        _settings_of_prefect_itself()
     state().mkdir(parents=True, exist_ok=True)  # Prefect makes no parents
     prefect_home(home).mkdir(parents=True, exist_ok=True)
     asked, url = os.environ.get("PREFECT_API_URL"), served_url(home)
@@ -60,6 +71,29 @@ def speak_to(url: str, auth: str) -> None:
     """Have Prefect's clients of this process, and of those it starts, use a server of ours."""
     os.environ["PREFECT_API_URL"] = url
     os.environ[secret.CARRIED] = auth
+
+
+def _no_settings_of(home: Path) -> None:
+    """A data root may be of somebody else, and is data: it has no say in what runs."""
+    here = Path.cwd()
+    if here == home or home in here.parents:
+        found = next((name for name in READ_HERE if (here / name).exists()), None)
+        if found is not None:
+            raise ConfigError(
+                f"{found!r} in the data root {str(home)!r} would be read as settings of Prefect; "
+                "run this from another folder, or move the file away"
+            )
+
+
+def _settings_of_prefect_itself() -> None:
+    """Have Prefect read no profiles and no logging settings, which name code, in a data root."""
+    found = importlib.util.find_spec("prefect")
+    if found is not None and found.submodule_search_locations:
+        package = Path(found.submodule_search_locations[0])
+        os.environ.setdefault("PREFECT_PROFILES_PATH", str(package / "settings" / "profiles.toml"))
+        if "PREFECT_LOGGING_SETTINGS_PATH" not in os.environ:
+            logs = str(package / "logging" / "logging.yml")
+            os.environ.setdefault("PREFECT_LOGGING_CONFIG_PATH", logs)
 
 
 def start_server() -> EmbeddedServer | None:

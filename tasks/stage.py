@@ -27,6 +27,7 @@ from deconstruct.common.progress import listening
 from deconstruct.common.threads import import_before_threads, one_blas_thread
 from deconstruct.config import EVERY_STAGE
 from tasks.progress import ProgressArtifacts
+from tasks.records import only_plain
 
 log = logging.getLogger("deconstruct.stages")
 
@@ -121,9 +122,12 @@ def opened(root: DataRoot, inputs: Inputs) -> dict[str, Any]:
     return {name: i.open(root) if isinstance(i, Ref) else i for name, i in inputs.items()}
 
 
-def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
+    """The key of what a task gives; None, and the task runs, if Prefect may not read what it has
+    under it."""
     recipes: Sequence[Recipe] = parameters["recipes"]
-    return "-".join([recipes[0].stage, *(recipe.key for recipe in recipes)])
+    key = "-".join([recipes[0].stage, *(recipe.key for recipe in recipes)])
+    return key if only_plain(context, key, Ref) else None
 
 
 def worth_retrying(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
@@ -212,9 +216,10 @@ class Stages:
             list(call.recipes), str(self.root.path), call.config, inputs,
             return_state=True, wait_for=self.before(made_of),
         )  # fmt: skip
-        refs: list[Ref] = state.result()
-        artifacts = [ref.open(self.root) for ref in refs]
+        given = {ref.key: ref for ref in state.result()}
+        artifacts = [self.root.open(recipe.stage, recipe.key) for recipe in call.recipes]
         seconds = time.perf_counter() - started
+        refs = [given.get(artifact.key, Ref.of(artifact)) for artifact in artifacts]
         for ref, was_there in zip(refs, cached, strict=True):
             self.states[ref.key] = state
             self._note(ref, was_there, seconds)

@@ -12,7 +12,7 @@ from deconstruct.store import RunRecord, publish
 from tasks.stage import Ref
 
 
-@task(name="store", persist_result=True, result_serializer="json")
+@task(name="store", persist_result=False)  # nothing is read of earlier times
 def store(home: str, run: RunRecord, artifacts: list[Ref]) -> str:
     """Publish ``run`` and return its run_id. Publishing again what is there changes nothing."""
     root = DataRoot(home)
