@@ -6,10 +6,9 @@ refuses to retry it. `mark_crashed` finds such runs by their locks.
 
 from __future__ import annotations
 
-import fcntl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -19,11 +18,12 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Crashed
 
-FOLDER = ".runs"
+from deconstruct.artifacts import running
+
 GRACE = timedelta(seconds=60)
 """A run takes its lock within moments of its start; one without a lock is given so long."""
 
-_held: dict[str, TextIO] = {}
+_held: dict[str, IO[bytes]] = {}
 
 
 def hold_lock(home: Path) -> None:
@@ -34,11 +34,7 @@ def hold_lock(home: Path) -> None:
     name = flow_run.get_id()
     if not name or name in _held:
         return
-    folder = home / FOLDER
-    folder.mkdir(exist_ok=True)
-    handle = (folder / name).open("w")
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    _held[name] = handle
+    _held[name] = running.hold(home, name)
 
 
 def held() -> list[str]:
@@ -54,16 +50,14 @@ def mark_crashed(home: Path) -> list[FlowRun]:
     """
     crashed = []
     with get_client(sync_client=True) as client:
-        for path in sorted((home / FOLDER).glob("*-*")):
-            if not _locked(path):
-                crashed += _crash(client, UUID(path.name))
-                path.unlink(missing_ok=True)
-        running = {"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}}
-        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(running)):
+        for run_id in running.dead(home):
+            crashed += _crash(client, UUID(run_id))
+        going = {"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}}
+        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(going)):
             ours = run.parameters.get("home") == str(home)
             began = run.start_time or datetime.now(UTC)
             # It died before it took its lock.
-            late = datetime.now(UTC) - began > GRACE and not (home / FOLDER / str(run.id)).exists()
+            late = datetime.now(UTC) - began > GRACE and not running.has_lock(home, str(run.id))
             if ours and late:
                 crashed += _crash(client, run.id)
     return crashed
@@ -79,15 +73,6 @@ def set_cancelled(run_id: UUID, why: str) -> None:
 def short(run: FlowRun) -> str:
     """The end of a run's id: ids begin with the time, and runs of one minute begin alike."""
     return str(run.id)[-12:]
-
-
-def _locked(path: Path) -> bool:
-    with path.open("r") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _crash(client: SyncPrefectClient, run_id: UUID) -> list[FlowRun]:

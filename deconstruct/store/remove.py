@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -12,19 +13,22 @@ from pathlib import Path
 
 import duckdb
 
-from deconstruct.artifacts import MANIFEST, RECIPE, SCRATCH, DataRoot
+from deconstruct.artifacts import MANIFEST, RECIPE, SCRATCH, DataRoot, running
 from deconstruct.artifacts.remote import VARIABLE
 from deconstruct.common.errors import StorageError
 from deconstruct.store.ddl import create_macros, create_views, name
 from deconstruct.store.migrate import migrate
 from deconstruct.store.query import QueryError, data_root, open_store, resolve_run
-from deconstruct.store.rewrite import FILE, rewriting
+from deconstruct.store.rewrite import FILE, clear_left, left_drafts, rewriting
 from deconstruct.store.schema import RELATIONS
 
 log = logging.getLogger(__name__)
 
 UNUSED_HOURS = 1.0
-"""Artifacts used within so many hours stay: a run that is between two stages holds no lock."""
+"""Artifacts used within so many hours stay: a stage that is called without a run holds no lock."""
+
+CLOCKS_APART = 60.0
+"""Seconds by which the clocks of machines that share a data root may differ."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,9 @@ class Garbage:
     """A folder that no kept run and no running stage needs.
 
     kind: ``artifact``; ``partial``, of a stage that did not end; ``removed``, of a removal that
-    did not; ``remote``, in the remote (its ``path`` is where it would be here). used: seconds
-    since the epoch at which it was last used or written.
+    did not; ``draft``, of a store or export whose writer died; ``remote``, in the remote (its
+    ``path`` is where it would be here). used: seconds since the epoch at which it was last used or
+    written.
     """
 
     kind: str
@@ -85,18 +90,23 @@ def garbage(
     """What `collect` would remove, largest first.
 
     Kept is what the runs in the store were made from, however far back, what a stage that is
-    running or was interrupted goes on from, and what was used within ``unused_hours``. partial:
-    interrupted stages are given up, unless they run. Raises ``StorageError`` if there is no store
+    running or was interrupted goes on from, what was used since the oldest run that lives began,
+    and what was used within ``unused_hours``. partial: interrupted stages are given up, unless
+    they run. Raises ``StorageError`` if there is no store
     to say which runs there are.
     """
     root = DataRoot(data_root(home))
-    needed = _needed(home, root, partial)
+    needed, since = _needed(home, root, partial), _oldest_start(root)
     found = [
         thing
         for thing in _folders(root)
         if (thing.kind != "artifact" or (thing.stage, thing.key) not in needed)
-        and (thing.kind != "partial" or (partial and not root.is_locked(thing.stage, thing.key)))
+        and (thing.kind != "partial" or (partial and _given_up(root, thing, since)))
         and (thing.kind != "artifact" or time.time() - thing.used >= unused_hours * 3600)
+    ]
+    found += [
+        Garbage("draft", "store", path.name, path, _size(path), path.stat().st_mtime)
+        for path in left_drafts(root.path)
     ]
     return sorted(found, key=lambda thing: (-thing.bytes, thing.path))
 
@@ -138,6 +148,9 @@ def collect(home: Path | str | None, things: Iterable[Garbage]) -> list[Garbage]
             store.mirror.remove(thing.stage, thing.key)
             gone.append(thing)
             continue
+        if thing.kind == "draft":
+            gone += [thing] if clear_left(thing.path) else []
+            continue
         with store.locked_now(thing.stage, thing.key) as free:
             if not free or not thing.path.exists() or _last_used(thing.path) > thing.used:
                 log.info("%s is in use; it stays", thing.path)
@@ -148,7 +161,9 @@ def collect(home: Path | str | None, things: Iterable[Garbage]) -> list[Garbage]
                 thing.path.rename(doomed)
             shutil.rmtree(doomed)
             gone.append(thing)
-    if any(thing.kind != "remote" for thing in gone):  # a view over no file would not bind
+    if any(
+        thing.kind not in ("remote", "draft") for thing in gone
+    ):  # a view over no file would not bind
         with rewriting(root / FILE, start_from=root / FILE) as connection:
             migrate(connection, str(root / FILE))
             create_views(connection, root)
@@ -157,11 +172,14 @@ def collect(home: Path | str | None, things: Iterable[Garbage]) -> list[Garbage]
 
 
 def _needed(home: Path | str | None, root: DataRoot, partial: bool) -> set[tuple[str, str]]:
-    """(stage, key) of all artifacts that kept runs and unfinished stages go back to."""
-    inputs = {
-        (artifact.stage, artifact.key): set(artifact.manifest.inputs.values())
-        for artifact in root.artifacts()
-    }
+    """(stage, key) of all artifacts that kept runs, runs that live and unfinished stages go back
+    to."""
+    inputs, in_use, since = {}, set(), _oldest_start(root)
+    for artifact in root.artifacts():
+        place = (artifact.stage, artifact.key)
+        inputs[place] = set(artifact.manifest.inputs.values())
+        if _last_used(artifact.path) >= since:
+            in_use.add(place)
     by_key: dict[str, set[tuple[str, str]]] = {}
     for stage, key in inputs:
         by_key.setdefault(key, set()).add((stage, key))
@@ -170,9 +188,10 @@ def _needed(home: Path | str | None, root: DataRoot, partial: bool) -> set[tuple
             "SELECT DISTINCT stage, key FROM stages"
         ).fetchall()}  # fmt: skip
     for thing in _folders(root):
-        if thing.kind == "partial" and (not partial or root.is_locked(thing.stage, thing.key)):
+        if thing.kind == "partial" and not (partial and _given_up(root, thing, since)):
             for key in _partial_inputs(thing.path):
                 waiting |= by_key.get(key, set())
+    waiting |= in_use
     needed: set[tuple[str, str]] = set()
     while waiting:
         place = waiting.pop()
@@ -195,14 +214,31 @@ def _folders(root: DataRoot) -> Iterator[Garbage]:
             f".{key}.removed": "removed",
         }
         if folder in kinds and not path.is_symlink():
-            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-            yield Garbage(kinds[folder], stage, key, path, size, _last_used(path))
+            yield Garbage(kinds[folder], stage, key, path, _size(path), _last_used(path))
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _last_used(path: Path) -> float:
-    """An artifact's manifest is touched by each use; a partial folder by each write into it."""
-    manifest = path / MANIFEST
-    return (manifest if manifest.exists() else path).stat().st_mtime
+    """An artifact's manifest is touched by each use; a partial folder by each write into it, and
+    its recipe whenever a stage takes it up."""
+    manifest, recipe = path / MANIFEST, path / SCRATCH / RECIPE
+    if manifest.exists():
+        return manifest.stat().st_mtime
+    return max(at.stat().st_mtime for at in (path, recipe) if at.exists())
+
+
+def _oldest_start(root: DataRoot) -> float:
+    """When the oldest run that lives began; what it asked for was touched since then."""
+    return min(running.living(root.path).values(), default=math.inf) - CLOCKS_APART
+
+
+def _given_up(root: DataRoot, thing: Garbage, since: float) -> bool:
+    """Whether nobody makes a partial artifact, nor a run that lives will try again."""
+    return thing.used < since and not root.is_locked(thing.stage, thing.key)
 
 
 def _partial_inputs(path: Path) -> list[str]:

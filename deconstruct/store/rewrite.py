@@ -25,6 +25,7 @@ from deconstruct.store.ddl import HOME_VARIABLE, literal, name
 log = logging.getLogger(__name__)
 
 FILE = "deconstruct.duckdb"
+DRAFT = re.compile(r"\..+?(?:\.(\d+))?\.draft(?:\.newer)?(?:\.wal|\.spill)?")
 MEMORY_LIMIT = "2GB"
 COPY_ATTEMPTS = 20
 
@@ -183,6 +184,36 @@ def _clear(draft: Path) -> None:
     shutil.rmtree(_spill(draft), ignore_errors=True)
 
 
+def left_drafts(folder: Path) -> list[Path]:
+    """Drafts in a folder whose writer died; none while somebody writes there."""
+    with _writing_now(folder) as busy:
+        found = [] if busy else [path for path in folder.iterdir() if DRAFT.fullmatch(path.name)]
+    return sorted(path for path in found if not path.is_symlink() and not _writer_lives(path))
+
+
+def clear_left(draft: Path) -> bool:
+    """Remove what `left_drafts` has found, unless somebody writes there by now; whether it did."""
+    with _writing_now(draft.parent) as busy:
+        if busy or not draft.exists():
+            return False
+        shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
+    return True
+
+
+def _writer_lives(draft: Path) -> bool:
+    """Of a draft that is named by its process (`deconstruct.store.render.whole`)."""
+    named = DRAFT.fullmatch(draft.name)
+    if named is None or named[1] is None:
+        return False
+    try:
+        os.kill(int(named[1]), 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
 def _newer(draft: Path) -> Path:
     return draft.with_name(f"{draft.name}.newer")
 
@@ -213,6 +244,20 @@ def _trouble(target: Path, what: str) -> str:
         f"store {target} can't be written: {what.splitlines()[0].rstrip('.')}; what was published "
         "before is unchanged. Free some space or repair the file, and run again"
     )
+
+
+@contextmanager
+def _writing_now(folder: Path) -> Iterator[bool]:
+    """Whether somebody writes a store or an export in a folder; if not, nobody begins to."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield True
+    else:
+        yield False
+    finally:
+        os.close(handle)
 
 
 @contextmanager
