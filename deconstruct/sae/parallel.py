@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from deconstruct.common.errors import ConfigError, DeconstructError
+from deconstruct.common.temporary import own_folder
 from deconstruct.sae.engines.ranks import is_first
 
 WAIT_SECONDS = 30
@@ -77,7 +78,7 @@ def main(home: str, key: str, overrides: list[str]) -> None:
         else:
             reader = ActivationReader(activations, "train")
             batches = reader.batches(config.batch_size, config.seed)
-            with tempfile.TemporaryDirectory() as scratch:
+            with tempfile.TemporaryDirectory(dir=own_folder()) as scratch:
                 sae, _ = train(batches, reader.moments, config, Path(scratch), device=device)
             print(digest(sae.weights()), flush=True)
             batches.close()

@@ -13,6 +13,7 @@ import duckdb
 from deconstruct.artifacts.remote import shown
 from deconstruct.common.errors import DeconstructError, StorageError
 from deconstruct.common.paths import absolute
+from deconstruct.common.temporary import own_folder
 from deconstruct.store.ddl import HOME_VARIABLE, create_macros, create_views, literal
 from deconstruct.store.migrate import check, migrate, publication, version
 from deconstruct.store.remote import connect_remote, is_remote
@@ -174,7 +175,7 @@ def _connect(store: Path) -> duckdb.DuckDBPyConnection:
 
 def _connect_once(store: Path) -> duckdb.DuckDBPyConnection:
     # By default DuckDB spills beside the file, where a reader may have no right to write.
-    spill = {"temp_directory": tempfile.gettempdir() + "/deconstruct"}
+    spill = {"temp_directory": str(own_folder() / "spill")}
     connection = duckdb.connect(store, read_only=True, config=dict(spill))
     # DuckDB gives a process that has a path open the same database again, although the file of
     # that name is another by now.
@@ -189,7 +190,7 @@ def _connect_once(store: Path) -> duckdb.DuckDBPyConnection:
 
 
 def _private_copy(store: Path) -> duckdb.DuckDBPyConnection:
-    with tempfile.TemporaryDirectory(prefix="deconstruct-") as folder:
+    with tempfile.TemporaryDirectory(dir=own_folder()) as folder:
         copy = Path(folder) / FILE
         copy_database(store, copy)
         with duckdb.connect(copy) as connection:

@@ -14,6 +14,7 @@ import duckdb
 
 from deconstruct.artifacts.remote import objects_at, shown
 from deconstruct.common.errors import StorageError
+from deconstruct.common.temporary import own_folder
 from deconstruct.store.rewrite import FILE
 
 
@@ -29,7 +30,7 @@ def connect_remote(url: str) -> tuple[duckdb.DuckDBPyConnection, str]:
     """
     try:
         objects, path = objects_at(url)
-        with tempfile.TemporaryDirectory(prefix="deconstruct-") as folder:
+        with tempfile.TemporaryDirectory(dir=own_folder()) as folder:
             copy = Path(folder) / FILE
             objects.get_file(f"{path}/{FILE}", str(copy))
             connection = duckdb.connect(copy, read_only=True)  # outlives its name
