@@ -50,6 +50,8 @@ Home = Annotated[
 Run = Annotated[
     str, typer.Argument(help="A run_id, its beginning, a name, NAME@SITE, or 'latest'.")
 ]
+MOST = 10**9
+"""That a number on the command line may be: more rows, tokens or hours than anybody shows."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -112,7 +114,7 @@ app.add_typer(runs_app, name="runs")
 def runs(
     context: typer.Context,
     home: Home = None,
-    rows: Annotated[int, typer.Option(min=1, help="Show at most this many.")] = 50,
+    rows: Annotated[int, typer.Option(min=1, max=MOST, help="Show at most this many.")] = 50,
 ) -> None:
     """List the runs in the store, newest first, with their headline metrics; 'rm' removes some."""
     context.obj = home
@@ -150,10 +152,12 @@ def show(run: Run = "latest", home: Home = None) -> None:
 @report_errors
 def latent(
     run: Run,
-    number: Annotated[int, typer.Argument(metavar="N", help="Number of the latent.")],
+    number: Annotated[
+        int, typer.Argument(metavar="N", min=0, max=MOST, help="Number of the latent.")
+    ],
     home: Home = None,
-    contexts: Annotated[int, typer.Option(min=1, help="How many contexts.")] = 10,
-    width: Annotated[int, typer.Option(min=0, help="Tokens on each side.")] = 12,
+    contexts: Annotated[int, typer.Option(min=1, max=MOST, help="How many contexts.")] = 10,
+    width: Annotated[int, typer.Option(min=0, max=MOST, help="Tokens on each side.")] = 12,
 ) -> None:
     """Show one latent: how often it fires, on which tokens, and its strongest contexts."""
     console = render.terminal()
@@ -187,7 +191,9 @@ def sql(
         Path | None,
         typer.Option(help="Write to this file: .csv, .json and .parquet hold every row; or .txt."),
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Table: show at most this many rows.")] = 100,
+    rows: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Table: show at most this many rows.")
+    ] = 100,
     full: Annotated[bool, typer.Option("--full", help="Table: don't cut long texts.")] = False,
 ) -> None:
     """Ask the store in SQL, read-only. Tables and columns: "FROM duckdb_columns()"."""
@@ -319,7 +325,7 @@ def gc(
         ),
     ] = False,
     unused_hours: Annotated[
-        float, typer.Option(min=0, help="Keep what was used within so many hours.")
+        float, typer.Option(min=0, max=MOST, help="Keep what was used within so many hours.")
     ] = UNUSED_HOURS,
 ) -> None:
     """List, or remove, artifacts that no run in the store and no running stage needs."""

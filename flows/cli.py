@@ -24,6 +24,7 @@ from deconstruct.common import trackers
 from deconstruct.common.errors import ConfigError, DeconstructError
 from deconstruct.common.importing import importing
 from deconstruct.config import Growth, RunConfig, load
+from deconstruct.config.base import MOST_WORKERS
 from deconstruct.store import render
 from deconstruct.store.query import data_root
 from flows import environment
@@ -69,7 +70,9 @@ def run(
     engine: Annotated[
         EngineName, typer.Option(help="What extraction is spread over, with --workers above 1.")
     ] = "threads",
-    workers: Annotated[int, typer.Option(min=1, help="Parts extracted side by side.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, max=MOST_WORKERS, help="Parts extracted side by side.")
+    ] = 1,
 ) -> None:
     """Take a language model apart; stages that are done already come from cache."""
     started = time.monotonic()
@@ -171,7 +174,9 @@ def sweep(
             "train all members in one pass."
         ),
     ] = "threads",
-    workers: Annotated[int, typer.Option(min=1, help="Parts computed side by side.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, max=MOST_WORKERS, help="Parts computed side by side.")
+    ] = 1,
 ) -> None:
     """Train many SAEs in one pass over the activations, judge each, print their Pareto front."""
     started = time.monotonic()

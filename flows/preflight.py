@@ -52,7 +52,7 @@ def check_device(device: str) -> None:
     """Raise ``ConfigError`` if it is not to be had; torch, which knows of GPUs, is slow to load."""
     if device in ("auto", "cpu"):
         return
-    if not re.fullmatch(r"cuda(:\d+)?", device):
+    if not re.fullmatch("cuda(:[0-9]{1,4})?", device):
         raise ConfigError(f"device {device!r} is not to be had here; choose auto, cpu or cuda[:N]")
     from deconstruct.common.hardware import pick_device
 

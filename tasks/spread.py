@@ -19,6 +19,7 @@ from deconstruct.activations.stage import Deal, Share, compute_shards
 from deconstruct.artifacts import DataRoot
 from deconstruct.common.errors import ConfigError, files_said
 from deconstruct.config import ActivationsConfig
+from deconstruct.config.base import MOST_WORKERS
 from deconstruct.model.resolve import ResolvedModel
 from tasks.stage import part_task
 
@@ -34,7 +35,9 @@ class Spread(BaseModel):
     kind: Literal["threads", "dask", "ray"] = Field(
         "threads", description="threads of this process; Dask or Ray: processes, here or elsewhere."
     )
-    workers: int = Field(1, ge=1, description="Parts that are computed side by side.")
+    workers: int = Field(
+        1, ge=1, le=MOST_WORKERS, description="Parts that are computed side by side."
+    )
     address: str | None = Field(
         None, description="Of a running Dask scheduler or Ray cluster; none: one for this run."
     )

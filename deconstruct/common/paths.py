@@ -22,10 +22,15 @@ def absolute(path: Path | str) -> Path:
 
 
 def check_for_duckdb(path: Path, what: str) -> None:
-    """Raise ``StorageError`` if DuckDB would look for another file than the one at ``path``.
+    """Raise ``StorageError`` if DuckDB would look for another file than the one at ``path``, or
+    could not be told of it.
 
     what: the path in words that tell a person which one it is.
     """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise StorageError(f"{what} is not UTF-8; name another") from error
     for sign, why in REWRITTEN.items():
         if sign in str(path):
             raise StorageError(f"{what} has a {sign!r} in it, {why}; name another")

@@ -9,6 +9,18 @@ from pydantic import BaseModel, ConfigDict, JsonValue, field_validator
 LARGEST = 2**63 - 1
 """What databases, seeds and counts hold, ours and Prefect's."""
 
+MOST_TOKENS = 10**15
+"""Of a training: a hundred times what the largest language models have read."""
+MOST_ROWS = 2**31 - 1
+"""Of what is held at once: a batch, a shard, a document."""
+MOST_LATENTS = 2**24
+LARGEST_SEED = 2**32 - 1
+"""That scikit-learn takes."""
+MOST_WORKERS = 1024
+"""Parts that are computed side by side; no setting, but a number as they are."""
+FARTHEST = 1e12
+"""From zero: what a weight, a rate or a threshold may be; beyond, float32 loses its squares."""
+
 NO_KEY: dict[str, JsonValue] = {"in_key": False}
 """Of a field (``json_schema_extra``) that names what enters a key otherwise, or is about no result:
 a place whose content is digested, a way to a setting that is resolved."""
@@ -21,10 +33,15 @@ class Settings(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _in_64_bits(cls, value: Any) -> Any:
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int) and abs(number) > LARGEST:
-                raise ValueError(f"{number} does not fit into 64 bits")
+    def _within_bounds(cls, value: Any) -> Any:
+        """Of every field, whatever bounds of its own it has."""
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, int) and abs(one) > LARGEST:
+                raise ValueError("it does not fit into 64 bits")
+            if isinstance(one, float) and abs(one) > FARTHEST:
+                raise ValueError(f"it is beyond {FARTHEST:g}")
+            if isinstance(one, str) and ("\0" in one or not _is_text(one)):
+                raise ValueError("it has what is no text in it; write it in UTF-8")
         return value
 
     def key_fields(self) -> dict[str, Any]:
@@ -33,6 +50,14 @@ class Settings(BaseModel):
 
     def _outside_key(self) -> set[str]:
         return {name for name, field in type(self).model_fields.items() if _marked(field)}
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # bytes of a command line that are no UTF-8
+        return False
+    return True
 
 
 def _marked(field: Any) -> bool:

@@ -10,7 +10,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from deconstruct.common.site import Site
-from deconstruct.config.base import NO_KEY, Settings
+from deconstruct.config.base import MOST_LATENTS, MOST_ROWS, MOST_TOKENS, NO_KEY, Settings
 
 Architecture = Literal["topk", "batchtopk", "matryoshka", "jumprelu", "gated", "relu"]
 SPARSITY_PENALTIES: Mapping[str, float] = {"relu": 0.1, "gated": 0.1, "jumprelu": 0.002}
@@ -43,10 +43,11 @@ class SaeConfig(Settings):
     skip_connection: bool = Field(
         False, description="A transcoder's linear path from input to output."
     )
-    d_sae: int = Field(8192, ge=2, le=2**24, description="Number of latents.")
+    d_sae: int = Field(8192, ge=2, le=MOST_LATENTS, description="Number of latents.")
     k: int = Field(
         32,
         ge=1,
+        le=MOST_LATENTS,
         description="topk: latents that fire on a token; batchtopk, matryoshka: on average. relu, "
         "gated, jumprelu: where neither penalty nor target_l0 is given, the L0 steered to.",
         json_schema_extra=_only_of(*BY_NUMBER),
@@ -90,15 +91,18 @@ class SaeConfig(Settings):
         description="jumprelu: width of the window about a threshold that moves it.",
         json_schema_extra=_only_of("jumprelu"),
     )
-    tokens: int = Field(1_000_000, ge=1, description="Tokens trained on, repeats included.")
+    tokens: int = Field(
+        1_000_000, ge=1, le=MOST_TOKENS, description="Tokens trained on, repeats included."
+    )
     warm_tokens: int | None = Field(
         None,
         ge=1,
+        le=MOST_TOKENS,
         description="Tokens of a training that starts from the standing SAE "
         "(--growth retrain-warm); none: a quarter of tokens.",
         json_schema_extra=NO_KEY,
     )
-    batch_size: int = Field(4096, ge=1, description="Tokens in one step.")
+    batch_size: int = Field(4096, ge=1, le=MOST_ROWS, description="Tokens in one step.")
     optimizer: Literal["sparse_adam", "adam"] = Field(
         "sparse_adam",
         description="sparse_adam: Adam that leaves alone the latents that a step has no gradient "
@@ -116,6 +120,7 @@ class SaeConfig(Settings):
     aux_k: int | None = Field(
         None,
         ge=0,
+        le=MOST_LATENTS,
         description="topk, batchtopk, matryoshka: dead latents that explain the residual of a "
         "token (AuxK); none: k. "
         "Gao et al.'s d_in / 2 left more latents dead on residual streams, and a higher error.",
@@ -129,6 +134,7 @@ class SaeConfig(Settings):
     dead_after_tokens: int | None = Field(
         None,
         ge=1,
+        le=MOST_TOKENS,
         description="Tokens without firing after which a latent counts as dead; "
         "none: a tenth of the run, at most 10 million.",
     )
@@ -136,6 +142,7 @@ class SaeConfig(Settings):
     patience: int | None = Field(
         None,
         ge=1,
+        le=MOST_ROWS,
         description="Stop early once the held-out FVU, looked at 20 times in a run, has not fallen "
         "so often in a row; none: never.",
     )

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from deconstruct.common.site import Site
-from deconstruct.config.base import NO_KEY, Settings
+from deconstruct.config.base import LARGEST_SEED, MOST_LATENTS, MOST_ROWS, NO_KEY, Settings
 
 
 class ModelConfig(Settings):
@@ -49,9 +49,14 @@ class CorpusConfig(Settings):
         "label", description="Column that holds the label; none: no probe, no label scores."
     )
     limit: int | None = Field(
-        None, ge=1, description="Read at most this many documents, drawn evenly over the source."
+        None,
+        ge=1,
+        le=MOST_ROWS,
+        description="Read at most this many documents, drawn evenly over the source.",
     )
-    max_tokens: int = Field(128, ge=2, description="Tokens kept of each document, BOS included.")
+    max_tokens: int = Field(
+        128, ge=2, le=MOST_ROWS, description="Tokens kept of each document, BOS included."
+    )
     prepend_bos: Literal["auto", "always", "never"] = Field(
         "auto", description="Begin documents with the BOS token; auto: as the tokenizer does."
     )
@@ -74,11 +79,15 @@ class ActivationsConfig(Settings):
     skip_positions: int = Field(
         1,
         ge=0,
+        le=MOST_ROWS,
         description="Leading positions of each document that are left out: the first token's "
         "activations are massive in most models and would rule every mean.",
     )
     shard_tokens: int = Field(
-        32_768, ge=256, description="Tokens in one Parquet shard; the unit of resuming."
+        32_768,
+        ge=256,
+        le=MOST_ROWS,
+        description="Tokens in one Parquet shard; the unit of resuming.",
     )
     storage: Literal["float32", "bfloat16"] = Field(
         "float32",
@@ -107,6 +116,7 @@ class EvaluationConfig(Settings):
     max_documents: int | None = Field(
         48,
         ge=2,
+        le=MOST_ROWS,
         description="Held-out documents run through the whole model, four times each, "
         "for the losses; none: all. Reconstruction is judged on all of them in any case.",
     )
@@ -126,19 +136,27 @@ class ProbeConfig(Settings):
     bootstrap: int = Field(
         1000, ge=10, le=1_000_000, description="Resamples of test documents for intervals."
     )
-    seed: int = Field(0, ge=0, description="Seed of cross-validation and resampling.")
+    seed: int = Field(
+        0, ge=0, le=LARGEST_SEED, description="Seed of cross-validation and resampling."
+    )
 
     @field_validator("ks")
     @classmethod
     def _sizes(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
         if any(k < 1 for k in ks):
             raise ValueError("a probe needs one latent at least; leave out what is below 1")
+        if any(k > MOST_LATENTS for k in ks):
+            raise ValueError(f"no SAE has more than {MOST_LATENTS} latents; leave out what is more")
         return ks
 
 
 class ClusterConfig(Settings):
     """Clusters of documents by their latents."""
 
-    k: int | None = Field(None, ge=2, description="Number of clusters; none: one a label, or 8.")
-    top: int = Field(10, ge=1, description="Latents, keywords and texts listed for a cluster.")
-    seed: int = Field(0, ge=0, description="Seed of k-means.")
+    k: int | None = Field(
+        None, ge=2, le=MOST_ROWS, description="Number of clusters; none: one a label, or 8."
+    )
+    top: int = Field(
+        10, ge=1, le=MOST_LATENTS, description="Latents, keywords and texts listed for a cluster."
+    )
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of k-means.")

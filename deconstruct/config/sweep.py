@@ -7,6 +7,7 @@ member is there twice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
@@ -19,6 +20,8 @@ from deconstruct.config.base import Settings
 from deconstruct.config.run import RunConfig
 from deconstruct.config.sae import Architecture, SaeConfig, unused_by
 from deconstruct.config.toml import load_as
+
+MOST_MEMBERS = 10_000
 
 
 class SweepConfig(Settings):
@@ -61,6 +64,9 @@ class SweepRun(RunConfig):
                 for field, values in self.sweep.model_dump(exclude={"architecture"}).items()
                 if values and field not in unused
             }
+            count = math.prod(map(len, axes.values()))
+            if count > MOST_MEMBERS:
+                raise ValueError(f"{count} members are more than {MOST_MEMBERS}; vary less at once")
             for chosen in product(*axes.values()):
                 values: dict[str, Any] = used | {"architecture": architecture}
                 values |= dict(zip(axes, chosen, strict=True))

@@ -95,6 +95,7 @@ def garbage(
     they run. Raises ``StorageError`` if there is no store
     to say which runs there are.
     """
+    _check_hours(unused_hours)
     root = DataRoot(data_root(home))
     needed, since = _needed(home, root, partial), _oldest_start(root)
     found = [
@@ -118,6 +119,7 @@ def remote_garbage(home: Path | str | None, *, unused_hours: float = UNUSED_HOUR
     ``unused_hours`` is left out, and what was not sent whole is in it. Raises ``StorageError`` if
     there is no remote, or it can't be reached.
     """
+    _check_hours(unused_hours)
     root = DataRoot(data_root(home))
     if root.mirror is None:
         raise StorageError(f"there is no remote; name its URL in {VARIABLE}")
@@ -229,6 +231,11 @@ def _last_used(path: Path) -> float:
     if manifest.exists():
         return manifest.stat().st_mtime
     return max(at.stat().st_mtime for at in (path, recipe) if at.exists())
+
+
+def _check_hours(hours: float) -> None:
+    if not 0 <= hours < math.inf:  # nor nan
+        raise QueryError(f"unused_hours = {hours} is no number of hours; take 0 or more")
 
 
 def _oldest_start(root: DataRoot) -> float:
