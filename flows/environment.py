@@ -13,10 +13,15 @@ import importlib.util
 import json
 import os
 import pwd
+import stat
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
+from urllib.parse import urlsplit
 
 from deconstruct.common.errors import ConfigError, DeconstructError
+from deconstruct.common.temporary import own_folder
 from flows.server import database, secret
 from flows.server.embedded import EmbeddedServer, healthy
 
@@ -118,16 +123,33 @@ def _reach_this_machine() -> None:
 
 
 def give_caches_a_place(home: Path) -> None:
-    """Have libraries cache under the data root where this user has no home folder to write in, as
-    in a container that is run with ``--user``: numba would end the run at its first kernel."""
+    """Have libraries cache in a private temporary folder where this user has no home folder to
+    write in, as in a container that is run with ``--user``: numba would end the run at its first
+    kernel. Not in the data root, which may come from somebody else: caches hold code. Only what
+    the hub gives, which is data, stays there."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache")
     if not _can_be_made(caches):
-        os.environ["XDG_CACHE_HOME"] = str(home / CACHES)
-        os.environ.setdefault("TRITON_HOME", str(home / CACHES))
+        private = str(_private_caches())
+        os.environ["XDG_CACHE_HOME"] = private
+        for name in ("NUMBA_CACHE_DIR", "TRITON_HOME"):
+            os.environ.setdefault(name, private)
+        os.environ.setdefault("HF_HUB_CACHE", str(home / CACHES / "huggingface" / "hub"))
     try:
         pwd.getpwuid(os.getuid())
     except KeyError:  # torch asks for the user's name
         os.environ.setdefault("USER", f"user-{os.getuid()}")
+
+
+def _private_caches() -> Path:
+    """A folder for all processes of this user that nobody else may write; if somebody else has
+    taken its name, one of this process."""
+    folder = Path(tempfile.gettempdir(), f".deconstruct-caches-{os.getuid()}")
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077:
+        return folder
+    return own_folder()
 
 
 def _can_be_made(folder: Path) -> bool:
@@ -197,7 +219,8 @@ def served_url(home: Path) -> str | None:
             url = str(json.loads(note.read())["api_url"])
     except (OSError, ValueError, KeyError):
         return None
-    return url if healthy(url) else None
+    here = urlsplit(url).hostname in LOCAL  # a data root may come from somebody else
+    return url if here and healthy(url) else None
 
 
 def _held(note: TextIO) -> bool:

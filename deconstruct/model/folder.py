@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,25 @@ def _not_a_model(folder: Path) -> str | None:
             f"its weights are quantised{f' ({how})' if how else ''}, which is not supported; name "
             "the folder of the same model in bfloat16, float16 or float32"
         )
+    if (kernel := _foreign_kernel(config)) is not None:
+        return (
+            f"its config.json asks for {kernel[:80]!r}, code of the hub, as its kernel; take that "
+            "line out"
+        )
+    return None
+
+
+def _foreign_kernel(config: Mapping[str, Any]) -> str | None:
+    """The repository that a configuration, or a part of it, names for attention or experts.
+
+    `transformers` would load it, and run it, without being asked for ``trust_remote_code``.
+    """
+    for name, value in config.items():
+        if isinstance(value, dict) and (found := _foreign_kernel(value)) is not None:
+            return found
+        asks = "_implementation" in name or name == ""  # "": of all parts
+        if asks and isinstance(value, str) and "/" in value:
+            return value
     return None
 
 

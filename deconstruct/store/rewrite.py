@@ -156,6 +156,8 @@ def _connect(draft: Path, block_size: int) -> duckdb.DuckDBPyConnection:
         "temp_directory": str(_spill(draft)),
         "default_block_size": block_size,
         "storage_compatibility_version": STORAGE,
+        "autoinstall_known_extensions": False,  # what a store's views name has no say in it
+        "autoload_known_extensions": False,
     }
     try:
         return duckdb.connect(draft, config=settings)

@@ -265,6 +265,24 @@ def test_a_lock_that_is_a_link_truncates_nothing(tmp_path: Path, precious: Path)
     assert precious.read_text() == PRECIOUS
 
 
+@pytest.mark.parametrize("place", ["corpus", ".locks", f".locks/corpus-{RECIPE.key}"])
+@pytest.mark.parametrize("turned", [into_a_folder, into_a_file])
+def test_what_stands_in_the_way_is_a_sentence(
+    turned: Callable[[Path, Path], None], place: str, tmp_path: Path, precious: Path
+) -> None:
+    path = tmp_path / "home" / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    turned(path, precious)
+    fault = None
+    try:
+        DataRoot(tmp_path / "home").make(RECIPE, write)
+    except OSError as error:
+        fault = error
+    fits = path.is_dir() == ("/" not in place)
+    assert (fault is None) == fits
+    assert fault is None or "move" in str(of_files(fault))
+
+
 def test_folders_that_have_changed_places_are_not_served_for_each_other(made: Artifact) -> None:
     root = DataRoot(made.path.parent.parent)
     other = root.make(OTHER, lambda draft: draft.write_json("a.json", 1))

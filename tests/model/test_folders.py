@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -137,6 +138,26 @@ def test_a_folder_that_is_no_whole_model(
     with pytest.raises(ConfigError, match=rf"model\.name = '.*copy': .*{BAD[spoil]}"):
         resolved(root, folder)
     assert time.perf_counter() - started < 3
+
+
+@pytest.mark.parametrize(
+    "asking",
+    [
+        {"attn_implementation": "someone/kernel"},
+        {"_attn_implementation": "someone/kernel@main:f"},
+        {"attn_implementation": {"": "someone/kernel"}},
+        {"text_config": {"attn_implementation": "someone/kernel"}},
+        {"experts_implementation": "someone/kernel"},
+    ],
+    ids=str,
+)
+def test_a_folder_names_no_kernel_of_the_hub(
+    root: DataRoot, folder: Path, asking: dict[str, Any]
+) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | asking))
+    with pytest.raises(ConfigError, match=r"asks for 'someone/kernel.*code of the hub"):
+        resolved(root, folder)
 
 
 def test_a_tokenizer_that_does_not_load_without_its_own_code(root: DataRoot, folder: Path) -> None:

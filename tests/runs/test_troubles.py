@@ -7,8 +7,10 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -218,7 +220,8 @@ def test_caches_find_a_place_where_there_is_no_home_to_write_in(
 ) -> None:
     from flows import environment as own
 
-    for name in ("XDG_CACHE_HOME", "TRITON_HOME", "USER"):
+    caches = ("XDG_CACHE_HOME", "NUMBA_CACHE_DIR", "TRITON_HOME")
+    for name in (*caches, "HF_HUB_CACHE", "USER"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
@@ -227,9 +230,44 @@ def test_caches_find_a_place_where_there_is_no_home_to_write_in(
     (tmp_path / "no folder").touch()
     monkeypatch.setenv("HOME", str(tmp_path / "no folder"))
     monkeypatch.setattr(own.os, "getuid", lambda: 54321)
+    monkeypatch.setattr(own.tempfile, "gettempdir", lambda: str(tmp_path))
     own.give_caches_a_place(tmp_path / "data")
-    assert os.environ["XDG_CACHE_HOME"] == str(tmp_path / "data" / ".cache")
+    private = tmp_path / ".deconstruct-caches-54321"  # caches hold code: not in the data root
+    assert {os.environ[name] for name in caches} == {str(private)}
+    assert private.stat().st_mode & 0o777 == 0o700
+    assert os.environ["HF_HUB_CACHE"] == str(tmp_path / "data" / ".cache" / "huggingface" / "hub")
+    private.chmod(0o777)  # somebody else may have filled it
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no folder"))
+    own.give_caches_a_place(tmp_path / "data")
+    assert os.environ["XDG_CACHE_HOME"] != str(private)
     assert os.environ["USER"] == "user-54321"  # torch asks for one
+
+
+def test_a_data_root_names_no_server_of_another_machine(tmp_path: Path) -> None:
+    from flows import environment as own
+    from flows.server import secret
+
+    asked = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("0.0.0.0", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        own.server_note(tmp_path).parent.mkdir()
+        secret.keep(own.secret_file(tmp_path), None)
+        for host, taken in {"127.0.0.1": True, "127.0.0.2": False, "0.0.0.0": False}.items():
+            url = f"http://{host}:{server.server_port}/api"
+            with own.note_server(tmp_path, url):
+                assert own.served_url(tmp_path) == (url if taken else None)
+            assert len(asked) == 1
+        server.shutdown()
 
 
 def test_a_run_is_chosen_by_its_configurations_name_or_all_of_it_are_named() -> None:
