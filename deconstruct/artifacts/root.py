@@ -204,7 +204,7 @@ class DataRoot:
         return None if damage or artifact is None else self._used(artifact)
 
     def _used(self, artifact: Artifact) -> Artifact:
-        with suppress(OSError):  # others' data roots may be read-only to us
+        with suppress(OSError, NotBelieved):  # others' data roots may be read-only to us
             os.utime(artifact.path / MANIFEST)
             if artifact.manifest.digest is None:
                 self._seal(artifact)

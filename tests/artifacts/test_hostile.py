@@ -59,8 +59,6 @@ def sealed(fields: Fields) -> str:
 
 
 def listed(name: Any) -> Callable[[Fields], None]:
-    """Lists a file of this name too."""
-
     def change(fields: Fields) -> None:
         fields["files"][name] = {**fields["files"]["a.txt"], "bytes": 3}
 
@@ -68,7 +66,6 @@ def listed(name: Any) -> Callable[[Fields], None]:
 
 
 def of_file(**values: Any) -> Callable[[Fields], None]:
-    """Says something else of a.txt."""
     return lambda fields: fields["files"]["a.txt"].update(values)
 
 
