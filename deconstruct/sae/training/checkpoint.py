@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,12 +14,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from deconstruct.artifacts import fsync
+from deconstruct.artifacts import RECIPE, fsync
 from deconstruct.sae.engines.engine import Engine
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.safetensors"
+SUM = "sum"
 EVERY_SECONDS = 30.0
 
 
@@ -46,7 +48,8 @@ def save(engine: Engine, rows: list[LogRow], folder: Path) -> None:
     table = torch.tensor(values, dtype=torch.float64)
     tensors = {name: tensor.contiguous() for name, tensor in engine.state_dict().items()}
     unfinished = folder / f"{CHECKPOINT}.unfinished"
-    save_file({**tensors, "log": table.reshape(len(rows), 7)}, unfinished)
+    tensors["log"] = table.reshape(len(rows), 7)
+    save_file({**tensors, SUM: _sum(tensors, folder)}, unfinished)
     fsync(unfinished)
     os.replace(unfinished, folder / CHECKPOINT)
     fsync(folder)
@@ -58,9 +61,11 @@ def resume(engine: Engine, folder: Path) -> list[LogRow]:
         return []
     try:
         state = load_file(folder / CHECKPOINT)
+        if int(state.pop(SUM)) != int(_sum(state, folder)):
+            raise ValueError("it is not as it was written")
         table = state.pop("log")
         engine.load_state_dict(state)
-    except (SafetensorError, KeyError, RuntimeError) as error:
+    except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
         log.warning("%s does not load (%s); training starts anew", folder / CHECKPOINT, error)
         return []
     log.info("sae          goes on from step %d", step_of(engine))
@@ -68,6 +73,19 @@ def resume(engine: Engine, folder: Path) -> list[LogRow]:
         LogRow(int(r[0]), int(r[1]), r[2], r[3], r[4], r[5], None if math.isnan(r[6]) else r[6])
         for r in table.tolist()
     ]
+
+
+def _sum(tensors: Mapping[str, torch.Tensor], folder: Path) -> torch.Tensor:
+    """A checksum over names, bytes, and what the folder is the beginning of; int64.
+
+    A training that goes on from a flipped bit, or from another's state, ends well, and elsewhere.
+    """
+    recipe = folder / RECIPE
+    total = zlib.crc32(recipe.read_bytes()) if recipe.exists() else 0
+    for name, tensor in sorted(tensors.items()):
+        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        total = zlib.crc32(content.numpy().data, zlib.crc32(name.encode(), total))
+    return torch.tensor(total, dtype=torch.int64)
 
 
 def step_of(engine: Engine) -> int:

@@ -1,0 +1,63 @@
+"""A checkpoint that is not as it was written is not gone on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.damage import DAMAGES
+
+from deconstruct.artifacts import RECIPE
+from deconstruct.sae.training.checkpoint import CHECKPOINT, LogRow, resume, save
+
+ROWS = [LogRow(10, 2560, 1e-3, 0.5, 4.0, 0.1), LogRow(20, 5120, 1e-3, 0.4, 4.0, 0.1, 0.45)]
+
+
+class Kept:
+    """What has an engine's state."""
+
+    def __init__(self, seed: int) -> None:
+        draw = torch.Generator().manual_seed(seed)
+        self.state: dict[str, torch.Tensor] = {
+            "weights": torch.randn(8, 16, generator=draw),
+            "moments": torch.randn(8, 16, generator=draw).to(torch.bfloat16),
+            "step": torch.tensor(20 + seed),
+        }
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return self.state
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        assert state.keys() == self.state.keys()
+        self.state = state
+
+
+@pytest.mark.parametrize("damage", [None, *DAMAGES, *(f"bit {n}" for n in range(40))])
+def test_a_checkpoint(tmp_path: Path, damage: str | None) -> None:
+    kept, fresh, other = Kept(0), Kept(1), Kept(2)
+    like = tmp_path / "like"
+    like.mkdir()
+    for folder in (like, tmp_path):
+        (folder / RECIPE).write_text(f'{{"stage": "sae", "config": "{folder.name}"}}')
+    engine: Any = other
+    save(engine, ROWS, like)
+    engine = kept
+    save(engine, ROWS, tmp_path)
+    file = tmp_path / CHECKPOINT
+    if damage is not None and damage.startswith("bit"):
+        content = bytearray(file.read_bytes())
+        content[len(content) * int(damage[4:]) // 40] ^= 1
+        file.write_bytes(content)
+    elif damage is not None:
+        DAMAGES[damage](file, like / CHECKPOINT)
+    before = fresh.state
+    engine = fresh
+    found = resume(engine, tmp_path)
+    if damage is None:
+        assert found == ROWS
+    assert found in ([], ROWS)
+    expected = kept.state if found else before
+    for name, tensor in fresh.state.items():
+        assert torch.equal(tensor, expected[name]), name
