@@ -1,6 +1,7 @@
 # make run: take the embedded model apart.  make test: all tests.  make lint: ruff and mypy.
 # make serve: a local Prefect server with its schedules and a worker.  make kills: 30 kills of a run.
 # make campaign: some 400 bad inputs, each of which must end in a sentence within 3 seconds.
+# make damage: every file of a data root damaged in eight ways; repaired, or found by who reads it.
 
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -19,7 +20,7 @@ define watched
 	trap 'kill $$watch' EXIT; trap 'exit 130' INT TERM; $(1)
 endef
 
-.PHONY: run test kills campaign lint serve bench-train install clean
+.PHONY: run test kills campaign damage lint serve bench-train install clean
 
 run: $(VENV)/.installed
 	@echo 'Gemma 3 270M is taken apart on BBC News: 1.4 GB in $(DECONSTRUCT_HOME)'
@@ -34,6 +35,9 @@ kills: $(VENV)/.installed-dev
 
 campaign: $(VENV)/.installed-dev
 	DECONSTRUCT_BAD_INPUTS=1 $(BIN)/python -m pytest -s --timeout 3600 tests/runs/test_bad_inputs.py
+
+damage: $(VENV)/.installed-dev
+	DECONSTRUCT_DAMAGE=1 $(BIN)/python -m pytest -s --timeout 3600 tests/runs/test_damage.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -6,20 +6,20 @@ things are registered on the same ``app`` elsewhere.
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator
-from enum import StrEnum
+from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Literal, ParamSpec, TextIO, TypeVar
+from typing import Annotated, Literal, ParamSpec, TypeVar
 
 import duckdb
 import typer
 from rich.console import Console
 
-from deconstruct.common.errors import DeconstructError, of_files
+from deconstruct.common.errors import DeconstructError, StorageError, of_files
 from deconstruct.store import (
     QueryError,
     collect,
@@ -34,8 +34,9 @@ from deconstruct.store import (
     resolve_run,
 )
 from deconstruct.store.interrupt import interruptible
-from deconstruct.store.query import gives_rows, is_silent, misnamed_runs
+from deconstruct.store.query import check_query, gives_rows, is_silent, misnamed_runs
 from deconstruct.store.remove import UNUSED_HOURS
+from deconstruct.store.render import format_of, opened
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,26 +53,16 @@ Run = Annotated[
 ]
 MOST = 10**9
 """That a number on the command line may be: more rows, tokens or hours than anybody shows."""
+Verify = Annotated[
+    bool | None,
+    typer.Option(
+        "--verify/--no-verify",
+        help="Digest every file that is read; or look at none.",
+        show_default="those that changed, or were not looked at for a week",
+    ),
+]
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class Format(StrEnum):
-    """How ``sql`` writes its result."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
-    parquet = "parquet"
-
-
-ENDINGS = {
-    ".csv": Format.csv,
-    ".json": Format.json,
-    ".parquet": Format.parquet,
-    ".txt": Format.table,
-}
-"""What a file holds whose name ends so."""
 
 
 def report_errors(command: Callable[P, R]) -> Callable[P, R]:
@@ -105,6 +96,24 @@ def report_errors(command: Callable[P, R]) -> Callable[P, R]:
     return reporting
 
 
+_verify: ContextVar[bool | None] = ContextVar("verify", default=None)
+
+
+def looks_first(command: Callable[P, R]) -> Callable[P, R]:
+    """Give a command ``--verify/--no-verify``, which `_verify` holds while it runs."""
+    signature = inspect.signature(command, eval_str=True)
+
+    @functools.wraps(command)
+    def looking(*args: P.args, **kwargs: P.kwargs) -> R:
+        _verify.set(kwargs.pop("verify", None))  # type: ignore[arg-type]
+        return command(*args, **kwargs)
+
+    named, kind = list(signature.parameters.values()), inspect.Parameter.KEYWORD_ONLY
+    named.append(inspect.Parameter("verify", kind, default=None, annotation=Verify))
+    looking.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
+    return looking
+
+
 runs_app = typer.Typer()
 app.add_typer(runs_app, name="runs")
 
@@ -119,7 +128,7 @@ def runs(
     """List the runs in the store, newest first, with their headline metrics; 'rm' removes some."""
     context.obj = home
     if context.invoked_subcommand is None:
-        with open_store(home) as connection:
+        with open_store(home, verify=False) as connection:
             render.terminal().print(*pages.runs(connection, rows), sep="\n")
 
 
@@ -141,14 +150,18 @@ def rm(
 
 
 @app.command()
+@looks_first
 @report_errors
 def show(run: Run = "latest", home: Home = None) -> None:
     """Show one run: its stages, metrics, probes with their baselines, and clusters."""
-    with open_store(home) as connection:
-        render.terminal().print(*pages.show(connection, resolve_run(connection, run)), sep="\n")
+    with open_store(home, verify=False) as connection:
+        run_id = resolve_run(connection, run)
+        check_query(connection, home, pages.READ_BY_SHOW, run_id=run_id, verify=_verify.get())
+        render.terminal().print(*pages.show(connection, run_id), sep="\n")
 
 
 @app.command()
+@looks_first
 @report_errors
 def latent(
     run: Run,
@@ -161,13 +174,15 @@ def latent(
 ) -> None:
     """Show one latent: how often it fires, on which tokens, and its strongest contexts."""
     console = render.terminal()
-    with open_store(home) as connection:
+    with open_store(home, verify=False) as connection:
         run_id = resolve_run(connection, run)
+        check_query(connection, home, pages.READ_BY_LATENT, run_id=run_id, verify=_verify.get())
         page = pages.latent(connection, run_id, number, contexts, width, console.is_terminal)
         console.print(*page, sep="\n")
 
 
 @app.command()
+@looks_first
 @report_errors
 def sql(
     query: Annotated[
@@ -180,7 +195,7 @@ def sql(
     home: Home = None,
     file: Annotated[Path | None, typer.Option(help="Read the query from this file.")] = None,
     format_: Annotated[
-        Format | None,
+        render.Format | None,
         typer.Option(
             "--format",
             help="How the result is written.",
@@ -195,47 +210,33 @@ def sql(
         int, typer.Option(min=1, max=MOST, help="Table: show at most this many rows.")
     ] = 100,
     full: Annotated[bool, typer.Option("--full", help="Table: don't cut long texts.")] = False,
+    files: Annotated[
+        bool,
+        typer.Option("--files", help="Queries reach files beside the store's, and write some."),
+    ] = False,
 ) -> None:
     """Ask the store in SQL, read-only. Tables and columns: "FROM duckdb_columns()"."""
     if query is None and file is None and output is None and sys.stdin.isatty():
         from deconstruct.store.prompt import ask_on
 
-        with open_store(home) as connection:
-            ask_on(connection, render.terminal(), rows, full)
+        with open_store(home, files=files, verify=False) as connection:
+            look = functools.partial(check_query, connection, home, verify=_verify.get())
+            ask_on(connection, render.terminal(), rows, full, look=look)
         return
     text = _query_text(query, file)
     check_place(output, "--output")
-    format_ = _format(format_, output)
-    with open_store(home) as connection:
+    format_ = format_of(format_, output)
+    with open_store(home, files=files, verify=False) as connection:
+        check_query(connection, home, text, verify=_verify.get())
         for note in misnamed_runs(connection, text):
             typer.echo(f"note: {note}", err=True)
         interruptible(connection, lambda: _answer(connection, text, format_, output, rows, full))
 
 
-def _format(format_: Format | None, output: Path | None) -> Format:
-    """What ``--format`` or the ending of ``--output`` says, where they agree."""
-    if output is None:
-        if format_ is Format.parquet:
-            raise QueryError("--format parquet writes bytes; name a file with --output")
-        return format_ or Format.table
-    told = ENDINGS.get(output.suffix.lower())
-    if told is None and (format_ is None or output.is_file()):
-        raise QueryError(
-            f"--output {str(output)!r} has no ending that tells what it holds; end it in "
-            f"{', '.join(ENDINGS)}"
-        )
-    if told is not None and format_ not in (None, told):
-        raise QueryError(
-            f"--format {format_} does not fit --output {str(output)!r}; leave --format out, or "
-            "name a file that ends in it"
-        )
-    return told or format_ or Format.table
-
-
 def _answer(
     connection: duckdb.DuckDBPyConnection,
     text: str,
-    format_: Format,
+    format_: render.Format,
     output: Path | None,
     rows: int,
     full: bool,
@@ -243,50 +244,29 @@ def _answer(
     """Run the statements of a query and write what they answer; a file whole or not at all."""
     statements = connection.extract_statements(text)
     asked = [statement for statement in statements if gives_rows(statement)]
-    if format_ is not Format.table and len(asked) != 1:
+    if format_ is not render.Format.table and len(asked) != 1:
         raise QueryError(
             f"--format {format_} holds one answer, and the query has {len(asked)} statements that "
             "give one; ask them one by one"
         )
-    with _opened(output, format_) as (path, stream):
+    with opened(output, format_) as (path, stream):
         console = Console(file=stream, width=render.WIDEST) if path else render.terminal()
         for statement in statements:
-            if format_ is Format.parquet and statement is asked[0] and path is not None:
+            if format_ is render.Format.parquet and statement is asked[0] and path is not None:
                 count = render.write_parquet(connection.sql(statement.query), path)
                 typer.echo(f"{count:,} rows in {output}", err=True)
                 continue
             result = connection.execute(statement)
-            if format_ is Format.table and not is_silent(statement):
+            if format_ is render.Format.table and not is_silent(statement):
                 render.write_table(result, console, rows, full)
-            elif format_ is Format.csv and statement is asked[0]:
+            elif format_ is render.Format.csv and statement is asked[0]:
                 render.write_csv(result, stream)
-            elif format_ is Format.json and statement is asked[0]:
+            elif format_ is render.Format.json and statement is asked[0]:
                 render.write_json(result, stream)
 
 
-@contextlib.contextmanager
-def _opened(output: Path | None, format_: Format) -> Iterator[tuple[Path | None, TextIO]]:
-    """Where an answer goes: the path to write, if it is a file's, and a stream."""
-    if output is None:
-        yield None, sys.stdout
-        return
-    try:
-        with render.whole(output) as path:
-            if format_ is Format.parquet:
-                yield path, sys.stdout
-            else:
-                with open(path, "w", encoding="utf-8") as stream:
-                    yield path, stream
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise QueryError(
-            f"--output {str(output)!r} can't be written: {error.strerror or error}; name a file "
-            "in a folder that is there and can be written to"
-        ) from error
-
-
 @app.command()
+@looks_first
 @report_errors
 def export(
     run: Run,
@@ -304,8 +284,29 @@ def export(
         typer.echo(f"the SAE of run {run_id} is in {file}; SAE.load_from_disk opens it")
         return
     check_place(file, "the file")
-    run_id = export_run(home, run, file)
+    run_id = export_run(home, run, file, verify=_verify.get())
     typer.echo(f"run {run_id} is in {file} ({file.stat().st_size / 1e6:,.1f} MB)")
+
+
+@app.command()
+@report_errors
+def verify(
+    home: Home = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Digest what has changed, or was not looked at for a week."),
+    ] = False,
+) -> None:
+    """Look at every file of every artifact, and at the store's; list what is damaged, for cron."""
+    from deconstruct.store.reading.verify import verify as look
+
+    found = look(home, quick=quick)
+    for fault in found.faults:
+        typer.echo(fault)
+    if found.faults:
+        damaged = f"{len(found.faults)} damaged of {found.files:,} files"
+        raise StorageError("; ".join(filter(None, (damaged, found.remedy))))
+    typer.echo(f"{found.files:,} files of {found.artifacts:,} artifacts, and the store, are sound")
 
 
 @app.command()

@@ -26,7 +26,7 @@ from deconstruct.common.importing import importing
 from deconstruct.config import Growth, RunConfig, load
 from deconstruct.config.base import MOST_WORKERS
 from deconstruct.store import render
-from deconstruct.store.query import data_root
+from deconstruct.store.query import data_root, executed
 from flows import environment
 from flows.troubles import check_server, with_server
 
@@ -73,10 +73,26 @@ def run(
     workers: Annotated[
         int, typer.Option(min=1, max=MOST_WORKERS, help="Parts extracted side by side.")
     ] = 1,
+    again: Annotated[
+        str | None,
+        typer.Option(
+            "--again",
+            metavar="RUN",
+            help="The configuration of a run in the store, in the place of a file: remakes what is "
+            "damaged of its artifacts.",
+        ),
+    ] = None,
 ) -> None:
     """Take a language model apart; stages that are done already come from cache."""
     started = time.monotonic()
-    settings = load(config, set_ or [])
+    if again is None:
+        settings = load(config, set_ or [])
+    elif config is None and not set_:
+        settings, growth = executed(home, again)
+    else:
+        raise ConfigError(
+            f"--again {again!r} has a configuration of its own; leave CONFIG and --set out"
+        )
     root = _started(home, settings, device, growth == "anew")
     from flows.local import run_here
     from flows.pipeline import pipeline

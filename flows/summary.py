@@ -45,7 +45,7 @@ class Figure(NamedTuple):
 def print_summary(home: Path, run_id: str) -> None:
     """Print the headline figures of a run, with intervals and baselines, on standard output."""
     console = terminal()
-    with open_store(str(home)) as store:
+    with open_store(str(home), verify=False) as store:
         name, site, d_sae, tokens = _one(store, _RUN, run_id)
         rows = [_shown(*figure) for figure in _figures_of(store, run_id)]
         latent = store.execute(
@@ -82,7 +82,7 @@ def _quoted(arguments: list[str]) -> str:
 
 def figures_of(home: Path, run_id: str) -> list[Figure]:
     """The headline figures of a run, in the order in which they are read."""
-    with open_store(str(home)) as store:
+    with open_store(str(home), verify=False) as store:
         return _figures_of(store, run_id)
 
 
@@ -121,7 +121,7 @@ def _shown(label: str, value: float, low: float | None, high: float | None) -> t
 
 def print_front(home: Path, sweep: str) -> None:
     """Print the runs of a sweep by L0, those on the Pareto front of L0 and FVU marked."""
-    with open_store(str(home)) as store:
+    with open_store(str(home), verify=False) as store:
         result = store.execute(
             "SELECT CASE WHEN p.on_front THEN '*' ELSE '' END AS front, p.site, p.architecture, "
             "p.d_sae, p.seed, p.l0, p.fvu, "

@@ -17,20 +17,31 @@ from deconstruct.store.ddl import comments, create_macros, create_table, execute
 from deconstruct.store.load import insert_file
 from deconstruct.store.migrate import migrate
 from deconstruct.store.query import data_root, open_store, resolve_run
+from deconstruct.store.reading.checks import IN_PLACE, check_files
 from deconstruct.store.rewrite import LARGE_BLOCKS, rewriting
 from deconstruct.store.schema import META, RELATIONS, Relation
 
 
-def export_run(home: Path | str | None, run: str, target: Path) -> str:
+def export_run(
+    home: Path | str | None, run: str, target: Path, *, verify: bool | None = None
+) -> str:
     """Write a run into a new file with the store's tables and macros; return its run_id.
 
-    What the store reads from artifacts is copied in, so the file needs nothing beside it. Raises
-    ``StorageError`` if ``target`` exists or its disk fills up, `QueryError` for an unknown run.
+    What the store reads from artifacts is copied in, so the file needs nothing beside it. verify:
+    as in `open_store`. Raises ``StorageError`` if ``target`` exists or its disk fills up, or if a
+    file is damaged; `QueryError` for an unknown run.
     """
     target = _new(target, "file")
     check_for_duckdb(target, f"file {str(target)!r}")
-    with open_store(home) as source, rewriting(target, block_size=LARGE_BLOCKS) as connection:
+    with (
+        open_store(home, verify=False) as source,
+        rewriting(target, block_size=LARGE_BLOCKS) as connection,
+    ):
         run_id = resolve_run(source, run)
+        if verify is not False:
+            read = [relation for relation in IN_PLACE if relation.table is not LATENTS_BY_TOKEN]
+            thorough = verify is True
+            check_files(source, data_root(home), read, run_id=run_id, thorough=thorough)
         migrate(connection, str(target))
         for relation in RELATIONS:
             if relation.table is LATENTS_BY_TOKEN:  # half the file, for what a scan answers as well
@@ -64,7 +75,7 @@ def export_sae(home: Path | str | None, run: str, target: Path) -> str:
     `QueryError` for an unknown run.
     """
     target = _new(target, "folder")
-    with open_store(home) as store:
+    with open_store(home, verify=False) as store:
         run_id = resolve_run(store, run)
         rows = store.execute(
             "SELECT key FROM stages WHERE run_id = ? AND stage = 'sae'", [run_id]

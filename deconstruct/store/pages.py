@@ -15,12 +15,26 @@ from deconstruct.store.headlines import HEADLINES
 from deconstruct.store.query import QueryError
 from deconstruct.store.remove import Garbage
 from deconstruct.store.render import Listing, names_of, printable
+from deconstruct.store.rewrite import REMEDY
 
 SPARE = ("nmi", "published", "probe", "recovered", "dead")
 """Columns of the list of runs that a narrow terminal does without, the first one first."""
 
 FIRING = "bold black on yellow"
 PEAK = "bold black on bright_green"
+
+_REFUSED = re.compile(r"Cannot access \w+ (\".*?\") - file system operations are disabled")
+
+_ADVICE = {
+    "read-only mode": " The store is written by runs alone; write elsewhere with --output, or with "
+    "--files and COPY (...) TO 'file'.",
+    "has been locked": "; with --files settings can be changed",
+    "xternal extensions is disabled": "; with --files they can be loaded",
+    "automatically install": "; with --files it may be",
+    "Out of Memory": " With --files, queries may use the disk for what memory does not hold.",
+    "Corrupt database file": f"; the store is damaged: {REMEDY}",
+}
+"""What DuckDB says in its messages, and what helps."""
 
 _COLUMNS = [headline for headline in HEADLINES if headline.column]
 _FIRST = [headline.name for headline in reversed(_COLUMNS) if headline.table == "sae_metrics"]
@@ -94,6 +108,19 @@ SELECT direction, list(token ORDER BY rank) FROM feature_logits
 WHERE run_id = ? AND latent = ? GROUP BY direction ORDER BY direction
 """
 
+_CONTEXTS = """
+SELECT c.rank, c.token, c.activation, c.peak, d.label
+FROM context_tokens($run, $latent, n := $n, width := $width) AS c
+LEFT JOIN documents AS d ON d.run_id = $run AND d.doc_id = c.doc_id
+WHERE NOT c.special ORDER BY c.rank, c.token_index
+"""
+
+_TOP_TOKENS = "FROM top_tokens(?, ?)"
+
+READ_BY_SHOW = ";\n".join((_RUN, *_SECTIONS.values()))
+READ_BY_LATENT = ";\n".join((_LATENT, _TOP_TOKENS, _LABELS, _LOGITS, _CONTEXTS))
+"""What the pages ask, for whoever looks at the files first."""
+
 
 def runs(connection: duckdb.DuckDBPyConnection, limit: int) -> list[RenderableType]:
     """The newest runs and their headline metrics."""
@@ -133,7 +160,7 @@ def latent(
     result = connection.execute(_LATENT, [run_id, number])
     facts = list(zip(names_of(result), result.fetchone() or (), strict=False))
     page: list[RenderableType] = [Listing(["", ""], facts, f"Latent {number} of run {run_id}")]
-    result = connection.execute("FROM top_tokens(?, ?)", [run_id, number])
+    result = connection.execute(_TOP_TOKENS, [run_id, number])
     names, rows = names_of(result), result.fetchall()
     if not rows:
         return [*page, "", "It never fires in this corpus: a dead latent."]
@@ -147,10 +174,7 @@ def latent(
         told = [(direction, " ".join(map(repr, tokens))) for direction, tokens in rows]
         page += ["", Listing(["", ""], told, "Tokens its direction speaks for (logit lens)")]
     found = connection.execute(
-        "SELECT c.rank, c.token, c.activation, c.peak, d.label "
-        "FROM context_tokens($run, $latent, n := $n, width := $width) AS c "
-        "LEFT JOIN documents AS d ON d.run_id = $run AND d.doc_id = c.doc_id "
-        "WHERE NOT c.special ORDER BY c.rank, c.token_index",
+        _CONTEXTS,
         {"run": run_id, "latent": number, "n": contexts, "width": width},
     ).fetchall()
     shown = []
@@ -174,8 +198,14 @@ def garbage(things: Sequence[Garbage]) -> RenderableType:
 def sentence(error: duckdb.Error) -> str:
     """DuckDB's message on one line, without the copy of the query that follows it."""
     message = re.split(r"\n\s*\n?LINE \d+:", str(error))[0]
-    if "read-only mode" in message:
-        message += " The store is written by runs alone; write elsewhere with COPY (...) TO 'file'."
+    refused = _REFUSED.search(message)
+    if refused is not None:
+        return f"{refused[1]!r} is no file of the store's artifacts; with --files queries reach it"
+    if "Traceback (most recent call last)" in message:  # of the file system that only reads
+        message = message.strip().splitlines()[-1].partition(": ")[2] + "; write with --output"
+    for sign, advice in _ADVICE.items():
+        if sign in message:
+            message += advice
     return " ".join(message.split())
 
 

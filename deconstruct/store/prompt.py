@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from prompt_toolkit.input import Input
 from prompt_toolkit.output import Output
 from rich.console import Console
 
+from deconstruct.common.errors import DeconstructError
 from deconstruct.store import pages, render
 from deconstruct.store.interrupt import interruptible
 from deconstruct.store.query import is_silent, misnamed_runs
@@ -130,8 +131,13 @@ def ask_on(
     full: bool,
     source: Input | None = None,
     sink: Output | None = None,
+    look: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Answer queries until the user leaves. source, sink: a terminal of another kind, for tests."""
+    """Answer queries until the user leaves.
+
+    source, sink: a terminal of another kind, for tests. look: called with each query before it is
+    asked; a ``DeconstructError`` that it raises is shown instead.
+    """
     session: PromptSession[str] = PromptSession(
         history=FileHistory(str(history_file())),
         completer=StoreCompleter(connection),
@@ -152,7 +158,7 @@ def ask_on(
         if text in (".quit", ".exit"):
             return
         if text:
-            _answer(connection, console, text, rows, full)
+            _answer(connection, console, text, rows, full, look)
 
 
 def _complete(text: str) -> bool:
@@ -161,7 +167,12 @@ def _complete(text: str) -> bool:
 
 
 def _answer(
-    connection: duckdb.DuckDBPyConnection, console: Console, text: str, rows: int, full: bool
+    connection: duckdb.DuckDBPyConnection,
+    console: Console,
+    text: str,
+    rows: int,
+    full: bool,
+    look: Callable[[str], None],
 ) -> None:
     command, _, argument = text.rstrip(";").partition(" ")
     values: list[Any] = [argument.strip()] if command == ".columns" else []
@@ -173,6 +184,7 @@ def _answer(
         if command in _COMMANDS:
             render.write_table(connection.execute(_COMMANDS[command], values), console, rows, True)
             return
+        look(text)
         for note in misnamed_runs(connection, text):
             console.print(f"note: {note}", style="dim", markup=False)
         for statement in connection.extract_statements(text):
@@ -186,3 +198,5 @@ def _answer(
         console.print("interrupted")
     except duckdb.Error as error:
         console.print(f"error: {pages.sentence(error)}", markup=False)
+    except DeconstructError as error:
+        console.print(f"error: {error}", markup=False)

@@ -13,6 +13,7 @@ from deconstruct.config import STAGES
 from deconstruct.store.ddl import create_macros, create_views
 from deconstruct.store.load import RunRecord, load_run
 from deconstruct.store.migrate import migrate
+from deconstruct.store.reading.checks import check_artifacts
 from deconstruct.store.rewrite import FILE, rewriting
 
 
@@ -28,8 +29,8 @@ def publish(home: Path, run: RunRecord, artifacts: Mapping[str, Artifact]) -> st
     ``artifacts`` maps each stage's name (`STAGES`) to its artifact under ``home``. Publishing a
     run again notes one more execution, and replaces the rows that come from files. Readers keep
     what they opened; a kill at any moment leaves the store as it was before or after. Raises
-    ``StorageError`` if artifacts are missing or lie elsewhere, the disk is full, or the store is
-    from a newer release.
+    ``StorageError`` if artifacts are missing, damaged or lie elsewhere, the disk is full, or the
+    store is from a newer release.
     """
     home = absolute(home)
     for stage in STAGES:
@@ -40,6 +41,7 @@ def publish(home: Path, run: RunRecord, artifacts: Mapping[str, Artifact]) -> st
                 f"artifact {artifacts[stage].path} is not under home {str(home)!r}; publish it "
                 "into the home that it was made in"
             )
+    check_artifacts(home, artifacts.values())
     run_id = run_id_of(artifacts)
     store = home / FILE
     with rewriting(store, start_from=store) as connection:

@@ -14,10 +14,12 @@ from deconstruct.artifacts.remote import shown
 from deconstruct.common.errors import DeconstructError, StorageError
 from deconstruct.common.paths import absolute
 from deconstruct.common.temporary import own_folder
+from deconstruct.config import Growth, RunConfig
 from deconstruct.store.ddl import HOME_VARIABLE, create_macros, create_views, literal
 from deconstruct.store.migrate import check, migrate, publication, version
+from deconstruct.store.reading.checks import IN_PLACE, check_files, read_by
 from deconstruct.store.remote import connect_remote, is_remote
-from deconstruct.store.rewrite import FILE, copy_database, state
+from deconstruct.store.rewrite import FILE, REMEDY, copy_database, state
 from deconstruct.store.schema import SCHEMA_VERSION
 
 OPEN_ATTEMPTS = 100
@@ -52,22 +54,34 @@ def _where(home: Path | str | None) -> Path | str:
     return home or os.environ.get("DECONSTRUCT_HOME") or "data"
 
 
-def open_store(home: Path | str | None = None) -> duckdb.DuckDBPyConnection:
+def open_store(
+    home: Path | str | None = None, *, files: bool = True, verify: bool | None = None
+) -> duckdb.DuckDBPyConnection:
     """A read-only connection to the store: a snapshot that later publishes don't change.
 
     ``home`` as in `data_root`, or a URL (`remote`). A folder that was moved since the last
     publish works too. If another program has the store open for writing, or it is of an older
-    release, a private copy is opened. Where this process still holds an earlier snapshot, the
-    store is attached to a connection of its own, and cursors of that need ``USE deconstruct``.
+    release, a private copy is opened. Where this process still holds an earlier snapshot, or
+    ``files`` is false, the store is attached to a connection of its own, and cursors of that need
+    ``USE deconstruct``.
 
-    Raises ``StorageError`` if there is no store, or it is of a newer release.
+    files: whether queries reach other files than the store's own. If not, they read those alone,
+    write nowhere (nor spill to disk), load no extension, and change no setting but of how answers
+    look: for SQL that others write. verify: True digests every file that the views read; None
+    those that have changed, or were not looked at, since a week; False none. Files under a URL are
+    not looked at.
+
+    Raises ``StorageError`` if there is no store, if it is of a newer release, or if a file is
+    damaged.
     """
     where = _where(home)
     if is_remote(where):
-        connection, root = connect_remote(str(where))
+        connection, root = connect_remote(str(where), files)
         check(version(connection), shown(str(where)))
     else:
-        connection, root = _open_local(data_root(where))
+        connection, root = _open_local(data_root(where), files)
+        if verify is not False:
+            check_files(connection, data_root(where), IN_PLACE, thorough=verify is True)
     # Only for what lies elsewhere than when it was published: the variable is also read by the
     # views of other stores that are attached.
     if _root_of(connection) != root:
@@ -76,6 +90,10 @@ def open_store(home: Path | str | None = None) -> duckdb.DuckDBPyConnection:
     # once: artifacts don't change.
     connection.execute("SET dynamic_or_filter_threshold = 500")
     connection.execute("SET parquet_metadata_cache = true")
+    if not files:
+        from deconstruct.store.reading.files import confine
+
+        confine(connection, root)
     return connection
 
 
@@ -88,7 +106,7 @@ def _root_of(connection: duckdb.DuckDBPyConnection) -> str | None:
     return str(root)
 
 
-def _open_local(root: Path) -> tuple[duckdb.DuckDBPyConnection, str]:
+def _open_local(root: Path, files: bool) -> tuple[duckdb.DuckDBPyConnection, str]:
     store = root / FILE
     if not store.exists():
         raise StorageError(
@@ -96,19 +114,24 @@ def _open_local(root: Path) -> tuple[duckdb.DuckDBPyConnection, str]:
             "another with --home or DECONSTRUCT_HOME"
         )
     try:
-        connection = _connect(store)
+        connection = _connect(store, files)
         found = version(connection)
         check(found, str(store))
         if found < SCHEMA_VERSION:
             connection.close()
-            connection = _private_copy(store)
+            connection = _private_copy(store, files)
     except duckdb.IOException as error:
         if "lock" not in str(error):
             raise StorageError(_unreadable(store, error)) from error
-        connection = _private_copy(store)
+        connection = _private_copy(store, files)
     except duckdb.Error as error:
         raise StorageError(_unreadable(store, error)) from error
-    return connection, str(root)
+    if files:
+        return connection, str(root)
+    from deconstruct.store.reading.files import LOCAL_ROOT, LocalArtifacts
+
+    connection.register_filesystem(LocalArtifacts(root))
+    return connection, LOCAL_ROOT
 
 
 def resolve_run(connection: duckdb.DuckDBPyConnection, run: str) -> str:
@@ -123,6 +146,44 @@ def resolve_run(connection: duckdb.DuckDBPyConnection, run: str) -> str:
         message = str(error).split("; see SELECT")[0].removeprefix("Invalid Input Error: ")
         raise QueryError(f"{message}; the newest are {listed}") from error
     return str(rows[0][0])
+
+
+def executed(home: Path | str | None, run: str) -> tuple[RunConfig, Growth]:
+    """Configuration and growth that a run of the store was executed with last."""
+    with open_store(home, verify=False) as connection:
+        [(config, growth)] = connection.execute(
+            "SELECT config, growth FROM executions WHERE run_id = ? "
+            "ORDER BY execution DESC LIMIT 1",
+            [resolve_run(connection, run)],
+        ).fetchall()
+    return RunConfig.model_validate_json(config), growth or "anew"
+
+
+def check_query(
+    connection: duckdb.DuckDBPyConnection,
+    home: Path | str | None,
+    text: str,
+    *,
+    run_id: str | None = None,
+    verify: bool | None = None,
+) -> None:
+    """Raise ``StorageError`` if a file that a query may read is damaged.
+
+    home: of the store that ``connection`` is to. run_id: of whose rows alone it reads. verify: as
+    in `open_store`.
+    """
+    where = _where(home)
+    if is_remote(where):
+        if verify:
+            raise StorageError(
+                f"home {shown(str(where))!r} is a URL, whose files are not looked at; leave "
+                "--verify out, or use it where they lie on a disk"
+            )
+        return
+    if verify is not False:
+        relations = read_by(connection, text)
+        thorough = verify is True
+        check_files(connection, data_root(where), relations, run_id=run_id, thorough=thorough)
 
 
 def gives_rows(statement: duckdb.Statement) -> bool:
@@ -157,12 +218,12 @@ def misnamed_runs(connection: duckdb.DuckDBPyConnection, text: str) -> Iterator[
             return
 
 
-def _connect(store: Path) -> duckdb.DuckDBPyConnection:
+def _connect(store: Path, files: bool) -> duckdb.DuckDBPyConnection:
     """DuckDB opens a file more than once by its name: a publish between would mix two files."""
     for _ in range(OPEN_ATTEMPTS):
         before = state(store)
         try:
-            connection = _connect_once(store)
+            connection = _connect_once(store, files)
         except duckdb.Error:
             if state(store) == before:
                 raise
@@ -173,15 +234,17 @@ def _connect(store: Path) -> duckdb.DuckDBPyConnection:
     raise StorageError(f"store {store} is being replaced all the time; try again in a while")
 
 
-def _connect_once(store: Path) -> duckdb.DuckDBPyConnection:
+def _connect_once(store: Path, files: bool) -> duckdb.DuckDBPyConnection:
     # By default DuckDB spills beside the file, where a reader may have no right to write.
-    spill = {"temp_directory": str(own_folder() / "spill")}
-    connection = duckdb.connect(store, read_only=True, config=dict(spill))
-    # DuckDB gives a process that has a path open the same database again, although the file of
-    # that name is another by now.
+    spill = {"temp_directory": str(own_folder() / "spill") if files else ""}
     attached = duckdb.connect(config=dict(spill))
     attached.execute(f"ATTACH {literal(str(store))} AS deconstruct (READ_ONLY)")
     attached.execute("USE deconstruct")
+    if not files:  # what it may not do, no other connection to the same database could
+        return attached
+    connection = duckdb.connect(store, read_only=True, config=dict(spill))
+    # DuckDB gives a process that has a path open the same database again, although the file of
+    # that name is another by now.
     if publication(connection) == publication(attached):
         attached.close()
         return connection
@@ -189,7 +252,7 @@ def _connect_once(store: Path) -> duckdb.DuckDBPyConnection:
     return attached
 
 
-def _private_copy(store: Path) -> duckdb.DuckDBPyConnection:
+def _private_copy(store: Path, files: bool) -> duckdb.DuckDBPyConnection:
     with tempfile.TemporaryDirectory(dir=own_folder()) as folder:
         copy = Path(folder) / FILE
         copy_database(store, copy)
@@ -197,11 +260,8 @@ def _private_copy(store: Path) -> duckdb.DuckDBPyConnection:
             migrate(connection, str(store))
             create_views(connection, store.parent)
             create_macros(connection)
-        return _connect(copy)  # the open file outlives its name
+        return _connect(copy, files)  # the open file outlives its name
 
 
 def _unreadable(store: Path, error: duckdb.Error) -> str:
-    return (
-        f"store {store} can't be read: {str(error).splitlines()[0]}; move it away and run the "
-        "pipeline again: artifacts are kept, so only publishing is repeated"
-    )
+    return f"store {store} can't be read: {str(error).splitlines()[0]}; {REMEDY}"

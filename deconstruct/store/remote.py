@@ -15,6 +15,7 @@ import duckdb
 from deconstruct.artifacts.remote import objects_at, shown
 from deconstruct.common.errors import StorageError
 from deconstruct.common.temporary import own_folder
+from deconstruct.store.ddl import literal
 from deconstruct.store.rewrite import FILE
 
 
@@ -23,17 +24,25 @@ def is_remote(home: Path | str) -> bool:
     return isinstance(home, str) and "://" in home
 
 
-def connect_remote(url: str) -> tuple[duckdb.DuckDBPyConnection, str]:
+def connect_remote(url: str, files: bool) -> tuple[duckdb.DuckDBPyConnection, str]:
     """A read-only connection to a copy of the catalogue, and the root its views shall read.
 
-    Raises ``StorageError`` if the URL can't be read, or holds no store.
+    files: as in `open_store`, which does the rest. Raises ``StorageError`` if the URL can't
+    be read, or holds no store.
     """
+    from deconstruct.store.reading.files import RemoteArtifacts
+
     try:
         objects, path = objects_at(url)
         with tempfile.TemporaryDirectory(dir=own_folder()) as folder:
             copy = Path(folder) / FILE
             objects.get_file(f"{path}/{FILE}", str(copy))
-            connection = duckdb.connect(copy, read_only=True)  # outlives its name
+            if files:
+                connection = duckdb.connect(copy, read_only=True)  # outlives its name
+            else:
+                connection = duckdb.connect()
+                connection.execute(f"ATTACH {literal(str(copy))} AS deconstruct (READ_ONLY)")
+                connection.execute("USE deconstruct")
     except FileNotFoundError as error:
         raise StorageError(
             f"home {shown(url)!r} has no {FILE}; copy a data root there, artifacts first"
@@ -43,5 +52,6 @@ def connect_remote(url: str) -> tuple[duckdb.DuckDBPyConnection, str]:
             f"home {shown(url)!r} can't be read: {str(error).splitlines()[0]}; check the URL, its "
             "endpoint and the credentials"
         ) from error
-    connection.register_filesystem(objects)
-    return connection, f"{url.split('://', maxsplit=1)[0]}://{path}"
+    scheme = url.split("://", maxsplit=1)[0]
+    connection.register_filesystem(RemoteArtifacts(objects, scheme))
+    return connection, f"{scheme}://{path}"

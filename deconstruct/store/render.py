@@ -7,11 +7,13 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self, TextIO
 
@@ -21,6 +23,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from deconstruct.store.query import QueryError
+
 CELL_WIDTH = 60
 CHUNK = 10_000
 WIDEST = 100_000
@@ -28,6 +32,24 @@ GAP = 2
 """Blanks between two columns."""
 NARROW, WORD = 12, 20
 """Characters that a column of texts keeps, and that a word keeps before it is broken."""
+
+
+class Format(StrEnum):
+    """How ``sql`` writes its result."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+
+
+ENDINGS = {
+    ".csv": Format.csv,
+    ".json": Format.json,
+    ".parquet": Format.parquet,
+    ".txt": Format.table,
+}
+"""What a file holds whose name ends so."""
 _NUMBER = re.compile(r"[-+]?\d[\d.,]*(?:e[-+]?\d+)?", re.IGNORECASE)
 
 
@@ -184,6 +206,48 @@ def whole(target: Path) -> Iterator[Path]:
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def opened(output: Path | None, format_: Format) -> Iterator[tuple[Path | None, TextIO]]:
+    """Where an answer goes: the path to write, if it is a file's, and a stream."""
+    if output is None:
+        yield None, sys.stdout
+        return
+    try:
+        with whole(output) as path:
+            if format_ is Format.parquet:
+                yield path, sys.stdout
+            else:
+                with open(path, "w", encoding="utf-8") as stream:
+                    yield path, stream
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise QueryError(
+            f"--output {str(output)!r} can't be written: {error.strerror or error}; name a file "
+            "in a folder that is there and can be written to"
+        ) from error
+
+
+def format_of(format_: Format | None, output: Path | None) -> Format:
+    """What ``--format`` or the ending of ``--output`` says, where they agree."""
+    if output is None:
+        if format_ is Format.parquet:
+            raise QueryError("--format parquet writes bytes; name a file with --output")
+        return format_ or Format.table
+    told = ENDINGS.get(output.suffix.lower())
+    if told is None and (format_ is None or output.is_file()):
+        raise QueryError(
+            f"--output {str(output)!r} has no ending that tells what it holds; end it in "
+            f"{', '.join(ENDINGS)}"
+        )
+    if told is not None and format_ not in (None, told):
+        raise QueryError(
+            f"--format {format_} does not fit --output {str(output)!r}; leave --format out, or "
+            "name a file that ends in it"
+        )
+    return told or format_ or Format.table
 
 
 def names_of(result: duckdb.DuckDBPyConnection) -> list[str]:

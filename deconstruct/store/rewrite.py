@@ -35,6 +35,14 @@ SMALL_BLOCKS = 16_384
 STORAGE = "v1.2.0"
 """DuckDB's storage that files are written in: shells, notebooks and BI tools since 1.2 read it."""
 
+DAMAGED = ("Corrupt database file", "not a valid DuckDB database file", "Failed to deserialize")
+"""What DuckDB says of a file that is not as it was written: each of its blocks has a checksum."""
+
+REMEDY = (
+    "move it away and run the pipeline again: artifacts are kept, so only publishing is repeated"
+)
+"""What is done about such a file."""
+
 LARGE_BLOCKS = 262_144
 """DuckDB's own default, for files that hold millions of rows."""
 
@@ -66,8 +74,11 @@ def rewriting(
             finally:
                 connection.close()
             _replace(draft, target)
-        except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException) as error:
-            raise StorageError(_trouble(target, str(error))) from error
+        except duckdb.Error as error:
+            sentence = _sentence(target, error)
+            if sentence is None:
+                raise
+            raise StorageError(sentence) from error
         except OSError as error:
             raise StorageError(_trouble(target, error.strerror or str(error))) from error
         finally:
@@ -239,6 +250,14 @@ def state(database: Path) -> list[tuple[int, int, int] | None]:
         else:
             states.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
     return states
+
+
+def _sentence(target: Path, error: duckdb.Error) -> str | None:
+    """What became of writing; None: it is a fault of ours."""
+    if any(sign in str(error) for sign in DAMAGED):
+        return f"store {target} is damaged ({' '.join(str(error).split())}); {REMEDY}"
+    faults = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException)
+    return _trouble(target, str(error)) if isinstance(error, faults) else None
 
 
 def _trouble(target: Path, what: str) -> str:

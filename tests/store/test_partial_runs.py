@@ -60,7 +60,9 @@ def test_a_file_that_an_older_release_did_not_write_is_an_empty_table(tmp_path: 
     with duckdb.connect(tmp_path / "demo.duckdb", read_only=True) as copy:
         assert copy.execute("SELECT count(*) FROM feature_logits").fetchall() == [(0,)]
     (planted.artifacts["latents"].path / "latents.parquet").unlink()  # this one is listed
-    with pytest.raises(StorageError, match=r"latents\.parquet is missing; run the pipeline again"):
+    with pytest.raises(
+        StorageError, match=r"latents\.parquet is missing, of run demo .*run --again"
+    ):
         export_run(home, "demo", tmp_path / "again.duckdb")
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
-import pyarrow.parquet as pq
 import pytest
+from support.planted import remade
 from support.store_artifacts import D_SAE, LABELS, Planted, plant
 
 from deconstruct.common.errors import StorageError
@@ -265,13 +264,14 @@ def test_artifacts_must_be_whole_and_under_the_home(tmp_path: Path) -> None:
 def test_artifacts_of_another_schema_are_refused_and_the_store_stays(tmp_path: Path) -> None:
     good, bad = plant(tmp_path), plant(tmp_path, "bad", seed=1)
     publish(tmp_path, good.record, good.artifacts)
-    file = bad.artifacts["latents"].file("latents.parquet")
-    pq.write_table(pq.read_table(file).drop_columns("activation"), file)
+    latents, evaluation = bad.artifacts["latents"], bad.artifacts["evaluation"]
+    whole = latents.table("latents.parquet")
+    bad.artifacts["latents"] = remade(latents, "latents.parquet", whole.drop_columns("activation"))
     with pytest.raises(StorageError, match="raise the version of stage latents"):
         publish(tmp_path, bad.record, bad.artifacts)
-    metrics = bad.artifacts["evaluation"].file("metrics.parquet")
-    shutil.copy(good.artifacts["latents"].file("latents.parquet"), file)
-    shutil.copy(good.artifacts["corpus"].file("documents.parquet"), metrics)
+    documents = good.artifacts["corpus"].table("documents.parquet")
+    bad.artifacts["latents"] = remade(latents, "latents.parquet", whole)
+    bad.artifacts["evaluation"] = remade(evaluation, "metrics.parquet", documents)
     with pytest.raises(StorageError, match="does not fit table sae_metrics"):
         publish(tmp_path, bad.record, bad.artifacts)
     with open_store(tmp_path) as store:

@@ -7,6 +7,7 @@ change here. Benchmarks import this file too, so it imports nothing but the libr
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,6 +46,19 @@ def fill(draft: Draft, contents: Contents, **facts: Any) -> None:
 def artifact_of(root: DataRoot, recipe: Recipe, contents: Contents, **facts: Any) -> Artifact:
     """The artifact of ``recipe`` with these tables and facts, unless it is there already."""
     return root.make(recipe, lambda draft: fill(draft, contents, **facts))
+
+
+def remade(artifact: Artifact, name: str, rows: pa.Table) -> Artifact:
+    """The artifact as a stage would have made it that wrote other rows into one of its files."""
+    tables = {one: artifact.table(one) for one in artifact.manifest.files} | {name: rows}
+    shutil.rmtree(artifact.path)
+
+    def write(draft: Draft) -> None:
+        for one, table in tables.items():
+            draft.write_table(one, table)
+        draft.facts |= artifact.facts
+
+    return DataRoot(artifact.path.parent.parent).make(artifact.manifest.recipe, write)
 
 
 def _schema(table: Table, names: Mapping[str, Any]) -> pa.Schema:

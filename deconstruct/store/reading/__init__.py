@@ -1,0 +1,1 @@
+"""What stands between a query and the files: which it may reach, and whether they are sound."""
