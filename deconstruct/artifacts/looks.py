@@ -102,7 +102,8 @@ class Looks:
                 if look is not None:
                     faults[place] = "not listed in its manifest"
             elif look is None:
-                faults[place] = "missing, or no file"
+                there = os.path.lexists(self._root / str(place))
+                faults[place] = "no file of its own" if there else "missing"
             elif look.bytes != manifest.files[place.name].bytes:
                 faults[place] = "damaged"
             else:

@@ -97,7 +97,7 @@ def test_what_is_no_file_of_the_artifact_is_a_fault(tmp_path: Path, places: list
     first.symlink_to(tmp_path / "same.bin")
     second.unlink()
     second.mkdir()
-    assert Looks(tmp_path).faults(places) == dict.fromkeys(places, "missing, or no file")
+    assert Looks(tmp_path).faults(places) == dict.fromkeys(places, "no file of its own")
     stage, key, _ = places[0]
     assert Looks(tmp_path).faults([Place(stage, key, "c.bin")]) == {}
     (tmp_path / stage / key / "c.bin").write_bytes(b"")
