@@ -6,20 +6,28 @@ things are registered on the same ``app`` elsewhere.
 
 from __future__ import annotations
 
-import functools
-import inspect
-import os
+import io
 import sys
-from collections.abc import Callable
-from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, ParamSpec, TypeVar
+from typing import Annotated, Literal
 
 import duckdb
 import typer
-from rich.console import Console
 
-from deconstruct.common.errors import DeconstructError, StorageError, of_files
+from deconstruct.commands import (
+    MOST,
+    Home,
+    Json,
+    Listed,
+    Run,
+    asked_to_verify,
+    looks_first,
+    report_errors,
+    say_version,
+)
+from deconstruct.common.errors import StorageError
+from deconstruct.common.showing import Plain, say, say_json
 from deconstruct.store import (
     QueryError,
     collect,
@@ -28,6 +36,7 @@ from deconstruct.store import (
     garbage,
     open_store,
     pages,
+    records,
     remote_garbage,
     remove_runs,
     render,
@@ -38,83 +47,29 @@ from deconstruct.store.query import check_query, gives_rows, is_silent, misnamed
 from deconstruct.store.remove import UNUSED_HOURS
 from deconstruct.store.render import format_of, opened
 
+# Without rich's markup, which takes [...] out of a help text.
 app = typer.Typer(
+    cls=Listed,
+    rich_markup_mode=None,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Takes a language model apart: activations, sparse autoencoders, and SQL over the result.",
 )
 
-Home = Annotated[
-    str | None,
-    typer.Option(help="Data root.", show_default="$DECONSTRUCT_HOME or ./data"),
-]
-Run = Annotated[
-    str, typer.Argument(help="A run_id, its beginning, a name, NAME@SITE, or 'latest'.")
-]
-MOST = 10**9
-"""That a number on the command line may be: more rows, tokens or hours than anybody shows."""
-Verify = Annotated[
-    bool | None,
-    typer.Option(
-        "--verify/--no-verify",
-        help="Digest every file that is read; or look at none.",
-        show_default="those that changed, or were not looked at for a week",
-    ),
-]
-P = ParamSpec("P")
-R = TypeVar("R")
+
+@app.callback()
+def command(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=say_version, is_eager=True, help="Say which it is."),
+    ] = False,
+) -> None:
+    """Takes a language model apart: activations, sparse autoencoders, and SQL over the result."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal of few letters shows the rest
+            stream.reconfigure(errors="backslashreplace")
 
 
-def report_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """End with exit code 1 and one sentence on stderr where a `DeconstructError` is raised."""
-
-    @functools.wraps(command)
-    def reporting(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            found = command(*args, **kwargs)
-            sys.stdout.flush()  # here, where somebody hears that nobody reads on
-            return found
-        except DeconstructError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from error
-        except duckdb.Error as error:
-            typer.echo(f"error: {pages.sentence(error)}", err=True)
-            raise typer.Exit(1) from error
-        except KeyboardInterrupt as error:
-            typer.echo("interrupted", err=True)
-            raise typer.Exit(130) from error
-        except BrokenPipeError:  # the reader of our output (head, less) has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
-        except OSError as error:
-            sentence = of_files(error)
-            if sentence is None:
-                raise
-            typer.echo(f"error: {sentence}", err=True)
-            raise typer.Exit(1) from error
-
-    return reporting
-
-
-_verify: ContextVar[bool | None] = ContextVar("verify", default=None)
-
-
-def looks_first(command: Callable[P, R]) -> Callable[P, R]:
-    """Give a command ``--verify/--no-verify``, which `_verify` holds while it runs."""
-    signature = inspect.signature(command, eval_str=True)
-
-    @functools.wraps(command)
-    def looking(*args: P.args, **kwargs: P.kwargs) -> R:
-        _verify.set(kwargs.pop("verify", None))  # type: ignore[arg-type]
-        return command(*args, **kwargs)
-
-    named, kind = list(signature.parameters.values()), inspect.Parameter.KEYWORD_ONLY
-    named.append(inspect.Parameter("verify", kind, default=None, annotation=Verify))
-    looking.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
-    return looking
-
-
-runs_app = typer.Typer()
+runs_app = typer.Typer(cls=Listed)
 app.add_typer(runs_app, name="runs")
 
 
@@ -124,11 +79,14 @@ def runs(
     context: typer.Context,
     home: Home = None,
     rows: Annotated[int, typer.Option(min=1, max=MOST, help="Show at most this many.")] = 50,
+    format_: Json = "table",
 ) -> None:
     """List the runs in the store, newest first, with their headline metrics; 'rm' removes some."""
     context.obj = home
     if context.invoked_subcommand is None:
         with open_store(home, verify=False) as connection:
+            if format_ == "json":
+                return say_json(records.runs(connection, rows))
             render.terminal().print(*pages.runs(connection, rows), sep="\n")
 
 
@@ -141,22 +99,24 @@ def rm(
 ) -> None:
     """Take runs out of the store. Their artifacts stay, until 'deconstruct gc'."""
     for run_id in remove_runs(home or context.obj, runs):
-        typer.echo(f"run {run_id} is removed")
-    typer.echo(
+        say(f"run {run_id} is removed")
+    say(
         "its artifacts are still there; see 'deconstruct gc', which for an hour leaves alone what "
         "was used",
-        err=True,
+        error=True,
     )
 
 
 @app.command()
 @looks_first
 @report_errors
-def show(run: Run = "latest", home: Home = None) -> None:
+def show(run: Run = "latest", home: Home = None, format_: Json = "table") -> None:
     """Show one run: its stages, metrics, probes with their baselines, and clusters."""
     with open_store(home, verify=False) as connection:
         run_id = resolve_run(connection, run)
-        check_query(connection, home, pages.READ_BY_SHOW, run_id=run_id, verify=_verify.get())
+        check_query(connection, home, pages.READ_BY_SHOW, run_id=run_id, verify=asked_to_verify())
+        if format_ == "json":
+            return say_json(records.show(connection, run_id))
         render.terminal().print(*pages.show(connection, run_id), sep="\n")
 
 
@@ -171,12 +131,15 @@ def latent(
     home: Home = None,
     contexts: Annotated[int, typer.Option(min=1, max=MOST, help="How many contexts.")] = 10,
     width: Annotated[int, typer.Option(min=0, max=MOST, help="Tokens on each side.")] = 12,
+    format_: Json = "table",
 ) -> None:
     """Show one latent: how often it fires, on which tokens, and its strongest contexts."""
     console = render.terminal()
     with open_store(home, verify=False) as connection:
         run_id = resolve_run(connection, run)
-        check_query(connection, home, pages.READ_BY_LATENT, run_id=run_id, verify=_verify.get())
+        check_query(connection, home, pages.READ_BY_LATENT, run_id=run_id, verify=asked_to_verify())
+        if format_ == "json":
+            return say_json(records.latent(connection, run_id, number, contexts, width))
         page = pages.latent(connection, run_id, number, contexts, width, console.is_terminal)
         console.print(*page, sep="\n")
 
@@ -214,23 +177,33 @@ def sql(
         bool,
         typer.Option("--files", help="Queries reach files beside the store's, and write some."),
     ] = False,
+    safe: Annotated[
+        bool,
+        typer.Option(
+            "--safe", help="CSV: no text is taken for a formula by a spreadsheet; it gets a quote."
+        ),
+    ] = False,
 ) -> None:
     """Ask the store in SQL, read-only. Tables and columns: "FROM duckdb_columns()"."""
     if query is None and file is None and output is None and sys.stdin.isatty():
         from deconstruct.store.prompt import ask_on
 
         with open_store(home, files=files, verify=False) as connection:
-            look = functools.partial(check_query, connection, home, verify=_verify.get())
+            look = partial(check_query, connection, home, verify=asked_to_verify())
             ask_on(connection, render.terminal(), rows, full, look=look)
         return
     text = _query_text(query, file)
     check_place(output, "--output")
     format_ = format_of(format_, output)
+    if safe and format_ is not render.Format.csv:
+        raise QueryError(f"--safe is for CSV, not for {format_}; leave it out")
     with open_store(home, files=files, verify=False) as connection:
-        check_query(connection, home, text, verify=_verify.get())
+        check_query(connection, home, text, verify=asked_to_verify())
         for note in misnamed_runs(connection, text):
-            typer.echo(f"note: {note}", err=True)
-        interruptible(connection, lambda: _answer(connection, text, format_, output, rows, full))
+            say(f"note: {note}", error=True)
+        interruptible(
+            connection, lambda: _answer(connection, text, format_, output, rows, full, safe)
+        )
 
 
 def _answer(
@@ -240,6 +213,7 @@ def _answer(
     output: Path | None,
     rows: int,
     full: bool,
+    safe: bool,
 ) -> None:
     """Run the statements of a query and write what they answer; a file whole or not at all."""
     statements = connection.extract_statements(text)
@@ -250,17 +224,17 @@ def _answer(
             "give one; ask them one by one"
         )
     with opened(output, format_) as (path, stream):
-        console = Console(file=stream, width=render.WIDEST) if path else render.terminal()
+        console = Plain(file=stream, width=render.WIDEST) if path else render.terminal()
         for statement in statements:
             if format_ is render.Format.parquet and statement is asked[0] and path is not None:
                 count = render.write_parquet(connection.sql(statement.query), path)
-                typer.echo(f"{count:,} rows in {output}", err=True)
+                say(f"{count:,} rows in {output}", error=True)
                 continue
             result = connection.execute(statement)
             if format_ is render.Format.table and not is_silent(statement):
                 render.write_table(result, console, rows, full)
             elif format_ is render.Format.csv and statement is asked[0]:
-                render.write_csv(result, stream)
+                render.write_csv(result, stream, safe)
             elif format_ is render.Format.json and statement is asked[0]:
                 render.write_json(result, stream)
 
@@ -281,11 +255,11 @@ def export(
     """Copy one run into a DuckDB file that needs nothing beside it, or its SAE for SAELens."""
     if format_ == "sae_lens":
         run_id = export_sae(home, run, file)
-        typer.echo(f"the SAE of run {run_id} is in {file}; SAE.load_from_disk opens it")
+        say(f"the SAE of run {run_id} is in {file}; SAE.load_from_disk opens it")
         return
     check_place(file, "the file")
-    run_id = export_run(home, run, file, verify=_verify.get())
-    typer.echo(f"run {run_id} is in {file} ({file.stat().st_size / 1e6:,.1f} MB)")
+    run_id = export_run(home, run, file, verify=asked_to_verify())
+    say(f"run {run_id} is in {file} ({file.stat().st_size / 1e6:,.1f} MB)")
 
 
 @app.command()
@@ -302,11 +276,11 @@ def verify(
 
     found = look(home, quick=quick)
     for fault in found.faults:
-        typer.echo(fault)
+        say(fault)
     if found.faults:
         damaged = f"{len(found.faults)} damaged of {found.files:,} files"
         raise StorageError("; ".join(filter(None, (damaged, found.remedy))))
-    typer.echo(f"{found.files:,} files of {found.artifacts:,} artifacts, and the store, are sound")
+    say(f"{found.files:,} files of {found.artifacts:,} artifacts, and the store, are sound")
 
 
 @app.command()
@@ -328,6 +302,7 @@ def gc(
     unused_hours: Annotated[
         float, typer.Option(min=0, max=MOST, help="Keep what was used within so many hours.")
     ] = UNUSED_HOURS,
+    format_: Json = "table",
 ) -> None:
     """List, or remove, artifacts that no run in the store and no running stage needs."""
     if remote:
@@ -336,33 +311,33 @@ def gc(
         found = garbage(home, partial=partial, unused_hours=unused_hours)
     if delete:
         found = collect(home, found)
+    listed = {thing.path for thing in found}
+    fresh = _fresh(home, partial, remote, listed) if unused_hours else 0
+    if format_ == "json":
+        return say_json(records.garbage(found, delete, fresh))
     if found:
         render.terminal().print(pages.garbage(found))
     total = sum(thing.bytes for thing in found) / 1e6
     if delete:
-        typer.echo(f"removed {total:,.1f} MB")
+        say(f"removed {total:,.1f} MB")
     else:
-        typer.echo(f"{total:,.1f} MB can go" + ("; --delete removes them" if found else ""))
-    if unused_hours:
-        _say_what_is_fresh(home, partial, remote, {thing.path for thing in found}, unused_hours)
+        say(f"{total:,.1f} MB can go" + ("; --delete removes them" if found else ""))
+    if fresh:
+        within = "hour" if unused_hours == 1 else f"{unused_hours:g} hours"
+        say(
+            f"{fresh / 1e6:,.1f} MB more are needed by no run, but were used within the last "
+            f"{within}, so they stay; --unused-hours 0 takes them too",
+            error=True,
+        )
 
 
-def _say_what_is_fresh(
-    home: str | None, partial: bool, remote: bool, listed: set[Path], hours: float
-) -> None:
-    """How much more no run needs, which was used of late."""
+def _fresh(home: str | None, partial: bool, remote: bool, listed: set[Path]) -> int:
+    """How many bytes more no run needs, which were used of late."""
     if remote:
         unneeded = remote_garbage(home, unused_hours=0)
     else:
         unneeded = garbage(home, partial=partial, unused_hours=0)
-    fresh = [thing.bytes for thing in unneeded if thing.path not in listed]
-    if fresh:
-        within = "hour" if hours == 1 else f"{hours:g} hours"
-        typer.echo(
-            f"{sum(fresh) / 1e6:,.1f} MB more are needed by no run, but were used within the last "
-            f"{within}, so they stay; --unused-hours 0 takes them too",
-            err=True,
-        )
+    return sum(thing.bytes for thing in unneeded if thing.path not in listed)
 
 
 def check_place(file: Path | None, what: str) -> None:
@@ -397,4 +372,4 @@ def config() -> None:
     """Print every field of the configuration with its default and meaning, as Markdown."""
     from deconstruct.config.page import page
 
-    typer.echo(page(), nl=False)
+    sys.stdout.write(page())

@@ -1,7 +1,7 @@
 """Asks every question of docs/sql.md again and writes the answers anew, and the pages made of code.
 
     .venv/bin/python docs/refresh.py [--home data]
-    .venv/bin/python docs/refresh.py --schema      # schema.md, commands.md and config.md alone
+    .venv/bin/python docs/refresh.py --schema   # schema.md, macros.md, commands.md, config.md
 
 The latter need no run.
 
@@ -24,7 +24,7 @@ from rich.console import Console
 from deconstruct.config import page as configuration
 from deconstruct.store import open_store
 from deconstruct.store.ddl import create_macros, create_views
-from deconstruct.store.describe import schema_page
+from deconstruct.store.describe import macros_page, schema_page
 from deconstruct.store.migrate import migrate
 from deconstruct.store.render import write_table
 from flows.cli import app
@@ -35,6 +35,26 @@ COMMANDS_HEAD = """\
 
 Each with its arguments and options; `deconstruct COMMAND --help` says the same. This page is made
 by `python docs/refresh.py --schema`.
+"""
+OBJECTS = """
+## Objects for programs
+
+With `--format json` a command prints one object on standard output. Numbers have all their digits;
+what is not known, and what is no number (NaN, infinities), is null. Exit codes are those of the
+tables, and errors are one sentence on standard error. Names may be added to an object; those that
+are there stay. Records have the columns of the [relation](schema.md) or [macro](macros.md) that
+they are named after; below `show` and `latent`, `run_id` is said once.
+
+- `runs`: `runs`, the newest first, each with its `names`.
+- `show`: `run`, one such record; `stages`, `sae_metrics`, `probes`, `drift`, `latent_drift`,
+  `cluster_metrics` and `cluster_summary`, of each the rows that the page shows.
+- `latent`: `run_id`; `features`, one record; `top_tokens`, `label_enrichment`, `feature_logits` and
+  `top_contexts`.
+- `doctor`: `sound`, whether all is well; `findings`, each with `subject`, `found` and `sound`.
+- `plan`: `stages`, each with `stage`, `key`, `site`, `cached`, `differences` (sentences), and
+  `nearest` with its `seconds` and `bytes`; `seconds` and `bytes`, the sums of these.
+- `gc`: `garbage`, each with `kind`, `stage`, `key`, `path`, `bytes` and `used`; `bytes` of all;
+  `removed`, whether they are gone; `fresh_bytes`, what is unneeded but was used of late.
 """
 QUESTION = re.compile(r"```sql\n(.*?)```\n(?:\n```text\n.*?```\n)?", re.DOTALL)
 
@@ -61,9 +81,9 @@ def empty_store() -> duckdb.DuckDBPyConnection:
 
 
 def commands(of: Any, name: str = "deconstruct") -> Iterator[tuple[str, Any]]:
-    """The commands by what is typed, groups that are commands themselves among them."""
+    """The commands by what is typed, groups that have options or are commands among them."""
     inner = getattr(of, "commands", {})
-    if not inner or of.invoke_without_command:
+    if not inner or of.params:
         yield name, of
     for word, command in inner.items():
         yield from commands(command, f"{name} {word}")
@@ -79,7 +99,7 @@ def commands_page() -> str:
             parts.append(
                 "\n" + "\n".join(["| | default | meaning |", "|---|---|---|", *rows]) + "\n"
             )
-    return "".join(parts)
+    return "".join([*parts, OBJECTS])
 
 
 def _row(one: Any) -> str:
@@ -106,6 +126,7 @@ def main() -> None:
     parser.add_argument("--schema", action="store_true")
     arguments = parser.parse_args()
     (DOCS / "schema.md").write_text(schema_page(empty_store()))
+    (DOCS / "macros.md").write_text(macros_page(empty_store()))
     (DOCS / "commands.md").write_text(commands_page())
     (DOCS / "config.md").write_text(configuration.page())
     if not arguments.schema:

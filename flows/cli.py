@@ -4,36 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shlex
 import signal
 import sys
 import time
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 from rich.table import Table
+from rich.text import Text
 
 from deconstruct.artifacts import DataRoot
-from deconstruct.cli import app, check_place, report_errors
+from deconstruct.cli import app, check_place
+from deconstruct.commands import Home, Json, report_errors
 from deconstruct.common import trackers
 from deconstruct.common.errors import ConfigError, DeconstructError
 from deconstruct.common.importing import importing
+from deconstruct.common.showing import Plain, lines, plain_record, quoted, say, say_json
 from deconstruct.config import Growth, RunConfig, load
 from deconstruct.config.base import MOST_WORKERS
 from deconstruct.store import render
 from deconstruct.store.query import data_root, executed
+from deconstruct.store.render import terminal
 from flows import environment
 from flows.troubles import check_server, with_server
 
-Home = Annotated[
-    str | None,
-    typer.Option(help="Data root.", show_default="$DECONSTRUCT_HOME or ./data"),
-]
 Config = Annotated[
     Path | None,
     typer.Argument(help="A TOML file.", show_default="the embedded configuration"),
@@ -48,7 +47,8 @@ EngineName = Literal["threads", "dask", "ray"]
 
 TEND_SECONDS = 2
 
-console = Console(stderr=True, highlight=False)
+tell = partial(say, error=True)
+"""Says one line of how it goes, on standard error: results alone stand on standard output."""
 
 
 @app.command()
@@ -106,7 +106,7 @@ def run(
         growth=growth,
         engine={"kind": engine, "workers": workers},
     )
-    console.print(f"finished in {time.monotonic() - started:.0f} s")
+    tell(f"finished in {time.monotonic() - started:.0f} s")
     for result in results:
         print_summary(root, result.run_id)
 
@@ -147,12 +147,12 @@ def init(
         root = DataRoot(data_root(home))  # where it may have been unpacked
     page = suggest(source, model, subset, root)
     if printed:
-        typer.echo(page, nl=False)
+        sys.stdout.write(lines(page))
         return
     with render.whole(file) as path:
         path.write_text(page, encoding="utf-8")
-    named = shlex.quote(str(file))
-    typer.echo(f"{file} is written; look it over, then\n  deconstruct run {named}")
+    say(f"{file} is written; look it over, then")
+    say(f"  deconstruct run {quoted(str(file))}")
 
 
 @app.command()
@@ -163,6 +163,7 @@ def plan(
     home: Home = None,
     device: Device = "auto",
     growth: Annotated[Growth, typer.Option(help="As of `run`.")] = "anew",
+    format_: Json = "table",
 ) -> None:
     """Say what a run would do: what comes from cache, what is made and why, in how much time."""
     settings = load(config, set_ or [])
@@ -171,8 +172,11 @@ def plan(
     _speak()
     with importing():
         from flows import pipeline
-        from flows.summary import print_plan
-    print_plan(pipeline.plan(root, settings, device, growth))
+        from flows.summary import plan_record, print_plan
+    plans = pipeline.plan(root, settings, device, growth)
+    if format_ == "json":
+        return say_json(plan_record(plans))
+    print_plan(plans)
 
 
 @app.command()
@@ -211,7 +215,7 @@ def sweep(
         device=device,
         engine={"kind": engine, "workers": workers},
     )
-    console.print(f"finished in {time.monotonic() - started:.0f} s")
+    tell(f"finished in {time.monotonic() - started:.0f} s")
     print_front(root, settings.name)
 
 
@@ -235,13 +239,12 @@ def serve(
     """Start a local Prefect server with its schedules, and workers; Ctrl-C ends them all."""
     from flows.serve import serving
 
-    say = partial(console.print, markup=False, soft_wrap=True)  # paths and commands to copy
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with (
         contextlib.suppress(KeyboardInterrupt),
-        serving(data_root(home), port, _gpus(gpu), say) as served,
+        serving(data_root(home), port, _gpus(gpu), tell) as served,
     ):
-        console.print("ready; Ctrl-C ends it")
+        tell("ready; Ctrl-C ends it")
         while True:
             served.tend()
             time.sleep(TEND_SECONDS)
@@ -288,10 +291,10 @@ def retry(
         server.wait()
     mark_crashed(root)
     chosen = choose(failed_runs(root), run)
-    console.print(f"retry        {chosen.name} ({short(chosen)})")
+    tell(f"retry        {chosen.name} ({short(chosen)})")
     results = again(chosen)
     if results is None:
-        console.print("a worker of its deployment takes it")
+        tell("a worker of its deployment takes it")
         return
     for result in results:
         print_summary(root, result.run_id)
@@ -299,17 +302,20 @@ def retry(
 
 @app.command()
 @report_errors
-def doctor(home: Home = None) -> None:
+def doctor(home: Home = None, format_: Json = "table") -> None:
     """Say what this machine can do: versions, device, hub, disk, what the cache holds."""
     from deconstruct.doctor import examine
 
-    table = Table(box=None, show_header=False, pad_edge=False)
-    sound = True
-    for finding in examine(data_root(home)):
-        mark = "[green]ok[/]" if finding.sound else "[red]no[/]"
-        table.add_row(mark, f"[bold]{finding.subject}[/]", finding.found)
-        sound = sound and finding.sound
-    Console(highlight=False).print(table)
+    findings = list(examine(data_root(home)))
+    sound = all(finding.sound for finding in findings)
+    if format_ == "json":
+        say_json({"sound": sound, "findings": [asdict(finding) for finding in findings]})
+    else:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for finding in findings:
+            mark = Text("ok", "green") if finding.sound else Text("no", "red")
+            table.add_row(mark, Text(finding.subject, "bold"), finding.found)
+        terminal().print(table)
     if not sound:
         raise typer.Exit(1)
 
@@ -334,20 +340,21 @@ def _started(home: str | None, settings: RunConfig, device: str, whole: bool = T
     if server is not None:
         server.wait()
     for dead in mark_crashed(root):
-        console.print(f"crashed      {dead.name} ({short(dead)}): its process had died")
+        tell(f"crashed      {dead.name} ({short(dead)}): its process had died")
     return root
 
 
 def _speak() -> None:
     """Show what the library and the stages log, one plain line each."""
     handler = RichHandler(
-        console=console,
+        console=Plain(stderr=True),
         show_time=False,
         show_level=False,
         show_path=False,
         highlighter=NullHighlighter(),
     )
     handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.addFilter(plain_record)
     logger = logging.getLogger("deconstruct")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

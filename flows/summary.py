@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,13 +14,21 @@ import duckdb
 from rich.console import Console
 from rich.text import Text
 
+from deconstruct.artifacts import Artifact
 from deconstruct.common.paths import absolute
+from deconstruct.common.showing import printable, quoted
 from deconstruct.store import open_store
 from deconstruct.store.ddl import literal
 from deconstruct.store.headlines import HEADLINES
-from deconstruct.store.render import Listing, names_of, terminal
+from deconstruct.store.render import GAP, Listing, clipped, clipped_context, names_of, terminal
 from tasks.planning import Plan
 
+WIDTH = 80
+"""Characters that texts in a summary keep to, on a wider terminal too."""
+LABEL, SHORT, KEYWORDS = 20, 14, 5
+"""Characters of a label in a table and in a sentence; words of a cluster."""
+CLUSTERS, CONTEXTS, TOKENS = 3, 3, 12
+"""Clusters and contexts that a summary has, and tokens on each side of a context's."""
 SPARE = ("95%", "loss_recovered", "dead", "seed")
 """Columns of a sweep's front that a narrow terminal does without, the first one first."""
 
@@ -33,30 +41,124 @@ FROM runs WHERE run_id = ?
 """By the name that it was just executed under."""
 
 
+_LATENT = (
+    (
+        "speaks most for {} in the probe",
+        "SELECT latent, label FROM probe_weights WHERE run_id = ? AND effect > 0 "
+        "ORDER BY effect DESC, label, latent LIMIT 1",
+    ),
+    (
+        "sets the largest cluster apart",
+        "SELECT latents[1], NULL FROM cluster_summary WHERE run_id = ? AND len(latents) > 0 "
+        "ORDER BY size DESC, cluster LIMIT 1",
+    ),
+    (
+        "fires most often",
+        "SELECT latent, NULL FROM features WHERE run_id = ? AND NOT dead "
+        "ORDER BY n_fires DESC, latent LIMIT 1",
+    ),
+)
+"""Which latent a summary shows: the first of these that there is, with what it is chosen for."""
+
+_CLUSTERS = """
+SELECT size, top_label, top_label_share, keywords FROM cluster_summary WHERE run_id = ?
+ORDER BY size DESC, cluster LIMIT ?
+"""
+
+
 class Figure(NamedTuple):
-    """One figure of a run, with the ends of its 95% interval where it has one."""
+    """One figure of a run, with the ends of its 95% interval where it has one.
+
+    reading: as `deconstruct.store.headlines.Headline` has it.
+    """
 
     label: str
     value: float
     low: float | None
     high: float | None
+    reading: str
+
+
+class Cluster(NamedTuple):
+    """A cluster of documents: how many, which label is the most frequent in it and with what
+    share (None: none has a label), and the words that set it apart."""
+
+    size: int
+    label: str | None
+    share: float | None
+    keywords: list[str]
+
+
+class Shown(NamedTuple):
+    """A latent, why it is the one that is shown (for which label, if for one), and its strongest
+    contexts with the token that each is of."""
+
+    number: int
+    why: str
+    label: str | None
+    contexts: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a run found, as far as a page has room for it. latent: None where all are dead."""
+
+    figures: list[Figure]
+    clusters: list[Cluster]
+    latent: Shown | None
+
+
+def findings(store: duckdb.DuckDBPyConnection, run_id: str) -> Findings:
+    """The headline figures of a run, its largest clusters, and one of its latents."""
+    clusters = store.execute(_CLUSTERS, [run_id, CLUSTERS]).fetchall()
+    return Findings(
+        _figures(store, run_id), [Cluster(*row) for row in clusters], _latent(store, run_id)
+    )
+
+
+def _figures(store: duckdb.DuckDBPyConnection, run_id: str) -> list[Figure]:
+    found = []
+    for headline in HEADLINES:
+        interval = ("NULL", "NULL") if headline.stage == "cluster" else ("ci_low", "ci_high")
+        row = store.execute(headline.select("value", *interval), {"run_id": run_id}).fetchone()
+        if row is not None and row[0] is not None:
+            value, low, high = row
+            found.append(Figure(headline.label, value, low, high, headline.reading))
+    return found
+
+
+def _latent(store: duckdb.DuckDBPyConnection, run_id: str) -> Shown | None:
+    for why, query in _LATENT:
+        row = store.execute(query, [run_id]).fetchone()
+        if row is not None:
+            contexts = store.execute(
+                "SELECT context, token FROM top_contexts(?, ?, n := ?, width := ?)",
+                [run_id, row[0], CONTEXTS, TOKENS],
+            ).fetchall()
+            return Shown(int(row[0]), why, row[1], contexts)
+    return None
 
 
 def print_summary(home: Path, run_id: str) -> None:
-    """Print the headline figures of a run, with intervals and baselines, on standard output."""
+    """Print what a run found, on standard output, and what to type next."""
     console = terminal()
     with open_store(str(home), verify=False) as store:
         name, site, d_sae, tokens = _one(store, _RUN, run_id)
-        rows = [_shown(*figure) for figure in _figures_of(store, run_id)]
-        latent = store.execute(
-            "SELECT latent FROM probe_weights WHERE run_id = ? AND effect > 0 "
-            "ORDER BY rank, label LIMIT 1",
-            [run_id],
-        ).fetchone()
+        found = findings(store, run_id)
     heading = f"  {site}, {d_sae} latents, {tokens:,} training tokens"
-    console.print(Text.assemble("\n", (str(name), "bold"), heading))
-    console.print(Listing(["", "", ""], rows))
-    number = latent[0] if latent else 0
+    console.print(Text.assemble("\n", (printable(str(name)), "bold"), heading))
+    console.print("On held-out documents, with 95% intervals; clusters are of all documents:")
+    console.print(Listing(["", "", "", ""], [_shown(figure) for figure in found.figures]))
+    if found.clusters:
+        console.print(Text("\nThe largest clusters, with the words that set them apart", "bold"))
+        console.print(Listing(["", "", ""], [_told(cluster) for cluster in found.clusters]))
+    number = 0
+    if found.latent is not None:
+        number, why, label, contexts = found.latent
+        told = why.format(f"'{clipped(label, SHORT)}'")
+        console.print(Text(f"\nLatent {number} {told}; it is strongest in:", "bold"))
+        for context, token in contexts:
+            console.print(Text(f"  {clipped_context(context, token, WIDTH - 2)}"))
     question = (
         f"SELECT label, latent, effect FROM probe_weights WHERE run_id = {literal(run_id)} "
         "AND rank <= 3"
@@ -64,36 +166,33 @@ def print_summary(home: Path, run_id: str) -> None:
     _print_next(console, home, ["show", run_id], ["latent", run_id, str(number)], ["sql", question])
 
 
+def _shown(figure: Figure) -> tuple[Text, ...]:
+    label, value, low, high, reading = figure
+    interval = "" if low is None or high is None else f"{low:.3f} .. {high:.3f}"
+    return (
+        Text(label, style="bold"),
+        Text(f"{value:.3f}", justify="right"),
+        Text(interval, justify="right"),
+        Text(reading, style="dim"),
+    )
+
+
+def _told(cluster: Cluster) -> tuple[str, ...]:
+    size, label, share, keywords = cluster
+    of = "" if label is None or share is None else f"{share:.0%} {clipped(label, LABEL)}"
+    documents = f"{size:,} document{'s' * (size != 1)}"
+    room = max(WIDTH - len(documents) - LABEL - 2 * GAP - len("100% "), LABEL)
+    return documents, of, clipped(", ".join(keywords[:KEYWORDS]), room)
+
+
 def _print_next(console: Console, home: Path, *commands: list[str]) -> None:
     """What to type next, whole, for a shell in this folder."""
     beyond = [] if home == absolute("data") else ["--home", str(home)]
     console.print(Text("\nnext", style="dim"))
     for command in commands:
-        console.print(Text(f"  {_command()} {_quoted([*command, *beyond])}"), soft_wrap=True)
-
-
-def _quoted(arguments: list[str]) -> str:
-    """Arguments for a POSIX shell, in the quotes that SQL has no use for where that is safe."""
-    return " ".join(
-        f'"{one}"' if "'" in one and not set(one) & set('"$`\\!') else shlex.quote(one)
-        for one in arguments
-    )
-
-
-def figures_of(home: Path, run_id: str) -> list[Figure]:
-    """The headline figures of a run, in the order in which they are read."""
-    with open_store(str(home), verify=False) as store:
-        return _figures_of(store, run_id)
-
-
-def _figures_of(store: duckdb.DuckDBPyConnection, run_id: str) -> list[Figure]:
-    found = []
-    for headline in HEADLINES:
-        interval = ("NULL", "NULL") if headline.stage == "cluster" else ("ci_low", "ci_high")
-        row = store.execute(headline.select("value", *interval), {"run_id": run_id}).fetchone()
-        if row is not None:
-            found.append(Figure(headline.label, *row))
-    return found
+        console.print(
+            Text(f"  {_command()} {' '.join(map(quoted, [*command, *beyond]))}"), soft_wrap=True
+        )
 
 
 def _command() -> str:
@@ -110,15 +209,6 @@ def _one(store: duckdb.DuckDBPyConnection, query: str, run_id: str) -> tuple[obj
     return row
 
 
-def _shown(label: str, value: float, low: float | None, high: float | None) -> tuple[Text, ...]:
-    interval = "" if low is None or high is None else f"{low:.3f} .. {high:.3f}"
-    return (
-        Text(label, style="bold"),
-        Text(f"{value:.3f}", justify="right"),
-        Text(interval, justify="right"),
-    )
-
-
 def print_front(home: Path, sweep: str) -> None:
     """Print the runs of a sweep by L0, those on the Pareto front of L0 and FVU marked."""
     with open_store(str(home), verify=False) as store:
@@ -131,10 +221,39 @@ def print_front(home: Path, sweep: str) -> None:
         )
         table = Listing(names_of(result), result.fetchall(), spare=SPARE)
     console = terminal()
-    heading = "  * on the Pareto front of L0 and FVU of its site"
-    console.print(Text.assemble("\n", (sweep, "bold"), heading))
+    heading = "  * on the Pareto front of L0 and FVU of its site; lower is better"
+    console.print(Text.assemble("\n", (printable(sweep), "bold"), heading))
     console.print(table)
     _print_next(console, home, ["sql", f"FROM pareto({literal(sweep)})"])
+
+
+def plan_record(plans: Sequence[Plan]) -> dict[str, object]:
+    """What `print_plan` prints, as one object.
+
+    ``stages``, in their order: whether each comes from cache, what sets it apart from the nearest
+    that is there, and that one's key, seconds and bytes; null where it has none. ``seconds`` and
+    ``bytes``: sums over what is to be made, as far as something near is known.
+    """
+    stages = [
+        {
+            "stage": plan.recipe.stage,
+            "key": plan.recipe.key,
+            "site": plan.recipe.config.get("site"),
+            "cached": plan.there,
+            "differences": list(plan.differences),
+            "nearest": plan.nearest.key if plan.nearest else None,
+            "seconds": plan.nearest.manifest.seconds if plan.nearest else None,
+            "bytes": _bytes(plan.nearest) if plan.nearest else None,
+        }
+        for plan in plans
+    ]
+    near = [plan.nearest for plan in plans if plan.nearest is not None]
+    seconds, size = sum(one.manifest.seconds for one in near), sum(map(_bytes, near))
+    return {"stages": stages, "seconds": seconds, "bytes": size}
+
+
+def _bytes(artifact: Artifact) -> int:
+    return sum(entry.bytes for entry in artifact.manifest.files.values())
 
 
 def print_plan(plans: Sequence[Plan]) -> None:
@@ -145,13 +264,13 @@ def print_plan(plans: Sequence[Plan]) -> None:
         site = f" {plan.recipe.config['site']}" if "site" in plan.recipe.config else ""
         how = Text("from cache", style="green")
         if not plan.there:
-            how = Text("made: " + "; ".join(plan.differences), style="bold")
+            how = Text(printable("made: " + "; ".join(plan.differences)), style="bold")
             if plan.nearest is None:
                 unknown.append(plan.recipe.stage)
             else:
                 seconds += plan.nearest.manifest.seconds
-                size += sum(entry.bytes for entry in plan.nearest.manifest.files.values())
-        console.print(Text(f"{plan.recipe.stage + site:<12} ").append(how))
+                size += _bytes(plan.nearest)
+        console.print(Text(printable(f"{plan.recipe.stage + site:<12} ")).append(how))
     if all(plan.there for plan in plans):
         console.print("\nnothing is left to do but to note that it was asked for")
         return

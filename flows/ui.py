@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shlex
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -14,10 +13,12 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
 from deconstruct.artifacts import DataRoot
+from deconstruct.common.showing import code, plain_record, printable, quoted
 from deconstruct.common.site import Site
 from deconstruct.config import RunConfig
+from deconstruct.store import open_store
 from deconstruct.store.rewrite import FILE as STORE
-from flows.summary import figures_of
+from flows.summary import Findings, findings
 from tasks.stage import Outcome
 
 
@@ -29,7 +30,7 @@ def run_name() -> str:
 def name_of(config: RunConfig) -> str:
     """The name of a run of ``config``."""
     sites = "+".join(config.activations.sites)
-    return f"{config.name}: {_model(config)} {sites} {config.sae.label()}"
+    return f"{printable(config.name)}: {_model(config)} {sites} {config.sae.label()}"
 
 
 def tags_of(config: RunConfig) -> list[str]:
@@ -48,12 +49,17 @@ def tag(config: RunConfig) -> None:
 
 
 def speak() -> None:
-    """Let what stages say reach the run's log in the UI.
+    """Let what stages say reach the run's log in the UI, and let no log line be obeyed.
 
     Prefect hands its server the lines of ``PREFECT_LOGGING_EXTRA_LOGGERS``, but leaves these
-    loggers at the level of all, which is WARNING.
+    loggers at the level of all, which is WARNING. Its own lines tell of errors and names as they
+    are.
     """
     logging.getLogger("deconstruct").setLevel(logging.INFO)
+    for name in (None, "deconstruct", "prefect.flow_runs", "prefect.task_runs"):
+        for handler in logging.getLogger(name).handlers:
+            if plain_record not in handler.filters:
+                handler.addFilter(plain_record)
 
 
 def show_results(
@@ -68,21 +74,22 @@ def show_results(
     """
     if not flow_run.get_id():
         return
-    rows = figures_of(root.path, run_id)
+    with open_store(str(root.path)) as store:
+        found = findings(store, run_id)
     suffix = re.sub("[^a-z0-9]+", "-", f"{config.name} {site}".lower()).strip("-")
     table: list[dict[str, Any]] = [
-        {"metric": label, "value": round(value, 4), "from": low, "to": high}
-        for label, value, low, high in rows
+        {"metric": label, "value": round(value, 4), "from": low, "to": high, "reading": reading}
+        for label, value, low, high, reading in found.figures
     ]
     results = create_table_artifact(
         table, key=f"results-{suffix}", description=f"Run {run_id}, {site}"
     )
     made = [
         f"| {o.stage} | {'from cache' if o.cached else f'{o.seconds:.1f} s'} "
-        f"| `{root.folder(o.stage, o.key)}` |"
+        f"| {code(root.folder(o.stage, o.key), cell=True)} |"
         for o in stages
     ]
-    home = shlex.quote(str(root.path))
+    home = quoted(str(root.path))
     commands = (
         f"deconstruct show {run_id} --home {home}",
         f"deconstruct sql \"FROM features WHERE run_id = '{run_id}'\" --home {home}",
@@ -92,15 +99,16 @@ def show_results(
         f"Site `{site}`. Figures on held-out documents; "
         f"[with their intervals](/artifacts/artifact/{results}).",
         "",
-        "| held out | |",
-        "|---|---|",
-        *(f"| {label} | {value:.3f} |" for label, value, _, _ in rows),
+        "| held out | | |",
+        "|---|---|---|",
+        *(f"| {f.label} | {f.value:.3f} | {f.reading} |" for f in found.figures),
         "",
+        *_examples(found),
         "## Ask for more",
         "",
         *(f"    {command}" for command in commands),
         "",
-        f"The store is `{root.path / STORE}`.",
+        f"The store is {code(root.path / STORE)}.",
         "",
         "## Made from",
         "",
@@ -111,9 +119,26 @@ def show_results(
     create_markdown_artifact(
         "\n".join(text),
         key=f"run-{suffix}",
-        description=f"Run {run_id}: {rows[0].label}, losses, probes, clusters",
+        description=f"Run {run_id}: {found.figures[0].label}, losses, probes, clusters",
     )
 
 
+def _examples(found: Findings) -> list[str]:
+    """Markdown of the clusters and the latent that a summary shows; texts stand as code."""
+    lines = []
+    if found.clusters:
+        lines += ["## The largest clusters", "", "| documents | label | words |", "|---|---|---|"]
+        for size, label, share, keywords in found.clusters:
+            of = "" if label is None else f"{share:.0%} {code(label, cell=True)}"
+            lines.append(f"| {size:,} | {of} | {code(', '.join(keywords), cell=True)} |")
+        lines.append("")
+    if found.latent is not None:
+        number, why, label, contexts = found.latent
+        lines += [f"## Latent {number} {why.format(code(label))}", ""]
+        lines += [f"- {code(context)}" for context, _ in contexts]
+        lines.append("")
+    return lines
+
+
 def _model(config: RunConfig) -> str:
-    return config.model.name.rstrip("/").split(":")[-1].split("/")[-1]
+    return printable(config.model.name.rstrip("/").split(":")[-1].split("/")[-1])

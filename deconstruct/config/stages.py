@@ -30,7 +30,7 @@ class CorpusConfig(Settings):
     source: str = Field(
         "embedded:bbc-news",
         description="A Parquet, CSV or JSONL file, a folder with one folder of .txt files a "
-        "class, 'hub:<dataset id>', or the embedded 'embedded:bbc-news'.",
+        "class, `hub:<dataset id>`, or the embedded 'embedded:bbc-news'.",
         json_schema_extra=NO_KEY,
     )
     subset: str | None = Field(None, description="Hub only: the data set's configuration name.")
@@ -72,7 +72,7 @@ class ActivationsConfig(Settings):
     sites: tuple[str, ...] = Field(
         ("9.resid_post",),
         min_length=1,
-        description="Hook sites '<layer>.<hook>' with hook resid_pre, resid_post, mlp_out or "
+        description="Hook sites `<layer>.<hook>` with hook resid_pre, resid_post, mlp_out or "
         "attn_out. All are read in one forward pass; each gets its own SAE.",
         json_schema_extra=NO_KEY,
     )

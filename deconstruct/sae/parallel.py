@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from deconstruct.common.errors import ConfigError, DeconstructError
+from deconstruct.common.showing import say
 from deconstruct.common.temporary import own_folder
 from deconstruct.sae.engines.ranks import is_first
 
@@ -74,13 +75,13 @@ def main(home: str, key: str, overrides: list[str]) -> None:
             return
         if is_first():
             made = stage.train(root, config, activations=activations, device=device)
-            print(made.path, digest(load(made.path).weights()), flush=True)
+            say(f"{made.path} {digest(load(made.path).weights())}")
         else:
             reader = ActivationReader(activations, "train")
             batches = reader.batches(config.batch_size, config.seed)
             with tempfile.TemporaryDirectory(dir=own_folder()) as scratch:
                 sae, _ = train(batches, reader.moments, config, Path(scratch), device=device)
-            print(digest(sae.weights()), flush=True)
+            say(digest(sae.weights()))
             batches.close()
     finally:
         dist.destroy_process_group()
@@ -92,7 +93,7 @@ if __name__ == "__main__":
     except DeconstructError as error:
         # Said once, by the first: torchrun ends all as soon as one has ended, so the others wait.
         if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            say(f"error: {error}", error=True)
         else:
             time.sleep(WAIT_SECONDS)
         sys.exit(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -21,6 +22,11 @@ PARQUET = "hive_partitioning = false"
 MACROS = ("contexts", "labels", "runs")
 """Files of macros; those of the first are used by the others."""
 
+_MACRO = re.compile(
+    r"((?:^--.*\n)+)CREATE OR REPLACE MACRO (\w+)\(([^)]*)\) AS( TABLE)?", re.MULTILINE
+)
+EXAMPLE = "Example: "
+"""Begins the line of a macro's comment that is a query with it."""
 _RESOLVED = re.compile(r"\bresolve_run\((\w+)\)")
 
 
@@ -108,10 +114,47 @@ def create_macros(connection: duckdb.DuckDBPyConnection) -> None:
     (publication,) = connection.execute(
         "SELECT value FROM meta WHERE name = 'publication'"
     ).fetchall()[0]
+    for text in map(_macros, MACROS):
+        resolved = _RESOLVED.sub(r"resolve_run(\1, store := :store)", text)
+        connection.execute(resolved.replace(":store", literal(str(publication))))
+    execute_all(
+        connection,
+        (
+            f"COMMENT ON MACRO {'TABLE ' * one.table}{name(one.name)} IS {literal(one.comment)}"
+            for one in macros()
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Macro:
+    """A macro as its file declares it.
+
+    parameters: with their defaults, as SQL has them. table: whether it answers with rows. comment:
+    what stands above it; example: the query among that, empty where it serves other macros alone.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    table: bool
+    comment: str
+    example: str
+
+
+def macros() -> Iterator[Macro]:
+    """All macros, in the order in which they are made."""
     for subject in MACROS:
-        file = resources.files("deconstruct.store").joinpath("macros", f"{subject}.sql")
-        text = _RESOLVED.sub(r"resolve_run(\1, store := :store)", file.read_text(encoding="utf-8"))
-        connection.execute(text.replace(":store", literal(str(publication))))
+        for above, called, parameters, table in _MACRO.findall(_macros(subject)):
+            lines = [line.removeprefix("--").strip() for line in above.splitlines()]
+            told = [line for line in lines if not line.startswith(EXAMPLE)]
+            example = [line.removeprefix(EXAMPLE) for line in lines if line.startswith(EXAMPLE)]
+            given = tuple(one.strip() for one in parameters.split(",") if one.strip())
+            yield Macro(called, given, bool(table), " ".join(told), "".join(example))
+
+
+def _macros(subject: str) -> str:
+    file = resources.files("deconstruct.store").joinpath("macros", f"{subject}.sql")
+    return file.read_text(encoding="utf-8")
 
 
 def execute_all(connection: duckdb.DuckDBPyConnection, statements: Iterator[str]) -> None:

@@ -6,6 +6,7 @@ import re
 
 import duckdb
 
+from deconstruct.store import ddl
 from deconstruct.store.schema import RELATIONS
 
 INTRODUCTION = """\
@@ -16,6 +17,18 @@ Made from the store itself by `python docs/refresh.py`; the same words are `COMM
 
 Relations marked *view* lie in the Parquet files of the artifacts and are never copied; an exported
 file holds them as tables. A row is found by the columns in the key, together.
+"""
+
+MACROS = """\
+# The store's macros
+
+Questions that come up every day, each answered by one call, here and in any DuckDB shell: they are
+stored in the file (`.macros` of `deconstruct sql`). Made from the store itself by
+`python docs/refresh.py`.
+
+`run` is a run_id, the beginning of one, a name, `'<name>@<site>'` or `'latest'`. A parameter with
+`:=` may be left out, and is named where it is given: `n := 5`. [sql.md](sql.md) has questions with
+their answers, [schema.md](schema.md) the relations that macros read.
 """
 
 IDENTITIES = ("runs", "documents", "tokens", "features", "cluster_summary")
@@ -89,6 +102,36 @@ def schema_page(connection: duckdb.DuckDBPyConnection) -> str:
         key = f" Key: {', '.join(f'`{c}`' for c in _KEYS[name])}." if _KEYS[name] else ""
         page += [f"## {name}{' (view)' if kind == 'view' else ''}", "", f"{comment}{key}", ""]
         page += ["| column | type | meaning |", "|---|---|---|"]
-        page += [f"| `{c}` | {t} | {m.replace('|', chr(92) + '|')} |" for c, t, m in described]
+        page += [f"| `{c}` | {t} | {_markdown(m)} |" for c, t, m in described]
         page.append("")
     return "\n".join(page)
+
+
+def macros_page(connection: duckdb.DuckDBPyConnection) -> str:
+    """Markdown of ``docs/macros.md``: each macro with parameters, columns and an example."""
+    known = dict(
+        connection.execute(
+            "SELECT function_name, comment FROM duckdb_functions() "
+            "WHERE function_type LIKE '%macro' AND NOT internal"
+        ).fetchall()
+    )
+    page, helpers = [MACROS], []
+    for macro in ddl.macros():
+        called = f"{macro.name}({', '.join(macro.parameters)})"
+        if not macro.example:
+            helpers.append(f"- `{called}`: {_markdown(known[macro.name])}")
+            continue
+        page += [f"## {macro.name}", "", _markdown(known[macro.name]), ""]
+        page += ["```sql", f"{called}", "```", ""]
+        described = connection.execute(f"DESCRIBE {macro.example}").fetchall()
+        if macro.table:
+            page += ["| column | type |", "|---|---|"]
+            page += [f"| `{column}` | {kind} |" for column, kind, *_ in described]
+            page.append("")
+        page += [f"For example `{macro.example}`.", ""]
+    return "\n".join([*page, "## What these are made of", "", *helpers, ""])
+
+
+def _markdown(comment: str) -> str:
+    """A comment of the store as a page shows it, in a cell too: whole."""
+    return comment.replace("<", "&lt;").replace("|", "\\|")

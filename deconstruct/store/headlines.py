@@ -17,7 +17,8 @@ class Headline:
     name: of its column in ``runs``, and of its gate. label: for people. table, where: the row that
     has it, its ``value`` and, if it has one, its interval. comment: of the column; None: it has
     none. heading: of the column in the list of runs. stage, fact: where the figure stands among a
-    stage's facts; None: nowhere, so that no gate can be about it.
+    stage's facts; None: nowhere, so that no gate can be about it. reading: which end is the better
+    one, or what else it stands there for, in words to be set beside it; empty: nothing of both.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Headline:
     heading: str = ""
     stage: str = ""
     fact: str | None = None
+    reading: str = ""
 
     @property
     def column(self) -> bool:
@@ -41,17 +43,23 @@ class Headline:
         )
 
 
-def _metric(name: str, label: str, comment: str | None = None, heading: str = "") -> Headline:
+LOWER, HIGHER, BASELINE = "lower is better", "higher is better", "a baseline"
+
+
+def _metric(
+    name: str, label: str, reading: str, comment: str | None = None, heading: str = ""
+) -> Headline:
+    where = f"metric = '{name}'"
     return Headline(
-        name, label, "sae_metrics", f"metric = '{name}'", comment, heading, "evaluation", name
+        name, label, "sae_metrics", where, comment, heading, "evaluation", name, reading
     )
 
 
-def _probe(representation: str, comment: str | None = None) -> Headline:
+def _probe(representation: str, reading: str, comment: str | None = None) -> Headline:
     has_column = comment is not None
     return Headline(
         "probe_accuracy" if has_column else f"probe_accuracy_{representation}",
-        f"probe accuracy on {representation}, held out",
+        f"probe accuracy on {representation}",
         "probes",
         f"k IS NULL AND label IS NULL AND metric = 'accuracy' "
         f"AND representation = '{representation}'",
@@ -59,46 +67,55 @@ def _probe(representation: str, comment: str | None = None) -> Headline:
         "probe",
         "probe",
         "accuracy" if has_column else None,
+        reading,
     )
 
 
-def _cluster(name: str, comment: str | None = None) -> Headline:
+def _cluster(name: str, label: str, comment: str | None = None) -> Headline:
     where = f"metric = '{name}'"
     table = "cluster_metrics"
-    return Headline(name, f"clusters: {name}", table, where, comment, name, "cluster", name)
+    return Headline(name, label, table, where, comment, name, "cluster", name, HIGHER)
 
 
 HEADLINES = (
     _metric(
         "fvu",
         "fraction of variance unexplained",
+        LOWER,
         "Share of the held-out activations' variance that is not explained.",
         "fvu",
     ),
     _metric(
         "l0",
         "latents that fire on a token",
+        "",
         "Mean number of latents that fire on a held-out token.",
         "l0",
     ),
     _metric(
         "dead_share",
         "share of latents that never fire",
+        LOWER,
         "Share of latents that never fire.",
         "dead",
     ),
-    _metric("delta_loss", "what the reconstruction costs the model, nats"),
+    _metric("delta_loss", "loss added to the model, in nats", LOWER),
     _metric(
         "loss_recovered",
-        "loss recovered, against zero ablation",
+        "loss recovered, against zeros",
+        HIGHER,
         "Share of the model's loss that the spliced SAE keeps.",
         "recovered",
     ),
-    _metric("loss_recovered_mean", "loss recovered, against mean ablation"),
-    _probe("latents", "Held-out accuracy of the probe on all latents."),
-    _probe("activations"),
-    _probe("tfidf"),
-    _probe("majority"),
-    _cluster("nmi", "Normalised mutual information of clusters and labels."),
-    _cluster("silhouette"),
+    _metric("loss_recovered_mean", "loss recovered, against the mean", HIGHER),
+    _probe("latents", HIGHER, "Held-out accuracy of the probe on all latents."),
+    _probe("activations", BASELINE),
+    _probe("tfidf", BASELINE),
+    _probe("majority", BASELINE),
+    _cluster(
+        "nmi",
+        "clusters agree with labels (NMI)",
+        "Normalised mutual information of clusters and labels.",
+    ),
+    _cluster("silhouette", "clusters stand apart (silhouette)"),
 )

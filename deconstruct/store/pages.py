@@ -11,10 +11,11 @@ import duckdb
 from rich.console import RenderableType
 from rich.text import Text
 
+from deconstruct.common.showing import printable
 from deconstruct.store.headlines import HEADLINES
 from deconstruct.store.query import QueryError
 from deconstruct.store.remove import Garbage
-from deconstruct.store.render import Listing, names_of, printable
+from deconstruct.store.render import Listing, names_of
 from deconstruct.store.rewrite import REMEDY
 
 SPARE = ("nmi", "published", "probe", "recovered", "dead")
@@ -151,12 +152,7 @@ def latent(
 ) -> list[RenderableType]:
     """One latent; firing tokens are coloured or, if ``colour`` is False, between ‹ and ›;
     the one that a context is of between « and »."""
-    row = connection.execute("SELECT d_sae FROM runs WHERE run_id = ?", [run_id]).fetchone()
-    d_sae = int(row[0]) if row else 0
-    if not 0 <= number < d_sae:
-        raise QueryError(
-            f"latent {number} is out of range: run {run_id} has {d_sae} latents, 0 to {d_sae - 1}"
-        )
+    check_latent(connection, run_id, number)
     result = connection.execute(_LATENT, [run_id, number])
     facts = list(zip(names_of(result), result.fetchone() or (), strict=False))
     page: list[RenderableType] = [Listing(["", ""], facts, f"Latent {number} of run {run_id}")]
@@ -187,6 +183,16 @@ def latent(
         shown.append((strength, tokens[0][4], text))
     page += ["", Listing(["activation", "label", "context"], shown, "Strongest contexts")]
     return page
+
+
+def check_latent(connection: duckdb.DuckDBPyConnection, run_id: str, number: int) -> None:
+    """Raise ``QueryError`` if the run has no latent of that number."""
+    row = connection.execute("SELECT d_sae FROM runs WHERE run_id = ?", [run_id]).fetchone()
+    d_sae = int(row[0]) if row else 0
+    if not 0 <= number < d_sae:
+        raise QueryError(
+            f"latent {number} is out of range: run {run_id} has {d_sae} latents, 0 to {d_sae - 1}"
+        )
 
 
 def garbage(things: Sequence[Garbage]) -> RenderableType:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 import re
 import sys
@@ -23,6 +22,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from deconstruct.common.showing import Plain, harmless, json_text, printable
 from deconstruct.store.query import QueryError
 
 CELL_WIDTH = 60
@@ -53,15 +53,6 @@ ENDINGS = {
 _NUMBER = re.compile(r"[-+]?\d[\d.,]*(?:e[-+]?\d+)?", re.IGNORECASE)
 
 
-def printable(text: str) -> str:
-    """``text`` on one line, with control characters spelled out: corpora hold anything."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else {"\n": "⏎", "\t": "⇥"}.get(c, f"\\x{ord(c):02x}") for c in text
-    )
-
-
 def cell(value: Any) -> str:
     """A value as a table shows it."""
     if value is None:
@@ -79,18 +70,10 @@ def cell(value: Any) -> str:
     return printable(str(value))
 
 
-class Results(Console):
-    """A console for results, whose reader (head, less) may have seen enough."""
-
-    def on_broken_pipe(self) -> None:
-        """Leave it to the command; rich would end with exit code 1."""
-        raise BrokenPipeError
-
-
 def terminal() -> Console:
     """A console for results: as wide as the terminal, or as wide as the rows need if piped."""
-    console = Results(highlight=False)
-    return console if console.is_terminal else Results(highlight=False, width=WIDEST)
+    console = Plain()
+    return console if console.is_terminal else Plain(width=WIDEST)
 
 
 @dataclass(frozen=True)
@@ -145,7 +128,7 @@ def write_table(
             if not full and isinstance(value, str) and len(value) > CELL_WIDTH:
                 peak = "" if peaks is None or row[peaks] is None else cell(row[peaks])
                 middle = _peak(value, peak) if names[place] == "context" else 0
-                cells[place], cut = _cut(value, middle), True
+                cells[place], cut = _cut(value, CELL_WIDTH, middle), True
         shown.append(cells)
     console.print(Listing(names, shown))
     count = f"{len(shown):,} row{'s' * (len(shown) != 1)}"
@@ -155,23 +138,34 @@ def write_table(
     console.print(Text("; ".join(hints), style="dim"))
 
 
-def write_csv(result: duckdb.DuckDBPyConnection, stream: TextIO) -> None:
-    """Every row as CSV with a header; nulls are empty, lists and structs are JSON."""
+def write_csv(result: duckdb.DuckDBPyConnection, stream: TextIO, safe: bool = False) -> None:
+    """Every row as CSV with a header; nulls are empty, lists and structs are JSON.
+
+    safe: a text that a spreadsheet would take for a formula begins with a quote; numbers stay as
+    they are. On a terminal, characters that it would obey are spelled out.
+    """
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(names_of(result))
+    shown = stream.isatty()
+
+    def written(value: Any) -> Any:
+        if isinstance(value, list | dict):
+            value = json.dumps(value, default=str)
+        value = harmless(value) if safe else value
+        return printable(value) if shown and isinstance(value, str) else value
+
+    writer.writerow(map(written, names_of(result)))
     for row in _rows(result):
-        writer.writerow(
-            [json.dumps(v, default=str) if isinstance(v, list | dict) else v for v in row]
-        )
+        writer.writerow(map(written, row))
 
 
 def write_json(result: duckdb.DuckDBPyConnection, stream: TextIO) -> None:
     """Every row as an object of one JSON array, one a line; NaN and infinities are null."""
     names = names_of(result)
     separator = "[\n"
+    encoding = getattr(stream, "encoding", None) or "utf-8"
     for row in _rows(result):
-        record = {name: _json(value) for name, value in zip(names, row, strict=True)}
-        stream.write(separator + json.dumps(record, ensure_ascii=False, default=str))
+        record = json_text(dict(zip(names, row, strict=True)), encoding=encoding)
+        stream.write(separator + record)
         separator = ",\n"
     stream.write("[]\n" if separator == "[\n" else "\n]\n")
 
@@ -328,9 +322,21 @@ def _peak(context: str, token: str) -> int:
     return marked + len(token) // 2 if marked >= 0 else max(context.find("«"), 0)
 
 
-def _cut(text: str, middle: int) -> str:
-    """`CELL_WIDTH` characters of a text, or a few less, round a place in it; numbers stay whole."""
-    size = CELL_WIDTH - 2
+def clipped(text: Any, width: int) -> str:
+    """The beginning of a value as a table shows it, on ``width`` characters."""
+    shown = cell(text)
+    return shown if len(shown) <= width else _cut(shown, max(width, 3), 0)
+
+
+def clipped_context(context: str, token: str, width: int) -> str:
+    """A context on ``width`` characters, round the token that is between « and »."""
+    shown = cell(context)
+    return shown if len(shown) <= width else _cut(shown, width, _peak(shown, cell(token)))
+
+
+def _cut(text: str, width: int, middle: int) -> str:
+    """``width`` characters of a text, or a few less, round a place in it; numbers stay whole."""
+    size = width - 2
     start, end = middle - size // 2, middle - size // 2 + size
     if start <= 1:
         start, end = 0, size + 1
@@ -346,13 +352,3 @@ def _cut(text: str, middle: int) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
-
-
-def _json(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, list):
-        return [_json(part) for part in value]
-    if isinstance(value, dict):
-        return {key: _json(part) for key, part in value.items()}
-    return value

@@ -12,6 +12,7 @@ from support.refresh import refresh
 
 from deconstruct.config import RunConfig
 from deconstruct.config import page as reference
+from deconstruct.store.ddl import macros
 from flows.cli import app
 
 DOCS = ROOT / "docs"
@@ -42,6 +43,28 @@ def test_each_command_and_option_has_its_line() -> None:
                 shown = " / ".join([*one.opts, *one.secondary_opts])
             row = ROW.format(re.escape(shown))
             assert re.search(row, told[name], re.M), f"{name} {shown} has no meaning"
+
+
+def test_each_macro_has_its_page_part_which_is_of_todays_store() -> None:
+    made = refresh()
+    page = (DOCS / "macros.md").read_text()
+    assert made.macros_page(made.empty_store()) == page, AGAIN
+    for macro in macros():
+        assert len(macro.comment) > 20, f"{macro.name} has no sentence above it"
+        assert (
+            f"`{macro.name}(" in page or f"\n{macro.name}({', '.join(macro.parameters)})\n" in page
+        )
+        if macro.table:
+            part = page.split(f"## {macro.name}\n")[1].split("\n## ")[0]
+            assert re.search(r"^\| `\w+` \| [A-Z]", part, re.M), f"{macro.name} has no columns"
+            assert f"For example `FROM {macro.name}(" in part
+
+
+@pytest.mark.parametrize("page", ["commands.md", "config.md", "macros.md", "schema.md"])
+def test_no_page_loses_what_is_between_angle_brackets(page: str) -> None:
+    """Markdown takes `<hook>` for HTML where it is not set as code."""
+    text = re.sub(r"```.*?```|`[^`\n]+`", "", (DOCS / page).read_text(), flags=re.S)
+    assert not re.findall(r"<\w[^>\n]*>", text)
 
 
 def test_each_field_of_the_configuration_has_its_row() -> None:

@@ -26,7 +26,8 @@ ORDER = (
     ("probe", "cluster", "drift"),
     ("store",),
     ("recurring", "interop", "report", "suggest"),
-    ("cli", "doctor"),
+    ("commands", "doctor"),
+    ("cli",),
 )
 """Packages of ``deconstruct/``, from the ground up: each imports from rows above its own alone."""
 

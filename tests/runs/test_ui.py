@@ -103,14 +103,17 @@ def test_the_table_has_figures_with_intervals(run: dict[str, Any]) -> None:
     rows = {row["metric"]: row for row in json.loads(table["data"])}
     fvu = rows["fraction of variance unexplained"]
     assert fvu["from"] < fvu["value"] < fvu["to"]
-    assert "probe accuracy on latents, held out" in rows
+    assert fvu["reading"] == "lower is better"
+    assert rows["probe accuracy on latents"]["reading"] == "higher is better"
+    assert rows["probe accuracy on majority"]["reading"] == "a baseline"
 
 
 def test_the_markdown_links_and_names_what_can_be_opened(run: dict[str, Any]) -> None:
     text = run["artifacts"]["run-small-1-resid-post"]["data"]
     (link,) = re.findall(r"\]\(/artifacts/artifact/([^)]+)\)", text)
     assert link == run["artifacts"]["results-small-1-resid-post"]["id"]
-    folders = dict(re.findall(r"^\| (\w+) \| [^|]+ \| `([^`]+)` \|$", text, re.MULTILINE))
+    made_from = text.split("## Made from")[1]
+    folders = dict(re.findall(r"^\| (\w+) \| [^|]+ \| `([^`]+)` \|$", made_from, re.MULTILINE))
     assert folders == {s: str(artifacts(run["home"])[s].path) for s in STAGES}
     assert f"`{run['home'] / 'deconstruct.duckdb'}`" in text
     commands = re.findall(r"^    deconstruct (.+)$", text, re.MULTILINE)

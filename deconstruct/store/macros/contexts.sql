@@ -9,6 +9,7 @@
 -- attached one. So every macro says of which store it is: :store is put in when it is made, and
 -- resolve_run(run) becomes resolve_run(run, store := :store).
 
+-- True, or an error if this macro is of another store than the current one.
 CREATE OR REPLACE MACRO of_store(store) AS (
     SELECT CASE WHEN count(*) FILTER (m.value = store) = 1 THEN true ELSE error(
             'this macro is of another attached store than the current one; '
@@ -17,6 +18,9 @@ CREATE OR REPLACE MACRO of_store(store) AS (
     FROM meta AS m WHERE m.name = 'publication'
 );
 
+-- The run_id that `run` means: a run_id, the beginning of one, a name, '<name>@<site>' or
+-- 'latest'; an error if there is none, or more than one.
+-- Example: SELECT resolve_run('latest')
 CREATE OR REPLACE MACRO resolve_run(run) AS (
     SELECT CASE WHEN of_store(store) THEN coalesce(
         max(r.run_id) FILTER (r.run_id = run),
@@ -34,6 +38,7 @@ CREATE OR REPLACE MACRO resolve_run(run) AS (
     FROM runs AS r JOIN names AS n ON n.run_id = r.run_id
 );
 
+-- A token between two marks, its leading spaces outside them.
 CREATE OR REPLACE MACRO enclosed(token, opening, closing) AS
     CASE WHEN ltrim(token, ' ') = '' THEN opening || token || closing
         ELSE regexp_replace(token, '^( *)(.*)$', '\1' || opening || '\2' || closing, 's') END;
@@ -52,6 +57,7 @@ CREATE OR REPLACE MACRO candidates(n) AS 2 * n + 20;
 -- The tokens around the first n of `places` (a list of token_index, best first) whose texts differ:
 -- `width` on each side, within the document. Of equal texts the first one has the rank.
 -- Documents are found first: some dozens of them become a filter on row groups.
+-- Example: FROM tokens_around('latest', [120, 4711], 5, 2)
 CREATE OR REPLACE MACRO tokens_around(run, places, width, n) AS TABLE
     WITH wanted AS MATERIALIZED (
         SELECT unnest(places) AS token_index, generate_subscripts(places, 1) AS ordinal
@@ -91,6 +97,7 @@ CREATE OR REPLACE MACRO tokens_around(run, places, width, n) AS TABLE
 -- Token by token: the n strongest firings of a latent in different texts, with `width` tokens on
 -- each side. activation is null where the latent is silent; `peak` marks the firing that the rank
 -- is of.
+-- Example: FROM context_tokens('latest', 7, n := 3)
 CREATE OR REPLACE MACRO context_tokens(run, latent, n := 20, width := 10) AS TABLE
     WITH firing AS MATERIALIZED (
         SELECT l.token_index, l.activation FROM latents AS l
@@ -111,6 +118,7 @@ CREATE OR REPLACE MACRO context_tokens(run, latent, n := 20, width := 10) AS TAB
     ORDER BY c.rank, c.token_index;
 
 -- The n strongest contexts of a latent whose texts differ, firing tokens marked.
+-- Example: FROM top_contexts('latest', 7, n := 5, width := 8)
 CREATE OR REPLACE MACRO top_contexts(run, latent, n := 20, width := 10) AS TABLE
     SELECT c.rank, max(c.activation) FILTER (c.peak) AS activation,
         max(c.token) FILTER (c.peak) AS token,
@@ -125,6 +133,7 @@ CREATE OR REPLACE MACRO top_contexts(run, latent, n := 20, width := 10) AS TABLE
     ORDER BY c.rank;
 
 -- The tokens on which a latent fires most often; share: of the latent's firings.
+-- Example: FROM top_tokens('latest', 7)
 CREATE OR REPLACE MACRO top_tokens(run, latent, n := 10) AS TABLE
     SELECT t.token, count(*) AS n_fires, count(*) / sum(count(*)) OVER () AS share,
         avg(l.activation) AS mean_activation, max(l.activation) AS max_activation
@@ -137,6 +146,7 @@ CREATE OR REPLACE MACRO top_tokens(run, latent, n := 10) AS TABLE
 
 -- The n tokens in different texts on which latents a and b fire together most strongly (by the
 -- product), marked; n_both counts all tokens on which they do.
+-- Example: FROM co_firing('latest', 4, 5, n := 3)
 CREATE OR REPLACE MACRO co_firing(run, a, b, n := 20, width := 10) AS TABLE
     WITH both_fire AS MATERIALIZED (
         SELECT x.token_index, x.activation AS activation_a, y.activation AS activation_b
@@ -168,6 +178,7 @@ CREATE OR REPLACE MACRO co_firing(run, a, b, n := 20, width := 10) AS TABLE
 
 -- The latents that fire together with a latent: on how many of its tokens, as a share of them,
 -- Jaccard index, and lift over what chance would give.
+-- Example: FROM fires_with('latest', 7, n := 5)
 CREATE OR REPLACE MACRO fires_with(run, latent, n := 20) AS TABLE
     WITH own AS MATERIALIZED (
         SELECT l.token_index FROM latents AS l

@@ -5,6 +5,7 @@
 -- Cohen's d, area under the ROC curve (for the 500 of largest d), shares of documents it fires
 -- in; its weight in the probe, the weight per standard deviation (effect) and its rank by that.
 -- Against one label these are differences to that label's, without a rank.
+-- Example: FROM latents_for_label('latest', 'business') LIMIT 5
 CREATE OR REPLACE MACRO latents_for_label(run, label, against := NULL) AS TABLE
     WITH labelled AS MATERIALIZED (
         SELECT d.doc_id, d.label = label AS inside FROM documents AS d
@@ -95,6 +96,7 @@ CREATE OR REPLACE MACRO log_enrichment(hits, drawn, good, total) AS
 -- many times more than chance (lift), and the p-value of a one-sided Fisher test over documents;
 -- p_corrected is for all pairs of a living latent and a label (Bonferroni: it holds however
 -- latents depend on each other). Surest first.
+-- Example: FROM label_enrichment('latest') WHERE latent = 7
 CREATE OR REPLACE MACRO label_enrichment(run) AS TABLE
     WITH labelled AS MATERIALIZED (
         SELECT d.doc_id, d.label FROM documents AS d
@@ -134,6 +136,7 @@ CREATE OR REPLACE MACRO label_enrichment(run) AS TABLE
 -- corrected for all pairs of a living latent and a token of the corpus. Tokens of one document
 -- depend on each other, which the test does not know: take small p-values as an order. With
 -- WHERE latent = ... it is fast; over all latents it reads every firing.
+-- Example: FROM token_enrichment('latest') WHERE latent = 7
 CREATE OR REPLACE MACRO token_enrichment(run) AS TABLE
     WITH word AS MATERIALIZED (
         SELECT t.token, count(*) AS n_token, sum(count(*)) OVER ()::BIGINT AS n_all,
@@ -173,6 +176,7 @@ CREATE OR REPLACE MACRO token_enrichment(run) AS TABLE
 -- Held-out documents that the probe on all latents gets wrong, the surest mistakes first.
 -- pushed_by: the latents that spoke most for the predicted label against the true one, each with
 -- its push: (difference of the two labels' weights) x (the document's pooled activation).
+-- Example: FROM probe_errors('latest') LIMIT 5
 CREATE OR REPLACE MACRO probe_errors(run) AS TABLE
     WITH wrong AS MATERIALIZED (
         SELECT p.doc_id, p.label, p.predicted, p.probability FROM probe_predictions AS p
@@ -206,6 +210,7 @@ CREATE OR REPLACE MACRO probe_errors(run) AS TABLE
     ORDER BY w.probability DESC, w.doc_id;
 
 -- The documents of a cluster, nearest to its centre first.
+-- Example: FROM documents_in_cluster('latest', 0) LIMIT 5
 CREATE OR REPLACE MACRO documents_in_cluster(run, cluster) AS TABLE
     SELECT c.doc_id, c.distance, d.label, d.split, d.text
     FROM clusters AS c

@@ -1,6 +1,7 @@
 -- How good runs are, beside each other and over time, and what became of a latent in others.
 
 -- Every metric of two runs side by side; apart: their 95% intervals do not touch.
+-- Example: FROM compare_runs('demo', 'latest')
 CREATE OR REPLACE MACRO compare_runs(a, b) AS TABLE
     WITH measured AS (
         SELECT m.run_id, 'evaluation' AS stage, m.metric, m.value, m.ci_low, m.ci_high
@@ -24,6 +25,7 @@ CREATE OR REPLACE MACRO compare_runs(a, b) AS TABLE
 
 -- Headline metrics of every execution, oldest first, also of those that made nothing new; the
 -- change of FVU is against the execution before of the same name and site.
+-- Example: FROM metrics_over_time()
 CREATE OR REPLACE MACRO metrics_over_time() AS TABLE
     SELECT e.started, e.name, r.site, r.run_id, len(e.made) AS made, r.tokens, r.fvu,
         r.fvu - lag(r.fvu) OVER (PARTITION BY e.name, r.site ORDER BY e.execution) AS fvu_change,
@@ -36,6 +38,7 @@ CREATE OR REPLACE MACRO metrics_over_time() AS TABLE
 -- the decoder rows, where the run took apart the same model at the same width. correlation: of
 -- firing on the same tokens (phi), where it read the same corpus; n_both: on how many. Shown are
 -- the n best of each run by either.
+-- Example: FROM latent_across_runs('latest', 7, n := 3)
 CREATE OR REPLACE MACRO latent_across_runs(run, latent, other := NULL, n := 1) AS TABLE
     WITH own AS MATERIALIZED (
         SELECT r.run_id, r.model_digest, r.d_in, s.key AS corpus, f.n_fires::DOUBLE AS n_fires,
@@ -104,6 +107,7 @@ CREATE OR REPLACE MACRO latent_across_runs(run, latent, other := NULL, n := 1) A
 -- cosine with its own. share: of those tokens on which the counterpart fires; mutual: it is its
 -- counterpart's counterpart too. Some pairs are missed, few of the close ones (an eighth of those
 -- with a cosine above 0.5, between two seeds). Across widths cosine is null, and share decides.
+-- Example: FROM counterparts('latest', 'demo') WHERE mutual
 CREATE OR REPLACE MACRO counterparts(run, other, top := 20) AS TABLE
     WITH pair AS (
         SELECT resolve_run(run) AS here, resolve_run(other) AS there
@@ -154,6 +158,7 @@ CREATE OR REPLACE MACRO counterparts(run, other, top := 20) AS TABLE
 
 -- Latents that fire never (dead), on less than a share `rare` of the tokens, or on more than
 -- `dense`; densest first.
+-- Example: FROM unusual_latents('latest', dense := 0.2)
 CREATE OR REPLACE MACRO unusual_latents(run, rare := 0.0001, dense := 0.1) AS TABLE
     SELECT CASE WHEN f.dead THEN 'dead' WHEN f.density < rare THEN 'rare' ELSE 'dense' END AS kind,
         f.latent, f.density, f.n_fires, f.n_documents, f.max_activation, f.top_token,
@@ -165,6 +170,7 @@ CREATE OR REPLACE MACRO unusual_latents(run, rare := 0.0001, dense := 0.1) AS TA
 -- The runs of a sweep (all that carry its name), with the Pareto front of each site: on_front: no
 -- other has an FVU as low at an L0 as low; on_loss_front: the same of the loss recovered. Intervals
 -- are the evaluation's: runs of other seeds differ by more than they say.
+-- Example: FROM pareto('demo')
 CREATE OR REPLACE MACRO pareto(sweep) AS TABLE
     WITH own AS (
         SELECT r.*, json_extract_string(r.config, '$.sae.output_site') AS output_site
@@ -192,6 +198,7 @@ CREATE OR REPLACE MACRO pareto(sweep) AS TABLE
 
 -- The n tokens in different texts whose activations the SAE renders worst, relative to their
 -- length, in context.
+-- Example: FROM worst_tokens('latest', n := 5)
 CREATE OR REPLACE MACRO worst_tokens(run, n := 20, width := 10) AS TABLE
     WITH worst AS MATERIALIZED (
         SELECT e.token_index, e.squared_error, e.squared_norm,
@@ -218,6 +225,7 @@ CREATE OR REPLACE MACRO worst_tokens(run, n := 20, width := 10) AS TABLE
 
 -- Reconstruction error of each token that is held out at least min_n times: relative to the
 -- activation (sum over sum), mean, and share of the error of all tokens. Worst first.
+-- Example: FROM error_by_token('latest', min_n := 5)
 CREATE OR REPLACE MACRO error_by_token(run, min_n := 10) AS TABLE
     SELECT t.token, count(*) AS n, sum(e.squared_error) / sum(e.squared_norm) AS relative_error,
         avg(e.squared_error) AS mean_squared_error, avg(e.squared_norm) AS mean_squared_norm,
