@@ -8,13 +8,15 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Annotated, Any
 
 from prefect import flow
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from deconstruct.activations.stage import recipes
 from deconstruct.artifacts import Artifact, DataRoot
 from deconstruct.config import Growth, RunConfig
+from deconstruct.config.form import default_of
 from deconstruct.corpus.sources import ResolvedSource
 from deconstruct.drift.stage import reference_of, sentence
 from deconstruct.model.resolve import ResolvedModel
@@ -79,15 +81,20 @@ class Running:
 
 DEFAULT = RunConfig()
 HERE = Spread()
+_CONFIG: Any = Field(DEFAULT, json_schema_extra={"default": default_of(DEFAULT)})
+_ENGINE: Any = Field(HERE, json_schema_extra={"default": default_of(HERE)})
+"""The same as what a form begins with; Prefect takes the defaults out of them."""
+Home = Annotated[str | None, WithJsonSchema({"type": "string"})]
+"""A data root; empty, or None as runs of earlier releases have it: the worker's own."""
 
 
 @flow(name="pipeline", flow_run_name=run_name, persist_result=True, result_serializer="json")
 def pipeline(
-    config: RunConfig = DEFAULT,
-    home: str | None = None,
+    config: RunConfig = _CONFIG,
+    home: Home = "",
     device: str = "auto",
     growth: Growth = "anew",
-    engine: Spread = HERE,
+    engine: Spread = _ENGINE,
 ) -> list[SiteResult]:
     """Take a language model apart as ``config`` says, one SAE a hook site.
 
@@ -97,7 +104,7 @@ def pipeline(
 
     Args:
         config: What is run: model, corpus, sites, SAE and how it is judged.
-        home: The data root; none: DECONSTRUCT_HOME of the worker, or ./data.
+        home: The data root; empty: DECONSTRUCT_HOME of the worker, or ./data.
         device: auto, cpu, cuda or cuda:N.
         growth: What becomes of documents that the standing run of this name and these settings
             has seen. anew: nothing is known of it, the result is one of the configuration and the

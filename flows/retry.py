@@ -43,7 +43,7 @@ def failed_runs(home: Path) -> list[FlowRun]:
     return [
         run
         for run in found
-        if run.parameters.get("home") in (None, str(home))
+        if run.parameters.get("home") in (None, "", str(home))
         and (run.state_type in ENDED_BADLY or run.deployment_id is None)
     ]
 

@@ -20,6 +20,7 @@ from deconstruct.artifacts import DataRoot
 from deconstruct.common.errors import ConfigError, files_said
 from deconstruct.config import ActivationsConfig
 from deconstruct.config.base import MOST_WORKERS
+from deconstruct.config.form import readable
 from deconstruct.model.resolve import ResolvedModel
 from tasks.stage import part_task
 
@@ -30,7 +31,7 @@ R = TypeVar("R")
 class Spread(BaseModel):
     """What computes parts of a stage side by side. No part of any key: results are the same."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=readable)
 
     kind: Literal["threads", "dask", "ray"] = Field(
         "threads", description="threads of this process; Dask or Ray: processes, here or elsewhere."

@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, JsonValue, field_validator
 
+from deconstruct.config.form import readable
+
 LARGEST = 2**63 - 1
 """What databases, seeds and counts hold, ours and Prefect's."""
 
@@ -29,7 +31,9 @@ a place whose content is digested, a way to a setting that is resolved."""
 class Settings(BaseModel):
     """Base of all configuration: frozen, and it refuses fields that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, json_schema_extra=readable
+    )
 
     @field_validator("*")
     @classmethod
