@@ -151,7 +151,7 @@ def print_summary(home: Path, run_id: str) -> None:
     console.print(Listing(["", "", "", ""], [_shown(figure) for figure in found.figures]))
     if found.clusters:
         console.print(Text("\nThe largest clusters, with the words that set them apart", "bold"))
-        console.print(Listing(["", "", ""], [_told(cluster) for cluster in found.clusters]))
+        console.print(Listing(["", "", ""], _told(found.clusters)))
     number = 0
     if found.latent is not None:
         number, why, label, contexts = found.latent
@@ -177,12 +177,26 @@ def _shown(figure: Figure) -> tuple[Text, ...]:
     )
 
 
-def _told(cluster: Cluster) -> tuple[str, ...]:
-    size, label, share, keywords = cluster
-    of = "" if label is None or share is None else f"{share:.0%} {clipped(label, LABEL)}"
-    documents = f"{size:,} document{'s' * (size != 1)}"
-    room = max(WIDTH - len(documents) - LABEL - 2 * GAP - len("100% "), LABEL)
-    return documents, of, clipped(", ".join(keywords[:KEYWORDS]), room)
+def _told(clusters: Sequence[Cluster]) -> list[tuple[str, str, str]]:
+    """A row for each cluster: size, label, and as many of its words as there is room for."""
+    sizes = [f"{one.size:,} document{'s' * (one.size != 1)}" for one in clusters]
+    labels = [
+        "" if one.share is None else f"{one.share:.0%} {clipped(one.label, LABEL)}"
+        for one in clusters
+    ]
+    room = WIDTH - max(map(len, sizes)) - max(map(len, labels)) - 2 * GAP
+    return [
+        (size, label, _fitting(one.keywords[:KEYWORDS], room))
+        for size, label, one in zip(sizes, labels, clusters, strict=True)
+    ]
+
+
+def _fitting(words: Sequence[str], room: int) -> str:
+    """The first of the words, as many as there is room for; of one that is too long, a part."""
+    for count in range(len(words), 1, -1):
+        if len(shown := printable(", ".join(words[:count]))) <= room:
+            return shown
+    return clipped(words[0], room) if words else ""
 
 
 def _print_next(console: Console, home: Path, *commands: list[str]) -> None:
