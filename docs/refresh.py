@@ -116,7 +116,7 @@ def _row(one: Any) -> str:
         default = "none"
     elif isinstance(default, bool):
         default = str(default).lower()
-    meaning = (getattr(one, "help", None) or "").replace("|", "\\|")
+    meaning = (getattr(one, "help", None) or "").replace("|", "\\|").replace("<", "&lt;")
     return f"| `{shown}` | {default} | {meaning} |"
 
 
