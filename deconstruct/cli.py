@@ -21,10 +21,13 @@ from deconstruct.commands import (
     Json,
     Listed,
     Run,
-    asked_to_verify,
+    Safe,
+    aside,
     looks_first,
     report_errors,
+    safely,
     say_version,
+    verifying,
 )
 from deconstruct.common.errors import StorageError
 from deconstruct.common.showing import Plain, say, say_json
@@ -114,7 +117,7 @@ def show(run: Run = "latest", home: Home = None, format_: Json = "table") -> Non
     """Show one run: its stages, metrics, probes with their baselines, and clusters."""
     with open_store(home, verify=False) as connection:
         run_id = resolve_run(connection, run)
-        check_query(connection, home, pages.READ_BY_SHOW, run_id=run_id, verify=asked_to_verify())
+        check_query(connection, home, pages.READ_BY_SHOW, run_id=run_id, verify=verifying.get())
         if format_ == "json":
             return say_json(records.show(connection, run_id))
         render.terminal().print(*pages.show(connection, run_id), sep="\n")
@@ -137,7 +140,7 @@ def latent(
     console = render.terminal()
     with open_store(home, verify=False) as connection:
         run_id = resolve_run(connection, run)
-        check_query(connection, home, pages.READ_BY_LATENT, run_id=run_id, verify=asked_to_verify())
+        check_query(connection, home, pages.READ_BY_LATENT, run_id=run_id, verify=verifying.get())
         if format_ == "json":
             return say_json(records.latent(connection, run_id, number, contexts, width))
         page = pages.latent(connection, run_id, number, contexts, width, console.is_terminal)
@@ -146,6 +149,7 @@ def latent(
 
 @app.command()
 @looks_first
+@aside("safe", Safe, safely)
 @report_errors
 def sql(
     query: Annotated[
@@ -177,33 +181,25 @@ def sql(
         bool,
         typer.Option("--files", help="Queries reach files beside the store's, and write some."),
     ] = False,
-    safe: Annotated[
-        bool,
-        typer.Option(
-            "--safe", help="CSV: no text is taken for a formula by a spreadsheet; it gets a quote."
-        ),
-    ] = False,
 ) -> None:
     """Ask the store in SQL, read-only. Tables and columns: "FROM duckdb_columns()"."""
     if query is None and file is None and output is None and sys.stdin.isatty():
         from deconstruct.store.prompt import ask_on
 
         with open_store(home, files=files, verify=False) as connection:
-            look = partial(check_query, connection, home, verify=asked_to_verify())
+            look = partial(check_query, connection, home, verify=verifying.get())
             ask_on(connection, render.terminal(), rows, full, look=look)
         return
     text = _query_text(query, file)
     check_place(output, "--output")
     format_ = format_of(format_, output)
-    if safe and format_ is not render.Format.csv:
+    if safely.get() and format_ is not render.Format.csv:
         raise QueryError(f"--safe is for CSV, not for {format_}; leave it out")
     with open_store(home, files=files, verify=False) as connection:
-        check_query(connection, home, text, verify=asked_to_verify())
+        check_query(connection, home, text, verify=verifying.get())
         for note in misnamed_runs(connection, text):
             say(f"note: {note}", error=True)
-        interruptible(
-            connection, lambda: _answer(connection, text, format_, output, rows, full, safe)
-        )
+        interruptible(connection, lambda: _answer(connection, text, format_, output, rows, full))
 
 
 def _answer(
@@ -213,7 +209,6 @@ def _answer(
     output: Path | None,
     rows: int,
     full: bool,
-    safe: bool,
 ) -> None:
     """Run the statements of a query and write what they answer; a file whole or not at all."""
     statements = connection.extract_statements(text)
@@ -234,7 +229,7 @@ def _answer(
             if format_ is render.Format.table and not is_silent(statement):
                 render.write_table(result, console, rows, full)
             elif format_ is render.Format.csv and statement is asked[0]:
-                render.write_csv(result, stream, safe)
+                render.write_csv(result, stream, safely.get())
             elif format_ is render.Format.json and statement is asked[0]:
                 render.write_json(result, stream)
 
@@ -258,7 +253,7 @@ def export(
         say(f"the SAE of run {run_id} is in {file}; SAE.load_from_disk opens it")
         return
     check_place(file, "the file")
-    run_id = export_run(home, run, file, verify=asked_to_verify())
+    run_id = export_run(home, run, file, verify=verifying.get())
     say(f"run {run_id} is in {file} ({file.stat().st_size / 1e6:,.1f} MB)")
 
 

@@ -40,6 +40,12 @@ Verify = Annotated[
         show_default="those that changed, or were not looked at for a week",
     ),
 ]
+Safe = Annotated[
+    bool,
+    typer.Option(
+        "--safe", help="CSV: no text is taken for a formula by a spreadsheet; it gets a quote."
+    ),
+]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -87,27 +93,32 @@ def report_errors(command: Callable[P, R]) -> Callable[P, R]:
     return reporting
 
 
-_verify: ContextVar[bool | None] = ContextVar("verify", default=None)
+verifying: ContextVar[bool | None] = ContextVar("verify", default=None)
+"""Whether the command that runs was told to digest every file, or none."""
+safely: ContextVar[bool] = ContextVar("safe", default=False)
+"""Whether it was told that no text may be taken for a formula."""
 
 
-def looks_first(command: Callable[P, R]) -> Callable[P, R]:
-    """Give a command ``--verify/--no-verify``, see `asked_to_verify`."""
-    signature = inspect.signature(command, eval_str=True)
+def aside(name: str, option: Any, holder: ContextVar[Any]) -> Callable[[Callable[P, R]], Any]:
+    """Give a command an option that ``holder`` holds while it runs, in place of a parameter."""
 
-    @functools.wraps(command)
-    def looking(*args: P.args, **kwargs: P.kwargs) -> R:
-        _verify.set(kwargs.pop("verify", None))  # type: ignore[arg-type]
-        return command(*args, **kwargs)
+    def give(command: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(command, eval_str=True)
 
-    named, kind = list(signature.parameters.values()), inspect.Parameter.KEYWORD_ONLY
-    named.append(inspect.Parameter("verify", kind, default=None, annotation=Verify))
-    looking.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
-    return looking
+        @functools.wraps(command)
+        def told(*args: P.args, **kwargs: P.kwargs) -> R:
+            holder.set(kwargs.pop(name, holder.get()))
+            return command(*args, **kwargs)
+
+        named, kind = list(signature.parameters.values()), inspect.Parameter.KEYWORD_ONLY
+        named.append(inspect.Parameter(name, kind, default=holder.get(), annotation=option))
+        told.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
+        return told
+
+    return give
 
 
-def asked_to_verify() -> bool | None:
-    """What the command that runs was told: every file that it reads, none, or neither."""
-    return _verify.get()
+looks_first = aside("verify", Verify, verifying)
 
 
 def say_version(wanted: bool) -> None:

@@ -21,12 +21,12 @@ from rich.text import Text
 from deconstruct.artifacts import DataRoot
 from deconstruct.cli import app, check_place
 from deconstruct.commands import Home, Json, report_errors
-from deconstruct.common import trackers
 from deconstruct.common.errors import ConfigError, DeconstructError
 from deconstruct.common.importing import importing
 from deconstruct.common.showing import Plain, lines, plain_record, quoted, say, say_json
 from deconstruct.config import Growth, RunConfig, load
 from deconstruct.config.base import MOST_WORKERS
+from deconstruct.sae.training import trackers
 from deconstruct.store import render
 from deconstruct.store.query import data_root, executed
 from deconstruct.store.render import terminal

@@ -14,7 +14,6 @@ import pyarrow as pa
 from deconstruct.activations.reader import ActivationReader, BatchSource
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, keys_of
 from deconstruct.artifacts.ancestry import recipe_of
-from deconstruct.common import trackers
 from deconstruct.common.errors import ConfigError, DataError
 from deconstruct.common.hardware import pick_device
 from deconstruct.config import SaeConfig
@@ -22,7 +21,7 @@ from deconstruct.sae.engines.ranks import ranks
 from deconstruct.sae.files import CONFIG, WEIGHTS, config_of, save_weights, tensor_lens_name
 from deconstruct.sae.folding import Scaling
 from deconstruct.sae.tables import TRAINING_LOG
-from deconstruct.sae.training import loop
+from deconstruct.sae.training import loop, trackers
 from deconstruct.sae.training.checkpoint import LogRow
 from deconstruct.sae.training.trainer import HeldOut, Trainer
 from deconstruct.sae.training.warm import FACTOR, Start, check, factor_of, warmed
@@ -79,8 +78,8 @@ def train(
 
     output, start: see `recipe`. Raises ``DataError`` if the split has fewer rows than a batch or
     the two sites do not hold the same rows, ``ConfigError`` for a device, an output or a log
-    (`deconstruct.common.trackers`) that is not there, or a start of another site, architecture or
-    size.
+    (`deconstruct.sae.training.trackers`) that is not there, or a start of another site,
+    architecture or size.
     """
     return train_all(
         root, [config], activations=activations, output=output, start=start, device=device

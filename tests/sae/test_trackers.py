@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from deconstruct.artifacts import Artifact, DataRoot
-from deconstruct.common import trackers
 from deconstruct.common.errors import ConfigError
 from deconstruct.config import SaeConfig
 from deconstruct.sae import stage
+from deconstruct.sae.training import trackers
 
 CONFIG = SaeConfig(d_sae=64, k=4, tokens=256 * 12, batch_size=256)
 
