@@ -63,10 +63,12 @@ app = typer.Typer(
 def command(
     _: Annotated[
         bool,
-        typer.Option("--version", callback=say_version, is_eager=True, help="Say which it is."),
+        typer.Option(
+            "--version", callback=say_version, is_eager=True, help="Say which version this is."
+        ),
     ] = False,
 ) -> None:
-    """Takes a language model apart: activations, sparse autoencoders, and SQL over the result."""
+    """Takes a language model apart: trains SAEs on its activations, and answers in SQL."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal of few letters shows the rest
             stream.reconfigure(errors="backslashreplace")
@@ -81,10 +83,10 @@ app.add_typer(runs_app, name="runs")
 def runs(
     context: typer.Context,
     home: Home = None,
-    rows: Annotated[int, typer.Option(min=1, max=MOST, help="Show at most this many.")] = 50,
+    rows: Annotated[int, typer.Option(min=1, max=MOST, help="Show at most this many runs.")] = 50,
     format_: Json = "table",
 ) -> None:
-    """List the runs in the store, newest first, with their headline metrics; 'rm' removes some."""
+    """List the runs, newest first, with their main figures; 'runs rm' takes runs out."""
     context.obj = home
     if context.invoked_subcommand is None:
         with open_store(home, verify=False) as connection:
@@ -97,15 +99,17 @@ def runs(
 @report_errors
 def rm(
     context: typer.Context,
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="As in 'show'.")],
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Ids or names, as for 'show'.")
+    ],
     home: Home = None,
 ) -> None:
-    """Take runs out of the store. Their artifacts stay, until 'deconstruct gc'."""
+    """Take runs out of the store. Their artifacts stay until 'deconstruct gc --delete'."""
     for run_id in remove_runs(home or context.obj, runs):
         say(f"run {run_id} is removed")
     say(
-        "its artifacts are still there; see 'deconstruct gc', which for an hour leaves alone what "
-        "was used",
+        "its artifacts are still there: 'deconstruct gc' lists what no run needs, but for what was "
+        "used within the last hour",
         error=True,
     )
 
@@ -114,7 +118,7 @@ def rm(
 @looks_first
 @report_errors
 def show(run: Run = "latest", home: Home = None, format_: Json = "table") -> None:
-    """Show one run: its stages, metrics, probes with their baselines, and clusters."""
+    """Show what one run found: its stages, metrics, probes with their baselines, and clusters."""
     with open_store(home, verify=False) as connection:
         run_id = resolve_run(connection, run)
         check_query(connection, home, pages.READ_BY_SHOW, run_id=run_id, verify=verifying.get())
@@ -132,11 +136,15 @@ def latent(
         int, typer.Argument(metavar="N", min=0, max=MOST, help="Number of the latent.")
     ],
     home: Home = None,
-    contexts: Annotated[int, typer.Option(min=1, max=MOST, help="How many contexts.")] = 10,
-    width: Annotated[int, typer.Option(min=0, max=MOST, help="Tokens on each side.")] = 12,
+    contexts: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Show at most this many contexts.")
+    ] = 10,
+    width: Annotated[
+        int, typer.Option(min=0, max=MOST, help="Tokens shown on each side of a firing.")
+    ] = 12,
     format_: Json = "table",
 ) -> None:
-    """Show one latent: how often it fires, on which tokens, and its strongest contexts."""
+    """Show one latent: how often it fires, on which tokens, and in which contexts most strongly."""
     console = render.terminal()
     with open_store(home, verify=False) as connection:
         run_id = resolve_run(connection, run)
@@ -155,8 +163,9 @@ def sql(
     query: Annotated[
         str | None,
         typer.Argument(
-            help="The query; '-' reads it from standard input. Without one, on a terminal: a "
-            "prompt with history and completion."
+            metavar="QUERY",
+            help="The query; '-' reads it from standard input. Without a query, a terminal gets a "
+            "prompt with history and completion.",
         ),
     ] = None,
     home: Home = None,
@@ -171,18 +180,27 @@ def sql(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Write to this file: .csv, .json and .parquet hold every row; or .txt."),
+        typer.Option(
+            help="Write to this file. Its ending tells the form: .csv, .json and .parquet hold "
+            "every row, .txt the table."
+        ),
     ] = None,
     rows: Annotated[
-        int, typer.Option(min=1, max=MOST, help="Table: show at most this many rows.")
+        int, typer.Option(min=1, max=MOST, help="Show at most this many rows of a table.")
     ] = 100,
-    full: Annotated[bool, typer.Option("--full", help="Table: don't cut long texts.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Show long texts of a table whole.")] = False,
     files: Annotated[
         bool,
-        typer.Option("--files", help="Queries reach files beside the store's, and write some."),
+        typer.Option(
+            "--files",
+            help="Let the query read and write files of yours, and change settings of DuckDB.",
+        ),
     ] = False,
 ) -> None:
-    """Ask the store in SQL, read-only. Tables and columns: "FROM duckdb_columns()"."""
+    """Answer a question in SQL, from all runs, read-only.
+
+    "FROM duckdb_columns()" lists tables and columns, docs/macros.md ready-made questions.
+    """
     if query is None and file is None and output is None and sys.stdin.isatty():
         from deconstruct.store.prompt import ask_on
 
@@ -240,11 +258,13 @@ def _answer(
 def export(
     run: Run,
     file: Annotated[
-        Path, typer.Argument(help="The file to make; for SAELens, the folder of its SAE.")
+        Path,
+        typer.Argument(metavar="FILE", help="The file to make; for sae_lens, the folder to make."),
     ],
     home: Home = None,
     format_: Annotated[
-        Literal["duckdb", "sae_lens"], typer.Option("--format", help="What is made of the run.")
+        Literal["duckdb", "sae_lens"],
+        typer.Option("--format", help="duckdb is the whole run; sae_lens is its SAE alone."),
     ] = "duckdb",
 ) -> None:
     """Copy one run into a DuckDB file that needs nothing beside it, or its SAE for SAELens."""
@@ -263,10 +283,15 @@ def verify(
     home: Home = None,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="Digest what has changed, or was not looked at for a week."),
+        typer.Option(
+            "--quick", help="Leave out files that are unchanged and were checked within a week."
+        ),
     ] = False,
 ) -> None:
-    """Look at every file of every artifact, and at the store's; list what is damaged, for cron."""
+    """Look for damage in every file of the data root, and list it.
+
+    The exit code is 1 where something is damaged, so that cron tells you of it.
+    """
     from deconstruct.store.reading.verify import verify as look
 
     found = look(home, quick=quick)
@@ -282,24 +307,24 @@ def verify(
 @report_errors
 def gc(
     home: Home = None,
-    delete: Annotated[bool, typer.Option("--delete", help="Remove; else only list.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove what is listed.")] = False,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Also what interrupted stages left to go on from.")
+        bool, typer.Option("--partial", help="Also what interrupted stages would go on from.")
     ] = False,
     remote: Annotated[
         bool,
         typer.Option(
             "--remote",
-            help="Look into DECONSTRUCT_REMOTE instead, and at the runs of this data root alone: "
-            "others may need what it does not.",
+            help="Look into DECONSTRUCT_REMOTE instead. Only the runs of this data root count: "
+            "other data roots may need what this one does not.",
         ),
     ] = False,
     unused_hours: Annotated[
-        float, typer.Option(min=0, max=MOST, help="Keep what was used within so many hours.")
+        float, typer.Option(min=0, max=MOST, help="Keep what was used within this many hours.")
     ] = UNUSED_HOURS,
     format_: Json = "table",
 ) -> None:
-    """List, or remove, artifacts that no run in the store and no running stage needs."""
+    """List artifacts that no run needs, in the store or running; --delete removes them."""
     if remote:
         found = remote_garbage(home, unused_hours=unused_hours)
     else:
@@ -364,7 +389,7 @@ def _query_text(query: str | None, file: Path | None) -> str:
 
 @app.command()
 def config() -> None:
-    """Print every field of the configuration with its default and meaning, as Markdown."""
+    """Print every field of a configuration with its default and meaning, as Markdown."""
     from deconstruct.config.page import page
 
     sys.stdout.write(page())

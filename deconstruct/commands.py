@@ -21,31 +21,45 @@ from deconstruct.store import pages
 
 Home = Annotated[
     str | None,
-    typer.Option(help="Data root.", show_default="$DECONSTRUCT_HOME or ./data"),
+    typer.Option(
+        metavar="FOLDER",
+        help="The data root: the folder with the cache and the store.",
+        show_default="$DECONSTRUCT_HOME or ./data",
+    ),
 ]
 Run = Annotated[
-    str, typer.Argument(help="A run_id, its beginning, a name, NAME@SITE, or 'latest'.")
+    str,
+    typer.Argument(
+        metavar="RUN", help="A run's id or its beginning, a name, NAME@SITE, or 'latest'."
+    ),
 ]
 Json = Annotated[
     Literal["table", "json"],
-    typer.Option("--format", help="table: for people. json: one object, for programs."),
+    typer.Option("--format", help="table is for people; json is one object, for programs."),
 ]
 MOST = 10**9
-"""That a number on the command line may be: more rows, tokens or hours than anybody shows."""
+"""The largest number on the command line: more rows, tokens or hours than anybody shows."""
 Verify = Annotated[
     bool | None,
     typer.Option(
         "--verify/--no-verify",
-        help="Digest every file that is read; or look at none.",
-        show_default="those that changed, or were not looked at for a week",
+        help="Check every file that is read by its SHA-256, or none.",
+        show_default="files that have changed, or were not checked within a week",
     ),
 ]
 Safe = Annotated[
     bool,
     typer.Option(
-        "--safe", help="CSV: no text is taken for a formula by a spreadsheet; it gets a quote."
+        "--safe",
+        help="CSV: a quote before each text that a spreadsheet would take for a formula.",
     ),
 ]
+ORDER = (
+    *("init", "plan", "run", "retry", "sweep"),
+    *("runs", "show", "latent", "sql", "export"),
+    *("serve", "doctor", "config", "verify", "gc"),
+)
+"""Of commands in the help and in docs/commands.md; others follow."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -53,9 +67,15 @@ R = TypeVar("R")
 class Listed(TyperGroup):
     """A command with others below it, each with its first sentence, whole."""
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order in which a newcomer needs them, whatever module they come from."""
+        places = {name: place for place, name in enumerate(ORDER)}
+        return sorted(self.commands, key=lambda name: places.get(name, len(ORDER)))
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """As click does, which cuts the sentences at 45 characters."""
-        told = {name: " ".join((one.help or "").split()) for name, one in self.commands.items()}
+        listed = self.list_commands(ctx)
+        told = {name: " ".join((self.commands[name].help or "").split()) for name in listed}
         with formatter.section("Commands"):
             formatter.write_dl(
                 [(name, text.partition(". ")[0].rstrip(".")) for name, text in told.items()]

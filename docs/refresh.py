@@ -33,8 +33,8 @@ DOCS = Path(__file__).parent
 COMMANDS_HEAD = """\
 # Commands
 
-Each with its arguments and options; `deconstruct COMMAND --help` says the same. This page is made
-by `python docs/refresh.py --schema`.
+The commands with their arguments and options; `deconstruct COMMAND --help` says the same. This page
+is made by `python docs/refresh.py --schema`.
 """
 OBJECTS = """
 ## Objects for programs
@@ -85,12 +85,12 @@ def commands(of: Any, name: str = "deconstruct") -> Iterator[tuple[str, Any]]:
     inner = getattr(of, "commands", {})
     if not inner or of.params:
         yield name, of
-    for word, command in inner.items():
-        yield from commands(command, f"{name} {word}")
+    for word in of.list_commands(None) if inner else ():
+        yield from commands(inner[word], f"{name} {word}")
 
 
 def commands_page() -> str:
-    """Markdown: a section a command, a row an argument or option."""
+    """Markdown: a section per command, a row per argument and option."""
     parts = [COMMANDS_HEAD]
     for name, command in commands(typer.main.get_command(app)):
         parts.append(f"\n## `{name}`\n\n{' '.join((command.help or '').split())}\n")

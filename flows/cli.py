@@ -35,13 +35,21 @@ from flows.troubles import check_server, with_server
 
 Config = Annotated[
     Path | None,
-    typer.Argument(help="A TOML file.", show_default="the embedded configuration"),
+    typer.Argument(
+        metavar="CONFIG",
+        help="A TOML file; 'deconstruct init' writes one.",
+        show_default="Gemma 3 270M on BBC News",
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change one field; repeatable."),
+    typer.Option(
+        "--set",
+        metavar="STAGE.FIELD=VALUE",
+        help="Change one field, as in sae.k=64; may be repeated.",
+    ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 
 EngineName = Literal["threads", "dask", "ray"]
 
@@ -62,28 +70,31 @@ def run(
     growth: Annotated[
         Growth,
         typer.Option(
-            help="Of documents that the newest run of the same name has seen: 'anew' takes no "
-            "notice, 'encode' keeps its SAE and takes in new documents alone, 'retrain' keeps "
-            "their activations and trains on all from the seed, 'retrain-warm' from its SAE."
+            help="How to go on from the newest run of the same name. anew: take no notice of it. "
+            "encode: keep its SAE, and take in new documents alone. retrain: keep its activations, "
+            "and train on all documents from the seed. retrain-warm: the same, from its SAE."
         ),
     ] = "anew",
     engine: Annotated[
-        EngineName, typer.Option(help="What extraction is spread over, with --workers above 1.")
+        EngineName, typer.Option(help="What computes the parts where --workers is above 1.")
     ] = "threads",
     workers: Annotated[
-        int, typer.Option(min=1, max=MOST_WORKERS, help="Parts extracted side by side.")
+        int,
+        typer.Option(
+            min=1, max=MOST_WORKERS, help="Extract the activations in this many parts at once."
+        ),
     ] = 1,
     again: Annotated[
         str | None,
         typer.Option(
             "--again",
             metavar="RUN",
-            help="The configuration of a run in the store, in the place of a file: remakes what is "
-            "damaged of its artifacts.",
+            help="Repeat a run of the store, with its configuration: what is damaged of it is made "
+            "anew.",
         ),
     ] = None,
 ) -> None:
-    """Take a language model apart; stages that are done already come from cache."""
+    """Take a language model apart and print what was found; what is done comes from cache."""
     started = time.monotonic()
     if again is None:
         settings = load(config, set_ or [])
@@ -117,23 +128,31 @@ def init(
     source: Annotated[
         str,
         typer.Argument(
-            help="Texts: a CSV, JSONL or Parquet file, a folder of texts, or hub:<data set>."
+            metavar="SOURCE",
+            help="Texts: a CSV, JSONL or Parquet file, a folder of texts, or hub:<data set>.",
         ),
     ],
     model: Annotated[
         str | None,
-        typer.Option(help="A folder or a hub id.", show_default="the embedded Gemma 3 270M"),
+        typer.Option(
+            metavar="MODEL", help="A folder or a hub id.", show_default="the embedded Gemma 3 270M"
+        ),
     ] = None,
-    subset: Annotated[str | None, typer.Option(help="Of a hub data set that has several.")] = None,
+    subset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The subset of a hub data set that has several."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            help="The file to write; '-' prints it.", show_default="named after SOURCE, here"
+            metavar="FILE",
+            help="The file to write; '-' prints it.",
+            show_default="in this folder, named after SOURCE",
         ),
     ] = None,
     home: Home = None,
 ) -> None:
-    """Write a configuration for your own texts: columns, a site and sizes, each with its reason."""
+    """Write a configuration for your own texts and model, with the reason for each value."""
     from deconstruct.suggest import default_file, suggest
 
     printed = str(output) == "-"
@@ -162,10 +181,10 @@ def plan(
     set_: Overrides = None,
     home: Home = None,
     device: Device = "auto",
-    growth: Annotated[Growth, typer.Option(help="As of `run`.")] = "anew",
+    growth: Annotated[Growth, typer.Option(help="As for 'run'.")] = "anew",
     format_: Json = "table",
 ) -> None:
-    """Say what a run would do: what comes from cache, what is made and why, in how much time."""
+    """Say what a run would do: what comes from cache, what is made, why, and how long it takes."""
     settings = load(config, set_ or [])
     root = DataRoot(data_root(home))
     environment.apply(root.path, quiet=True)
@@ -183,22 +202,24 @@ def plan(
 @report_errors
 @with_server
 def sweep(
-    config: Annotated[Path, typer.Argument(help="A TOML file with a table [sweep].")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A TOML file with a table [sweep].")
+    ],
     set_: Overrides = None,
     home: Home = None,
     device: Device = "auto",
     engine: Annotated[
         EngineName,
         typer.Option(
-            help="What extraction and training are spread over, with --workers above 1; threads "
-            "train all members in one pass."
+            help="What computes the parts where --workers is above 1; threads train all SAEs in "
+            "one pass."
         ),
     ] = "threads",
     workers: Annotated[
-        int, typer.Option(min=1, max=MOST_WORKERS, help="Parts computed side by side.")
+        int, typer.Option(min=1, max=MOST_WORKERS, help="Compute this many parts at once.")
     ] = 1,
 ) -> None:
-    """Train many SAEs in one pass over the activations, judge each, print their Pareto front."""
+    """Train many SAEs in one pass over the activations, and print their Pareto front."""
     started = time.monotonic()
     from deconstruct.config.sweep import load_sweep
 
@@ -225,18 +246,18 @@ def sweep(
 def serve(
     home: Home = None,
     port: Annotated[
-        int, typer.Option(min=1, max=65_535, help="Port of the server on localhost.")
+        int, typer.Option(min=1, max=65_535, help="Port of the server and its UI, on this machine.")
     ] = 4200,
     gpu: Annotated[
         bool | None,
         typer.Option(
             "--gpu/--no-gpu",
-            help="Start a worker of pool gpu.",
-            show_default="if there is a GPU",
+            help="Start workers for trainings on a GPU, or none.",
+            show_default="one per CUDA device",
         ),
     ] = None,
 ) -> None:
-    """Start a local Prefect server with its schedules, and workers; Ctrl-C ends them all."""
+    """Start a Prefect server with its UI, schedules and workers here; Ctrl-C ends them all."""
     from flows.serve import serving
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -264,13 +285,13 @@ def _gpus(wanted: bool | None) -> int:
 @with_server
 def retry(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="Id (or its end) or name of a failed run.")
+        str, typer.Argument(metavar="RUN", help="Id of a failed run, or its end, or its name.")
     ] = "latest",
     home: Home = None,
 ) -> None:
-    """Run a failed or killed run again: what it finished comes from cache.
+    """Repeat a run that failed or was killed; what it had finished comes from cache.
 
-    Its deployment's worker takes it where one is online, else it runs here.
+    If a worker of its deployment is online, that one takes it; otherwise it runs here.
     """
     root = data_root(home)
     DataRoot(root)
@@ -294,7 +315,7 @@ def retry(
     tell(f"retry        {chosen.name} ({short(chosen)})")
     results = again(chosen)
     if results is None:
-        tell("a worker of its deployment takes it")
+        tell("a worker of its deployment takes it; the UI shows how it goes")
         return
     for result in results:
         print_summary(root, result.run_id)
@@ -303,7 +324,7 @@ def retry(
 @app.command()
 @report_errors
 def doctor(home: Home = None, format_: Json = "table") -> None:
-    """Say what this machine can do: versions, device, hub, disk, what the cache holds."""
+    """Say what this machine has: versions, device, hub, disk space, and what is in the cache."""
     from deconstruct.doctor import examine
 
     findings = list(examine(data_root(home)))

@@ -237,7 +237,7 @@ def test_runs_rm_and_gc(tmp_path: Path) -> None:
     removed = CliRunner().invoke(app, ["runs", "--home", str(tmp_path), "rm", "first"])
     assert removed.exit_code == 0
     assert removed.stdout.startswith("run ")
-    assert "'deconstruct gc', which for an hour leaves alone what was used" in removed.stderr
+    assert "'deconstruct gc' lists what no run needs" in removed.stderr
     assert "first" not in good(tmp_path, "runs")
     fresh = ask(tmp_path, "gc")
     assert fresh.stdout == "0.0 MB can go\n"
