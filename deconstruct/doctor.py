@@ -61,7 +61,8 @@ def _hub() -> Finding:
     if reachable():
         return Finding("hub", "within reach")
     return Finding(
-        "hub", "out of reach; local folders, its local cache and configs/embedded.toml work"
+        "hub",
+        "out of reach; what works is local folders, the hub's local cache, and configs/embedded.toml",
     )
 
 
@@ -70,10 +71,10 @@ def _cache(root: DataRoot) -> Iterator[Finding]:
     for artifact in root.artifacts():
         held[artifact.stage].append(sum(f.bytes for f in artifact.manifest.files.values()))
     for stage, sizes in sorted(held.items()):
-        yield Finding(f"cache {stage}", f"{len(sizes)} artifacts, {_size(sum(sizes))}")
+        yield Finding(f"cache {stage}", f"{_counted(len(sizes), 'artifact')}, {_size(sum(sizes))}")
     partial = list(root.path.glob("*/.*.partial"))
     if partial:
-        yield Finding("unfinished", f"{len(partial)} stages, continued when their run is repeated")
+        yield Finding("unfinished", f"{_counted(len(partial), 'stage')}; to go on, repeat the run")
     if not held:
         yield Finding("cache", "empty")
 
@@ -84,7 +85,11 @@ def _remote(mirror: Mirror) -> Finding:
         sizes = [held.bytes for held in mirror.held()]
     except StorageError as error:
         return Finding("remote", str(error), sound=False)
-    return Finding("remote", f"{mirror}, {len(sizes)} artifacts, {_size(sum(sizes))}")
+    return Finding("remote", f"{mirror}, {_counted(len(sizes), 'artifact')}, {_size(sum(sizes))}")
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'s' * (count != 1)}"
 
 
 def _size(number: float) -> str:

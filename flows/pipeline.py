@@ -179,7 +179,9 @@ def foretell(run: Running, stages: Stages, corpus: Artifact) -> None:
     if left:
         all_stages = foreseen(run.config, run.model, corpus, run.device)
         seconds, size = (sum(of) for of in zip(*(all_stages[stage] for stage in left), strict=True))
-        log.info("%-12s %s on this processor, %.1f GB", "ahead", about(seconds), size / 1e9)
+        log.info(
+            "%-12s %s on this processor, %.1f GB on disk", "to come", about(seconds), size / 1e9
+        )
 
 
 def record(run: Running, stages: Stages, corpus: Artifact, engine: Spread = HERE) -> list[Recorded]:

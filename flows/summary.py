@@ -270,12 +270,17 @@ def _bytes(artifact: Artifact) -> int:
     return sum(entry.bytes for entry in artifact.manifest.files.values())
 
 
+def _named(plan: Plan) -> str:
+    site = plan.recipe.config.get("site")
+    return plan.recipe.stage if site is None else f"{plan.recipe.stage} {site}"
+
+
 def print_plan(plans: Sequence[Plan]) -> None:
     """Print what becomes of each stage, and what that takes, going by the nearest that is there."""
     console = terminal()
     seconds, size, unknown = 0.0, 0, []
+    room = max(len(_named(plan)) for plan in plans)
     for plan in plans:
-        site = f" {plan.recipe.config['site']}" if "site" in plan.recipe.config else ""
         how = Text("from cache", style="green")
         if not plan.there:
             how = Text(printable("made: " + "; ".join(plan.differences)), style="bold")
@@ -284,9 +289,17 @@ def print_plan(plans: Sequence[Plan]) -> None:
             else:
                 seconds += plan.nearest.manifest.seconds
                 size += _bytes(plan.nearest)
-        console.print(Text(printable(f"{plan.recipe.stage + site:<12} ")).append(how))
+        console.print(Text(printable(f"{_named(plan):<{room}}  ")).append(how))
+    console.print()
     if all(plan.there for plan in plans):
-        console.print("\nnothing is left to do but to note that it was asked for")
-        return
-    console.print(f"\nabout {seconds:,.0f} s and {size / 1e6:,.0f} MB, as the nearest took", end="")
-    console.print(f"; nothing is known of {', '.join(unknown)}" if unknown else "")
+        console.print("nothing is left to do; the run is noted in the store")
+    elif not seconds:
+        console.print(
+            "how long that takes is not known, as nothing like it is here yet; "
+            "the run gives an estimate once its corpus is made"
+        )
+    else:
+        console.print(
+            f"about {seconds:,.0f} s and {size / 1e6:,.0f} MB, going by the nearest artifacts"
+            + (f", without {', '.join(unknown)}: none is here yet" if unknown else "")
+        )

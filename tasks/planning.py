@@ -10,6 +10,8 @@ from typing import Any
 from deconstruct.artifacts import Artifact, DataRoot, Manifest, Recipe
 from tasks.stage import Call, Stages
 
+NEAREST = "the nearest artifact has"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -77,12 +79,12 @@ def differences(recipe: Recipe, other: Recipe, coming: set[str]) -> tuple[str, .
     """In which fields and inputs a recipe is not ``other``, as phrases for people."""
     ways = []
     if recipe.version != other.version:
-        ways.append(f"version of the stage: {other.version} there, {recipe.version} now")
+        ways.append(f"the stage has version {recipe.version} ({NEAREST} {other.version})")
     for name in _apart(recipe.config, other.config):
         there, now = (one.get(name, "none") for one in (other.config, recipe.config))
-        ways.append(f"{recipe.stage}.{name}: {there} there, {now} now")
+        ways.append(f"{recipe.stage}.{name} is {now} ({NEAREST} {there})")
     for name in _apart(recipe.inputs, other.inputs):
-        ways.append(f"its {name} is made anew" if name in coming else f"another {name}")
+        ways.append(f"input {name} is made anew" if name in coming else f"input {name} is another")
     return tuple(ways)
 
 

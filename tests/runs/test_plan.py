@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -32,10 +33,10 @@ def test_what_is_there_comes_from_cache(finished: Path, config: Path) -> None:
 def test_a_field_that_makes_the_difference_is_named(finished: Path, config: Path) -> None:
     said = planned(finished, config, "--set", "sae.k=3")
     assert {stage: said[stage] for stage in FIRST} == dict.fromkeys(FIRST, "from cache")
-    assert said["sae"] == "made: sae.k: 4 there, 3 now"
-    assert said["latents"] == "made: its sae is made anew"
-    assert said["probe"] == "made: its latents is made anew"
-    assert "as the nearest took" in said["about"]
+    assert said["sae"] == "made: sae.k is 3 (the nearest artifact has 4)"
+    assert said["latents"] == "made: input sae is made anew"
+    assert said["probe"] == "made: input latents is made anew"
+    assert "going by the nearest artifacts" in said["about"]
 
 
 def test_a_changed_source_is_named(
@@ -46,8 +47,16 @@ def test_a_changed_source_is_named(
     with other.open("a") as file:
         file.write("one more text of the film and the actor,film\n")
     said = planned(finished, config, "--set", f"corpus.source={other}")
-    assert said["corpus"] == "made: another source"
-    assert said["activations"] == "made: its corpus is made anew"
+    assert said["corpus"] == "made: input source is another"
+    assert said["activations"] == "made: input corpus is made anew"
+
+
+def test_a_first_run_promises_no_time(tmp_path: Path, config: Path) -> None:
+    done = deconstruct(tmp_path / "new", "plan", config)
+    assert done.returncode == 0, done.stderr
+    assert re.search("^corpus +made: there is none yet$", done.stdout, re.MULTILINE)
+    assert "about 0 s" not in done.stdout
+    assert "the run gives an estimate once its corpus is made" in " ".join(done.stdout.split())
 
 
 def test_the_nearest_differs_least(finished: Path) -> None:
@@ -56,8 +65,8 @@ def test_the_nearest_differs_least(finished: Path) -> None:
     found, ways = nearest(root, Recipe("sae", sae.version + 1, sae.config, {"activations": "0"}))
     assert found is not None
     assert ways == (
-        f"version of the stage: {sae.version} there, {sae.version + 1} now",
-        "another activations",
+        f"the stage has version {sae.version + 1} (the nearest artifact has {sae.version})",
+        "input activations is another",
     )
     assert nearest(root, Recipe("drift", 1, {}, {})) == (None, ("there is none yet",))
     assert differences(sae, sae, set()) == ()
