@@ -6,7 +6,7 @@ The step's own launches are made over tensors without storage, on a card that ex
 Triton specialises, compiles and assembles (ptxas) as it would there, checks shared memory and
 threads against the card's limits, and is then told that the kernel ran. It shows that kernels
 compile and fit, and what spills; it does not show that they are right, or fast. Prints a line a
-kernel: shared memory and spilled bytes a thread, registers a thread, warps, grid. Needs Triton
+kernel: shared memory and spilled bytes per thread, registers per thread, warps, grid. Needs Triton
 (Linux, x86-64), no GPU.
 """
 
@@ -46,7 +46,7 @@ LARGEST_GRID = (2**31 - 1, 65535, 65535)
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch: bytes of shared memory a program, of spills a thread; registers a thread."""
+    """One launch: bytes of shared memory a program, of spills per thread; registers per thread."""
 
     kernel: str
     grid: tuple[int, int, int]

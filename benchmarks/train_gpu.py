@@ -171,7 +171,7 @@ def makers_of(sizes: Sizes, steps: int) -> Makers:
 
 
 def show(sizes: Sizes, roof: dict[str, float], rows: dict[str, dict[str, float]]) -> None:
-    """Print the ceilings and a line a contender."""
+    """Print the ceilings and a line per contender."""
     batch, d_in, d_sae, k = sizes
     ceilings_now = " ".join(f"{n}={v:.4g}" for n, v in roof.items())
     print(f"\nB={batch} d_in={d_in} d_sae={d_sae} k={k} | {ceilings_now}")

@@ -61,8 +61,7 @@ def _hub() -> Finding:
     if reachable():
         return Finding("hub", "within reach")
     return Finding(
-        "hub",
-        "out of reach; what works is local folders, the hub's local cache, and configs/embedded.toml",
+        "hub", "out of reach; local folders, its local cache and configs/embedded.toml work"
     )
 
 

@@ -84,7 +84,7 @@ class Served:
 def serving(home: Path, port: int, gpus: int, say: Say) -> Iterator[Served]:
     """Start server, pools, deployments and workers; stop them all when the block ends.
 
-    gpus: workers of pool ``gpu``, one a device, each of which runs one training at a time. The
+    gpus: workers of pool ``gpu``, one per device, each of which runs one training at a time. The
     server listens on localhost alone. Raises ``DeconstructError`` if the port is taken, the server
     does not answer, or ``prefect.yaml`` does not read.
     """
@@ -144,7 +144,7 @@ def deploy(definitions: Path, deployments: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _gpu_workers(gpus: int) -> list[Worker]:
-    """One a device: a worker's limit of one run is then a limit of one run a device."""
+    """One per device: a worker's limit of one run is then a limit of one run per device."""
     one = ("--limit", "1")
     if gpus == 1:
         return [Worker("gpu", "local-gpu", one)]

@@ -12,7 +12,7 @@ DEAD_AFTER = 10_000_000
 
 
 class Sizes(NamedTuple):
-    """Tokens a batch, width of the activations, latents, and latents a token."""
+    """Tokens a batch, width of the activations, latents, and latents per token."""
 
     batch: int
     d_in: int
@@ -53,7 +53,7 @@ def topk_spec(
 def floor_ms(sizes: Sizes, ceilings: dict[str, float], touched: float = 1.0) -> dict[str, float]:
     """What no step can do without, at a card's ceilings: the encoder's product, and Adam's traffic.
 
-    That traffic is 26 bytes a parameter: two moments and a master weight of float32, read and
+    That traffic is 26 bytes per parameter: two moments and a master weight of float32, read and
     written, and a bf16 copy. touched: share of the latents that a step updates.
     """
     product = sizes.batch * sizes.parameters / ceilings["product_tflop_s"] / 1e9

@@ -114,7 +114,7 @@ def _speed(found: Found) -> Iterator[str]:
 
 
 def _size(name: str, found: Found) -> Iterator[str]:
-    """One size: a line a contender, and the kernels that take longest."""
+    """One size: a line per contender, and the kernels that take longest."""
     floor = " ".join(f"{what} {value:.3f}" for what, value in found["floor"].items())
     yield f"{name} {tuple(found['shape'])}: floor {floor}"
     ours = found["rows"].get("fused", {}).get("ms")

@@ -56,7 +56,7 @@ class Tokens:
         """Lay ``tokens.parquet`` out as flat files in ``folder``: special tokens and the first
         ``skip_positions`` of each document are not kept.
 
-        Memory: 24 bytes a document and some thousand tokens at a time.
+        Memory: 24 bytes per document and some thousand tokens at a time.
         """
         lengths = np.zeros(int(corpus.facts["documents"]), np.int64)
         rows = np.zeros_like(lengths)

@@ -70,7 +70,7 @@ def extract(
     spread: has the shards that are missing computed elsewhere, by `compute_shards`, and returns
     when all are there.
 
-    Memory: the model, two shards of activations a site, and some 40 bytes a document. Raises
+    Memory: the model, two shards of activations per site, and some 40 bytes per document. Raises
     ``ConfigError`` for a layer, a part of a block, a token, a position or a device that is not
     there, or a folder that has changed since it was digested, ``DataError``
     where the model gives NaN or infinity, ``StorageError`` if the disk fills up.

@@ -253,7 +253,7 @@ _digests: dict[tuple[int, ...], str] = {}
 
 
 def sha256_of(path: Path, *, again: bool = False) -> str:
-    """Hexadecimal SHA-256 of a file's contents: read once a process, until the file changes.
+    """Hexadecimal SHA-256 of a file's contents: read once per process, until the file changes.
 
     again: read it in any case, as a change within a tick of the clock leaves the times as they are.
     """

@@ -240,7 +240,7 @@ class Mirror:
 
 @functools.cache
 def mirror_at(url: str) -> Mirror:
-    """The mirror of a URL, one a process: what it knows to be there it need not ask again."""
+    """The mirror of a URL, one per process: what it knows to be there it need not ask again."""
     return Mirror(url)
 
 

@@ -39,8 +39,8 @@ class Table:
 
     key: columns that, with the run, are unique together; empty if one of them may be null. columns:
     of the file; the store's have ``run_id`` too. file: name of the Parquet file. in_place: the rows
-    stay there, as there are as many as tokens. wide: the file has a column a metric, and the table
-    a row a metric.
+    stay there, as there are as many as tokens. wide: the file has one column per metric, and the
+    table one row per metric.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Table:
         return pa.schema([(c.name, _arrow(c.stored or c.type)) for c in self.columns])
 
     def of(self, *columns: Any) -> pa.Table:
-        """Rows from arrays or lists, one a column, in the order of the columns."""
+        """Rows from arrays or lists, one per column, in the order of the columns."""
         import pyarrow as pa
 
         both = zip(columns, self.arrow, strict=True)

@@ -79,7 +79,7 @@ STAGE = Stage("cluster", recipe, group_documents)
 
 
 def _number(config: ClusterConfig, documents: Documents, members: int) -> int:
-    """How many clusters: as told, or one a label, at most one for two documents."""
+    """How many clusters: as told, or one per label, at most one for two documents."""
     if config.k is None:
         names = {label for label in documents.label if label is not None}
         return max(2, min(len(names) if len(names) > 1 else DEFAULT_K, members // 2))
@@ -152,7 +152,7 @@ def _summary(
     distance: NDArray[np.float64],
     rows: sparse.csr_matrix,
 ) -> list[dict[str, Any]]:
-    """One row a cluster. Its latents are those whose mean weight in it most exceeds that in all."""
+    """One row per cluster. Its latents are those whose mean weight in it most exceeds all's."""
     k = int(assigned.max()) + 1
     keywords = class_keywords([documents.text[d] for d in members], assigned, k, config.top)
     overall = np.asarray(rows.mean(0)).ravel()

@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 def share(kernel: Callable[..., None], rows: int | Sequence[int], *arguments: object) -> None:
     """Call ``kernel(first, last, *arguments)`` on ranges that cover 0 .. rows, in no set order.
 
-    rows: how many, cut evenly, a few ranges a thread; or the cuts themselves, ascending. Even a
+    rows: how many, cut evenly, a few ranges per thread; or the cuts themselves, ascending. Even a
     single range goes to a thread on which torch computes alone: a product may round otherwise on
     several.
     """

@@ -1,4 +1,4 @@
-"""One temporary folder a process, which does not stay if the process is killed.
+"""One temporary folder per process, which does not stay if the process is killed.
 
 It is locked as long as the process lives, however that ends. The next process to need one removes
 those whose lock is free.

@@ -14,16 +14,16 @@ from deconstruct.config.run import RunConfig
 HEAD = """\
 # Configuration
 
-A configuration is a TOML file with a table a stage; `deconstruct run FILE --set stage.field=value`
-changes single fields. What is left out has the default below. Every field is part of its stage's
-key: a changed field makes that stage and those after it run again, and no other. An unknown field
-is an error. Fields that may be none take `"none"`, as in `label_column = "none"`. This page is made
-by `deconstruct config`; `deconstruct init SOURCE` writes a configuration for your own texts.
+A configuration is a TOML file with one table per stage. `deconstruct init SOURCE` writes one for
+your own texts, and `deconstruct run FILE --set stage.field=value` changes single fields. A field
+that is left out has the default below; an unknown field is an error. A field that may be none takes
+`"none"`, as in `label_column = "none"`. Every field is part of its stage's key: if it changes, that
+stage and the stages after it run again, and no others. This page is made by `deconstruct config`.
 """
 
 
 def page() -> str:
-    """Markdown: one section a stage, one row a field, with type, default and meaning."""
+    """Markdown: one section per stage, one row per field, with type, default and meaning."""
     parts = [HEAD]
     loose = []
     for name, field in RunConfig.model_fields.items():

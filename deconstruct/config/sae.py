@@ -31,8 +31,8 @@ class SaeConfig(Settings):
 
     architecture: Architecture = Field(
         "topk",
-        description="topk: the k largest pre-activations of a token. batchtopk: k a token on "
-        "average. matryoshka: batchtopk with nested dictionaries. jumprelu: a learned threshold a "
+        description="topk: the k largest pre-activations of a token. batchtopk: k per token on "
+        "average. matryoshka: the same with nested dictionaries. jumprelu: a learned threshold per "
         "latent. gated: a gate and a magnitude. relu: ReLU with an L1 penalty.",
     )
     output_site: str | None = Field(
@@ -167,7 +167,7 @@ class SaeConfig(Settings):
         if self.by_number and self.target_l0 is not None:
             raise ValueError(
                 f"target_l0 = {self.target_l0} is for relu, gated and jumprelu; "
-                f"{self.architecture} fires k latents a token: set k"
+                f"{self.architecture} fires k latents per token: set k"
             )
         if self.skip_connection and self.output_site is None:
             raise ValueError("skip_connection is for transcoders; set output_site too")

@@ -29,7 +29,7 @@ class CorpusConfig(Settings):
 
     source: str = Field(
         "embedded:bbc-news",
-        description="A Parquet, CSV or JSONL file, a folder with one folder of .txt files a "
+        description="A Parquet, CSV or JSONL file, a folder with one folder of .txt files per "
         "class, `hub:<dataset id>`, or the embedded 'embedded:bbc-news'.",
         json_schema_extra=NO_KEY,
     )
@@ -154,9 +154,9 @@ class ClusterConfig(Settings):
     """Clusters of documents by their latents."""
 
     k: int | None = Field(
-        None, ge=2, le=MOST_ROWS, description="Number of clusters; none: one a label, or 8."
+        None, ge=2, le=MOST_ROWS, description="Number of clusters; none: one per label, or 8."
     )
     top: int = Field(
-        10, ge=1, le=MOST_LATENTS, description="Latents, keywords and texts listed for a cluster."
+        10, ge=1, le=MOST_LATENTS, description="Latents, keywords and texts listed per cluster."
     )
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of k-means.")

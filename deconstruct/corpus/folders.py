@@ -1,4 +1,4 @@
-"""A folder of texts: one folder a class, a ``.txt`` file a document."""
+"""A folder of texts: one folder per class, one ``.txt`` file per document."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Listing(NamedTuple):
 
 
 class FolderReader:
-    """A folder with one folder of ``.txt`` files a class; columns ``text`` and ``label``.
+    """A folder with one folder of ``.txt`` files per class; columns ``text`` and ``label``.
 
     Files beside the class folders have no label. fallback: encoding of files that are not UTF-8
     (or UTF-16 with its mark); None: they raise ``DataError``.
@@ -129,8 +129,8 @@ def check(folder: Path, source: str) -> Listing:
     if found.left_out:
         there = f" (of {len(found.left_out)} others: {_named(found.left_out, folder)})"
     raise DataError(
-        f"corpus.source {source!r} holds no .txt file{there}; expected one folder a class with "
-        "a .txt file a document"
+        f"corpus.source {source!r} holds no .txt file{there}; expected one folder per class with "
+        "one .txt file per document"
     )
 
 

@@ -15,7 +15,7 @@ _WHOLE = re.compile(r"^(-?\d+)\.0+$")
 
 
 class KnownDocuments:
-    """Which texts a corpus holds, and what the source calls each now; 40 bytes a document.
+    """Which texts a corpus holds, and what the source calls each now; 40 bytes per document.
 
     A text that occurs several times is matched in the order of both. Documents that left the
     source keep the label that they had.

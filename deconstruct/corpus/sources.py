@@ -39,7 +39,7 @@ SUFFIXES: dict[str, Kind] = {
     ".ndjson": "jsonl",
 }
 FORMS = (
-    "a .parquet, .csv or .jsonl file, a folder with one folder of .txt files a class, "
+    "a .parquet, .csv or .jsonl file, a folder with one folder of .txt files per class, "
     f"'hub:<dataset id>', or {EMBEDDED!r}"
 )
 
@@ -321,7 +321,7 @@ def _check_types(source: str, config: CorpusConfig, schema: pa.Schema) -> None:
     if config.label_column and types.is_nested(schema.field(config.label_column).type):
         raise DataError(
             f"corpus.label_column {config.label_column!r} of {source} holds "
-            f"{schema.field(config.label_column).type}, not one label a document; name another "
+            f"{schema.field(config.label_column).type}, not one label per document; name another "
             "column, or go without: corpus.label_column=none"
         )
 

@@ -28,7 +28,7 @@ class Settled(NamedTuple):
 
 
 class Splits:
-    """Draws a split for each document of a corpus, then settles them all; 16 bytes a document.
+    """Draws a split for each document of a corpus, then settles them all; 16 bytes per document.
 
     A document is held out by a digest of its text, unless a train document keeps the same
     tokens: then it is a train document too, as nothing in it would be new to what was trained.

@@ -1,7 +1,7 @@
 """The corpus stage: texts cut into tokens once, with a split that does not move.
 
 Texts are read, tokenised and written batch by batch: memory does not grow with the corpus (but
-for one string an entry of the vocabulary, and the names of the labels).
+for one string per entry of the vocabulary, and the names of the labels).
 """
 
 from __future__ import annotations

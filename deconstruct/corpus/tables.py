@@ -38,4 +38,4 @@ TABLES = (DOCUMENTS, TOKENS)
 
 KEPT = "kept.parquet"
 """Of corpora whose tokens, put together, are not their texts: ``characters``, how many characters
-of each document's text its tokens cover; a row a document. No table of the store."""
+of each document's text its tokens cover; a row per document. No table of the store."""

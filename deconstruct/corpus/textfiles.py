@@ -98,7 +98,7 @@ class CsvReader:
 
 
 class JsonLinesReader:
-    """A file in UTF-8 with one JSON object a line; blank lines are passed over."""
+    """A file in UTF-8 with one JSON object per line; blank lines are passed over."""
 
     _handle: BufferedReader
 
@@ -131,8 +131,8 @@ class JsonLinesReader:
             if isinstance(label, list | dict):
                 raise DataError(
                     f"{self.path}, line {line}: corpus.label_column {self.label!r} holds "
-                    f"{json.dumps(label)[:80]}, not one label a document; name another column, or "
-                    "go without: corpus.label_column=none"
+                    f"{json.dumps(label)[:80]}, not one label per document; name another column, "
+                    "or go without: corpus.label_column=none"
                 )
             yield Row(text, label_name(label))
 
@@ -154,11 +154,11 @@ class JsonLinesReader:
                     raise undecodable(self.path, error, f", line {line}") from error
                 except (ValueError, RecursionError) as error:
                     raise DataError(
-                        f"{self.path}, line {line}: not JSON ({error}); expected one object a line"
+                        f"{self.path}, line {line}: not JSON ({error}); write one object per line"
                     ) from error
                 if not isinstance(record, dict):
                     raise DataError(
-                        f"{self.path}, line {line}: not a JSON object; expected one object a line, "
+                        f"{self.path}, line {line}: not a JSON object; write one object per line, "
                         'such as {"text": "...", "label": "..."}'
                     )
                 yield line, record

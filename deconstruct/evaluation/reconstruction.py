@@ -114,7 +114,7 @@ class DocumentSums:
 @torch.no_grad()
 def judged(sae: SparseAutoencoder, x: Tensor, wanted: Tensor) -> dict[str, NDArray[np.float64]]:
     """`per_token` of what ``sae`` makes of x, [n, d_in], against ``wanted``, [n, d_out]; how many
-    latents fire (``fires``), and a count of one a token (``tokens``): [n] each."""
+    latents fire (``fires``), and a count of one per token (``tokens``): [n] each."""
     sparse = sae.encode_sparse(x)
     return {
         "tokens": np.ones(len(x)),

@@ -54,7 +54,7 @@ class FeatureCounts:
         self.n_documents += np.bincount(latent, minlength=len(self.n_documents)).astype(np.uint32)
 
     def table(self, geometry: Geometry, tokens: int, strings: Mapping[int, str]) -> pa.Table:
-        """``features.parquet``: a row a latent. tokens: all recorded. strings: by token id.
+        """``features.parquet``: a row per latent. tokens: all recorded. strings: by token id.
 
         Of a latent that never fires, means and shares are null, and so is its token.
         """

@@ -17,7 +17,7 @@ BLOCK_COSINES = 1 << 24
 
 
 def directions(W_dec: Tensor) -> pa.Table:
-    """``directions.parquet``: a row a latent. W_dec: [d_sae, d_in], written as it is."""
+    """``directions.parquet``: a row per latent. W_dec: [d_sae, d_in], written as it is."""
     rows = W_dec.detach().float().cpu().numpy()
     ends = np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32)
     decoder = pa.ListArray.from_arrays(pa.array(ends), pa.array(rows.reshape(-1)))

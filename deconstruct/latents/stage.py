@@ -7,7 +7,7 @@ Three passes, none of which holds more than a bucket of the firings in memory:
    into buckets of consecutive latents;
 3. bucket by bucket order them by (latent, strength): ``latents``, and the counts of features.
 
-The buckets take 24 bytes a firing in the draft's scratch folder, 48 for a moment in pass 2. The
+The buckets take 24 bytes per firing in the draft's scratch folder, 48 for a moment in pass 2. The
 stage is short next to training and keeps no checkpoint: after a kill it starts over.
 """
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 VERSION = 2
 BUCKET_TOKENS = 8192
-"""Tokens whose firings share a bucket, unless that makes too many. 6 MiB at 32 a token: sorting
+"""Tokens whose firings share a bucket, unless that makes too many. 6 MiB at 32 per token: sorting
 larger ones is slower, as caches don't hold them."""
 ENCODE_ROWS = 4096
 """Tokens encoded at a time: pre-activations of all latents are in memory for so many."""

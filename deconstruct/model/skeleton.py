@@ -112,7 +112,7 @@ def _check_streams(bare: nn.Module, found: nn.ModuleList, sites: Sequence[Site])
         if again:
             raise ConfigError(
                 f"activations.sites: a {type(bare).__name__} runs its block {again[0]} more than "
-                "once, so that its sites have several activations a token; choose a model of a "
+                "once, so that its sites have several activations per token; choose a model of a "
                 "family that README names"
             )
         return

@@ -68,7 +68,7 @@ class SparseAutoencoder:
         transcoder: bool = False,
     ) -> None:
         """Raises ``ConfigError`` for an architecture that we don't know, weights that it lacks or
-        of other shapes, or a k that can't be. k: latents a token (topk), on average (batchtopk,
+        of other shapes, or a k that can't be. k: latents per token (topk), on average (batchtopk,
         matryoshka)."""
         if architecture not in ARCHITECTURES:
             raise ConfigError(

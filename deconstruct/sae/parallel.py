@@ -6,7 +6,7 @@ trains an SAE on the activations artifact KEY of the data root HOME. Every proce
 parameters and takes every n-th row of a batch; gradients are averaged before they are projected,
 clipped and used, so that all make the same update and stay equal to the last bit. Gloo carries
 what lies on CPUs (also the counts of a training on GPUs), NCCL what lies on GPUs. BatchTopK chooses
-its pairs within each process' rows: n shares of k latents a token.
+its pairs within each process' rows: n shares of k latents per token.
 """
 
 from __future__ import annotations

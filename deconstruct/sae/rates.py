@@ -12,7 +12,7 @@ from deconstruct.sae.architectures.registry import ARCHITECTURES
 
 
 def learning_rates(config: SaeConfig, steps: int) -> Tensor:
-    """One rate a step, [steps]: linear warm-up, a plateau, then linear or cosine decay to zero."""
+    """The rate of each step, [steps]: linear warm-up, a plateau, linear or cosine decay to zero."""
     peak = config.learning_rate or default_learning_rate(config, steps)
     step = torch.arange(steps, dtype=torch.float64)
     warm = ((step + 1) / max(1.0, config.warmup_share * steps)).clamp(max=1.0)

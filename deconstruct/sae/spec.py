@@ -73,7 +73,7 @@ def pace_of(spec: StepSpec, name: str) -> float:
 
 
 AUX_PART = 4
-"""AuxK looks at one token in so many. It costs as much a token as the step's own sparse products,
+"""AuxK looks at one token in so many. It costs as much per token as the step's own sparse products,
 and has a mean over tokens to follow, which a quarter of a batch tells as well."""
 
 

@@ -7,7 +7,7 @@ cores) when one more run is published into 1, 10 and 100, and when all are opene
 
     a copy, renamed    235, 250, 437 ms; opened in  15, 16,  18 ms   what we do
     in place           246, 244, 249 ms; opened in  15, 16,  16 ms   shuts readers out meanwhile
-    a file a run       212, 206, 207 ms; opened in  20, 43, 336 ms   each reader pays for all runs
+    one file per run   212, 206, 207 ms; opened in  20, 43, 336 ms   each reader pays for all runs
 
 The copy costs 2 ms for each run that is there. In a trial of writing in place, 94 of 671 opens by
 readers failed.

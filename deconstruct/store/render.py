@@ -159,7 +159,7 @@ def write_csv(result: duckdb.DuckDBPyConnection, stream: TextIO, safe: bool = Fa
 
 
 def write_json(result: duckdb.DuckDBPyConnection, stream: TextIO) -> None:
-    """Every row as an object of one JSON array, one a line; NaN and infinities are null."""
+    """Every row as an object of one JSON array, one per line; NaN and infinities are null."""
     names = names_of(result)
     separator = "[\n"
     encoding = getattr(stream, "encoding", None) or "utf-8"
@@ -281,7 +281,7 @@ def _fits(columns: Sequence[_Column], width: int) -> bool:
 
 
 def _across(columns: Sequence[_Column], width: int) -> Table:
-    """A line a row. Columns share the width: none is below another unless it needs no more."""
+    """A line per row. Columns share the width: none is below another unless it needs no more."""
     left = width - GAP * (len(columns) - 1)
     least = [c.least if _fits(columns, width) else min(c.least, NARROW) for c in columns]
 
@@ -302,7 +302,7 @@ def _across(columns: Sequence[_Column], width: int) -> Table:
 
 
 def _down(columns: Sequence[_Column], width: int) -> Iterator[Table | str]:
-    """A line a column, and an empty one between rows."""
+    """A line per column, and an empty one between rows."""
     firm = max((c.least for c in columns), default=1)
     heading = max(1, min(max(cell_len(c.name) for c in columns), width - GAP - firm))
     for number, row in enumerate(zip(*(column.cells for column in columns), strict=True)):

@@ -35,7 +35,7 @@ FIRING_BYTES = 32
 
 
 def rate(device: str, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a product of two matrices, the best of some."""
+    """Floating-point operations per second of a product of two matrices, the best of some."""
     one = torch.ones(SIDE, SIDE, dtype=dtype, device=device)
     best, until = float("inf"), time.perf_counter() + TIMED_SECONDS
     while time.perf_counter() < until or best == float("inf"):

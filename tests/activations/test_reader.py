@@ -134,7 +134,7 @@ def test_a_batch_larger_than_the_split_is_refused(artifact: Artifact) -> None:
 
 
 def test_batches_mix_documents_as_chance_would(artifact: Artifact) -> None:
-    """Seven rows a document: pairs of one document in a batch are as rare as in a fair draw."""
+    """Seven rows per document: pairs of one document in a batch are as rare as in a fair draw."""
     source = ActivationReader(artifact).batches(1000, seed=5)
     pairs = 0
     for step in range(60):

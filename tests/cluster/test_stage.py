@@ -73,7 +73,7 @@ def test_planted_groups_are_found(
     assert adjusted_rand_score(labels.astype(str), [row["cluster"] for row in found]) > 0.95
     metrics = {row["metric"]: row["value"] for row in rows(made, "cluster_metrics")}
     assert set(metrics) == {"k", "silhouette", "nmi", "ami", "ari", "purity"}
-    assert metrics["k"] == 3  # one a label
+    assert metrics["k"] == 3  # one per label
     assert min(metrics[name] for name in ("nmi", "ami", "ari", "purity")) > 0.9
     assert made.facts == metrics
 

@@ -194,7 +194,9 @@ def test_unknown_sources_name_the_forms(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(DataError, match=r"'topic': BBC News has no such column"):
         sources.resolve(config("embedded:bbc-news", label_column="topic"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty' holds no \.txt file; expected one folder a class"):
+    with pytest.raises(
+        DataError, match=r"empty' holds no \.txt file; expected one folder per class"
+    ):
         sources.resolve(config("empty"))
     with pytest.raises(ConfigError, match=r"corpus\.subset 'en' holds for hub data sets only"):
         sources.resolve(config("news.csv", subset="en"))

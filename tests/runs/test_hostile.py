@@ -33,7 +33,7 @@ each = pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE.keys())
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A data root whose runs have hostile names and labels; name -> run_id, one a label of it."""
+    """A data root whose runs have hostile names and labels; name -> run_id, one per label of it."""
     folder = tmp_path_factory.mktemp("hostile") / "a [" / "] it's`|b"
     runs = {}
     texts = [*HOSTILE.values()]

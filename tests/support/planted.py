@@ -21,7 +21,7 @@ Contents = Mapping[Table, pa.Table]
 
 
 def filled(table: Table, **columns: Any) -> pa.Table:
-    """Rows of ``table``: arrays or lists, one a column; another value stands for all the rows.
+    """Rows of ``table``: arrays or lists, one per column; another value stands for all the rows.
 
     Columns that are left out are false, 0, an empty string or an empty list; one that alone is the
     table's key numbers the rows. A wide table takes metrics as columns. Raises ``ValueError`` for a

@@ -65,7 +65,7 @@ def _choice_of(made: Made, rows: slice) -> dict[str, bool]:
 
 
 def firings(made: Made) -> tuple[Tensor, Tensor]:
-    """Latents of all pairs, [batch * k], d_sae where there is none; firings a latent, [d_sae]."""
+    """Latents of all pairs, [batch * k], d_sae where there is none; firings per latent, [d_sae]."""
     flat, d_sae = made.buffers.index.flatten().long(), made.spec.d_sae
     return flat, torch.bincount(flat, minlength=d_sae + 1)[:d_sae]
 
@@ -102,7 +102,7 @@ def check_decode(made: Made) -> None:
         loss_gap = max(loss_gap, float(((b.loss[rows].double() - loss) / loss).abs().max()))
     findings.at_most("decode_kernel's error", (sums["error gap"] / sums["error"]) ** 0.5, 4e-3)
     findings.at_most("decode_kernel's slopes", (sums["slope gap"] / sums["slope"]) ** 0.5, 1e-4)
-    findings.at_most("decode_kernel's loss a token", loss_gap, 1e-4)
+    findings.at_most("decode_kernel's loss per token", loss_gap, 1e-4)
     size = b.centered.double().square().sum(1)
     findings.at_most("|centered|^2", relative(b.size, size), 1e-5)
     logged = made.engine.losses[made.number]

@@ -57,7 +57,7 @@ class Made:
         return self.engine.state_dict()
 
     def pieces(self, entries: int) -> Iterator[slice]:
-        """The batch in parts, where a check holds so many entries a token."""
+        """The batch in parts, where a check holds so many entries per token."""
         batch = self.spec.batch
         size = max(1, min(batch, _ENTRIES // entries))
         for first in range(0, batch, size):

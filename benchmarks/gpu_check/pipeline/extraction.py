@@ -1,4 +1,4 @@
-"""Activations: tokens a second, beside the bare forward pass; float32 values beside the CPU's."""
+"""Activations: tokens per second, beside the bare forward pass; float32 values beside the CPU's."""
 
 from __future__ import annotations
 

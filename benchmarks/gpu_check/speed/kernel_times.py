@@ -1,4 +1,4 @@
-"""Kernel by kernel: microseconds a step, and the rate against what the card can do."""
+"""Kernel by kernel: microseconds per step, and the rate against what the card can do."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def needs(sizes: Sizes, touched: float) -> dict[str, tuple[float, float]]:
 
 def told(found: dict[str, Any]) -> str:
     """The same as lines of text."""
-    lines = [f"touched latents a step: {found['touched']:.3f}; "
-             f"sum of kernels {found['sum_us']:.1f} us a step"]  # fmt: skip
+    lines = [f"touched latents per step: {found['touched']:.3f}; "
+             f"sum of kernels {found['sum_us']:.1f} us per step"]  # fmt: skip
     for row in found["rows"]:
         rates = " ".join(f"{name}={row[name]:.3g}" for name in _RATES if name in row)
         calls = f"{row['us_a_step']:9.1f} us {row['calls_a_step']:5.1f} x"

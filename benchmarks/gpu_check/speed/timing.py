@@ -1,4 +1,4 @@
-"""One contender's milliseconds, tokens a second and memory."""
+"""One contender's milliseconds, tokens per second and memory."""
 
 from __future__ import annotations
 

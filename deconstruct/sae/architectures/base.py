@@ -40,7 +40,7 @@ class Selection(Enum):
     """Which latents may fire."""
 
     PER_TOKEN = "the k largest of a token"
-    PER_BATCH = "k a token on average: the n * k largest of a batch, above a threshold afterwards"
+    PER_BATCH = "k per token on average: the n * k largest of a batch, above a threshold afterwards"
     ABOVE_EDGE = "all above their edge, whatever their number"
 
 

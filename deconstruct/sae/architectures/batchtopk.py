@@ -1,4 +1,4 @@
-"""BatchTopK: k latents a token on average. Bussmann et al. 2024 (arXiv 2412.06410)."""
+"""BatchTopK: k latents per token on average. Bussmann et al. 2024 (arXiv 2412.06410)."""
 
 from __future__ import annotations
 

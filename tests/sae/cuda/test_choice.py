@@ -62,7 +62,7 @@ def test_the_fused_step_agrees_with_the_dense_one_and_is_chosen(
     assert 0 < max(gaps) < TOLERANCE / 3
     assert "trains by the fused GPU step, which agrees" in caplog.text
     assert isinstance(choose(k=2), FusedTopK)
-    assert disagreement.cache_info().hits == 1  # once a process is enough
+    assert disagreement.cache_info().hits == 1  # once per process is enough
 
 
 class Wrong:

@@ -59,7 +59,7 @@ def test_all_kernels_compile_and_fit(case: str, tmp_path: Path) -> None:
     assert {launch["kernel"] for launch in launches} == wanted
     for launch in launches:
         assert launch["registers"] * 32 * launch["warps"] <= 65536, launch
-        assert launch["spilled"] <= 64, launch  # what does not fit into registers, bytes a thread
+        assert launch["spilled"] <= 64, launch  # what does not fit into registers, bytes per thread
 
 
 def test_a_kernel_that_does_not_fit_is_found_out(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ class Encoder:
     def _room(self) -> Iterator[_Room]:
         try:
             room = self._free.get_nowait()
-        except Empty:  # at most once a thread
+        except Empty:  # at most once per thread
             room = _Room(self._block, len(self.shadow))
         yield room
         self._free.put(room)

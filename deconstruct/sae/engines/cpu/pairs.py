@@ -39,7 +39,7 @@ class PairProducts:
 
     offsets, int64, and counts, int32: [tokens], where a token's pairs begin and how many they are.
     latents int32, values and slope float32: [places]. Sorted by latent: starts int32 [d_sae + 1],
-    and a token, a value and a slope a place.
+    and per place a token, a value and a slope.
     """
 
     def __init__(

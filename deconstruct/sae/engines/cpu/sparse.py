@@ -197,7 +197,7 @@ class SparseEngine(Engine):
         return Nested(W_dec, self._groups, array_of(x), array_of(inputs), into_both, 2 / n), encoder
 
     def _of_latents(self) -> dict[str, Floats]:
-        """The parameters with one number a latent, and b_dec."""
+        """The parameters with one number per latent, and b_dec."""
         state = self._state
         return {name: array_of(state[name]) for name in self._names if state[name].dim() == 1}
 

@@ -3,7 +3,7 @@
     c    = z - b_dec
     pre  = c @ W_enc + b_enc                 the only dense product, a block of tokens at a time
     a    = the k largest of relu(pre)        while the block is in cache
-    e    = a @ W_dec + b_dec - z             k rows a token
+    e    = a @ W_dec + b_dec - z             k rows per token
     loss = mean |e|^2  [+ AuxK over the dead latents, if there are any]
 
 Weights and moments are float32; W_enc is kept transposed, [d_sae, d_in], so that a latent is a

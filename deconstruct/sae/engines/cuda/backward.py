@@ -31,7 +31,7 @@ def set_pace(buffers: Buffers, aux: dict[str, Tensor] | None) -> None:
 
 
 def chunk_sums(buffers: Buffers) -> None:
-    """Gradient rows of latents whose pairs fill whole chunks of the order, a sum a chunk: so that
+    """Gradient rows of latents whose pairs fill whole chunks of the order, a sum per chunk: so that
     a latent that fires everywhere is summed by many programs."""
     spec = buffers.spec
     if blocks := spec.batch * spec.k // buffers.options.tiling.chunk:

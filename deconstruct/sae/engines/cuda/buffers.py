@@ -83,7 +83,7 @@ class Buffers:
         self.spec, self.options, self.state, self.device = spec, options, state, device
         card = card or Card.of(device)
         self.sms = card.sms
-        # Near sqrt(d_sae / k) columns a group, both levels of the selection read as much.
+        # Near sqrt(d_sae / k) columns per group, both levels of the selection read as much.
         self.group = min(128, max(16, power_of_two(math.sqrt(f / k))))
         # TMA wants rows that begin on 16 bytes.
         able = card.fuses and d % 8 == 0 and f % 8 == 0

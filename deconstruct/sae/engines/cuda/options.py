@@ -65,7 +65,7 @@ class GpuOptions:
     """How the fused step is done, where there is a choice."""
 
     refresh_every: int = 64  # steps between two looks at how many latents may be dead, at most
-    # bfloat16: 18 bytes a parameter in place of 26, rounded stochastically.
+    # bfloat16: 18 bytes per parameter in place of 26, rounded stochastically.
     moments: Literal["float32", "bfloat16"] = "float32"
     # fused: a Triton product that makes the selection's maxima on its way out (Hopper's TMA).
     # cublas: the library's, then a pass for the maxima. auto: fused where it can be.

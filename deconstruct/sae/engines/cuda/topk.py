@@ -2,13 +2,13 @@
 
     xc    = x - b_dec
     z     = top-k of relu(xc @ W_enc + b_enc)        the only dense product
-    e     = z @ W_dec - xc                           k rows a token
+    e     = z @ W_dec - xc                           k rows per token
     loss  = mean over tokens of |e|^2  [+ AuxK]
 
-Gradients are sums over the B*k firing (token, latent) pairs, sorted by latent once a step; they are
-formed a row at a time in registers and meet Adam there, so the optimiser moves 24 bytes a parameter
-plus 2 for the bf16 copy that the next step multiplies by. The order of launches: `step`; the
-launches: `forward`, `backward`; kernels: ``kernels/``; their reference, the CPU engine's:
+Gradients are sums over the B*k firing (token, latent) pairs, sorted by latent once per step; they
+are formed a row at a time in registers and meet Adam there, so the optimiser moves 24 bytes per
+parameter plus 2 for the bf16 copy that the next step multiplies by. The order of launches: `step`;
+the launches: `forward`, `backward`; kernels: ``kernels/``; their reference, the CPU engine's:
 ``tests/support/sae_reference.py``.
 
 Numbers: master weights and moments float32, products bf16 with float32 sums. W_enc is kept
@@ -41,7 +41,7 @@ class FusedTopK(Engine):
 
     spec: a TopK step. ``clip_norm`` infinite: no clipping. weights: ``W_enc [d_in, d_sae]``,
     ``b_enc [d_sae]``, ``W_dec [d_sae, d_in]``, ``b_dec [d_in]``, any float dtype. learning_rates:
-    one a step, [steps]; the schedule lives on the device.
+    one per step, [steps]; the schedule lives on the device.
 
     Raises RuntimeError with `unavailable`'s reason, ValueError for sizes out of range.
     """

@@ -134,7 +134,7 @@ def group_by_latent(
     by_value: Float,
     by_slope: Float,
 ) -> None:
-    """Sort the (token, latent) pairs by latent, stably: one counting sort a step.
+    """Sort the (token, latent) pairs by latent, stably: one counting sort per step.
 
     starts: int32 [F + 1]. Places starts[f]:starts[f + 1] of tokens, by_value and by_slope, all
     [P], are filled with the tokens of latent f's pairs, its values there times scale, and their

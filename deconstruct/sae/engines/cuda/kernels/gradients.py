@@ -57,7 +57,7 @@ def chunk_kernel(
     BLOCK_D: tl.constexpr,
     U: tl.constexpr,
 ):
-    """Sums over the blocks of CHUNK sorted pairs that belong to one latent; one program a block.
+    """Sums over the blocks of CHUNK sorted pairs that belong to one latent; one program per block.
 
     latents: sorted, int32 [B*K]; partials: float32 [B*K // CHUNK, D] of ``value * error`` and of
     ``slope * centered``, written for such blocks only.

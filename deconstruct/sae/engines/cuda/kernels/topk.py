@@ -92,7 +92,7 @@ def encode_kernel(
 ):
     """``pre = x @ W.T + bias`` in bf16 [B, F], and the ReLU'd maximum of each GROUP columns.
 
-    x [B, D] and W [F, D] come as TMA descriptors. One or two programs a multiprocessor walk over
+    x [B, D] and W [F, D] come as TMA descriptors. One or two programs per multiprocessor walk over
     tiles, BAND tile rows at a time, so that W's tiles are read once per band. maxima: int16 [B, G].
     """
     tiles_m = tl.cdiv(B, BM)
@@ -115,7 +115,7 @@ def encode_kernel(
 
 @triton.jit
 def group_max_kernel(pre, maxima, F, G, GROUP: tl.constexpr, BLOCK_G: tl.constexpr):
-    """ReLU'd maximum of each GROUP columns of a row; ceil(G / BLOCK_G) programs a row.
+    """ReLU'd maximum of each GROUP columns of a row; ceil(G / BLOCK_G) programs per row.
 
     pre: int16 bits [B, F]; maxima [B, G].
     """
@@ -152,7 +152,7 @@ def _take_top(key, K, low, high):
 
 @triton.jit
 def choose_groups_kernel(maxima, groups, G, K: tl.constexpr, GROUPS_P2: tl.constexpr):
-    """First level: the K groups of each row with the largest maxima; one program a row.
+    """First level: the K groups of each row with the largest maxima; one program per row.
 
     maxima: int16 [B, G]; groups: int32 [B, K + 2], in ascending order, then their number and the
     smallest chosen maximum, below which no entry of the row need be looked at.
@@ -182,7 +182,7 @@ def select_kernel(
     SLOTS_P2: tl.constexpr,
     K_P2: tl.constexpr,
 ):
-    """Second level: each row's K largest positive entries, in column order; one program a row.
+    """Second level: each row's K largest positive entries, in column order; one program per row.
 
     pre: int16 bits [B, F]; groups: as `choose_groups_kernel` left them; index: int32 [B, K], F
     where fewer than K entries are positive; value: float32 [B, K], 0 there. ``count[i]`` (int32
@@ -268,7 +268,7 @@ def decode_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Decode, error and the chosen activations' gradients; one program a token.
+    """Decode, error and the chosen activations' gradients; one program per token.
 
     centered: bf16 [B, D], ``x - b_dec``; weight: bf16 [F, D]; index, value [B, K] as the selection
     left them; error: bf16 bits [B, D], ``e = value @ weight - centered``; slope: float32 [B, K],

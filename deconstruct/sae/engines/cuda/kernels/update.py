@@ -178,7 +178,7 @@ def update_rows_kernel(
     AUX: tl.constexpr,
     HALF: tl.constexpr,
 ):
-    """One latent's gradient row and its Adam update, in registers; one program a latent.
+    """One latent's gradient row and its Adam update, in registers; one program per latent.
 
     weight, moment1, moment2: float32 [F, D], HALF: the moments are the int16 bits of bf16 ones,
     rounded stochastically; shadow: bf16 bits of the weight, written. The gradient is
