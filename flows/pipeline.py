@@ -155,7 +155,10 @@ def going_on(
         return {}, None
     standing = standing_runs.find(root, run.config, run.model)
     if not standing:
-        log.info("no standing run %r of these settings yet; it trains the first", run.config.name)
+        log.info(
+            "there is no run %r with these settings to go on from; this one trains the first SAE",
+            run.config.name,
+        )
         return {}, None
     newest = max(standing.values(), key=lambda one: int(one.corpus.facts["documents"]))
     return standing, standing_runs.base_of(root, run.config, source, newest.corpus)

@@ -53,7 +53,7 @@ def check_device(device: str) -> None:
     if device in ("auto", "cpu"):
         return
     if not re.fullmatch("cuda(:[0-9]{1,4})?", device):
-        raise ConfigError(f"device {device!r} is not to be had here; choose auto, cpu or cuda[:N]")
+        raise ConfigError(f"there is no device {device!r} here; choose auto, cpu or cuda[:N]")
     from deconstruct.common.hardware import pick_device
 
     pick_device(device)

@@ -103,16 +103,21 @@ def serving(home: Path, port: int, gpus: int, say: Say) -> Iterator[Served]:
     noted: TextIO | None = None
     workers = [Worker("cpu", "local-cpu", ("--limit", str(CPU_RUNS))), *_gpu_workers(gpus)]
     try:
-        new = "" if (environment.state() / DATABASE).exists() else "; a new home takes it a while"
+        new = (
+            ""
+            if (environment.state() / DATABASE).exists()
+            else "; in a new data root this takes a while"
+        )
         say(f"server      starts at {server.url}{new}")
         _deploy_once_up(server, say)
         noted = environment.note_server(home, server.url)
         say(f"UI          http://{HOST}:{port}; its password is in {str(kept)!r}")
-        say(f"commands    export PREFECT_API_URL={server.url}")
+        say("prefect     its own commands need")
+        say(f"            export PREFECT_API_URL={server.url}")
         say(f'            export {secret.CARRIED}="$(cat {shlex.quote(str(kept))})"')
         for worker in workers:
             worker.keep()
-            say(f"worker      {worker.name}, of pool {worker.pool}")
+            say(f"worker      {worker.name}, for pool {worker.pool}")
         yield Served(home, server, workers, say)
     finally:
         if noted is not None:

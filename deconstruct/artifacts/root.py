@@ -196,7 +196,7 @@ class DataRoot:
             try:
                 yield Artifact(folder, manifest_in(folder))
             except (OSError, NotBelieved):
-                log.warning("%s does not read; left out", path)
+                log.warning("%s can't be read; it is left out", path)
 
     def _sound(self, stage: str, key: str) -> Artifact | None:
         """The artifact if it is here, verified; then it is in use, and the remote has it too."""

@@ -35,12 +35,12 @@ _REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
     errno.ENAMETOOLONG: "name a shorter one",
-    errno.EISDIR: "a file is due there: move the folder away",
-    errno.ENOTDIR: "a folder is due there: move the file away",
-    errno.EEXIST: "something else is due there: move it away",
-    errno.ENOTEMPTY: "something else is due there: move it away",
+    errno.EISDIR: "a file belongs there: move the folder away",
+    errno.ENOTDIR: "a folder belongs there: move the file away",
+    errno.EEXIST: "something else belongs there: move it away",
+    errno.ENOTEMPTY: "something else belongs there: move it away",
     errno.ELOOP: "no link is followed there: move it away",
-    errno.ENXIO: "a file is due there: move it away",
+    errno.ENXIO: "a file belongs there: move it away",
 }
 """What a person does about a fault of the file system that no second try changes."""
 

@@ -17,7 +17,7 @@ def pick_device(device: str = "auto") -> str:
         kind, index = "unknown", None
     there = kind == "cpu" or (kind == "cuda" and torch.cuda.is_available())
     if not there or (kind == "cuda" and index is not None and index >= torch.cuda.device_count()):
-        raise ConfigError(f"device {device!r} is not to be had here; choose auto, cpu or cuda[:N]")
+        raise ConfigError(f"there is no device {device!r} here; choose auto, cpu or cuda[:N]")
     return device
 
 

@@ -95,7 +95,7 @@ def locate(config: CorpusConfig) -> tuple[Kind, Path]:
     if source.startswith("embedded:"):
         return "embedded", _embedded(source)
     if not source.strip():
-        raise ConfigError(f"corpus.source {source!r} names nothing; known are {FORMS}")
+        raise ConfigError(f"corpus.source {source!r} is empty; name {FORMS}")
     path = absolute(source)
     with _readable(source):
         if path.is_dir():
@@ -259,12 +259,12 @@ def _embedded(source: str) -> Path:
 
 def _unknown(source: str, path: Path) -> str:
     if path.exists():
-        return f"corpus.source {source!r} is of no known form; known are {FORMS}"
+        return f"corpus.source {source!r} is of no form that we read; name {FORMS}"
     near: list[str] = []
     if path.parent.is_dir():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1)
     hint = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
-    return f"corpus.source {source!r}: there is no {str(path)!r}.{hint} Known are {FORMS}"
+    return f"corpus.source {source!r}: there is no {str(path)!r}.{hint} Name {FORMS}"
 
 
 def reader_of(kind: Kind, path: Path, config: CorpusConfig) -> textfiles.Reader:

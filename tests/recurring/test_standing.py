@@ -73,5 +73,5 @@ def test_what_changed_in_place_is_another_model(
     other = replace(MODEL, **{changed: "cd" * 16})
     with caplog.at_level(logging.WARNING, "deconstruct.stages"):
         assert found(tmp_path, config(), other) is None
-    assert f"is not what it was when run {run} was made" in caplog.text
+    assert f"have changed since run {run} was made" in caplog.text
     assert found(tmp_path, config()) == run  # and when it is as it was

@@ -32,7 +32,7 @@ except SystemExit as error:
     [
         (["--set", "corpus.source=/no/such.csv"], "there is no '/no/such.csv'"),
         (["--set", "sae.batch_size=100_000"], "sae.batch_size = 100000 is more than the"),
-        (["--device", "gpu"], "device 'gpu' is not to be had here"),
+        (["--device", "gpu"], "there is no device 'gpu' here"),
         (["--set", "corpus.label_column=none", "--set", "sae.batch_size=5000"], "batch_size"),
     ],
 )

@@ -108,7 +108,7 @@ def ended(
         ("full", "is full while stage activations writes; nothing of it is published"),
         ("nan", "activations at site '1.resid_post' are not finite in document"),
         ("few tokens", "sae.batch_size = 100000 is more than the"),
-        ("device", "device 'cuda:9' is not to be had here"),
+        ("device", "there is no device 'cuda:9' here"),
     ],
 )
 def test_bad_input_is_one_sentence(what: str, said: str, ended: dict[str, Future[Ended]]) -> None:

@@ -63,7 +63,7 @@ def week(tmp_path_factory: pytest.TempPathFactory, server: str) -> Week:
     weights["model.layers.0.mlp.down_proj.weight"] *= 3
     save_file(weights, week.model / "model.safetensors", metadata={"format": "pt"})
     said = week.night()  # 5: the model was trained on
-    assert "is not what it was when run" in said
+    assert "have changed since run" in said
     return week
 
 

@@ -111,7 +111,7 @@ def test_what_can_not_be_logged_to_is_said_before_the_work(
     root: DataRoot, activations_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(trackers.VARIABLE, "tensorbored")
-    with pytest.raises(ConfigError, match="names 'tensorbored'; known are tensorboard, wandb"):
+    with pytest.raises(ConfigError, match="names 'tensorbored'; it may name tensorboard, wandb"):
         stage.train(root, CONFIG, activations=activations_artifact, device="cpu")
     monkeypatch.setenv(trackers.VARIABLE, "wandb")
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)

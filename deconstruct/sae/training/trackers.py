@@ -36,7 +36,7 @@ def wanted() -> tuple[str, ...]:
     names = tuple(filter(None, (n.strip() for n in os.environ.get(VARIABLE, "").split(","))))
     for name in names:
         if name not in TRACKERS:
-            raise ConfigError(f"{VARIABLE} names {name!r}; known are {', '.join(TRACKERS)}")
+            raise ConfigError(f"{VARIABLE} names {name!r}; it may name {', '.join(TRACKERS)}")
         if find_spec(name) is None:
             raise ConfigError(
                 f"{VARIABLE} names {name!r}, which is not installed; "
