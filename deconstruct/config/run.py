@@ -60,7 +60,12 @@ class GatesConfig(Settings):
 class RunConfig(Settings):
     """A whole run of the pipeline."""
 
-    name: str = Field("default", min_length=1, max_length=100, description="What you call it.")
+    name: str = Field(
+        "default",
+        min_length=1,
+        max_length=100,
+        description="What you call the run; later runs can go on from it by this name.",
+    )
     model: ModelConfig = ModelConfig()
     corpus: CorpusConfig = CorpusConfig()
     activations: ActivationsConfig = ActivationsConfig()

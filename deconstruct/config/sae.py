@@ -114,9 +114,9 @@ class SaeConfig(Settings):
         description="Adam's peak rate; none: 2e-4 * sqrt(16384 / d_sae), raised for "
         "runs shorter than 20,000 steps (topk: 10,000).",
     )
-    warmup_share: float = Field(0.05, ge=0, le=1, description="Share of the steps of warm-up.")
-    decay_share: float = Field(0.2, ge=0, le=1, description="Share of the steps of decay.")
-    decay: Literal["linear", "cosine"] = Field("linear", description="Shape of the decay to zero.")
+    warmup_share: float = Field(0.05, ge=0, le=1, description="Share of steps with a rising rate.")
+    decay_share: float = Field(0.2, ge=0, le=1, description="Share of steps with a falling rate.")
+    decay: Literal["linear", "cosine"] = Field("linear", description="How the rate falls to zero.")
     aux_k: int | None = Field(
         None,
         ge=0,
@@ -143,15 +143,15 @@ class SaeConfig(Settings):
         None,
         ge=1,
         le=MOST_ROWS,
-        description="Stop early once the held-out FVU, looked at 20 times in a run, has not fallen "
-        "so often in a row; none: never.",
+        description="Stop early once the held-out FVU, measured 20 times per run, has not fallen "
+        "this many times in a row; none: never.",
     )
     held_out_share: float = Field(
         0.05,
         gt=0,
         lt=0.5,
-        description="Of the train split's tokens, in whole documents, kept out of training for "
-        "patience to look at.",
+        description="With patience: share of the train split's tokens, in whole documents, that "
+        "is not trained on but measured.",
     )
     seed: int = Field(0, ge=0, description="Initial weights and the order of the batches.")
 

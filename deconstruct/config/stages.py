@@ -61,7 +61,10 @@ class CorpusConfig(Settings):
         "auto", description="Begin documents with the BOS token; auto: as the tokenizer does."
     )
     test_share: float = Field(
-        0.2, gt=0, lt=1, description="Share of the documents held out, by a digest of their text."
+        0.2,
+        gt=0,
+        lt=1,
+        description="Share of the documents held out; a digest of the text decides which.",
     )
     seed: int = Field(0, ge=0, description="Changes which documents are held out.")
 
@@ -107,7 +110,9 @@ class ActivationsConfig(Settings):
 class LatentsConfig(Settings):
     """How the trained SAE is applied to the corpus."""
 
-    threshold: float = Field(0.0, ge=0, description="Weaker activations are not recorded.")
+    threshold: float = Field(
+        0.0, ge=0, description="Activations that are not above this are not recorded."
+    )
 
 
 class EvaluationConfig(Settings):
@@ -129,7 +134,9 @@ class EvaluationConfig(Settings):
 class ProbeConfig(Settings):
     """Linear probes of labels from pooled latents."""
 
-    pooling: Literal["mean", "max"] = Field("mean", description="Of a document's tokens.")
+    pooling: Literal["mean", "max"] = Field(
+        "mean", description="How the latents of a document's tokens become one row."
+    )
     ks: tuple[int, ...] = Field(
         (1, 2, 5, 20), description="Sizes of the sparse probes, beside the one on all latents."
     )

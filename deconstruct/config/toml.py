@@ -36,7 +36,10 @@ def load_as(model: type[Run], path: Path | str | None = None, overrides: Iterabl
         try:
             values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
         except OSError as error:
-            raise ConfigError(f"config {str(path)!r} can't be read: {error.strerror}") from error
+            raise ConfigError(
+                f"config {str(path)!r} can't be read: {error.strerror}; name a TOML file, "
+                "for example one that 'deconstruct init' writes"
+            ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"config {str(path)!r} is not TOML: {error}") from error
         values = _without_none(values, model)
