@@ -121,7 +121,7 @@ def run(contender: str, job: dict[str, Any], scratch: Path) -> dict[str, Any]:
 def measure_time(
     contenders: list[str], job: dict[str, Any], d_in: int, repeats: int, scratch: Path
 ) -> dict[str, Any]:
-    """Milliseconds a step of every contender, in turn, beside the bare product."""
+    """Milliseconds per step of every contender, in turn, beside the bare product."""
     took: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     gemm = []
     for _ in range(repeats):

@@ -31,7 +31,7 @@ ARCHITECTURES = ("batchtopk", "jumprelu")
 
 
 def measure(job: dict[str, Any], steps: dict[str, int], repeats: int, scratch: Path) -> Any:
-    """Milliseconds a step of both, in turn, and how many times longer SAELens takes."""
+    """Milliseconds per step of both, in turn, and how many times longer SAELens takes."""
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in steps}
     for _ in range(repeats):
         for name, own in runs.items():

@@ -96,7 +96,7 @@ def pipeline(
     growth: Growth = "anew",
     engine: Spread = _ENGINE,
 ) -> list[SiteResult]:
-    """Take a language model apart as ``config`` says, one SAE a hook site.
+    """Take a language model apart as ``config`` says, one SAE per hook site.
 
     Stages whose results are there already are answered from cache. Raises ``DeconstructError``
     before any long work if the configuration can't be run, and in place of publishing if the run
@@ -106,14 +106,13 @@ def pipeline(
         config: What is run: model, corpus, sites, SAE and how it is judged.
         home: The data root; empty: DECONSTRUCT_HOME of the worker, or ./data.
         device: auto, cpu, cuda or cuda:N.
-        growth: What becomes of documents that the standing run of this name and these settings
-            has seen. anew: nothing is known of it, the result is one of the configuration and the
-            source alone. encode: their activations and firings stand; new documents are run
-            through the model and the standing SAE, and compared with those that it was trained
-            on. retrain: their activations stand, and an SAE is trained on all, from its seed.
-            retrain-warm: the same, but from the standing SAE, on sae.warm_tokens; one that was
-            trained on all of them already is kept. Without a standing run, all of these train
-            the first one.
+        growth: How to go on from the standing run, the newest of this name and these settings.
+            anew: take no notice of it; the result depends on configuration and source alone.
+            encode: keep its activations, firings and SAE; new documents are run through the
+            model and that SAE, and compared with those that it was trained on. retrain: keep its
+            activations, and train an SAE on all documents, from its seed. retrain-warm: the same,
+            but from the standing SAE, on sae.warm_tokens; an SAE that was trained on all of them
+            already is kept. Without a standing run, all of these train the first SAE.
         engine: What extraction is spread over; by default this process does all of it.
     """
     started = datetime.now(UTC)
