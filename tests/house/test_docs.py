@@ -10,6 +10,7 @@ import typer
 from support.paths import ROOT
 from support.refresh import refresh
 
+from deconstruct.commands import ORDER
 from deconstruct.config import RunConfig
 from deconstruct.config import page as reference
 from deconstruct.store.ddl import macros
@@ -43,6 +44,11 @@ def test_each_command_and_option_has_its_line() -> None:
                 shown = " / ".join([*one.opts, *one.secondary_opts])
             row = ROW.format(re.escape(shown))
             assert re.search(row, told[name], re.M), f"{name} {shown} has no meaning"
+
+
+def test_help_begins_with_what_a_newcomer_needs() -> None:
+    listed = typer.main.get_command(app).list_commands(None)  # type: ignore[attr-defined,arg-type]
+    assert listed == list(ORDER)
 
 
 def test_each_macro_has_its_page_part_which_is_of_todays_store() -> None:
