@@ -1,18 +1,23 @@
-"""Asks every question of docs/sql.md again and writes the answers anew, and the pages made of code.
+"""Writes anew what the pages show: answers of docs/sql.md, outputs in README, pages made of code.
 
     .venv/bin/python docs/refresh.py [--home data]
     .venv/bin/python docs/refresh.py --schema   # schema.md, macros.md, commands.md, config.md
 
 The latter need no run.
 
-The data root must hold the three runs that docs/sql.md names.
+The data root must hold the three runs that docs/sql.md names; README's, which `make run` makes, is
+run in it if it is not there.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import os
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +31,7 @@ from deconstruct.store import open_store
 from deconstruct.store.ddl import create_macros, create_views
 from deconstruct.store.describe import macros_page, schema_page
 from deconstruct.store.migrate import migrate
+from deconstruct.store.query import data_root
 from deconstruct.store.render import write_table
 from flows.cli import app
 
@@ -56,6 +62,14 @@ they are named after; below `show` and `latent`, `run_id` is said once.
 - `gc`: `garbage`, each with `kind`, `stage`, `key`, `path`, `bytes` and `used`; `bytes` of all;
   `removed`, whether they are gone; `fresh_bytes`, what is unneeded but was used of late.
 """
+ROWS = 3
+OUTPUT = r"(?:(?: {4}(?!\$ ).*)?\n)*(?=\S| {4}\$ )"
+SHOWN = re.compile(
+    rf"^    \$ (deconstruct (?:latent|runs|show|sql)\b.*(?:\n {{10}}.*)*)\n\n({OUTPUT})",
+    re.MULTILINE,
+)
+"""A command in an indented block, on several lines where they are indented further; its output."""
+ENDING = re.compile(rf"^(.*`make run` ends with.*)\n\n({OUTPUT})", re.MULTILINE)
 QUESTION = re.compile(r"```sql\n(.*?)```\n(?:\n```text\n.*?```\n)?", re.DOTALL)
 
 
@@ -78,6 +92,46 @@ def empty_store() -> duckdb.DuckDBPyConnection:
     create_views(store, Path("nowhere"))
     create_macros(store)
     return store
+
+
+def shown(page: str, say: Callable[[str], str]) -> str:
+    """The page with each command of an indented block followed by what it prints now."""
+    return SHOWN.sub(lambda m: f"    $ {m[1]}\n\n{_indented(elided(say(m[1])))}\n\n", page)
+
+
+def elided(output: str) -> str:
+    """An output with the first rows of each table: a page is to show what it looks like."""
+    parts = []
+    for part in output.strip("\n").split("\n\n"):
+        lines = part.splitlines()
+        counted = bool(re.fullmatch(r"\d+ rows?", lines[-1]))  # whole, as a query gives it
+        long = len(lines) > ROWS + 3 and not counted
+        parts.append("\n".join([*lines[: ROWS + 2], "..."] if long else lines))
+    return "\n\n".join(parts)
+
+
+def readme(page: str, ending: str, say: Callable[[str], str]) -> str:
+    """README with the ``ending`` of `make run`, and with what its commands print of that run."""
+    [run_id] = re.findall(r"deconstruct show (\w+)", ending)
+    [latent] = re.findall(r"deconstruct latent \w+ (\d+)", ending)
+    page = ENDING.sub(lambda m: f"{m[1]}\n\n{_indented(ending)}\n\n", page)
+    page = re.sub(r"(latent latest |'latest', )\d+", rf"\g<1>{latent}", page)
+    page = re.sub(r"(compare_runs\(')\w+", rf"\g<1>{run_id}", page)
+    return shown(page, say)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}".rstrip() for line in text.strip("\n").splitlines())
+
+
+def _printed(arguments: list[str], home: str) -> str:
+    """What a command prints on a terminal of 100 columns, without the progress beside it."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from flows.cli import app; app()", *arguments],
+        env={**os.environ, "COLUMNS": "100", "DECONSTRUCT_HOME": home},
+        cwd=DOCS.parent, stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout
 
 
 def commands(of: Any, name: str = "deconstruct") -> Iterator[tuple[str, Any]]:
@@ -130,9 +184,16 @@ def main() -> None:
     (DOCS / "commands.md").write_text(commands_page())
     (DOCS / "config.md").write_text(configuration.page())
     if not arguments.schema:
-        with open_store(arguments.home) as store:
+        home = str(data_root(arguments.home))
+        with open_store(home) as store:
             page = DOCS / "sql.md"
             page.write_text(answered(page.read_text(), lambda query: answer(store, query)))
+        page = DOCS.parent / "README.md"
+        ending = _printed(["run", "configs/embedded.toml"], home).replace(f" --home {home}", "")
+        ending = re.sub(r"(?<=^  )\S*deconstruct", ".venv/bin/deconstruct", ending, flags=re.M)
+        page.write_text(
+            readme(page.read_text(), ending, lambda line: _printed(shlex.split(line)[1:], home))
+        )
 
 
 if __name__ == "__main__":

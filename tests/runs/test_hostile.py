@@ -124,7 +124,7 @@ def test_what_the_server_is_told(
     monkeypatch.setattr(ui, "flow_run", SimpleNamespace(get_id=lambda: "one"))
     monkeypatch.setattr(ui, "create_table_artifact", lambda table, **_: "1")
     monkeypatch.setattr(ui, "create_markdown_artifact", lambda text, **more: left.update(t=text))
-    outcomes = [Outcome(stage="sae", key="a", cached=False, seconds=1.0)]
+    outcomes = [Outcome(stage="sae", key="a" * 32, cached=False, seconds=1.0)]
     ui.show_results(DataRoot(folder), config, runs[name], "9.resid_post", outcomes)
     page = left["t"]
     assert not obeyed(page)

@@ -69,12 +69,12 @@ def ended(
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     in_the_way = folder / "file"
     in_the_way.write_text("")
-    full = folder / "full"
-    shard = "train-00001.parquet"
-    key = artifacts(finished)["activations"].key
-    scratch = full / "activations" / f".{key}.partial" / ".scratch"
-    scratch.mkdir(parents=True)
-    (scratch / f"{shard}.unfinished").symlink_to("/dev/full")  # every write to it: ENOSPC
+    hook = folder / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(
+        "from support.full_disk import full_for\nfull_for('train-00001.parquet')\n"
+    )
+    path = f"{hook}:{ROOT / 'tests'}:{ROOT}"
     return {
         "unknown field": start(config, "--set", "sae.latents=7"),
         "value": start(config, "--set", "sae.k=many"),
@@ -86,7 +86,7 @@ def ended(
         "one class": start(config, "--set", f"corpus.source={one_class}"),
         "home": start(config, home=in_the_way / "home"),
         "proc": start(config, home=Path("/proc/home")),
-        "full": start(config, home=full),
+        "full": start(config, PYTHONPATH=path),
         "nan": start(config, "--set", f"model.name={broken}"),
         "few tokens": start(config, "--set", "sae.batch_size=100_000"),
         "device": start(config, "--device", "cuda:9"),

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import re
+import shlex
+import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 
 import duckdb
 import pytest
 from support.paths import ROOT
 from support.refresh import refresh
 from support.store_artifacts import plant
+from typer.testing import CliRunner
 
+from deconstruct.cli import app
 from deconstruct.store import open_store, publish
 from deconstruct.store.describe import columns, er_diagram, references, schema_page
+from deconstruct.store.headlines import HEADLINES
 from deconstruct.store.schema import RELATIONS
 
 DOCS = ROOT / "docs"
 PAGE = (DOCS / "sql.md").read_text()
+README = (ROOT / "README.md").read_text()
 NAMES = ("business", "sports", "tech")
 
 
@@ -26,10 +33,17 @@ QUESTIONS = re.findall(
 )
 
 
+SHOWN = REFRESH.SHOWN.findall(README)
+
+
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("docs")
+
+
+@pytest.fixture(scope="module")
+def store(home: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """A small store with runs of the names that the page uses."""
-    home = tmp_path_factory.mktemp("docs")
     for seed, name in enumerate(("layer-9", "layer-5", "layer-9-seed-1")):
         run = plant(home, name, seed=seed, names=NAMES)
         publish(home, run.record, run.artifacts)
@@ -95,3 +109,38 @@ def test_what_the_diagram_connects_can_be_joined(store: duckdb.DuckDBPyConnectio
             "HAVING count(*) > 1)"
         ).fetchall()
         assert twice == [(0,)], parent
+
+
+def heads(output: str) -> list[str]:
+    """The title of each part of a page, and the names of its columns."""
+    found = []
+    for part in textwrap.dedent(output).strip().split("\n\n"):
+        title, *rest = part.splitlines()
+        found.append(" ".join(re.findall(r"[A-Za-z_]{2,}", re.sub(r"run \w+", "run", title))))
+        if rest and all(re.fullmatch(r"[a-z_]+", word) for word in rest[0].split()):
+            found.append(" ".join(rest[0].split()))
+    return found
+
+
+@pytest.mark.parametrize(("command", "output"), SHOWN, ids=[command for command, _ in SHOWN])
+def test_what_readme_shows_is_what_its_commands_print(
+    store: duckdb.DuckDBPyConnection, home: Path, command: str, output: str
+) -> None:
+    """Titles and columns; the numbers are of another run."""
+    words = shlex.split(re.sub(r"latent latest \d+", "latent latest 1", command))[1:]
+    printed = CliRunner().invoke(app, [*words, "--home", str(home)], env={"COLUMNS": "100"})
+    assert printed.exit_code == 0, printed.output
+    assert heads(output) == heads(printed.stdout)
+    assert len(heads(output)) > 0
+
+
+def test_readme_ends_a_run_as_a_run_ends() -> None:
+    [ending] = REFRESH.ENDING.findall(README)
+    for headline in HEADLINES:
+        assert re.search(rf"^    {re.escape(headline.label)} .*\d", ending[1], re.MULTILINE), (
+            headline
+        )
+    readings = re.findall(
+        r"(lower is better|higher is better|a baseline)$", ending[1], re.MULTILINE
+    )
+    assert readings == [h.reading for h in HEADLINES if h.reading]
