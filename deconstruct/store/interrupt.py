@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from contextvars import copy_context
 from threading import Thread
 from typing import TypeVar
 
@@ -17,6 +18,8 @@ PATIENCE = 5.0
 def interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:
     """What ``work`` returns or raises, done on a thread of its own, so that this one is free.
 
+    What this one's context holds (options of a command), holds there too.
+
     Ctrl-C stops the query that ``work`` is at on ``connection`` and raises KeyboardInterrupt.
     """
     answer: Future[T] = Future()
@@ -27,7 +30,7 @@ def interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], T]) 
         except BaseException as error:
             answer.set_exception(error)
 
-    Thread(target=run, daemon=True).start()
+    Thread(target=copy_context().run, args=(run,), daemon=True).start()
     try:
         return answer.result()
     except KeyboardInterrupt:
