@@ -89,7 +89,7 @@ def runs(
     """List the runs, newest first, with their main figures; 'runs rm' takes runs out."""
     context.obj = home
     if context.invoked_subcommand is None:
-        with open_store(home, verify=False) as connection:
+        with open_store(home, files=False, verify=False) as connection:
             if format_ == "json":
                 return say_json(records.runs(connection, rows))
             render.terminal().print(*pages.runs(connection, rows), sep="\n")
@@ -119,7 +119,7 @@ def rm(
 @report_errors
 def show(run: Run = "latest", home: Home = None, format_: Json = "table") -> None:
     """Show what one run found: its stages, metrics, probes with their baselines, and clusters."""
-    with open_store(home, verify=False) as connection:
+    with open_store(home, files=False, verify=False) as connection:
         run_id = resolve_run(connection, run)
         check_query(connection, home, pages.READ_BY_SHOW, run_id=run_id, verify=verifying.get())
         if format_ == "json":
@@ -146,7 +146,7 @@ def latent(
 ) -> None:
     """Show one latent: how often it fires, on which tokens, and in which contexts most strongly."""
     console = render.terminal()
-    with open_store(home, verify=False) as connection:
+    with open_store(home, files=False, verify=False) as connection:
         run_id = resolve_run(connection, run)
         check_query(connection, home, pages.READ_BY_LATENT, run_id=run_id, verify=verifying.get())
         if format_ == "json":

@@ -142,7 +142,7 @@ def _latent(store: duckdb.DuckDBPyConnection, run_id: str) -> Shown | None:
 def print_summary(home: Path, run_id: str) -> None:
     """Print what a run found, on standard output, and what to type next."""
     console = terminal()
-    with open_store(str(home), verify=False) as store:
+    with open_store(home, files=False, verify=False) as store:
         name, site, d_sae, tokens = _one(store, _RUN, run_id)
         found = findings(store, run_id)
     heading = f"  {site}, {d_sae} latents, {tokens:,} training tokens"
@@ -225,7 +225,7 @@ def _one(store: duckdb.DuckDBPyConnection, query: str, run_id: str) -> tuple[obj
 
 def print_front(home: Path, sweep: str) -> None:
     """Print the runs of a sweep by L0, those on the Pareto front of L0 and FVU marked."""
-    with open_store(str(home), verify=False) as store:
+    with open_store(home, files=False, verify=False) as store:
         result = store.execute(
             "SELECT CASE WHEN p.on_front THEN '*' ELSE '' END AS front, p.site, p.architecture, "
             "p.d_sae, p.seed, p.l0, p.fvu, "

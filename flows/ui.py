@@ -74,7 +74,7 @@ def show_results(
     """
     if not flow_run.get_id():
         return
-    with open_store(str(root.path)) as store:
+    with open_store(root.path, files=False) as store:
         found = findings(store, run_id)
     suffix = re.sub("[^a-z0-9]+", "-", f"{config.name} {site}".lower()).strip("-")
     table: list[dict[str, Any]] = [

@@ -60,7 +60,7 @@ def find(root: DataRoot, config: RunConfig, model: ResolvedModel) -> dict[str, S
         return {}
     found: dict[str, Standing] = {}
     changed: dict[str, str] = {}
-    with open_store(root.path, verify=False) as connection:
+    with open_store(root.path, files=False, verify=False) as connection:
         for run_id, site, settings, digest in connection.execute(
             EXECUTED, [config.name]
         ).fetchall():

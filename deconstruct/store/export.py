@@ -34,7 +34,7 @@ def export_run(
     target = _new(target, "file")
     check_for_duckdb(target, f"file {str(target)!r}")
     with (
-        open_store(home, verify=False) as source,
+        open_store(home, files=False, verify=False) as source,
         rewriting(target, block_size=LARGE_BLOCKS) as connection,
     ):
         run_id = resolve_run(source, run)
@@ -75,7 +75,7 @@ def export_sae(home: Path | str | None, run: str, target: Path) -> str:
     `QueryError` for an unknown run.
     """
     target = _new(target, "folder")
-    with open_store(home, verify=False) as store:
+    with open_store(home, files=False, verify=False) as store:
         run_id = resolve_run(store, run)
         rows = store.execute(
             "SELECT key FROM stages WHERE run_id = ? AND stage = 'sae'", [run_id]

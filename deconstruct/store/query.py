@@ -18,6 +18,8 @@ from deconstruct.config import Growth, RunConfig
 from deconstruct.store.ddl import HOME_VARIABLE, create_macros, create_views, literal
 from deconstruct.store.migrate import check, migrate, publication, version
 from deconstruct.store.reading.checks import IN_PLACE, check_files, read_by
+from deconstruct.store.reading.files import LOCAL_ROOT, LocalArtifacts, confine, tune
+from deconstruct.store.reading.obeyed import take_out
 from deconstruct.store.remote import connect_remote, is_remote
 from deconstruct.store.rewrite import FILE, REMEDY, copy_database, state
 from deconstruct.store.schema import SCHEMA_VERSION
@@ -86,14 +88,6 @@ def open_store(
     # views of other stores that are attached.
     if _root_of(connection) != root:
         connection.execute(f"SET VARIABLE {HOME_VARIABLE} = ?", [root])
-    # More contexts at a time find their documents by skipping row groups, whose footers are read
-    # once: artifacts don't change.
-    connection.execute("SET dynamic_or_filter_threshold = 500")
-    connection.execute("SET parquet_metadata_cache = true")
-    if not files:
-        from deconstruct.store.reading.files import confine
-
-        confine(connection, root)
     return connection
 
 
@@ -114,24 +108,29 @@ def _open_local(root: Path, files: bool) -> tuple[duckdb.DuckDBPyConnection, str
             "another with --home or DECONSTRUCT_HOME"
         )
     try:
-        connection = _connect(store, files)
+        connection = _opened(store, root, files)
         found = version(connection)
         check(found, str(store))
         if found < SCHEMA_VERSION:
             connection.close()
-            connection = _private_copy(store, files)
+            connection = _private_copy(store, root, files)
     except duckdb.IOException as error:
         if "lock" not in str(error):
             raise StorageError(_unreadable(store, error)) from error
-        connection = _private_copy(store, files)
+        connection = _private_copy(store, root, files)
     except duckdb.Error as error:
         raise StorageError(_unreadable(store, error)) from error
-    if files:
-        return connection, str(root)
-    from deconstruct.store.reading.files import LOCAL_ROOT, LocalArtifacts
+    return connection, str(root) if files else LOCAL_ROOT
 
-    connection.register_filesystem(LocalArtifacts(root))
-    return connection, LOCAL_ROOT
+
+def _opened(store: Path, root: Path, files: bool) -> duckdb.DuckDBPyConnection:
+    """A connection to a store; without ``files``, it is confined before the first query."""
+    connection = _connect(store, files)
+    tune(connection)
+    if not files:
+        connection.register_filesystem(LocalArtifacts(root))
+        confine(connection, LOCAL_ROOT)
+    return connection
 
 
 def resolve_run(connection: duckdb.DuckDBPyConnection, run: str) -> str:
@@ -150,7 +149,7 @@ def resolve_run(connection: duckdb.DuckDBPyConnection, run: str) -> str:
 
 def executed(home: Path | str | None, run: str) -> tuple[RunConfig, Growth]:
     """Configuration and growth that a run of the store was executed with last."""
-    with open_store(home, verify=False) as connection:
+    with open_store(home, files=False, verify=False) as connection:
         [(config, growth)] = connection.execute(
             "SELECT config, growth FROM executions WHERE run_id = ? "
             "ORDER BY execution DESC LIMIT 1",
@@ -252,15 +251,16 @@ def _connect_once(store: Path, files: bool) -> duckdb.DuckDBPyConnection:
     return attached
 
 
-def _private_copy(store: Path, files: bool) -> duckdb.DuckDBPyConnection:
+def _private_copy(store: Path, root: Path, files: bool) -> duckdb.DuckDBPyConnection:
     with tempfile.TemporaryDirectory(dir=own_folder()) as folder:
         copy = Path(folder) / FILE
         copy_database(store, copy)
         with duckdb.connect(copy) as connection:
+            take_out(connection)
             migrate(connection, str(store))
             create_views(connection, store.parent)
             create_macros(connection)
-        return _connect(copy, files)  # the open file outlives its name
+        return _opened(copy, root, files)  # the open file outlives its name
 
 
 def _unreadable(store: Path, error: duckdb.Error) -> str:

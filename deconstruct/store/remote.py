@@ -30,7 +30,7 @@ def connect_remote(url: str, files: bool) -> tuple[duckdb.DuckDBPyConnection, st
     files: as in `open_store`, which does the rest. Raises ``StorageError`` if the URL can't
     be read, or holds no store.
     """
-    from deconstruct.store.reading.files import RemoteArtifacts
+    from deconstruct.store.reading.files import RemoteArtifacts, confine, tune
 
     try:
         objects, path = objects_at(url)
@@ -53,5 +53,9 @@ def connect_remote(url: str, files: bool) -> tuple[duckdb.DuckDBPyConnection, st
             "endpoint and the credentials"
         ) from error
     scheme = url.split("://", maxsplit=1)[0]
+    root = f"{scheme}://{path}"
     connection.register_filesystem(RemoteArtifacts(objects, scheme))
-    return connection, f"{scheme}://{path}"
+    tune(connection)
+    if not files:
+        confine(connection, root)
+    return connection, root

@@ -57,7 +57,7 @@ def remove_runs(home: Path | str | None, runs: Iterable[str]) -> list[str]:
     """
     root = data_root(home)
     store = root / FILE
-    with open_store(home, verify=False) as reader:
+    with open_store(home, files=False, verify=False) as reader:
         run_ids = list(dict.fromkeys(_meant(reader, run) for run in runs))
     with rewriting(store, start_from=store) as connection:
         migrate(connection, str(store))
@@ -185,7 +185,7 @@ def _needed(home: Path | str | None, root: DataRoot, partial: bool) -> set[tuple
     by_key: dict[str, set[tuple[str, str]]] = {}
     for stage, key in inputs:
         by_key.setdefault(key, set()).add((stage, key))
-    with open_store(home, verify=False) as connection:
+    with open_store(home, files=False, verify=False) as connection:
         waiting = {(str(s), str(k)) for s, k in connection.execute(
             "SELECT DISTINCT stage, key FROM stages"
         ).fetchall()}  # fmt: skip

@@ -21,6 +21,7 @@ import duckdb
 from deconstruct.artifacts import fsync
 from deconstruct.common.errors import StorageError
 from deconstruct.store.ddl import HOME_VARIABLE, literal, name
+from deconstruct.store.reading.obeyed import take_out
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,8 @@ def rewriting(
             if start_from is not None and start_from.exists():
                 _warn_of_a_writer(start_from)
                 copy_database(start_from, draft)
+                with closing(_connect(draft, block_size)) as connection:
+                    take_out(connection)
                 _store_for_older(draft, block_size, start_from)
             connection = _connect(draft, block_size)
             try:

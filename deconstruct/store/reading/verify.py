@@ -56,7 +56,7 @@ def _store(root: Path) -> tuple[Users, str]:
     if not (root / FILE).exists():
         return {}, ""
     try:
-        with open_store(root, verify=False) as connection:
+        with open_store(root, files=False, verify=False) as connection:
             tables = connection.execute(
                 "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()"
             ).fetchall()
