@@ -243,7 +243,7 @@ def test_a_damaged_store_is_said_to_reader_and_writer(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"not a database" * 1000)
     with pytest.raises(StorageError, match="move it away"):
         open_store(tmp_path)
-    with pytest.raises(StorageError, match="can't be written"):
+    with pytest.raises(StorageError, match="is damaged"):
         publish(tmp_path, planted.record, planted.artifacts)
 
 
