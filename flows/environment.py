@@ -55,9 +55,11 @@ READ_HERE = (".env", "prefect.toml", "pyproject.toml")
 def apply(home: Path, quiet: bool = False) -> None:
     """Set the environment of this process and of those it starts.
 
-    Raises ``ConfigError`` if Prefect would read settings of the data root itself.
+    Raises ``ConfigError`` if Prefect would read settings of the data root itself, or write where a
+    link in it leads.
     """
     _no_settings_of(home)
+    _no_links_in(prefect_home(home))
     for name, value in (DEFAULTS | (QUIET if quiet else {})).items():
         os.environ.setdefault(name, value)
     _reach_this_machine()
@@ -88,6 +90,17 @@ def _no_settings_of(home: Path) -> None:
             raise ConfigError(
                 f"{found!r} in the data root {str(home)!r} would be read as settings of Prefect; "
                 "run this from another folder, or move the file away"
+            )
+
+
+def _no_links_in(state: Path) -> None:
+    """What Prefect and we write into its folder stays in the data root."""
+    inside = state.iterdir() if state.is_dir() and not state.is_symlink() else ()
+    for path in (state, *inside):
+        if path.is_symlink() or not (path.is_file() or path.is_dir() or not path.exists()):
+            raise ConfigError(
+                f"{str(path)!r} is a link or no file, and would be written to wherever it leads; "
+                "move it away (PREFECT_HOME names another folder for Prefect's state)"
             )
 
 

@@ -340,6 +340,8 @@ class DataRoot:
 
     def _lock_file(self, stage: str, key: str) -> IO[bytes]:
         locks = self.path / ".locks"
+        if locks.is_symlink():
+            locks.unlink(missing_ok=True)
         locks.mkdir(exist_ok=True)
         # Not truncated, and no link followed: it might be one to a file that is worth something.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -26,6 +26,8 @@ def hold(home: Path, run: str) -> IO[bytes]:
     run: its id, a UUID. Nobody ever sees the file without its lock: it gets its name after that.
     """
     folder = home / FOLDER
+    if folder.is_symlink():  # of whoever has made the data root: where it leads is not ours
+        folder.unlink()
     folder.mkdir(exist_ok=True)
     unnamed = folder / f".{run}.{os.getpid()}"
     unnamed.unlink(missing_ok=True)
@@ -63,7 +65,9 @@ def dead(home: Path) -> Iterator[str]:
 
 
 def _files(home: Path) -> list[Path]:
-    return sorted(path for path in (home / FOLDER).glob("*") if RUN.fullmatch(path.name))
+    folder = home / FOLDER
+    found = () if folder.is_symlink() else folder.glob("*")
+    return sorted(path for path in found if RUN.fullmatch(path.name))
 
 
 @contextmanager

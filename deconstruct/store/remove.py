@@ -92,8 +92,8 @@ def garbage(
     Kept is what the runs in the store were made from, however far back, what a stage that is
     running or was interrupted goes on from, what was used since the oldest run that lives began,
     and what was used within ``unused_hours``. partial: interrupted stages are given up, unless
-    they run. Raises ``StorageError`` if there is no store
-    to say which runs there are.
+    they run. What lies behind a link is another's too, and stays. Raises ``StorageError`` if there
+    is no store to say which runs there are.
     """
     _check_hours(unused_hours)
     root = DataRoot(data_root(home))
@@ -101,7 +101,8 @@ def garbage(
     found = [
         thing
         for thing in _folders(root)
-        if (thing.kind != "artifact" or (thing.stage, thing.key) not in needed)
+        if not thing.path.parent.is_symlink()
+        and (thing.kind != "artifact" or (thing.stage, thing.key) not in needed)
         and (thing.kind != "partial" or (partial and _given_up(root, thing, since)))
         and (thing.kind != "artifact" or time.time() - thing.used >= unused_hours * 3600)
     ]

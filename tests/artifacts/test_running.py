@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from deconstruct.artifacts import running
+from deconstruct.artifacts import DataRoot, Recipe, running
 
 HELD = """
 import sys, time
@@ -108,3 +108,27 @@ def test_what_is_no_lock_of_a_run_is_left_alone(tmp_path: Path) -> None:
     assert running.living(tmp_path) == {}
     assert sorted(folder.iterdir()) == before
     assert precious.read_text() == "as it was"
+
+
+def test_a_link_to_another_folder_is_not_followed(tmp_path: Path) -> None:
+    """Files there may have names like those of runs."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "outside").mkdir()
+    precious = tmp_path / "outside" / str(uuid4())
+    precious.touch()
+    (tmp_path / "home" / running.FOLDER).symlink_to(tmp_path / "outside")
+    assert list(running.dead(tmp_path / "home")) == []
+    run = str(uuid4())
+    with running.hold(tmp_path / "home", run):
+        assert list(running.living(tmp_path / "home")) == [run]
+    assert list((tmp_path / "outside").iterdir()) == [precious]
+
+
+def test_nor_is_one_in_the_place_of_the_locks_of_keys(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "home" / ".locks").symlink_to(tmp_path / "outside")
+    DataRoot(tmp_path / "home").make(
+        Recipe("corpus", 1, {}, {}), lambda draft: draft.write_json("a.json", 1)
+    )
+    assert not list((tmp_path / "outside").iterdir())

@@ -69,3 +69,29 @@ def test_settings_in_the_data_root_are_refused(name: str, home: Path, config: Pa
     assert done.returncode == 1
     assert f"'{name}' in the data root" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".prefect.db.lock", "server.log", "server.json", "prefect.db", "storage"]
+)
+def test_nothing_is_written_where_a_link_in_prefects_folder_leads(
+    name: str, tmp_path: Path
+) -> None:
+    """`retry` opens its server's lock and log before it knows that there is nothing to do."""
+    outside, state = tmp_path / "outside", tmp_path / "home" / ".prefect"
+    outside.mkdir()
+    (outside / "precious").write_text("as it was")
+    if name:
+        state.mkdir(parents=True)
+        (state / "prefect.db").touch()
+        (state / name).unlink(missing_ok=True)
+        (state / name).symlink_to(outside / "precious" if name != "storage" else outside)
+    else:
+        state.parent.mkdir()
+        state.symlink_to(outside)
+    done = deconstruct(tmp_path / "home", "retry")
+    assert done.returncode == 1
+    assert "is a link or no file" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in outside.iterdir()] == ["precious"]
+    assert (outside / "precious").read_text() == "as it was"

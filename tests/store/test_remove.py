@@ -219,6 +219,20 @@ def test_other_folders_are_left_alone(home: Path, runs: tuple[Planted, Planted])
     assert garbage(home, unused_hours=0, partial=True) == []
 
 
+def test_what_lies_behind_a_link_is_left_alone(
+    home: Path, runs: tuple[Planted, Planted], tmp_path: Path
+) -> None:
+    """It may be another data root's, and the link of whoever has made this one."""
+    (tmp_path / "other" / ("cd" * 16)).mkdir(parents=True)
+    (home / "photos").symlink_to(tmp_path / "other")
+    (home / "sae").rename(tmp_path / "sae")
+    (home / "sae").symlink_to(tmp_path / "sae")
+    remove_runs(home, ["demo"])
+    found = garbage(home, unused_hours=0, partial=True)
+    assert found
+    assert not [thing for thing in found if thing.stage in ("photos", "sae")]
+
+
 def test_without_a_store_nothing_is_garbage(home: Path, runs: tuple[Planted, Planted]) -> None:
     (home / FILE).unlink()
     with pytest.raises(StorageError, match="no store yet"):
