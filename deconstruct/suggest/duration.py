@@ -23,7 +23,9 @@ from deconstruct.model.skeleton import skeleton
 SIDE, TIMED_SECONDS = 1024, 0.1
 FORWARD = 1.6
 """A forward pass takes so many times its products."""
-STEP = 1.6
+JUDGED = 1.9
+"""A forward pass whose logits are judged, likewise: softmax over the vocabulary, four times."""
+STEP = 2.0
 """A training step on a CPU, likewise the encoder's product; by a dense step it is `DENSE`."""
 DENSE = 8.0
 FIRINGS_A_SECOND = 700_000
@@ -67,11 +69,11 @@ def foreseen(
     return {
         "activations": (
             FORWARD * 2 * tokens * sum(layers[: last + 1]) / speed,
-            tokens * width * (4 if config.activations.storage == "float32" else 2),
+            tokens * width * (2.8 if config.activations.storage == "float32" else 2),
         ),
         "sae": (step * config.sae.tokens * encoded, 16 * width * config.sae.d_sae),
         "latents": (tokens * encoded + firings / FIRINGS_A_SECOND, FIRING_BYTES * firings),
-        "evaluation": (FORWARD * passes / speed + held_out / documents * tokens * encoded, 0),
+        "evaluation": (JUDGED * passes / speed + held_out / documents * tokens * encoded, 0),
         "probe": (SECONDS_A_DOCUMENT * documents / 2, 0),
         "cluster": (SECONDS_A_DOCUMENT * documents / 2, 0),
     }

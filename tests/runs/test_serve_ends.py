@@ -58,7 +58,7 @@ def test_what_does_not_hear_of_its_end_is_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "seconds"), [(signal.SIGKILL, 30), (signal.SIGINT, 5)], ids=["SIGKILL", "Ctrl-C"]
+    ("how", "seconds"), [(signal.SIGKILL, 30), (signal.SIGINT, 15)], ids=["SIGKILL", "Ctrl-C"]
 )
 def test_its_workers_and_their_runs_end_with_it(
     how: signal.Signals, seconds: float, tmp_path: Path, config: Path, finished: Path
