@@ -17,12 +17,14 @@ from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
+from tqdm import tqdm
 
 from deconstruct.artifacts import DataRoot
 from deconstruct.cli import app, check_place
 from deconstruct.commands import Home, Json, report_errors
 from deconstruct.common.errors import ConfigError, DeconstructError
 from deconstruct.common.importing import importing
+from deconstruct.common.progress import waiting
 from deconstruct.common.showing import Plain, lines, plain_record, quoted, say, say_json
 from deconstruct.config import Growth, RunConfig, load
 from deconstruct.config.base import MOST_WORKERS
@@ -347,27 +349,37 @@ def _started(home: str | None, settings: RunConfig, device: str, whole: bool = T
     root = data_root(home)
     store = DataRoot(root)  # an unwritable home is said at once, before Prefect starts in it
     _speak()
-    from flows.preflight import preflight
+    with waiting("starting"):
+        from flows.preflight import preflight
 
-    preflight(store, settings, device, whole)
-    environment.apply(root, quiet=True)
-    server = environment.start_server()
-    if server is None:
-        check_server()
-    with importing():  # Prefect and torch, while the server starts
-        from flows import pipeline  # noqa: F401
-        from flows.liveness import mark_crashed, short
+        preflight(store, settings, device, whole)
+        environment.apply(root, quiet=True)
+        server = environment.start_server()
+        if server is None:
+            check_server()
+        with importing():  # Prefect and torch, while the server starts
+            from flows import pipeline  # noqa: F401
+            from flows.liveness import mark_crashed, short
 
-    if server is not None:
-        server.wait()
+        if server is not None:
+            server.wait()
     for dead in mark_crashed(root):
         tell(f"crashed      {dead.name} ({short(dead)}): its process had died")
     return root
 
 
+class Beside(RichHandler):
+    """Writes a line above the bars that are drawn, not into them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        drawn = sys.stderr.isatty()
+        with tqdm.external_write_mode(sys.stderr) if drawn else contextlib.nullcontext():
+            super().emit(record)
+
+
 def _speak() -> None:
     """Show what the library and the stages log, one plain line each."""
-    handler = RichHandler(
+    handler = Beside(
         console=Plain(stderr=True),
         show_time=False,
         show_level=False,

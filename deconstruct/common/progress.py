@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from threading import Event, Thread
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
 Listener = Callable[[str, int, int], None]
 """Called as ``listener(description, done, total)`` at most once a second or so."""
+
+TICK_SECONDS = 1.0
 
 _listener: ContextVar[Listener | None] = ContextVar("progress_listener", default=None)
 
@@ -81,6 +84,39 @@ def track(description: str, total: int, unit: str = "it", done: int = 0) -> Iter
             if bar.update(n) and listener is not None:
                 listener(description, int(bar.n), total)
 
-        yield advance
+        with _ticking(bar) if on_terminal else nullcontext():
+            yield advance
         if listener is not None:
             listener(description, total, total)  # also of what stopped early, because it may
+
+
+@contextmanager
+def waiting(description: str) -> Iterator[None]:
+    """Show on a terminal how long something has gone on that can't tell how far it is."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    shown = "{desc}: {elapsed}"
+    with (
+        tqdm(desc=f"{description:<12}", bar_format=shown, leave=False, file=sys.stderr) as bar,
+        _ticking(bar),
+    ):
+        yield
+
+
+@contextmanager
+def _ticking(bar: Any) -> Iterator[None]:
+    """Draw a bar anew each second, also while nothing is told of it: its clock shows life."""
+    ended = Event()
+
+    def tick() -> None:
+        while not ended.wait(TICK_SECONDS):
+            bar.refresh()
+
+    thread = Thread(target=tick, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
 from deconstruct.common.errors import ConfigError
+from deconstruct.common.progress import waiting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +62,8 @@ def embedded_model(root: DataRoot, name: str) -> Artifact:
     Raises ``ConfigError`` if there is no such model or its package is not installed.
     """
     package, recipe = _known(name)
-    return root.make(recipe, lambda draft: _convert(draft, package))
+    with waiting("model"):
+        return root.make(recipe, lambda draft: _convert(draft, package))
 
 
 def unpacked(root: DataRoot | None, name: str) -> Artifact | None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import pty
 import re
+import subprocess
+import sys
+import termios
 
 import pytest
+from support.paths import ROOT
 
 from deconstruct.common.progress import Bar, listening, track
 
@@ -47,3 +54,23 @@ def test_a_narrow_bar_cuts_no_number(width: int) -> None:
     parts = {part for part in re.split(r"[\s,\]|]+", drawn) if re.search(r"[/=]\w*\d", part)}
     assert parts <= told
     assert ("1254.00" in drawn) == (width >= 100)
+
+
+@pytest.mark.parametrize("what", ['track("sae", 100, "tokens")', 'waiting("starting")'])
+def test_a_terminal_sees_life_while_nothing_is_told(what: str) -> None:
+    """Work that is silent for three seconds has a clock that goes on."""
+    code = f"import time\nfrom deconstruct.common.progress import *\nwith {what}: time.sleep(3.5)\n"
+    terminal, its_end = pty.openpty()
+    termios.tcsetwinsize(its_end, (24, 80))
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stderr=its_end,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"},
+    ):
+        os.close(its_end)
+        drawn = b""
+        with contextlib.suppress(OSError):  # its other end is closed
+            while more := os.read(terminal, 4096):
+                drawn += more
+        os.close(terminal)
+    assert len(set(re.findall(rb"\d\d:\d\d", drawn))) >= 3, drawn
