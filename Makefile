@@ -9,9 +9,7 @@ DECONSTRUCT_HOME ?= $(CURDIR)/data
 export DECONSTRUCT_HOME
 
 BIN = $(VENV)/bin
-# Modules are compiled as they are first imported; pip would compile all, of which most never are.
-PIP = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check \
-	--constraint constraints.txt
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 comma = ,
 # pip says nothing while it fetches and unpacks: every 4 seconds, how large the environment is.
@@ -56,7 +54,7 @@ install: $(VENV)/.installed-dev
 
 # torch first and alone: resolved together with the rest, pip may fetch a larger build of it.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@echo 'Installing into $(VENV): about 2,000 MB of pinned versions, once'
+	@echo 'Installing into $(VENV): about 2,400 MB of pinned versions, once'
 	@$(PYTHON) -m venv $(VENV)
 	$(call watched,$(PIP) torch)
 	$(call watched,$(PIP) --editable '.[embedded]')
