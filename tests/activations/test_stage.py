@@ -250,20 +250,18 @@ def test_a_full_disk_is_said_and_nothing_is_published(
     activations_artifact: Artifact,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    root = DataRoot(tmp_path)
     (recipe,) = recipes(config(), model=model, corpus=corpus_artifact, device="cpu")
     draft = Draft(tmp_path / "activations" / f".{recipe.key}.partial")
-    monkeypatch.setattr(Draft, "writing", Draft.writing)  # put back at the end
+    monkeypatch.setattr(Draft, "writing", Draft.writing)  # to be put back
     full_for("train-00002.parquet")
     with pytest.raises(StorageError, match=r"is full while stage activations writes"):
         run(tmp_path, corpus_artifact, model, config())
-    assert root.find(recipe) is None
+    assert DataRoot(tmp_path).find(recipe) is None
     assert draft.has("train-00001.parquet")
     assert not draft.has("train-00002.parquet")
     monkeypatch.undo()
-    assert run(tmp_path, corpus_artifact, model, config())[SITE].digest() == (
-        activations_artifact.digest()
-    )
+    again = run(tmp_path, corpus_artifact, model, config())[SITE]
+    assert again.digest() == activations_artifact.digest()
 
 
 def test_a_damaged_shard_alone_is_computed_again(
