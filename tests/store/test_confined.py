@@ -227,3 +227,16 @@ def test_files_of_the_store_that_cant_be_written_are_read(home: Path) -> None:
         assert asked(home, "FROM top_contexts('demo', 7)")[0] == 0
     finally:
         home.chmod(0o700)
+
+
+def test_files_that_were_read_are_given_back(two_runs: TwoRuns) -> None:
+    """DuckDB closes none of them: a process that asks for long would run out."""
+    home = two_runs[0]
+
+    def ask() -> int:
+        with open_store(home, files=False, verify=False) as store:
+            store.execute("SELECT count(*) FROM latents").fetchall()
+        return len(os.listdir("/proc/self/fd"))
+
+    before = ask()
+    assert max(ask() for _ in range(5)) <= before + 1

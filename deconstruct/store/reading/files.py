@@ -11,6 +11,7 @@ import glob
 import os
 import re
 import threading
+import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,8 +40,13 @@ class Positioned:
     """
 
     def __init__(self, size: int, read_at: Callable[[int, int], bytes], close: Callable[[], None]):
-        self.size, self._read_at, self.close = size, read_at, close
+        self.size, self._read_at = size, read_at
+        self._ended = weakref.finalize(self, close)  # DuckDB drops files that it does not close
         self._own = threading.local()
+
+    def close(self) -> None:
+        """Give the file back; a second time does nothing."""
+        self._ended()
 
     def tell(self) -> int:
         return int(getattr(self._own, "position", 0))
