@@ -33,7 +33,7 @@ from flows.preflight import check_recorded, preflight
 from flows.ui import run_name, show_results, speak, tag
 from tasks import stages as task
 from tasks import training
-from tasks.planning import Plan, Planning
+from tasks.planning import Plan, Planning, explained
 from tasks.spread import Spread
 from tasks.stage import Call, Outcome, Ref, Stages
 from tasks.store import store as publish
@@ -143,7 +143,7 @@ def plan(root: DataRoot, config: RunConfig, device: str, growth: Growth) -> list
     standing, base = going_on(root, run, source)
     for recorded in record(run, stages, read(run, stages, source, base)):
         judged(run, stages.branch(), recorded, standing.get(recorded.site))
-    return stages.plans
+    return explained(root, stages.plans)
 
 
 def going_on(

@@ -17,8 +17,9 @@ NEAREST = "the nearest artifact has"
 class Plan:
     """What is to become of one stage.
 
-    there: its artifact comes from cache. nearest: of those that are there, the artifact of the
-    stage that differs in the fewest ways, and ``differences`` says in which; None: there is none.
+    there: its artifact comes from cache. Where it does not, `explained` adds why. nearest: of those
+    that are there, the artifact of the stage that differs in the fewest ways, and ``differences``
+    says in which; None: there is none.
     """
 
     recipe: Recipe
@@ -52,12 +53,20 @@ class Planning(Stages):
 
     def _planned(self, recipe: Recipe) -> Artifact:
         found = self.root.find(recipe)
-        if found is not None:
-            self.plans.append(Plan(recipe, there=True))
-            return found
-        coming = {plan.recipe.stage for plan in self.plans if not plan.there}
-        self.plans.append(Plan(recipe, False, *nearest(self.root, recipe, coming)))
-        return _to_come(self.root, recipe)
+        self.plans.append(Plan(recipe, there=found is not None))
+        return found or _to_come(self.root, recipe)
+
+
+def explained(root: DataRoot, plans: Iterable[Plan]) -> list[Plan]:
+    """The plans, with why a stage is made anew. Reads the manifests of all artifacts like it."""
+    told: list[Plan] = []
+    coming: set[str] = set()
+    for plan in plans:
+        recipe = plan.recipe
+        told.append(plan if plan.there else Plan(recipe, False, *nearest(root, recipe, coming)))
+        if not plan.there:
+            coming.add(recipe.stage)
+    return told
 
 
 def nearest(

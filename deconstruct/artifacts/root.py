@@ -51,6 +51,7 @@ from deconstruct.artifacts.manifest import (
     software,
 )
 from deconstruct.artifacts.remote import FULL, VARIABLE, mirror_at
+from deconstruct.artifacts.running import try_lock
 from deconstruct.common.errors import StorageError
 from deconstruct.common.paths import absolute, check_for_duckdb
 
@@ -322,7 +323,7 @@ class DataRoot:
     def _lock(self, stage: str, key: str) -> Iterator[None]:
         """Hold the key. The kernel drops the lock when its holder dies, however it dies."""
         with self._lock_file(stage, key) as handle:
-            if not _try_lock(handle):
+            if not try_lock(handle):
                 log.info("stage %s is being computed by another run; waiting", stage)
                 fcntl.flock(handle, fcntl.LOCK_EX)
             yield
@@ -331,7 +332,7 @@ class DataRoot:
     def locked_now(self, stage: str, key: str) -> Iterator[bool]:
         """Hold the key if nobody does; says whether. Without waiting."""
         with self._lock_file(stage, key) as handle:
-            yield _try_lock(handle)
+            yield try_lock(handle)
 
     def is_locked(self, stage: str, key: str) -> bool:
         """Whether a process is making this artifact."""
@@ -370,11 +371,3 @@ def _write(manifest: Manifest, folder: Path) -> None:
     fsync(unfinished)
     os.replace(unfinished, folder / MANIFEST)
     fsync(folder)
-
-
-def _try_lock(handle: IO[bytes]) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

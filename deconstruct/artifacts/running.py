@@ -42,7 +42,7 @@ def living(home: Path) -> dict[str, float]:
     found = {}
     for path in _files(home):
         with _opened(path) as handle:
-            if handle is not None and not _lock(handle):
+            if handle is not None and not try_lock(handle):
                 found[path.name] = os.fstat(handle).st_mtime
     return found
 
@@ -59,7 +59,7 @@ def dead(home: Path) -> Iterator[str]:
     """
     for path in _files(home):
         with _opened(path) as handle:
-            if handle is not None and _lock(handle) and _is(handle, path):
+            if handle is not None and try_lock(handle) and _is(handle, path):
                 yield path.name
                 path.unlink(missing_ok=True)
 
@@ -84,7 +84,8 @@ def _opened(path: Path) -> Iterator[int | None]:
         os.close(handle)
 
 
-def _lock(handle: int) -> bool:
+def try_lock(handle: int | IO[bytes]) -> bool:
+    """Lock an open file until it is closed; False if another opening of it has the lock."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

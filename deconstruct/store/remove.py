@@ -14,6 +14,7 @@ from pathlib import Path
 import duckdb
 
 from deconstruct.artifacts import MANIFEST, RECIPE, SCRATCH, DataRoot, running
+from deconstruct.artifacts.believed import KEY
 from deconstruct.artifacts.remote import VARIABLE
 from deconstruct.common.errors import StorageError
 from deconstruct.store.ddl import create_macros, create_views, name
@@ -209,7 +210,7 @@ def _folders(root: DataRoot) -> Iterator[Garbage]:
     for path in root.path.glob("*/*/"):
         stage, folder = path.parent.name, path.name
         key = folder.removeprefix(".").removesuffix(".partial").removesuffix(".removed")
-        if stage.startswith(".") or len(key) != 32 or set(key) - set("0123456789abcdef"):
+        if stage.startswith(".") or not KEY.fullmatch(key):
             continue
         kinds = {
             key: "artifact",

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.two_files import write
 
-from deconstruct.artifacts import Artifact, DataRoot, Draft, Manifest, Recipe, remote
+from deconstruct.artifacts import Artifact, DataRoot, Manifest, Recipe, remote
 from deconstruct.artifacts.believed import NotBelieved, manifest_in, stays_inside
 from deconstruct.common.errors import StorageError, of_files
 
@@ -24,14 +25,6 @@ OTHER = Recipe("corpus", 1, {"limit": 4, "share": 1e-05}, {"source": "ab12"})
 PRECIOUS = "what no data root may touch"
 
 Fields = dict[str, Any]
-
-
-def write(draft: Draft) -> None:
-    for name in ("a.txt", "sub/b.txt"):
-        if not draft.has(name):
-            with draft.writing(name) as path:
-                path.write_text(f"contents of {name}")
-    draft.facts["documents"] = 2
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.store_artifacts import plant
+from support.two_files import write
 from typer.testing import CliRunner
 
 from deconstruct import doctor
@@ -18,14 +19,6 @@ from deconstruct.common.errors import StorageError
 from deconstruct.store import publish
 
 RECIPE = Recipe("corpus", 1, {"limit": 3}, {"source": "ab12"})
-
-
-def write(draft: Draft) -> None:
-    for name in ("a.txt", "sub/b.txt"):
-        if not draft.has(name):
-            with draft.writing(name) as path:
-                path.write_text(f"contents of {name}")
-    draft.facts["documents"] = 2
 
 
 def never(draft: Draft) -> None:

@@ -20,13 +20,14 @@ from typing import Any
 import duckdb
 from fsspec import AbstractFileSystem
 
+from deconstruct.artifacts.believed import KEY
 from deconstruct.config import EVERY_STAGE
 
 LOCAL = "deconstruct"
 LOCAL_ROOT = f"{LOCAL}://data"
 """What a data root of this machine is called: ``deconstruct://data/latents/<key>/...``."""
 
-_PLACE = re.compile(rf"({'|'.join(EVERY_STAGE)})/[0-9a-f]{{32}}/[^/]+\.parquet")
+_PLACE = re.compile(rf"({'|'.join(EVERY_STAGE)})/{KEY.pattern}/[^/]+\.parquet")
 """What there is to be read, below a data root."""
 
 FREE = ("TimeZone", "Calendar", "default_order", "default_null_order")

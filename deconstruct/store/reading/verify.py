@@ -7,6 +7,7 @@ from pathlib import Path
 
 import duckdb
 
+from deconstruct.artifacts.believed import KEY
 from deconstruct.artifacts.looks import Looks, every_file
 from deconstruct.common.errors import StorageError
 from deconstruct.store.ddl import name
@@ -47,7 +48,7 @@ def _artifacts(root: Path) -> list[tuple[str, str]]:
     return [
         (path.parent.name, path.name)
         for path in root.glob("[!.]*/[!.]*/")
-        if len(path.name) == 32 and not set(path.name) - set("0123456789abcdef")
+        if KEY.fullmatch(path.name)
     ]
 
 
