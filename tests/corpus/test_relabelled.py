@@ -49,7 +49,7 @@ def test_labels_that_were_filled_in(
     assert labels(more) == {text: [label] for text, label in full}
     assert more.facts["labels"] == ["a", "b", "c"]
     assert more.facts["segments"] == [100, 3]
-    assert "100 known texts have another label now" in caplog.text
+    assert "100 texts that were there before have another label now" in caplog.text
     assert "have no label" not in caplog.text
     before = base.table("documents.parquet").drop(["label"])
     assert more.table("documents.parquet").slice(0, 100).drop(["label"]).equals(before)
@@ -69,7 +69,7 @@ def test_labels_that_were_corrected_taken_away_and_of_texts_that_left(
         more = growing.read(source(tmp_path, now), base)
     assert labels(more) == {text: [label or None] for text, label in [*now, gone]}
     assert more.facts["labels"] == ["a", "b"]
-    assert "8 known texts have another label now" in caplog.text
+    assert "8 texts that were there before have another label now" in caplog.text
     assert "3 of 30 documents have no label" in caplog.text
     again = growing.read(source(tmp_path, first), more)
     assert labels(again) == {text: ["a"] for text, _ in first}
