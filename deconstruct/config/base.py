@@ -26,6 +26,9 @@ FARTHEST = 1e12
 NO_KEY: dict[str, JsonValue] = {"in_key": False}
 """Of a field (``json_schema_extra``) that names what enters a key otherwise, or is about no result:
 a place whose content is digested, a way to a setting that is resolved."""
+KEY_WHERE_SET: dict[str, JsonValue] = {"in_key": "where set"}
+"""Of a field that came after its stage's first release: part of a key only where it is not its
+default, so that configurations of before keep their keys."""
 
 
 class Settings(BaseModel):
@@ -53,7 +56,12 @@ class Settings(BaseModel):
         return self.model_dump(mode="json", exclude=self._outside_key())
 
     def _outside_key(self) -> set[str]:
-        return {name for name, field in type(self).model_fields.items() if _marked(field)}
+        return {
+            name
+            for name, field in type(self).model_fields.items()
+            if (mark := _mark(field)) is False
+            or (mark == "where set" and getattr(self, name) == field.get_default())
+        }
 
 
 def _is_text(value: str) -> bool:
@@ -64,6 +72,6 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def _marked(field: Any) -> bool:
+def _mark(field: Any) -> Any:
     extra = field.json_schema_extra
-    return isinstance(extra, dict) and extra.get("in_key") is False
+    return extra.get("in_key") if isinstance(extra, dict) else None

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from pydantic import Field
 from support.paths import ROOT
 
 from deconstruct.common.errors import ConfigError
 from deconstruct.config import RunConfig, load
+from deconstruct.config.base import KEY_WHERE_SET, Settings
 
 CONFIGS = ROOT / "configs"
 
@@ -91,3 +93,16 @@ def test_files_that_are_missing_or_no_toml(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("a = = 1")
     with pytest.raises(ConfigError, match=r"bad\.toml' is not TOML"):
         load(tmp_path / "bad.toml")
+
+
+class _Grown(Settings):
+    """Settings that got a field after their first release."""
+
+    old: int = 1
+    new: str = Field("as before", json_schema_extra=KEY_WHERE_SET)
+
+
+def test_a_field_that_came_later_is_in_the_key_only_where_it_is_set() -> None:
+    assert _Grown().key_fields() == {"old": 1}
+    assert _Grown(new="as before").key_fields() == {"old": 1}
+    assert _Grown(new="otherwise").key_fields() == {"old": 1, "new": "otherwise"}
