@@ -1,6 +1,6 @@
 # make run: take the embedded model apart.  make test: all tests.  make lint: ruff and mypy.
 # make serve: a local Prefect server with its schedules and a worker.  make kills: 30 kills of a run.
-# make campaign: some 400 bad inputs, each of which must end in a sentence within 3 seconds.
+# make campaign: some 480 bad inputs, each of which must end in a sentence within 3 seconds.
 # make damage: every file of a data root damaged in eight ways; repaired, or found by who reads it.
 
 VENV ?= .venv

@@ -36,9 +36,11 @@ def preflight(
         check_batch(config, source)
     if root.mirror is not None:
         root.mirror.check()
+    from deconstruct.model.kinds import check_kind
     from deconstruct.model.resolve import resolve
 
     model = resolve(root, config.model)
+    check_kind(model)
     model.check_length(config.corpus.max_tokens)
     sites = [Site.parse(site) for site in config.activations.sites]
     model.check_sites(sites)

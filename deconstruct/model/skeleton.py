@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from deconstruct.common.errors import ConfigError
 from deconstruct.common.site import Site
 from deconstruct.model.hooks import blocks, part, replacing
+from deconstruct.model.kinds import check_kind
 from deconstruct.model.loading import first_line, quiet_transformers
 from deconstruct.model.resolve import TESTED, ResolvedModel
 
@@ -33,6 +34,7 @@ def check_hooks(model: ResolvedModel, sites: Sequence[Site]) -> None:
     model.check_sites(sites)
     if model.family in TESTED:
         return
+    check_kind(model)
     bare = skeleton(model)
     found = blocks(bare)
     for site in sites:
@@ -65,30 +67,11 @@ def skeleton(model: ResolvedModel) -> nn.Module:
             )
     except Exception as error:  # each family has its own kinds
         raise ConfigError(
-            f"model.name = {model.name!r}: {_why(model, first_line(error), version)}"
+            f"model.name = {model.name!r}: transformers {version} can't build a {model.family!r} "
+            f"model of its config.json ({first_line(error)}); choose a model of a family that "
+            "README names"
         ) from error
     return built.eval()
-
-
-def _why(model: ResolvedModel, error: str, version: str) -> str:
-    """Why a model can't be built, in words."""
-    from transformers import CONFIG_MAPPING
-
-    kind = model.settings.get("model_type")
-    if kind not in CONFIG_MAPPING:
-        if "auto_map" in model.settings:
-            return (
-                f"a {kind!r} model runs code of its own (auto_map in config.json), and we run "
-                "none; choose a model of a family that README names"
-            )
-        return (
-            f"config.json's model_type {kind!r} is none that transformers {version} knows; choose "
-            "a model of a family that README names"
-        )
-    return (
-        f"a {kind!r} model is no causal language model that transformers {version} can build "
-        f"({error}); choose a model of a family that README names"
-    )
 
 
 def _check_streams(bare: nn.Module, found: nn.ModuleList, sites: Sequence[Site]) -> None:

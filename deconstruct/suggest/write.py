@@ -16,6 +16,7 @@ from deconstruct.config import CorpusConfig, ModelConfig, RunConfig
 from deconstruct.corpus import hub, sources
 from deconstruct.corpus.sources import ResolvedSource
 from deconstruct.model.embedded import PREFIX
+from deconstruct.model.kinds import check_kind
 from deconstruct.model.resolve import TESTED, ResolvedModel, glimpse
 from deconstruct.suggest.columns import Guess, guess
 from deconstruct.suggest.sample import Column, Sample, characters, draw
@@ -86,6 +87,7 @@ def _not_a_hub_id(model: str) -> str:
 def _check_site(model: ResolvedModel, site: Site) -> None:
     if model.family in TESTED:
         return
+    check_kind(model)
     from deconstruct.model.skeleton import check_hooks  # torch and transformers: seconds
 
     check_hooks(model, [site])

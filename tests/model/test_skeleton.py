@@ -12,6 +12,7 @@ from transformers import AutoConfig
 
 from deconstruct.common.errors import ConfigError
 from deconstruct.common.site import Site
+from deconstruct.model.kinds import named
 from deconstruct.model.resolve import TESTED, ResolvedModel
 from deconstruct.model.skeleton import check_hooks
 
@@ -84,5 +85,13 @@ def test_code_of_its_own_and_names_that_nobody_knows(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a 'theirs' model runs code of its own"):
         check_hooks(written(tmp_path, code), STREAM)
     odd = {"model_type": "mistral", "num_hidden_layers": 2, "hidden_size": "wide"}
-    with pytest.raises(ConfigError, match=r"'./mine': a 'mistral' model is no causal"):
+    with pytest.raises(ConfigError, match="can't build a 'mistral' model of its config"):
         check_hooks(written(tmp_path, odd), STREAM)
+
+
+def test_kinds_are_those_that_transformers_has() -> None:
+    from transformers.models.auto import configuration_auto, modeling_auto
+
+    assert named("CONFIG_MAPPING_NAMES") == set(configuration_auto.CONFIG_MAPPING_NAMES)
+    table = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
+    assert named(table) == set(getattr(modeling_auto, table))
