@@ -352,7 +352,7 @@ def _started(home: str | None, settings: RunConfig, device: str, whole: bool = T
     with waiting("starting"):
         from flows.preflight import preflight
 
-        preflight(store, settings, device, whole)
+        preflight(store, settings, device, whole, unpack=False)
         environment.apply(root, quiet=True)
         server = environment.start_server()
         if server is None:
@@ -361,6 +361,7 @@ def _started(home: str | None, settings: RunConfig, device: str, whole: bool = T
             from flows import pipeline  # noqa: F401
             from flows.liveness import mark_crashed, short
 
+        preflight(store, settings, device, whole)
         if server is not None:
             server.wait()
     for dead in mark_crashed(root):

@@ -23,11 +23,12 @@ FEW_BYTES_A_TOKEN = 16
 
 
 def preflight(
-    root: DataRoot, config: RunConfig, device: str, whole: bool = True
+    root: DataRoot, config: RunConfig, device: str, whole: bool = True, unpack: bool = True
 ) -> tuple[ResolvedModel, ResolvedSource]:
     """Find model and source, and check what can be checked before any long work.
 
-    whole: the source has all documents of the run, which does not go on from earlier ones. Raises
+    whole: the source has all documents of the run, which does not go on from earlier ones. unpack:
+    an embedded model too, which takes long; else, what is known of it is checked. Raises
     ``DeconstructError`` for what can't be run, or if the remote can't be reached.
     """
     check_device(device)
@@ -36,10 +37,12 @@ def preflight(
         check_batch(config, source)
     if root.mirror is not None:
         root.mirror.check()
+    from deconstruct.model.embedded import PREFIX
     from deconstruct.model.kinds import check_kind
-    from deconstruct.model.resolve import resolve
+    from deconstruct.model.resolve import glimpse, resolve
 
-    model = resolve(root, config.model)
+    packed = config.model.name.startswith(PREFIX) and not unpack
+    model = (glimpse if packed else resolve)(root, config.model)
     check_kind(model)
     model.check_length(config.corpus.max_tokens)
     sites = [Site.parse(site) for site in config.activations.sites]

@@ -23,8 +23,9 @@ from deconstruct.common.errors import DataError
 from deconstruct.corpus.growth import segments
 
 SPLITS = ("train", "test")
-BATCH_TOKENS = 4096
-"""Tokens in one forward pass. Fixed: rounding in bfloat16 depends on the shape of a batch."""
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 4096
+"""Tokens in one forward pass: what a core's caches like, what a GPU is busy with. Fixed: rounding
+in bfloat16 may depend on the shape of a batch."""
 
 
 @dataclass(frozen=True)
@@ -154,11 +155,11 @@ def _cut(
 
 
 def batches(
-    documents: NDArray[np.int64], lengths: NDArray[np.int64]
+    documents: NDArray[np.int64], lengths: NDArray[np.int64], most: int
 ) -> Iterator[NDArray[np.int64]]:
-    """Places in ``documents``, grouped to batches of one length and at most `BATCH_TOKENS`."""
+    """Places in ``documents``, grouped to batches of one length and at most ``most`` tokens."""
     sizes = lengths[documents]
     for length in np.unique(sizes):
         places = np.flatnonzero(sizes == length)
-        size = max(1, BATCH_TOKENS // int(length))
+        size = max(1, most // int(length))
         yield from (places[first : first + size] for first in range(0, len(places), size))

@@ -222,8 +222,10 @@ class _Extraction:
                 rows = np.concatenate([np.arange(starts[i], ends[i]) for i in places])
                 return torch.from_numpy(rows), found
 
-            batches = layout.batches(shard.documents, self.tokens.lengths)
-            side_by_side = each_on_one_thread if self.device == "cpu" else map
+            on_cpu = self.device == "cpu"
+            most = layout.CPU_BATCH_TOKENS if on_cpu else layout.GPU_BATCH_TOKENS
+            batches = layout.batches(shard.documents, self.tokens.lengths, most)
+            side_by_side = each_on_one_thread if on_cpu else map
             for rows, found in side_by_side(compute, batches):
                 for site, chosen in found.items():
                     if site not in result:

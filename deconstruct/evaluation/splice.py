@@ -27,8 +27,9 @@ from deconstruct.model.hooks import Prefix, Replace, repeating, replacing
 
 BATCH_TOKENS = 512
 """Tokens in one pass: their logits over a vocabulary of 262,144 take 0.25 GB in bfloat16."""
-CPU_BYTES, GPU_BYTES = 1 << 23, 1 << 29
-"""Float32 logits that are worked on at a time: what caches hold, what a GPU is busy with."""
+CPU_BYTES, GPU_BYTES = 1 << 21, 1 << 29
+"""Float32 logits that are worked on at a time: what a core's cache holds, what a GPU is busy with.
+No result depends on it."""
 
 VARIANTS = ("clean", "spliced", "zero", "mean")
 
@@ -141,12 +142,20 @@ class _Splicing:
         stream, read = self.passing.stream, self.passing.read
         out = self._reconstructed(read[recorded])
         spliced = self._logits(ids, _putting(recorded, lambda _: out))
-        losses = {"clean": _loss(clean, targets), "spliced": _loss(spliced, targets)}
-        kl = _divergence(clean, spliced)
+        log_z, spliced_log_z = _normaliser(clean), _normaliser(spliced)
+        losses = {
+            "clean": _loss(clean, log_z, targets),
+            "spliced": _loss(spliced, spliced_log_z, targets),
+        }
+        kl = _divergence(clean, log_z, spliced, spliced_log_z)
         del clean, spliced
-        losses["zero"] = _loss(self._logits(ids, _putting(recorded, torch.zeros_like)), targets)
         constant = _putting(recorded, lambda x: self.mean.to(x).expand_as(x))
-        losses["mean"] = _loss(self._logits(ids, constant), targets)
+        for variant, put in {
+            "zero": _putting(recorded, torch.zeros_like),
+            "mean": constant,
+        }.items():
+            logits = self._logits(ids, put)
+            losses[variant] = _loss(logits, _normaliser(logits), targets)
         found: Figures = {}
         for row, text in enumerate(batch):
             chosen = recorded[row, :-1]
@@ -194,23 +203,38 @@ def _putting(recorded: Tensor, what: Replace) -> Replace:
     return replace
 
 
-def _loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of each prediction in nats: [batch, length, vocabulary] -> [batch, length]."""
-    rows = zip(_pieces(logits), _pieces(targets[..., None], logits), strict=True)
-    parts = [
-        ours.float().logsumexp(-1) - ours.gather(-1, target)[:, 0].float() for ours, target in rows
-    ]
-    return torch.cat(parts).view_as(targets)
-
-
-def _divergence(clean: Tensor, other: Tensor) -> Tensor:
-    """KL(clean || other) of each prediction in nats, [batch, length]."""
+def _normaliser(logits: Tensor) -> Tensor:
+    """log sum exp of each prediction's logits: [batch, length, vocabulary] -> [batch, length]."""
     parts = []
-    for ours, theirs in zip(_pieces(clean), _pieces(other), strict=True):
-        log_p = ours.float().log_softmax(-1)
-        log_q = theirs.float().log_softmax(-1)
-        parts.append(torch.linalg.vecdot(log_p.exp(), log_p - log_q))
-    return torch.cat(parts).view(clean.shape[:2]).clamp_(min=0)
+    for some in _pieces(logits):
+        wide = some.to(torch.float32, copy=True)
+        top = wide.amax(-1, keepdim=True)
+        parts.append(wide.sub_(top).exp_().sum(-1).log_().add_(top[:, 0]))
+    return torch.cat(parts).view(logits.shape[:2])
+
+
+def _loss(logits: Tensor, normaliser: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of each prediction in nats, [batch, length]. targets: ids [batch, length]."""
+    return normaliser - logits.gather(-1, targets[..., None])[..., 0].float()
+
+
+def _divergence(
+    clean: Tensor, its_normaliser: Tensor, other: Tensor, others_normaliser: Tensor
+) -> Tensor:
+    """KL(clean || other) of each prediction in nats, [batch, length].
+
+    sum p (x - y) - log Z_x + log Z_y, for logits x and y: one exponential per logit.
+    """
+    parts = []
+    rows = its_normaliser[..., None]
+    for ours, theirs, log_z in zip(
+        _pieces(clean), _pieces(other), _pieces(rows, clean), strict=True
+    ):
+        x = ours.to(torch.float32, copy=True)
+        apart = x - theirs
+        parts.append(torch.linalg.vecdot(x.sub_(log_z).exp_(), apart))
+    gain = torch.cat(parts).view(clean.shape[:2])
+    return (gain - its_normaliser + others_normaliser).clamp_(min=0)
 
 
 def _pieces(rows: Tensor, like: Tensor | None = None) -> Iterator[Tensor]:

@@ -48,7 +48,7 @@ from deconstruct.sae.stage import output_of
 
 log = logging.getLogger(__name__)
 
-VERSION = 5
+VERSION = 6
 HISTOGRAM_BINS = np.arange(-7, 0.01, 0.25)
 
 
