@@ -1,0 +1,166 @@
+"""Peak memory and processor time of each stage, for corpora of different sizes.
+
+    python -m benchmarks.memory --documents 5000 50000
+
+Each stage runs in a process of its own, whose peak resident memory is what the kernel says. Texts
+and model are made from a seed: a GPT-2 of 2 layers, documents of 24 words, five labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+STAGES = ("corpus", "activations", "sae", "latents", "evaluation", "probe", "cluster")
+WORDS, TOKENS, LABELS = 2000, 24, 5
+
+
+def main() -> None:
+    """Measure, and print one line per stage."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--documents", type=int, nargs="+", default=[5000, 50_000])
+    parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
+    parser.add_argument("--folder", type=Path, help="a folder to work in; none: a temporary one")
+    parser.add_argument("--one", nargs=2, metavar=("STAGE", "FOLDER"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(run_stage(given.one[0], Path(given.one[1]))))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        base = given.folder or Path(temporary)
+        model = base / "model"
+        save_model(model)
+        found = [list(measured(base, model, count, given.stages)) for count in given.documents]
+    sizes = "".join(f"{count:>14,}" for count in given.documents)
+    print(f"{'peak memory, MB':<18}{sizes}{'ratio':>8}")
+    for row in zip(*found, strict=True):
+        cells = "".join(f"{one['peak_mb']:>14.0f}" for one in row)
+        print(f"{row[0]['stage']:<18}{cells}{row[-1]['peak_mb'] / row[0]['peak_mb']:>8.2f}")
+    print(f"{'us per token':<18}{sizes}{'ratio':>8}")
+    for row in zip(*found, strict=True):
+        cells = "".join(f"{one['us_per_token']:>14.1f}" for one in row)
+        ratio = row[-1]["us_per_token"] / row[0]["us_per_token"]
+        print(f"{row[0]['stage']:<18}{cells}{ratio:>8.2f}")
+
+
+def measured(
+    base: Path, model: Path, documents: int, stages: list[str]
+) -> Iterator[dict[str, Any]]:
+    """The stages of one size, one process after another."""
+    folder = base / str(documents)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_texts(folder / "texts.csv", documents)
+    (folder / "model").symlink_to(model)
+    for stage in STAGES:
+        command = [sys.executable, "-m", __spec__.name, "--one", stage, str(folder)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+        if stage in stages:
+            yield json.loads(done.stdout.splitlines()[-1])
+
+
+def run_stage(stage: str, folder: Path) -> dict[str, Any]:
+    """Run a stage on what those before it left; its figures."""
+    from deconstruct import (
+        DataRoot,
+        encode,
+        evaluate,
+        extract,
+        fit_probes,
+        group_documents,
+        load_config,
+        resolve_model,
+        resolve_source,
+        tokenise,
+        train,
+    )
+
+    settings = {
+        "model.name": folder / "model", "corpus.source": folder / "texts.csv",
+        "corpus.max_tokens": TOKENS, "activations.sites": "1.resid_post",
+        "sae.d_sae": 512, "sae.k": 8, "sae.tokens": 100_000, "sae.batch_size": 1024,
+        "probe.bootstrap": 100, "evaluation.bootstrap": 100,
+    }  # fmt: skip
+    config = load_config(None, [f"{name}={value}" for name, value in settings.items()])
+    root = DataRoot(folder / "data")
+    model, source = resolve_model(root, config.model), resolve_source(config.corpus)
+
+    def corpus() -> Any:
+        return tokenise(root, config.corpus, source=source, model=model)
+
+    def activations() -> Any:
+        [found] = extract(root, config.activations, model=model, corpus=corpus()).values()
+        return found
+
+    def sae() -> Any:
+        return train(root, config.sae, activations=activations())
+
+    def latents() -> Any:
+        read = {"sae": sae(), "activations": activations(), "corpus": corpus()}
+        return encode(root, config.latents, **read)
+
+    def evaluation() -> Any:
+        read = {"corpus": corpus(), "activations": activations(), "sae": sae()}
+        return evaluate(root, config.evaluation, model=model, **read, latents=latents())
+
+    def probe() -> Any:
+        read = {"corpus": corpus(), "activations": activations(), "latents": latents()}
+        return fit_probes(root, config.probe, **read)
+
+    def cluster() -> Any:
+        return group_documents(root, config.cluster, corpus=corpus(), latents=latents())
+
+    make = {
+        "corpus": corpus, "activations": activations, "sae": sae, "latents": latents,
+        "evaluation": evaluation, "probe": probe, "cluster": cluster,
+    }  # fmt: skip
+    began = time.process_time()
+    made = make[stage]()
+    seconds = time.process_time() - began
+    tokens = int(corpus().facts["tokens"])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    assert made.made, f"{stage} came from cache"
+    return {"stage": stage, "peak_mb": peak, "us_per_token": 1e6 * seconds / tokens}
+
+
+def write_texts(path: Path, documents: int) -> None:
+    """A CSV of texts whose words depend on their label."""
+    draw = np.random.default_rng(0)
+    shares = 1 / np.arange(1, WORDS + 1)
+    with path.open("w") as file:
+        file.write("text,label\n")
+        for first in range(0, documents, 1000):
+            label = draw.integers(LABELS, size=1000)
+            words = draw.choice(WORDS, size=(1000, TOKENS + 8), p=shares / shares.sum())
+            words = (words + 7 * label[:, None]) % WORDS
+            for row in range(min(1000, documents - first)):
+                file.write(" ".join(f"w{word}" for word in words[row]) + f",class{label[row]}\n")
+
+
+def save_model(folder: Path) -> None:
+    """A GPT-2 of 2 layers with a vocabulary of words."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    vocabulary = {"<unk>": 0, **{f"w{number}": number + 1 for number in range(WORDS)}}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
+    torch.manual_seed(0)
+    size = {"n_layer": 2, "n_embd": 64, "n_head": 4, "n_positions": 64}
+    config = GPT2Config(**size, vocab_size=len(vocabulary), bos_token_id=None, eos_token_id=None)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    main()
