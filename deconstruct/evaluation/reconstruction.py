@@ -100,10 +100,12 @@ class DocumentSums:
         self._sums: dict[str, NDArray[np.float64]] = {}
 
     def add(self, doc_id: NDArray[np.uint32], values: Mapping[str, NDArray[np.float64]]) -> None:
-        """Of some tokens, [n] each."""
+        """Of some tokens, [n] each. Time and memory are those of the tokens' own documents."""
+        seen, place = np.unique(doc_id, return_inverse=True)
         for name, value in values.items():
-            added = np.bincount(doc_id, value, self._documents).astype(np.float64)
-            self._sums[name] = self._sums[name] + added if name in self._sums else added
+            if name not in self._sums:
+                self._sums[name] = np.zeros(self._documents)
+            self._sums[name][seen] += np.bincount(place, value)
 
     def of_seen(self) -> dict[str, NDArray[np.float64]]:
         """Of the documents that have any: [documents seen]."""

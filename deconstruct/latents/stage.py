@@ -183,7 +183,8 @@ class _Encoding:
         """Pass 1: firings of each block into the buckets of their documents."""
         for block in blocks:
             document = block.doc_id - np.uint32(self.known)
-            self.recorded += np.bincount(document, minlength=len(self.recorded))
+            seen, tokens = np.unique(document, return_counts=True)
+            self.recorded[seen] += tokens
             for start in range(0, len(block), ENCODE_ROWS):
                 firings = self._firings(block, slice(start, start + ENCODE_ROWS))
                 buckets.add(firings["doc_id"] - np.uint32(self.known), firings)

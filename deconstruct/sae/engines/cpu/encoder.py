@@ -14,6 +14,8 @@ from deconstruct.sae.engines.cpu.kernels import select
 from deconstruct.sae.engines.cpu.pairs import fold_columns
 
 ENCODE_TOKENS = 512
+PRODUCT_ROWS = 128
+"""Rows of a product that are one thread's alone: torch's own threads would wait for one another."""
 
 
 class TopKEncoder:
@@ -51,7 +53,7 @@ class TopKEncoder:
             block = slice(first, min(first + ENCODE_TOKENS, len(x)))
             n = block.stop - first
             pre = self._pre[:n]
-            torch.addmm(self._low_bias, centred[block].bfloat16(), self._low.T, out=pre)
+            share(self._multiply, [*range(0, n, PRODUCT_ROWS), n], centred[block].bfloat16(), pre)
             candidates = np.empty((n, self._candidates), np.int32)
             values_low = np.empty((n, self._candidates), np.float32)
             counts = np.empty(n, np.int32)
@@ -69,3 +71,6 @@ class TopKEncoder:
                 array_of(values[block]),
             )
         return latents, values
+
+    def _multiply(self, first: int, last: int, low: Tensor, pre: Tensor) -> None:
+        torch.addmm(self._low_bias, low[first:last], self._low.T, out=pre[first:last])
