@@ -72,5 +72,6 @@ class TopKEncoder:
             )
         return latents, values
 
+    @torch.inference_mode()  # a thread's own: the buffer may have been made within the caller's
     def _multiply(self, first: int, last: int, low: Tensor, pre: Tensor) -> None:
         torch.addmm(self._low_bias, low[first:last], self._low.T, out=pre[first:last])
