@@ -3,12 +3,8 @@
 The layout is that of a data root: ``<url>/<stage>/<key>/``. An artifact's files are sent first and
 its ``manifest.json`` last, so it is whole there or not at all; what is fetched is checked against
 the SHA-256 of its manifest. There are no locks across machines: two that make the same key at once
-both compute it, and the manifest that was sent first stands.
-
-``s3``, ``gs``, ``abfs`` and ``hdfs`` go through `pyarrow`, which needs no further package (S3
-servers other than Amazon's: ``s3://bucket/data?endpoint_override=localhost:9000&scheme=http``, or
-the variable ``AWS_ENDPOINT_URL``; credentials as the AWS tools know them); all other schemes
-through the package that `fsspec` names for them.
+both compute it, and the manifest that was sent first stands. `deconstruct.artifacts.objects` says
+which URLs there are.
 """
 
 from __future__ import annotations
@@ -17,7 +13,7 @@ import errno
 import functools
 import hashlib
 import logging
-import re
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -35,41 +31,17 @@ from deconstruct.artifacts.believed import (
     read_manifest,
 )
 from deconstruct.artifacts.manifest import MANIFEST, Artifact, Draft, FileEntry, Manifest
+from deconstruct.artifacts.objects import BY_ARROW, NoFile, cause, objects_at, reason, shown
 from deconstruct.common.errors import StorageError
 
 log = logging.getLogger(__name__)
 
 VARIABLE = "DECONSTRUCT_REMOTE"
-BY_ARROW = ("s3", "gs", "abfs", "abfss", "hdfs")
 NOTE = ".deconstruct"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 TRANSFERS = 8
 """Files sent or fetched at once: a single stream fills no link to an object store."""
 CHUNK = 1 << 22
-
-
-def shown(url: str) -> str:
-    """The URL without the keys that may be in it, for messages."""
-    return re.sub(r"//[^/@]*@", "//***@", url)
-
-
-def objects_at(url: str) -> tuple[Any, str]:
-    """The `fsspec` file system of a URL, and the path in it. May raise what its backend raises."""
-    scheme = url.split("://", maxsplit=1)[0]
-    if scheme not in BY_ARROW:
-        from fsspec.core import url_to_fs
-
-        filesystem, path = url_to_fs(url)
-        return filesystem, path.rstrip("/")
-    from fsspec.implementations.arrow import ArrowFSWrapper
-    from pyarrow import fs
-
-    class Objects(ArrowFSWrapper):  # type: ignore[misc]
-        protocol = scheme
-        cachable = False  # two S3 servers are two file systems
-
-    arrow, path = fs.FileSystem.from_uri(url)
-    return Objects(arrow), path.rstrip("/")
 
 
 @dataclass(frozen=True)
@@ -111,6 +83,10 @@ class Mirror:
                     content = file.read(LARGEST_MANIFEST + 1)
             except FileNotFoundError:
                 return None
+            except (NoFile, NotADirectoryError) as error:
+                what = str(error) if isinstance(error, NoFile) else "missing"
+                self._warn(stage, key, {MANIFEST: what})
+                return None
         try:
             if len(content) > LARGEST_MANIFEST:
                 raise NotBelieved("too large")
@@ -127,6 +103,7 @@ class Mirror:
         """
         stage, key = manifest.stage, manifest.key
         wanted = {n: e for n, e in manifest.files.items() if fault_of(draft.path, n, e)}
+        self._check_space(manifest, draft, sum(entry.bytes for entry in wanted.values()))
         for name in wanted:
             discard(draft.path, name)
         with self._reaching("read") as (filesystem, root):
@@ -226,11 +203,21 @@ class Mirror:
         except Exception as error:  # every backend of fsspec raises errors of its own
             if isinstance(error, OSError) and error.errno in FULL:
                 raise  # this machine's disk
-            said = (str(error) or type(error).__name__).splitlines()[0]
+            told = StorageError(
+                f"remote {str(self)!r} can't be {doing}: {reason(self.url, error)}; check the URL, "
+                f"its endpoint and the credentials, or unset {VARIABLE} to work without it"
+            )
+            raise told from cause(self.url, error)
+
+    def _check_space(self, manifest: Manifest, draft: Draft, size: int) -> None:
+        """Raise ``StorageError`` if what is to be fetched is more than the disk has room for."""
+        free = shutil.disk_usage(draft.path).free
+        if size > free:
             raise StorageError(
-                f"remote {str(self)!r} can't be {doing}: {said}; check the URL, its endpoint and "
-                f"the credentials, or unset {VARIABLE} to work without it"
-            ) from error
+                f"{self}/{manifest.stage}/{manifest.key} has {size / 1e6:,.1f} MB, and the disk "
+                f"under {str(draft.path.parent)!r} has {free / 1e6:,.1f} MB free; free some space, "
+                f"or unset {VARIABLE} to work without it"
+            )
 
     def _warn(self, stage: str, key: str, damage: dict[str, str]) -> None:
         self._damaged.add((stage, key))
@@ -258,8 +245,10 @@ def _get(filesystem: Any, source: str, draft: Draft, name: str, entry: FileEntry
                     file.write(chunk)
             if (size, digest.hexdigest()) != (entry.bytes, entry.sha256):
                 raise _Damaged
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return "missing"
+    except NoFile as error:
+        return str(error)
     except _Damaged:
         return "damaged"
     return None

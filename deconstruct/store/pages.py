@@ -29,6 +29,7 @@ _REFUSED = re.compile(r"Cannot access \w+ (\".*?\") - file system operations are
 _ADVICE = {
     "read-only mode": " The store is written by runs alone; write elsewhere with --output, or with "
     "--files and COPY (...) TO 'file'.",
+    "files are read-only": "; write with --output",
     "has been locked": "; with --files settings can be changed",
     "xternal extensions is disabled": "; with --files they can be loaded",
     "automatically install": "; with --files it may be",
@@ -207,8 +208,8 @@ def sentence(error: duckdb.Error) -> str:
     refused = _REFUSED.search(message)
     if refused is not None:
         return f"{refused[1]!r} is no file of the store's artifacts; with --files queries reach it"
-    if "Traceback (most recent call last)" in message:  # of the file system that only reads
-        message = message.strip().splitlines()[-1].partition(": ")[2] + "; write with --output"
+    if "Traceback (most recent call last)" in message:  # of a file system of ours
+        message = message.strip().splitlines()[-1].partition(": ")[2]
     for sign, advice in _ADVICE.items():
         if sign in message:
             message += advice

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import duckdb
 
-from deconstruct.artifacts.remote import shown
+from deconstruct.artifacts.objects import shown
 from deconstruct.common.errors import DeconstructError, StorageError
 from deconstruct.common.paths import absolute
 from deconstruct.common.temporary import own_folder

@@ -12,7 +12,8 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import duckdb
 from fsspec import AbstractFileSystem
 
 from deconstruct.artifacts.believed import KEY
+from deconstruct.artifacts.objects import cause, reason
 from deconstruct.config import EVERY_STAGE
 
 LOCAL = "deconstruct"
@@ -138,22 +140,35 @@ class LocalArtifacts(ReadOnly):
 
 
 class RemoteArtifacts(ReadOnly):
-    """Those of another file system, under its own protocol."""
+    """Those of another file system, under its own protocol. url: whose secrets are kept."""
 
-    def __init__(self, objects: Any, protocol: str) -> None:
+    def __init__(self, objects: Any, protocol: str, url: str) -> None:
         super().__init__()
-        self.protocol, self._objects = protocol, objects
+        self.protocol, self._objects, self._url = protocol, objects, url
+
+    def _there(self, path: str) -> str:
+        """What the other file system calls it."""
+        return path
 
     def _positioned(self, path: str) -> Positioned:
-        file = self._objects.open(path, "rb")
+        there = self._there(path)
+        with self._reaching():
+            file, size = self._objects.open(there, "rb"), int(self._objects.size(there))
         lock = threading.Lock()
 
         def read_at(start: int, length: int) -> bytes:
-            with lock:
+            with lock, self._reaching():
                 file.seek(start)
                 return bytes(file.read(length))
 
-        return Positioned(int(self._objects.size(path)), read_at, file.close)
+        return Positioned(size, read_at, file.close)
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # every backend raises errors of its own, which may say keys
+            raise OSError(reason(self._url, error)) from cause(self._url, error)
 
     def glob(self, path: str, **_: Any) -> list[str]:
         return list(self._objects.glob(path))
@@ -165,11 +180,40 @@ class RemoteArtifacts(ReadOnly):
         return bool(self._objects.isdir(path))
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
-        return dict(self._objects.info(path))
+        return dict(self._objects.info(self._there(path)))
 
     def modified(self, path: str) -> datetime:
-        found: datetime = self._objects.modified(path)
+        found: datetime = self._objects.modified(self._there(path))
         return found
+
+
+class RemoteTables(RemoteArtifacts):
+    """The tables of the artifacts under ``root`` of another file system, and nothing else there,
+    as files below `LOCAL_ROOT`.
+
+    Not under its own protocol: DuckDB has its own way to ``file:``, which writes.
+    """
+
+    def __init__(self, objects: Any, root: str, url: str) -> None:
+        super().__init__(objects, LOCAL, url)
+        self._root = root
+
+    def _there(self, path: str) -> str:
+        name = _below(path)
+        if not _PLACE.fullmatch(name):
+            raise FileNotFoundError(f"{path} is no table of an artifact")
+        return f"{self._root}/{name}"
+
+    def glob(self, path: str, **_: Any) -> list[str]:
+        found = self._objects.glob(f"{glob.escape(self._root)}/{_below(path)}")
+        names = [name.removeprefix(f"{self._root}/") for name in found]
+        return [f"{LOCAL_ROOT}/{name}" for name in sorted(names) if _PLACE.fullmatch(name)]
+
+    def exists(self, path: str, **_: Any) -> bool:
+        return bool(_PLACE.fullmatch(_below(path)) and self._objects.exists(self._there(path)))
+
+    def isdir(self, path: str) -> bool:
+        return False
 
 
 def tune(connection: duckdb.DuckDBPyConnection) -> None:
