@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import duckdb
 from prompt_toolkit import PromptSession
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, DummyCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
-from prompt_toolkit.history import FileHistory
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input import Input
 from prompt_toolkit.output import Output
 from rich.console import Console
@@ -55,13 +57,41 @@ _STRING = re.compile(r"^(?:[^']*'[^']*')*[^']*'([^']*)$", re.DOTALL)
 
 
 def history_file() -> Path:
-    """Where the prompt keeps what was asked, for the user alone to read."""
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    """Where the prompt keeps what was asked, for the user alone to read.
+
+    Raises ``OSError`` if there can be no such file.
+    """
+    named = os.environ.get("XDG_STATE_HOME", "")
+    state = Path(named) if os.path.isabs(named) else Path.home() / ".local" / "state"
     folder = state / "deconstruct"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "sql_history"
-    file.touch(mode=0o600)
+    handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise FileExistsError(errno.EEXIST, "no file", str(file))
+        if found.st_mode & 0o077:  # others may read what is asked; or the file is another user's
+            os.fchmod(handle, 0o600)
+    finally:
+        os.close(handle)
     return file
+
+
+def _history() -> History:
+    """What was asked before; where that can't be kept, what is asked from now on."""
+    try:
+        return FileHistory(str(history_file()))
+    except OSError:
+        return InMemoryHistory()
+
+
+def _completer(connection: duckdb.DuckDBPyConnection) -> Completer:
+    """None of a store that can't say what it holds, or not before the user has enough of it."""
+    try:
+        return interruptible(connection, lambda: StoreCompleter(connection))
+    except (duckdb.Error, KeyboardInterrupt):
+        return DummyCompleter()
 
 
 class StoreCompleter(Completer):
@@ -119,8 +149,9 @@ class StoreCompleter(Completer):
 
 
 def _matching(word: str, known: list[str]) -> Iterator[Completion]:
+    """What a store's writer has named is shown as it is here: so it must be printable."""
     for text in known:
-        if text.lower().startswith(word.lower()):
+        if text.isprintable() and text.lower().startswith(word.lower()):
             yield Completion(text, start_position=-len(word))
 
 
@@ -139,8 +170,8 @@ def ask_on(
     asked; a ``DeconstructError`` that it raises is shown instead.
     """
     session: PromptSession[str] = PromptSession(
-        history=FileHistory(str(history_file())),
-        completer=StoreCompleter(connection),
+        history=_history(),
+        completer=_completer(connection),
         complete_while_typing=False,
         multiline=Condition(lambda: not _complete(session.default_buffer.text)),
         prompt_continuation="  ...> ",
@@ -155,7 +186,7 @@ def ask_on(
             continue
         except EOFError:
             return
-        if text in (".quit", ".exit"):
+        if text.rstrip("; ") in (".quit", ".exit"):
             return
         if text:
             _answer(connection, console, text, rows, full, look)

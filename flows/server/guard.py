@@ -67,8 +67,9 @@ class Guard:
             return HTTPStatus.MISDIRECTED_REQUEST, f"ask by one of {names}, with the server's port"
         if not self.origins.issuperset(headers.getlist("origin")):
             return HTTPStatus.FORBIDDEN, "no page of another origin is answered"
-        site = headers.get("sec-fetch-site", "none")
-        if site not in OWN and not _is_link(scope, headers):
+        if not {*OWN}.issuperset(headers.getlist("sec-fetch-site")) and not _is_link(
+            scope, headers
+        ):
             return HTTPStatus.FORBIDDEN, "no page of another site is answered"
         return None
 

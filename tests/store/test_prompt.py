@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import stat
 import subprocess
@@ -17,6 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
@@ -26,7 +28,7 @@ from rich.console import Console
 from support.store_artifacts import LABELS, Planted
 
 from deconstruct.store import open_store
-from deconstruct.store.prompt import StoreCompleter, ask_on, history_file
+from deconstruct.store.prompt import StoreCompleter, _completer, ask_on, history_file
 from deconstruct.store.rewrite import FILE
 
 TwoRuns = tuple[Path, Planted, Planted]
@@ -38,10 +40,10 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def typed(home: Path, keys: str) -> str:
+def typed(home: Path, keys: str, files: bool = True) -> str:
     """What the prompt prints for some keys."""
     console = Console(file=io.StringIO(), width=200)
-    with open_store(home) as store, create_pipe_input() as source:
+    with open_store(home, files=files, verify=False) as store, create_pipe_input() as source:
         source.send_text(keys)
         ask_on(store, console, 100, False, source, DummyOutput())
     assert isinstance(console.file, io.StringIO)
@@ -125,6 +127,57 @@ def test_history_is_kept_for_the_next_time_and_private(two_runs: TwoRuns, state:
     assert file.is_relative_to(state)
     assert "SELECT 6 * 7 AS answer;" in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("what", ["folder", "pipe", "file above", "nowhere"])
+def test_where_no_history_can_be_kept_there_is_a_prompt(
+    what: str, two_runs: TwoRuns, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = state / "deconstruct" / "sql_history"
+    if what == "file above":
+        place.parent.write_text("")
+    elif what == "nowhere":
+        monkeypatch.setenv("XDG_STATE_HOME", "/proc/none")
+    else:
+        place.parent.mkdir()
+        place.mkdir() if what == "folder" else os.mkfifo(place)
+    page = typed(two_runs[0], "SELECT 6 * 7 AS answer;\r.quit;\r")
+    assert re.search(r"answer\n +42\n1 row\n$", page)
+
+
+def test_a_history_that_others_could_read_is_closed_to_them(
+    two_runs: TwoRuns, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = history_file()
+    file.chmod(0o664)
+    typed(two_runs[0], ".quit\r")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    monkeypatch.setenv("HOME", str(state / "home"))
+    monkeypatch.setenv("XDG_STATE_HOME", "of-this-folder")  # such paths are to be ignored
+    assert history_file().is_relative_to(state / "home")
+
+
+HOSTILE_NAMES = (
+    "SELECT error('none of your business') AS name, 1 AS last_execution, 'x' AS run_id",
+    "SELECT 'demo\x1b]0;owned\x07' AS name, 1 AS last_execution, 'x' AS run_id",
+    "SELECT 'demo\u202etxt' AS name, 1 AS last_execution, 'x' AS run_id",
+)
+
+
+@pytest.mark.parametrize("view", HOSTILE_NAMES)
+def test_a_store_of_somebody_else_completes_nothing_that_is_obeyed(
+    view: str, two_runs: TwoRuns, tmp_path: Path
+) -> None:
+    shutil.copy(two_runs[0] / FILE, tmp_path / FILE)
+    with duckdb.connect(tmp_path / FILE) as store:
+        store.execute("ALTER TABLE names RENAME TO other_names")
+        store.execute(f"CREATE VIEW names AS {view}")
+    with open_store(tmp_path, files=False, verify=False) as store:
+        completer = _completer(store)
+        document = Document("FROM top_contexts('demo")
+        for completion in completer.get_completions(document, CompleteEvent()):
+            assert completion.text.isprintable()
+    assert "42" in typed(tmp_path, "SELECT 42 AS x;\r.quit\r", files=False)
 
 
 def test_end_of_input_leaves(two_runs: TwoRuns) -> None:
