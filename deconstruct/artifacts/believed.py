@@ -17,7 +17,14 @@ from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from deconstruct.artifacts.manifest import MANIFEST, SCRATCH, FileEntry, Manifest, sha256_of
+from deconstruct.artifacts.manifest import (
+    MANIFEST,
+    SCRATCH,
+    UNFINISHED,
+    FileEntry,
+    Manifest,
+    sha256_of,
+)
 from deconstruct.common.errors import StorageError
 
 STAGE = re.compile("[a-z][a-z0-9_-]{0,63}")
@@ -86,7 +93,7 @@ def stays_inside(name: str) -> bool:
         name.isprintable()  # neither NUL nor what a terminal obeys; no lone surrogate
         and "\\" not in name
         and not {"", ".", ".."} & set(parts)
-        and parts[0] not in (MANIFEST, SCRATCH)
+        and parts[0] not in (MANIFEST, UNFINISHED, SCRATCH)
         and all(len(part.encode()) <= LONGEST_NAME for part in parts)
     )
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MANIFEST = "manifest.json"
+UNFINISHED = f".{MANIFEST}.unfinished"
 SCRATCH = ".scratch"
 RECIPE = "recipe.json"
 LARGEST = 2**63 - 1

@@ -41,6 +41,7 @@ from deconstruct.artifacts.manifest import (
     MANIFEST,
     RECIPE,
     SCRATCH,
+    UNFINISHED,
     Artifact,
     Draft,
     FileEntry,
@@ -365,7 +366,7 @@ def _draft(partial: Path, recipe: Recipe) -> Draft:
 
 def _write(manifest: Manifest, folder: Path) -> None:
     """Write an artifact's manifest, whole or not at all."""
-    unfinished = folder / f".{MANIFEST}.unfinished"
+    unfinished = folder / UNFINISHED
     remove(unfinished)  # of a writer that died; and a link there would be followed
     unfinished.write_text(manifest.model_dump_json(indent=1) + "\n")
     fsync(unfinished)

@@ -195,7 +195,9 @@ def whole(target: Path) -> Iterator[Path]:
         return
     target = target.resolve()
     draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
+    draft.unlink(missing_ok=True)
     try:
+        draft.touch(exist_ok=False)  # a link that somebody has put there would be followed
         yield draft
         draft.replace(target)
     finally:

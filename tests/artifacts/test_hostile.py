@@ -77,6 +77,7 @@ NAMES = [
     "../precious.txt", "../../../precious.txt", "sub/../../x", "..", ".", "", "/etc/hostname",
     "//x", "a//b", "a/", "./a", "a/./b", "a\\b", "..\\x", "a\0b", "a\nb", "\x1b[2Jx", "\u202etxt",
     "manifest.json", "manifest.json/x", ".scratch/x", "a.txt/inside", "x" * 256, "\ud800",
+    ".manifest.json.unfinished",
 ]  # fmt: skip
 
 HOSTILE: dict[str, Callable[[Fields], None]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -136,3 +137,18 @@ def test_no_note_where_none_is_due(two_runs: TwoRuns) -> None:
         assert ask(home, query).stderr == ""
     unknown = ask(home, "SELECT 1 FROM runs WHERE run_id = 'nobody'")
     assert "note: no run is called 'nobody'; the newest are" in unknown.stderr
+
+
+def test_a_link_in_the_place_of_a_draft_is_not_followed(two_runs: TwoRuns, tmp_path: Path) -> None:
+    """Its name can be guessed, and --output may name a folder into which others write."""
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / "shared").mkdir()
+    for ending in ("csv", "json", "parquet", "txt"):
+        answer = tmp_path / "shared" / f"answer.{ending}"
+        (tmp_path / "shared" / f".{answer.name}.{os.getpid()}.draft").symlink_to(precious)
+        asked = ["sql", "SELECT 1 AS a", "--output", str(answer), "--home", str(two_runs[0])]
+        assert CliRunner().invoke(app, asked).exit_code == 0
+        assert answer.is_file()
+        assert not answer.is_symlink()
+    assert precious.read_text() == "mine"
