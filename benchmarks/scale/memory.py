@@ -1,6 +1,6 @@
 """Peak memory and processor time of each stage, for corpora of different sizes.
 
-    python -m benchmarks.memory --documents 5000 50000
+    python -m benchmarks.scale.memory --documents 5000 50000
 
 Each stage runs in a process of its own, whose peak resident memory is what the kernel says. Texts
 and model are made from a seed: a GPT-2 of 2 layers, documents of 24 words, five labels.
@@ -84,13 +84,7 @@ def run_stage(stage: str, folder: Path) -> dict[str, Any]:
         train,
     )
 
-    settings = {
-        "model.name": folder / "model", "corpus.source": folder / "texts.csv",
-        "corpus.max_tokens": TOKENS, "activations.sites": "1.resid_post",
-        "sae.d_sae": 512, "sae.k": 8, "sae.tokens": 100_000, "sae.batch_size": 1024,
-        "probe.bootstrap": 100, "evaluation.bootstrap": 100,
-    }  # fmt: skip
-    config = load_config(None, [f"{name}={value}" for name, value in settings.items()])
+    config = load_config(None, settings(folder))
     root = DataRoot(folder / "data")
     model, source = resolve_model(root, config.model), resolve_source(config.corpus)
 
@@ -130,6 +124,17 @@ def run_stage(stage: str, folder: Path) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     assert made.made, f"{stage} came from cache"
     return {"stage": stage, "peak_mb": peak, "us_per_token": 1e6 * seconds / tokens}
+
+
+def settings(folder: Path) -> list[str]:
+    """What is other than by default."""
+    found = {
+        "model.name": folder / "model", "corpus.source": folder / "texts.csv",
+        "corpus.max_tokens": TOKENS, "activations.sites": "1.resid_post",
+        "sae.d_sae": 512, "sae.k": 8, "sae.tokens": 100_000, "sae.batch_size": 1024,
+        "probe.bootstrap": 100, "evaluation.bootstrap": 100,
+    }  # fmt: skip
+    return [f"{name}={value}" for name, value in found.items()]
 
 
 def write_texts(path: Path, documents: int) -> None:

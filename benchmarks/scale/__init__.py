@@ -1,0 +1,1 @@
+"""What grows with a corpus, and what does not."""
