@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deconstruct.common.errors import DataError
-from deconstruct.corpus.textfiles import Row, encoding_of, undecodable
+from deconstruct.corpus.textfiles import Row, Wanted, encoding_of, undecodable
 from deconstruct.corpus.values import label_name
 
 log = logging.getLogger(__name__)
@@ -37,10 +37,8 @@ class FolderReader:
     (or UTF-16 with its mark); None: they raise ``DataError``.
     """
 
-    def __init__(
-        self, path: Path, text: str, label: str | None, fallback: str | None = None
-    ) -> None:
-        self.path, self.text, self.label, self.fallback = path, text, label, fallback
+    def __init__(self, path: Path, wanted: Wanted, fallback: str | None = None) -> None:
+        self.path, self.wanted, self.fallback = path, wanted, fallback
         self.found = listing(path)
 
     def columns(self) -> list[str]:
@@ -63,11 +61,16 @@ class FolderReader:
 
     def rows_of(self, files: Iterable[Path]) -> Iterator[Row]:
         """Some of the files."""
+        text, label_column, more = self.wanted
         for file in files:
             folders = file.relative_to(self.path).parts[:-1]
             label = label_name(folders[0]) if folders else None
             values = {"text": self._decoded(file), "label": label}
-            yield Row(values[self.text], None if self.label is None else values[self.label])
+            yield Row(
+                values[text],
+                None if label_column is None else values[label_column],
+                tuple(values[name] for name in more),
+            )
 
     def _decoded(self, file: Path) -> str:
         raw = file.read_bytes()

@@ -29,11 +29,11 @@ LONGEST = 300
 
 @dataclass(frozen=True)
 class HubRows:
-    """What is read of a data set: its columns, and its splits' rows one after another."""
+    """What is read of a data set: all of its columns (names of classes in the schema's metadata, as
+    `values.class_names` finds them), and its splits' rows one after another."""
 
     schema: pa.Schema
     count: int
-    label_names: list[str] | None
     batches: Iterator[pa.RecordBatch]
 
 
@@ -108,11 +108,9 @@ def read(config: CorpusConfig, commit: str, cached: Path | None, columns: list[s
                 "nothing is kept of them; run again"
             )
 
-    feature: Any = features.get(config.label_column) if config.label_column else None
     return HubRows(
         schema=features.arrow_schema,
         count=sum(len(part) for part in parts),
-        label_names=getattr(feature, "names", None),
         batches=batches(),
     )
 

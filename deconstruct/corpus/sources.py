@@ -11,11 +11,11 @@ import difflib
 import hashlib
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -144,16 +144,21 @@ def without_text(source: ResolvedSource, config: CorpusConfig, documents: int) -
     )
 
 
+def wanted(config: CorpusConfig) -> textfiles.Wanted:
+    """The columns that a configuration asks for."""
+    return textfiles.Wanted(config.text_column, config.label_column)
+
+
 def _opened(source: ResolvedSource, config: CorpusConfig) -> tuple[int, Iterator[Row]]:
-    columns = list(dict.fromkeys(c for c in (config.text_column, config.label_column) if c))
+    columns = wanted(config)
     if source.kind == "hub":
-        found = hub.read(config, source.digest, source.path, columns)
+        found = hub.read(config, source.digest, source.path, columns.names())
         check_columns(source.name, config, found.schema.names)
         _check_types(source.name, config, found.schema)
-        return found.count, _arrow_rows(found.batches, config, found.label_names)
+        return found.count, _arrow_rows(found.batches, columns, found.schema)
     assert source.path is not None
     if source.kind == "parquet":
-        return _read_parquet(source.path, config, columns)
+        return _read_parquet(source.path, config)
     reader = reader_of(source.kind, source.path, config)
     check_columns(source.name, config, reader.columns())
     return reader.count(), reader.rows()
@@ -269,13 +274,13 @@ def _unknown(source: str, path: Path) -> str:
 
 def reader_of(kind: Kind, path: Path, config: CorpusConfig) -> textfiles.Reader:
     """Who reads a file or folder of this kind, unless it is Parquet."""
-    columns = (config.text_column, config.label_column)
+    columns = wanted(config)
     if kind == "csv":
-        return textfiles.CsvReader(path, *columns)
+        return textfiles.CsvReader(path, columns)
     if kind == "jsonl":
-        return textfiles.JsonLinesReader(path, *columns)
+        return textfiles.JsonLinesReader(path, columns)
     # One of the articles, sports/199.txt, is in Windows-1252; a user's file gets no such guess.
-    return folders.FolderReader(path, *columns, fallback="cp1252" if kind == "embedded" else None)
+    return folders.FolderReader(path, columns, fallback="cp1252" if kind == "embedded" else None)
 
 
 def _parquet(path: Path, config: CorpusConfig) -> pq.ParquetFile:
@@ -294,19 +299,17 @@ def parquet_file(path: Path) -> pq.ParquetFile:
         raise DataError(f"{path} does not read as Parquet: {error}") from error
 
 
-def _read_parquet(
-    path: Path, config: CorpusConfig, columns: list[str]
-) -> tuple[int, Iterator[Row]]:
+def _read_parquet(path: Path, config: CorpusConfig) -> tuple[int, Iterator[Row]]:
     file = _parquet(path, config)
+    columns = wanted(config)
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
-            yield from file.iter_batches(batch_size=1024, columns=columns)
+            yield from file.iter_batches(batch_size=1024, columns=columns.names())
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path} is damaged: {error}") from error
 
-    names = values.class_names(file.schema_arrow, config.label_column)
-    return file.metadata.num_rows, _arrow_rows(batches(), config, names)
+    return file.metadata.num_rows, _arrow_rows(batches(), columns, file.schema_arrow)
 
 
 def _check_types(source: str, config: CorpusConfig, schema: pa.Schema) -> None:
@@ -327,13 +330,16 @@ def _check_types(source: str, config: CorpusConfig, schema: pa.Schema) -> None:
 
 
 def _arrow_rows(
-    batches: Iterator[pa.RecordBatch], config: CorpusConfig, names: list[str] | None
+    batches: Iterator[pa.RecordBatch], columns: textfiles.Wanted, schema: pa.Schema
 ) -> Iterator[Row]:
+    """schema: of the whole source, with its metadata."""
+    names = {name: values.class_names(schema, name) for name in columns.names()}
     for batch in batches:
-        texts = batch.column(batch.schema.get_field_index(config.text_column)).to_pylist()
-        if config.label_column is None:
-            yield from (Row(text, None) for text in texts)
-            continue
-        labels = batch.column(batch.schema.get_field_index(config.label_column))
-        for text, label in zip(texts, values.labels_in(labels, names), strict=True):
-            yield Row(text, label)
+        found = dict(zip(batch.schema.names, batch.columns, strict=True))
+        texts = found[columns.text].to_pylist()
+        labels: list[str | None] = [None] * len(texts)
+        if columns.label is not None:
+            labels = values.labels_in(found[columns.label], names[columns.label])
+        more = [values.cells_in(found[name], names[name]) for name in columns.more]
+        cells: Iterable[tuple[Any, ...]] = zip(*more, strict=True) if more else [()] * len(texts)
+        yield from map(Row, texts, labels, cells)

@@ -24,6 +24,23 @@ class Row(NamedTuple):
 
     text: str | None
     label: str | None
+    more: tuple[Any, ...] = ()
+    """The cells of `Wanted.more`, in its order and as the file has them: strings of a CSV file
+    (None where empty), values of JSON, of Parquet and the hub as Python's (names of a class column,
+    numbers of short floats as NumPy's)."""
+
+
+class Wanted(NamedTuple):
+    """Which columns of a source are read. Those of ``more`` differ; text and label may be there."""
+
+    text: str
+    label: str | None = None
+    more: tuple[str, ...] = ()
+
+    def names(self) -> list[str]:
+        """Every column that is read, once."""
+        columns = (self.text, self.label, *self.more)
+        return list(dict.fromkeys(column for column in columns if column is not None))
 
 
 class Reader(Protocol):
@@ -42,8 +59,8 @@ class CsvReader:
     _handle: BufferedReader
     """The file's bytes as the last iteration reads them."""
 
-    def __init__(self, path: Path, text: str, label: str | None) -> None:
-        self.path, self.text, self.label = path, text, label
+    def __init__(self, path: Path, wanted: Wanted) -> None:
+        self.path, self.wanted = path, wanted
 
     def columns(self) -> list[str]:
         """The header's names."""
@@ -54,13 +71,19 @@ class CsvReader:
         return sum(1 for _ in islice(self._records(), 1, None))
 
     def rows(self) -> Iterator[Row]:
-        """Every record's text and label; an empty label counts as none."""
+        """Every record's text, label and further cells; an empty one but of the text counts as
+        none."""
         records = self._records()
         header = next(records, [])
-        text = header.index(self.text)
-        label = None if self.label is None else header.index(self.label)
+        text = header.index(self.wanted.text)
+        label = None if self.wanted.label is None else header.index(self.wanted.label)
+        more = [header.index(name) for name in self.wanted.more]
         for record in records:
-            yield Row(record[text], None if label is None else label_name(record[label]))
+            yield Row(
+                record[text],
+                None if label is None else label_name(record[label]),
+                tuple(record[place] or None for place in more),
+            )
 
     def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Every record by column, and how many bytes of the file have been read for it."""
@@ -102,8 +125,8 @@ class JsonLinesReader:
 
     _handle: BufferedReader
 
-    def __init__(self, path: Path, text: str, label: str | None) -> None:
-        self.path, self.text, self.label = path, text, label
+    def __init__(self, path: Path, wanted: Wanted) -> None:
+        self.path, self.wanted = path, wanted
 
     def columns(self) -> list[str]:
         """The keys of the first 100 objects, in order of appearance."""
@@ -118,23 +141,24 @@ class JsonLinesReader:
             return sum(1 for line in handle if line.strip())
 
     def rows(self) -> Iterator[Row]:
-        """Every object's text and label; a key that is left out counts as null."""
+        """Every object's text, label and further values; a key that is left out counts as null."""
+        wanted = self.wanted
         for line, record in self._records():
-            text = record.get(self.text)
+            text = record.get(wanted.text)
             if text is not None and not isinstance(text, str):
                 raise DataError(
-                    f"{self.path}, line {line}: corpus.text_column {self.text!r} holds "
+                    f"{self.path}, line {line}: corpus.text_column {wanted.text!r} holds "
                     f"{json.dumps(text)[:80]}, not a string; name a column of texts "
                     f"(here: {', '.join(map(repr, record))})"
                 )
-            label = None if self.label is None else record.get(self.label)
+            label = None if wanted.label is None else record.get(wanted.label)
             if isinstance(label, list | dict):
                 raise DataError(
-                    f"{self.path}, line {line}: corpus.label_column {self.label!r} holds "
+                    f"{self.path}, line {line}: corpus.label_column {wanted.label!r} holds "
                     f"{json.dumps(label)[:80]}, not one label per document; name another column, "
                     "or go without: corpus.label_column=none"
                 )
-            yield Row(text, label_name(label))
+            yield Row(text, label_name(label), tuple(map(record.get, wanted.more)))
 
     def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Every object, and how many bytes of the file have been read for it."""
@@ -166,7 +190,7 @@ class JsonLinesReader:
     def _record(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         record = dict(pairs)
         if len(record) < len(pairs):
-            for name in (self.text, self.label):
+            for name in self.wanted.names():
                 if sum(key == name for key, _ in pairs) > 1:
                     raise ValueError(f"an object has {name!r} twice")
         return record

@@ -40,6 +40,27 @@ def labels_in(column: pa.Array, names: list[str] | None = None) -> list[str | No
     return [label_name(value, names) for value in values]
 
 
+def cells_in(column: pa.Array, names: list[str] | None = None) -> list[Any]:
+    """The cells of an Arrow column of any type, as `textfiles.Row.more` has them.
+
+    names: of an integer class column, or of a column with a list of such classes a row.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if _is_short_float(column.type):
+        found = column.to_numpy(zero_copy_only=False)
+        gone = column.is_null().to_pylist()
+        return [None if null else cell for cell, null in zip(found, gone, strict=True)]
+    cells = column.to_pylist()
+    return cells if names is None else [_named(cell, names) for cell in cells]
+
+
+def _named(cell: Any, names: list[str]) -> Any:
+    if isinstance(cell, list):
+        return [_named(one, names) for one in cell]
+    return label_name(cell, names)
+
+
 def renamed_in_3(kind: pa.DataType) -> bool:
     """Whether version 2 of the stage corpus gave labels of this Arrow type other names."""
     kind = value_type(kind)
@@ -54,13 +75,16 @@ def value_type(kind: pa.DataType) -> pa.DataType:
 
 
 def class_names(schema: pa.Schema, column: str | None) -> list[str] | None:
-    """Names of an integer class column, where `datasets` left them in the file's metadata."""
+    """Names of an integer class column, or of one with a list of classes a row, where `datasets`
+    left them in the file's metadata."""
     raw = (schema.metadata or {}).get(b"huggingface")
     if raw is None or column is None:
         return None
     try:
-        names = json.loads(raw)["info"]["features"][column]["names"]
-    except (ValueError, KeyError, TypeError):
+        feature = json.loads(raw)["info"]["features"][column]
+        feature = feature[0] if isinstance(feature, list) else feature.get("feature", feature)
+        names = feature["names"]
+    except (ValueError, LookupError, TypeError, AttributeError):
         return None
     return [str(name) for name in names] if isinstance(names, list) else None
 
