@@ -6,7 +6,7 @@ its stage's artifacts; the store copies it, or (``in_place``) looks into the fil
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +25,16 @@ _ARROW = {
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name, DuckDB type and meaning. stored: its type in the file, if another."""
+    """A column: its name, DuckDB type and meaning. stored: its type in the file, if another.
+
+    optional: whether files may be without it; `Table.arrow` leaves it out.
+    """
 
     name: str
     type: str
     comment: str
     stored: str | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Table:
     key: columns that, with the run, are unique together; empty if one of them may be null. columns:
     of the file; the store's have ``run_id`` too. file: name of the Parquet file. in_place: the rows
     stay there, as there are as many as tokens. wide: the file has one column per metric, and the
-    table one row per metric.
+    table one row per metric. optional: only some runs have the file.
     """
 
     name: str
@@ -50,13 +54,20 @@ class Table:
     file: str
     in_place: bool = False
     wide: bool = False
+    optional: bool = False
 
     @cached_property
     def arrow(self) -> pa.Schema:
         """The schema that the stage writes by."""
         import pyarrow as pa
 
-        return pa.schema([(c.name, _arrow(c.stored or c.type)) for c in self.columns])
+        always = (column for column in self.columns if not column.optional)
+        return pa.schema([(c.name, _arrow(c.stored or c.type)) for c in always])
+
+    def with_optional(self) -> Table:
+        """The same table, whose file has all of its columns."""
+        columns = tuple(replace(column, optional=False) for column in self.columns)
+        return replace(self, columns=columns)
 
     def of(self, *columns: Any) -> pa.Table:
         """Rows from arrays or lists, one per column, in the order of the columns."""

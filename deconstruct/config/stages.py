@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, NamedTuple, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from deconstruct.common.site import Site
-from deconstruct.config.base import LARGEST_SEED, MOST_LATENTS, MOST_ROWS, NO_KEY, Settings
+from deconstruct.config.base import (
+    KEY_WHERE_SET,
+    LARGEST_SEED,
+    MOST_LATENTS,
+    MOST_ROWS,
+    NO_KEY,
+    Settings,
+)
+
+LabelKind = Literal["class", "multilabel", "number"]
+"""What a column of labels holds: one class per document, a list of them, or a real value."""
+
+
+class LabelColumn(NamedTuple):
+    """A column of labels, and its kind where the configuration says it."""
+
+    name: str
+    kind: LabelKind | None = None
+
+    @classmethod
+    def of(cls, text: str) -> LabelColumn:
+        """``"stars:number"`` is a column and its kind, any other text a column."""
+        name, colon, last = text.rpartition(":")
+        for kind in get_args(LabelKind):
+            if colon and last == kind:
+                return cls(name, kind)
+        return cls(text)
 
 
 class ModelConfig(Settings):
@@ -48,6 +74,31 @@ class CorpusConfig(Settings):
     label_column: str | None = Field(
         "label", description="Column that holds the label; none: no probe, no label scores."
     )
+    label_columns: tuple[str, ...] = Field(
+        (),
+        description="Several columns of labels, each a task of its own. `label_column`, by default "
+        "the first of them, is the task that headline figures, gates and clusters are about. Kinds "
+        "are found: lists are multilabel; floats are numbers if one has a fraction; all else is "
+        "classes. Said: 'stars:number', 'stars:class', 'tags:multilabel'.",
+        json_schema_extra=KEY_WHERE_SET,
+    )
+    group_column: str | None = Field(
+        None,
+        description="Documents with the same value here are held out together or not at all, as "
+        "those of one author or one conversation; a digest of the value decides.",
+        json_schema_extra=KEY_WHERE_SET,
+    )
+    split_column: str | None = Field(
+        None,
+        description="Column with the source's own split, which is kept as it is: train or test (or "
+        "validation, dev, ...: held out). Then test_share decides nothing.",
+        json_schema_extra=KEY_WHERE_SET,
+    )
+    keep_columns: tuple[str, ...] = Field(
+        (),
+        description="Further columns that reach `documents.metadata` of the store, for SQL.",
+        json_schema_extra=KEY_WHERE_SET,
+    )
     limit: int | None = Field(
         None,
         ge=1,
@@ -67,6 +118,48 @@ class CorpusConfig(Settings):
         description="Share of the documents held out; a digest of the text decides which.",
     )
     seed: int = Field(0, ge=0, description="Changes which documents are held out.")
+
+    @property
+    def tasks(self) -> tuple[LabelColumn, ...]:
+        """The columns of labels where there are several, `label_column` first; else none."""
+        named = [LabelColumn.of(text) for text in self.label_columns]
+        if not named or self.label_column is None:
+            return tuple(named)
+        first = LabelColumn(self.label_column, "class")
+        first = next((one for one in named if one.name == self.label_column), first)
+        return (first, *(one for one in named if one.name != first.name))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_label(cls, values: Any) -> Any:
+        """Of several columns the first is `label_column`, where that is not said."""
+        if not isinstance(values, dict) or "label_column" in values:
+            return values
+        columns = values.get("label_columns")
+        if not isinstance(columns, list | tuple) or not columns or not isinstance(columns[0], str):
+            return values
+        return {**values, "label_column": LabelColumn.of(columns[0]).name}
+
+    @field_validator("label_columns", "keep_columns")
+    @classmethod
+    def _each_once(cls, columns: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        labels = info.field_name == "label_columns"
+        names = [LabelColumn.of(text).name if labels else text for text in columns]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"column {twice!r} is named twice; name each once")
+        if "" in names:
+            raise ValueError("a column has no name; leave it out")
+        return columns
+
+    @model_validator(mode="after")
+    def _one_way_to_split(self) -> CorpusConfig:
+        if self.group_column is not None and self.split_column is not None:
+            raise ValueError(
+                f"group_column {self.group_column!r} and split_column {self.split_column!r} would "
+                "both decide what is held out; leave one out"
+            )
+        return self
 
 
 class ActivationsConfig(Settings):

@@ -36,7 +36,7 @@ class KnownDocuments:
         self._before = np.concatenate(numbers)
         self._now = self._before.copy()
         self._names = {name: name for name in self._number if name is not None}
-        self._by_form = {_whole(name): name for name in self._names}
+        self._by_form = {as_integer(name): name for name in self._names}
 
     def take(self, doc_key: str) -> int | None:
         """The doc_id of a text; None if it is there no more times than it was taken."""
@@ -53,7 +53,7 @@ class KnownDocuments:
         ``1.0``, so that a column which turned from integers to floats makes no new classes."""
         if label is None or label in self._names:
             return label
-        return self._by_form.get(_whole(label), label)
+        return self._by_form.get(as_integer(label), label)
 
     def relabel(self, doc_id: int, label: str | None) -> None:
         """Note what the source says now of a document."""
@@ -84,7 +84,7 @@ class KnownDocuments:
         return self._number.setdefault(label, len(self._number))
 
 
-def _whole(label: str) -> str:
+def as_integer(label: str) -> str:
     """A whole number as an integer is written, any other label as it is."""
     return _WHOLE.sub(r"\1", label)
 

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from deconstruct.artifacts import sha256_of
 from deconstruct.common.errors import ConfigError, DataError, SourceUnreachable
 from deconstruct.common.paths import absolute
-from deconstruct.config import CorpusConfig
+from deconstruct.config import CorpusConfig, LabelColumn
 from deconstruct.corpus import folders, hub, textfiles, values
 from deconstruct.corpus.textfiles import Row
 
@@ -145,8 +145,12 @@ def without_text(source: ResolvedSource, config: CorpusConfig, documents: int) -
 
 
 def wanted(config: CorpusConfig) -> textfiles.Wanted:
-    """The columns that a configuration asks for."""
-    return textfiles.Wanted(config.text_column, config.label_column)
+    """The columns that a configuration asks for; where there are several of labels, none of them
+    is `Wanted.label`."""
+    further = (config.group_column, config.split_column, *config.keep_columns)
+    more = dict.fromkeys([*(task.name for task in config.tasks), *(one for one in further if one)])
+    label = None if config.label_columns else config.label_column
+    return textfiles.Wanted(config.text_column, label, tuple(more))
 
 
 def _opened(source: ResolvedSource, config: CorpusConfig) -> tuple[int, Iterator[Row]]:
@@ -169,7 +173,7 @@ def _look(kind: Kind, path: Path, config: CorpusConfig, name: str) -> bool:
     if kind == "parquet":
         with _parquet(path, config) as file:
             schema = file.schema_arrow
-        label = config.label_column
+        label = wanted(config).label
         return label is not None and values.renamed_in_3(schema.field(label).type)
     check_columns(name, config, reader_of(kind, path, config).columns())
     return False
@@ -225,13 +229,12 @@ def _changed(source: ResolvedSource) -> bool:
 
 
 def check_columns(source: str, config: CorpusConfig, names: list[str]) -> None:
-    """Raise ``DataError`` if the text or label column is missing or there twice.
+    """Raise ``DataError`` if a column that the configuration names is missing or there twice.
 
     source: its name. The message lists what there is.
     """
-    for field in ("text_column", "label_column"):
-        wanted = getattr(config, field)
-        if wanted is None or names.count(wanted) == 1:
+    for field, wanted in _named_columns(config):
+        if names.count(wanted) == 1:
             continue
         if wanted in names:
             raise DataError(
@@ -240,11 +243,25 @@ def check_columns(source: str, config: CorpusConfig, names: list[str]) -> None:
             )
         close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        without = "" if field == "text_column" else "; without labels: corpus.label_column=none"
+        without = {"text_column": "", "label_column": "; without labels: corpus.label_column=none"}
         raise DataError(
             f"corpus.{field} {wanted!r}: {source} has no such column; {hint}"
-            f"its columns are {', '.join(map(repr, names)) or 'none'}{without}"
+            f"its columns are {', '.join(map(repr, names)) or 'none'}"
+            f"{without.get(field, '; or leave it out')}"
         )
+
+
+def _named_columns(config: CorpusConfig) -> Iterator[tuple[str, str]]:
+    """Fields of the configuration and the columns that they name."""
+    yield "text_column", config.text_column
+    several = [LabelColumn.of(text).name for text in config.label_columns]
+    yield from (("label_columns", name) for name in several)
+    if config.label_column is not None and config.label_column not in several:
+        yield "label_column", config.label_column
+    for field in ("group_column", "split_column"):
+        if (name := getattr(config, field)) is not None:
+            yield field, name
+    yield from (("keep_columns", name) for name in config.keep_columns)
 
 
 def _embedded(source: str) -> Path:
@@ -321,10 +338,11 @@ def _check_types(source: str, config: CorpusConfig, schema: pa.Schema) -> None:
             f"corpus.text_column {config.text_column!r} of {source} holds {text}, not text; "
             f"its columns are {', '.join(f'{f.name!r} ({f.type})' for f in schema)}"
         )
-    if config.label_column and types.is_nested(schema.field(config.label_column).type):
+    label = wanted(config).label
+    if label and types.is_nested(schema.field(label).type):
         raise DataError(
-            f"corpus.label_column {config.label_column!r} of {source} holds "
-            f"{schema.field(config.label_column).type}, not one label per document; name another "
+            f"corpus.label_column {label!r} of {source} holds {schema.field(label).type}, not one "
+            f"label per document; for several: corpus.label_columns={label}; or name another "
             "column, or go without: corpus.label_column=none"
         )
 

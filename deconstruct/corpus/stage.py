@@ -6,11 +6,9 @@ for one string per entry of the vocabulary, and the names of the labels).
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,10 +23,13 @@ from deconstruct.common.parquet import GroupedWriter
 from deconstruct.common.progress import track
 from deconstruct.config import CorpusConfig
 from deconstruct.corpus import sources, spaces
+from deconstruct.corpus.columns.further import Further
+from deconstruct.corpus.columns.labels import MAX_LABELS, Told
+from deconstruct.corpus.columns.texts import batches, doc_key, refuse_numbers
 from deconstruct.corpus.growth import KnownDocuments, documents_of, segments
 from deconstruct.corpus.sources import ResolvedSource
 from deconstruct.corpus.splits import Settled, Splits, rewrite
-from deconstruct.corpus.tables import DOCUMENTS, KEPT, TOKENS
+from deconstruct.corpus.tables import DOCUMENTS, GROUPS, KEPT, TOKENS
 from deconstruct.corpus.textfiles import Row
 from deconstruct.corpus.values import encodable
 from deconstruct.corpus.vocabulary import Cut, Vocabulary
@@ -41,10 +42,6 @@ log = logging.getLogger(__name__)
 VERSION = 3
 UNCHANGED = 2
 """What version 3 leaves as it was, byte for byte, keeps the keys of this one."""
-BATCH_DOCUMENTS = 512
-BATCH_CHARACTERS = 4_000_000
-MAX_LABELS = 1000
-"""More distinct labels than this are taken for a column of ids, named by mistake."""
 
 
 def recipe(
@@ -84,11 +81,11 @@ def tokenise(
 
     base: an earlier corpus that this one grows from (`growth`): its documents come first, numbered
     and split as they are, and those that the source has beyond them after it, as a segment of
-    their own. Labels are those that the source has now.
+    their own. Labels and metadata are those that the source has now.
 
     Raises ``ConfigError`` if a BOS token is asked for that the tokenizer has not, ``DataError``
-    for a source that does not read, has no text, or no two different texts to split, and for one
-    that is written to meanwhile.
+    for a source that does not read, has no text, or no two different texts (or groups of them) to
+    split, for columns that don't hold what they should, and for one that is written to meanwhile.
     """
 
     def write(draft: Draft) -> None:
@@ -128,17 +125,21 @@ class _Writing:
     tokens: int = 0
     labels: set[str] = field(default_factory=set)
     kept: list[NDArray[np.uint32]] = field(default_factory=list)
+    further: Further = field(init=False)
     splits: Splits = field(init=False)
 
     def run(self, model_name: str) -> None:
         """Write both files, some documents at a time, and the facts."""
-        self.splits = Splits(self.config.test_share, self.config.seed)
+        said = self.config.split_column is not None
+        self.splits = Splits(self.config.test_share, self.config.seed, said)
+        self.further = Further(self.config, self.source, self.base)
         total, rows = sources.read(self.source, self.config)
         if total == 0:
             raise sources.without_text(self.source, self.config, total)
         with (
             self.draft.writing("documents.parquet") as documents_path,
             self.draft.writing("tokens.parquet") as tokens_path,
+            self.further.writing(self.draft),
         ):
             with (
                 GroupedWriter(documents_path, DOCUMENTS.arrow, group_rows=8192) as documents,
@@ -147,14 +148,17 @@ class _Writing:
             ):
                 if self.base is not None:
                     self._adopt(self.base, documents, tokens)
-                for batch in _batches(rows):
+                for batch in batches(rows):
                     self._write_batch(batch, documents, tokens)
                     advance(len(batch))
             self._check()
-            settled = self._settle(documents_path)
+            settled = self._settle(documents_path, self.further.finish(self.draft))
         if self.kept:
             self.draft.write_table(KEPT, pa.table({"characters": np.concatenate(self.kept)}))
-        self._warn(settled.twins)
+        if (groups := self.splits.groups()) is not None:
+            self.draft.write_table(GROUPS, pa.table({"group": groups}))
+        self._warn(settled)
+        self.further.say(self.documents)
         test_documents = int(settled.test.sum())
         self.draft.rows |= {"documents.parquet": self.documents, "tokens.parquet": self.tokens}
         self.draft.facts |= {
@@ -167,6 +171,8 @@ class _Writing:
             "vocabulary": len(self.vocabulary.strings),
             "source": self.source.name,
         }
+        if self.config.keep_columns:
+            self.draft.facts["metadata"] = list(self.config.keep_columns)
         if self.base is not None:
             new = self.documents - int(self.base.facts["documents"])
             self.draft.facts["segments"] = [*segments(self.base), new]
@@ -174,9 +180,13 @@ class _Writing:
     def _adopt(self, base: Artifact, documents: GroupedWriter, tokens: GroupedWriter) -> None:
         """Take over the documents of ``base`` as they are; their labels are settled at the end."""
         self.known = KnownDocuments(base)
+        grouped = self.config.group_column is not None
+        groups = base.table(GROUPS)["group"].to_numpy() if grouped else None
         for table, ids in documents_of(base):
             documents.write(table)
-            self.splits.adopt([split == "test" for split in table["split"].to_pylist()], ids)
+            those = slice(self.documents, self.documents + len(table))
+            test = [split == "test" for split in table["split"].to_pylist()]
+            self.splits.adopt(test, ids, None if groups is None else groups[those])
             self.documents += len(table)
             if not self.vocabulary.spaces_kept:  # version 2 gave their tokens no spaces
                 cuts = self._cut(table["text"].to_pylist())
@@ -195,44 +205,50 @@ class _Writing:
     def _write_batch(
         self, batch: list[Row], documents: GroupedWriter, tokens: GroupedWriter
     ) -> None:
-        kept = [(encodable(row.text), row.label) for row in batch if row.text and row.text.strip()]
+        kept = [
+            row._replace(text=encodable(row.text)) for row in batch if row.text and row.text.strip()
+        ]
         if self.read == 0:
-            self._refuse_numbers([text for text, _ in kept])
+            texts = [row.text or "" for row in kept]
+            refuse_numbers(self.config.text_column, self.source.name, texts)
         self.read += len(batch)
         self.without_text += len(batch) - len(kept)
         new = self._not_known(kept)
         special = self.vocabulary.special
-        cuts = self._cut([text for text, _ in new])
+        cuts = self._cut([row.text or "" for row in new])
         whole = [
-            (text, label, cut)
-            for (text, label), cut in zip(new, cuts, strict=True)
-            if not special[cut.ids].all()
+            (row, cut) for row, cut in zip(new, cuts, strict=True) if not special[cut.ids].all()
         ]
         self.without_tokens += len(new) - len(whole)
         if not whole:
             return
-        texts, labels, cuts = (list(column) for column in zip(*whole, strict=True))
+        rows, cuts = [row for row, _ in whole], [cut for _, cut in whole]
+        texts, labels = [row.text or "" for row in rows], [row.label for row in rows]
         doc_ids = np.arange(self.documents, self.documents + len(whole), dtype=np.uint32)
-        keys = [_doc_key(text) for text in texts]
+        keys = [doc_key(text) for text in texts]
         self._note_labels(labels)
-        splits = self.splits.draw(keys, [cut.ids for cut in cuts])
+        self.further.note(doc_ids, rows)
+        groups, held_out = self.further.groups(keys, rows), self.further.held_out(rows)
+        splits = self.splits.draw(keys, [cut.ids for cut in cuts], groups, held_out)
         lengths = np.array([len(cut.ids) for cut in cuts], np.uint32)
         documents.write(DOCUMENTS.of(doc_ids, keys, splits, labels, texts, lengths))
         self._write_tokens(doc_ids, cuts, tokens)
         self.documents += len(whole)
 
-    def _not_known(self, rows: list[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
-        """Those of some texts and labels that no base holds; of the others, note the label."""
+    def _not_known(self, rows: list[Row]) -> list[Row]:
+        """Those of some rows whose text no base holds; of the others, note what they say now."""
         if self.known is None:
             return rows
-        new = []
-        for text, said in rows:
-            label = self.known.named(said)
-            doc_id = self.known.take(_doc_key(text))
+        new, again = [], {}
+        for said in rows:
+            row = said._replace(label=self.known.named(said.label))
+            doc_id = self.known.take(doc_key(row.text or ""))
             if doc_id is None:
-                new.append((text, label))
+                new.append(row)
             else:
-                self.known.relabel(doc_id, label)
+                self.known.relabel(doc_id, row.label)
+                again[doc_id] = row
+        self.further.note(np.array(list(again), np.uint32), list(again.values()))
         return new
 
     def _cut(self, texts: list[str]) -> list[Cut]:
@@ -263,13 +279,19 @@ class _Writing:
         tokens.write(TOKENS.of(*columns))
         self.tokens += count
 
-    def _settle(self, documents: Path) -> Settled:
-        """Decide on splits, and on the labels of documents that were known."""
+    def _settle(self, documents: Path, classes: Told | None) -> Settled:
+        """Decide on splits, and on the labels of documents that were known, or which of several
+        columns has told."""
         settled = self.splits.settle()
+        settled.check(self.source.name, self.config)
         columns: dict[str, Callable[[pa.RecordBatch], pa.Array]] = {}
         if settled.moved:
             columns["split"] = settled.names_in
-        if self.known is not None:
+        if self.config.label_columns:
+            if classes is not None:
+                self.labels = set(classes.names)
+                columns["label"] = classes.labels_in(self.documents)
+        elif self.known is not None:
             self._note_labels(self.known.labels())
             if self.known.changed():
                 columns["label"] = self.known.labels_in
@@ -277,14 +299,10 @@ class _Writing:
             rewrite(documents, columns)
         return settled
 
-    def _refuse_numbers(self, texts: list[str]) -> None:
-        if texts and all(_is_number(text) for text in texts[:100]):
-            raise DataError(
-                f"corpus.text_column {self.config.text_column!r} of {self.source.name} holds "
-                f"numbers (the first is {texts[0].strip()!r}), not texts; name the column of texts"
-            )
-
     def _note_labels(self, labels: Iterable[str | None]) -> None:
+        """Of the one column of labels; several are `Further`'s."""
+        if self.config.label_columns:
+            return
         for label in labels:
             if label is None:
                 self.without_label += self.config.label_column is not None
@@ -300,6 +318,13 @@ class _Writing:
     def _check(self) -> None:
         if self.documents == 0:
             raise sources.without_text(self.source, self.config, self.read)
+        column, name = self.config.group_column, self.source.name
+        if column is not None and self.splits.parts() == 1:
+            raise DataError(
+                f"corpus.group_column {column!r} of {name}: all {self.documents} documents are of "
+                "one group, or have the texts of one another's groups, so that none can be held "
+                "out; name another column, or leave it out"
+            )
         if self.splits.distinct() == 1:
             raise DataError(
                 f"corpus.source {self.source.name!r} has one text only "
@@ -308,16 +333,15 @@ class _Writing:
                 "learn from and one held out"
             )
 
-    def _warn(self, twins: int) -> None:
+    def _warn(self, settled: Settled) -> None:
         name = self.source.name
-        if self.known is not None and self.known.changed():
+        if self.known is not None and not self.config.label_columns and self.known.changed():
             log.info(
                 "%s: %d texts that were there before have another label now",
                 name,
                 self.known.changed(),
             )
-        if twins:
-            log.info("%s: %d texts begin as train texts do, so are not held out", name, twins)
+        settled.say(name, self.config)
         if self.without_text:
             log.warning(
                 "%s: %d of %d documents have no text and are left out",
@@ -332,28 +356,3 @@ class _Writing:
             log.warning(
                 "%s: %d of %d documents have no label", name, self.without_label, self.documents
             )
-
-
-def _doc_key(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _is_number(text: str) -> bool:
-    with suppress(ValueError):
-        float(text)
-        return True
-    return False
-
-
-def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    """Some hundred documents at a time, fewer if they are long."""
-    batch: list[Row] = []
-    characters = 0
-    for row in rows:
-        batch.append(row)
-        characters += len(row.text or "")
-        if len(batch) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch

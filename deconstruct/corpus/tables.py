@@ -13,6 +13,14 @@ DOCUMENTS = Table(
         Column("label", "VARCHAR", "Class of the document; null if it has none."),
         Column("text", "VARCHAR", "The whole text, also what max_tokens cut off."),
         Column("n_tokens", "UINTEGER", "Tokens kept of it."),
+        Column(
+            "metadata",
+            "JSON",
+            "Columns of the source that corpus.keep_columns names: metadata ->> 'author', "
+            "(metadata ->> 'year')::INTEGER; null without.",
+            stored="VARCHAR",
+            optional=True,
+        ),
     ),
     "documents.parquet",
     in_place=True,
@@ -34,7 +42,44 @@ TOKENS = Table(
     in_place=True,
 )
 
-TABLES = (DOCUMENTS, TOKENS)
+DOCUMENT_LABELS = Table(
+    "document_labels",
+    "What columns of labels say of a run's documents: a row per label. A document without a label "
+    "has no row, but one that is known to have none of a list of labels has a row without value.",
+    (),
+    (
+        DOC_ID,
+        Column("task", "VARCHAR", "Column of the source that the label stands in."),
+        Column(
+            "kind",
+            "VARCHAR",
+            "class (one per document), multilabel (any number), number (a real value).",
+        ),
+        Column("value", "VARCHAR", "Name of the label, or the number: CAST(value AS DOUBLE)."),
+    ),
+    "document_labels.parquet",
+    in_place=True,
+    optional=True,
+)
+"""Of corpora with several columns of labels; of others ``documents`` has all that there is."""
+
+DOCUMENT_METADATA = Table(
+    "document_metadata",
+    "The columns that are kept of a source's documents.",
+    ("doc_id",),
+    (DOC_ID, Column("metadata", "JSON", "Values by column.", stored="VARCHAR")),
+    "document_metadata.parquet",
+    in_place=True,
+    optional=True,
+)
+"""Of corpora with ``keep_columns``: beside ``documents.parquet``, whose ``metadata`` it is in the
+store. No relation of its own."""
+
+TABLES = (DOCUMENTS, TOKENS, DOCUMENT_LABELS)
+
+GROUPS = "groups.parquet"
+"""Of corpora with a group column: ``group uint64``, a digest of each document's group; a row per
+document. No table of the store."""
 
 KEPT = "kept.parquet"
 """Of corpora whose tokens, put together, are not their texts: ``characters``, how many characters

@@ -10,22 +10,27 @@ the model uses what the probe finds. The SAE itself saw the train texts, not the
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy import sparse
 
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, keys_of
+from deconstruct.artifacts.table import Table
 from deconstruct.common.intervals import Bootstrap
 from deconstruct.common.progress import track
 from deconstruct.common.threads import one_quiet_thread
 from deconstruct.config import ProbeConfig
+from deconstruct.corpus.tables import DOCUMENT_LABELS
 from deconstruct.latents.pooling import Documents, pooled_activations, pooled_latents
 from deconstruct.probe.scores import Probe, Scores
-from deconstruct.probe.tables import PROBE_WEIGHTS, TABLES
+from deconstruct.probe.tables import PROBE_WEIGHTS, TABLES, TASK
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +44,7 @@ would fill their zeros. Centring changes no optimum, but finds it in fewer steps
 MIN_TRAIN = 2
 """Train documents that a class needs: fewer can't be cross-validated."""
 ON_LATENTS = Probe("latents", None)
+NO_CLASSES = "no column of labels holds classes (corpus.label_columns)"
 
 Matrix = Any  # a scipy CSR matrix or a numpy array, [documents, features]
 
@@ -61,6 +67,10 @@ def fit_probes(
 ) -> Artifact:
     """Fit and score the probes: ``probes``, ``probe_weights`` and ``probe_predictions``.
 
+    Of a corpus with several columns of labels each one of classes is a task of its own, and the
+    facts are those of the first; those of all are the fact ``tasks``. Labels of other kinds are not
+    probed.
+
     With fewer than two classes there is nothing to probe: the files are empty and the fact
     ``skipped`` says why. A class with fewer than two train documents is left out, and named by
     the fact ``left_out``. `Scores.score` defines the metrics.
@@ -68,27 +78,21 @@ def fit_probes(
 
     def write(draft: Draft) -> None:
         documents = Documents.read(corpus)
-        task = Task.of(documents)
-        found = [table.empty() for table in TABLES]
-        if task.left_out:
-            draft.facts["left_out"] = task.left_out
-            log.warning("too few train documents to probe: %s", ", ".join(task.left_out))
-        if task.reason is not None:
-            draft.facts["skipped"] = task.reason
-            log.warning("no probes: %s", task.reason)
-        else:
-            probing = Probing(config, task)
-            probing.run(documents, latents, activations)
-            bootstrap = Bootstrap(len(task.test), config.bootstrap, config.seed)
-            found = [
-                probing.scores.table(bootstrap, len(task.train)),
-                probing.weights,
-                probing.scores.predictions(),
-            ]
-            draft.facts |= {"n_train": len(task.train), "n_test": len(task.test)}
-            draft.facts["classes"] = len(task.classes)
-            draft.facts["accuracy"] = probing.scores.accuracy(ON_LATENTS)
-        for table, rows in zip(TABLES, found, strict=True):
+        pooled = Pooled(config.pooling, len(documents.text), latents, activations)
+        several = "tasks" in corpus.facts
+        found, facts = {}, {}
+        for name, labels in class_columns(corpus, documents).items():
+            of = replace(documents, label=labels)
+            told = f" of column {name!r}" if several else ""
+            found[name], facts[name] = _probed(config, of, pooled, told)
+        if not facts:
+            log.warning("no probes: %s", NO_CLASSES)
+        draft.facts |= next(iter(facts.values()), {"skipped": NO_CLASSES})
+        if several:
+            draft.facts["tasks"] = facts
+        for number, table in enumerate(TABLES):
+            by_task = {name: tables[number] for name, tables in found.items()}
+            rows = _with_task(table, by_task) if several else next(iter(by_task.values()))
             draft.write_table(table.file, rows)
 
     wanted = recipe(config, corpus=corpus, latents=latents, activations=activations)
@@ -96,6 +100,56 @@ def fit_probes(
 
 
 STAGE = Stage("probe", recipe, fit_probes)
+
+
+def class_columns(corpus: Artifact, documents: Documents) -> dict[str, NDArray[Any]]:
+    """Column -> the class of each document, None where it has none; the first column first."""
+    if "tasks" not in corpus.facts:
+        return {str(corpus.manifest.config.get("label_column")): documents.label}
+    classes = [str(one["task"]) for one in corpus.facts["tasks"] if one["kind"] == "class"]
+    columns = {name: np.full(len(documents.text), None, object) for name in classes}
+    for rows in corpus.rows(DOCUMENT_LABELS.file, ["doc_id", "task", "value"]):
+        for name, labels in columns.items():
+            mine = rows.filter(pc.equal(rows["task"], name))
+            labels[mine["doc_id"].to_numpy()] = np.array(mine["value"].to_pylist(), object)
+    return columns
+
+
+def _probed(
+    config: ProbeConfig, documents: Documents, pooled: Pooled, told: str
+) -> tuple[list[pa.Table], dict[str, Any]]:
+    """Rows of `TABLES` and facts of one column of classes. told: which one, for messages."""
+    task = Task.of(documents)
+    facts: dict[str, Any] = {}
+    if task.left_out:
+        facts["left_out"] = task.left_out
+        log.warning("too few train documents to probe%s: %s", told, ", ".join(task.left_out))
+    if task.reason is not None:
+        facts["skipped"] = task.reason
+        log.warning("no probes%s: %s", told, task.reason)
+        return [table.empty() for table in TABLES], facts
+    probing = Probing(config, task)
+    probing.run(documents, pooled)
+    bootstrap = Bootstrap(len(task.test), config.bootstrap, config.seed)
+    found = [
+        probing.scores.table(bootstrap, len(task.train)),
+        probing.weights,
+        probing.scores.predictions(),
+    ]
+    facts |= {"n_train": len(task.train), "n_test": len(task.test)}
+    facts["classes"] = len(task.classes)
+    facts["accuracy"] = probing.scores.accuracy(ON_LATENTS)
+    return found, facts
+
+
+def _with_task(table: Table, by_task: Mapping[str, pa.Table]) -> pa.Table:
+    """The rows of all tasks, with the column that tells them apart."""
+    whole = table.with_optional()
+    tables = [
+        rows.add_column(0, whole.arrow.field(TASK.name), pa.repeat(name, len(rows)))
+        for name, rows in by_task.items()
+    ]
+    return pa.concat_tables([whole.empty(), *tables])
 
 
 @dataclass(frozen=True)
@@ -139,6 +193,25 @@ class Task:
         return cls(classes, label, train, test, left_out, reason)
 
 
+class Pooled:
+    """Documents as vectors, by representation; made once, for however many columns of labels."""
+
+    def __init__(
+        self, pooling: str, documents: int, latents: Artifact, activations: Artifact
+    ) -> None:
+        self._pooling, self._documents = pooling, documents
+        self._latents, self._activations = latents, activations
+
+    @cached_property
+    def matrices(self) -> dict[str, Matrix]:
+        """[documents, features] each."""
+        count, pooling = self._documents, self._pooling
+        return {
+            "latents": _affordable(pooled_latents(self._latents, count, pooling)),
+            "activations": pooled_activations(self._activations, count, pooling),
+        }
+
+
 class Probing:
     """Fits one probe after another. weights: of the one on all latents, `WEIGHTS`."""
 
@@ -148,20 +221,16 @@ class Probing:
         self.scores = Scores(task.classes, task.test, task.label[task.test])
         self.weights: pa.Table = PROBE_WEIGHTS.empty()
 
-    def run(self, documents: Documents, latents: Artifact, activations: Artifact) -> None:
+    def run(self, documents: Documents, pooled: Pooled) -> None:
         """The baselines, then the probes on all of latents and activations, and on k of them."""
-        count = len(documents.text)
-        pooled = {
-            "latents": _affordable(pooled_latents(latents, count, self.config.pooling)),
-            "activations": pooled_activations(activations, count, self.config.pooling),
-        }
+        matrices = pooled.matrices
         with track("probe", 2 + 2 * (1 + len(self.config.ks)), "probes") as advance:
             prior = np.bincount(self.truth) / len(self.truth)
             self.scores.add(Probe("majority", None), np.tile(prior, (len(self.task.test), 1)))
             advance()
             self.fit(Probe("tfidf", None), *self._words(documents))
             advance()
-            for representation, matrix in pooled.items():
+            for representation, matrix in matrices.items():
                 train, test = matrix[self.task.train], matrix[self.task.test]
                 model = self.fit(Probe(representation, None), train, test)
                 if representation == "latents":

@@ -2,11 +2,15 @@
 
 from deconstruct.artifacts.table import DOC_ID, LATENT, Column, Table
 
+TASK = Column("task", "VARCHAR", "Column of the labels that are probed.", optional=True)
+"""In files where there are several."""
+
 PROBES = Table(
     "probes",
     "How well labels are read off pooled documents, on held-out ones, with baselines.",
     (),
     (
+        TASK,
         Column("representation", "VARCHAR", "latents, activations, tfidf or majority."),
         Column("k", "UINTEGER", "Latents that the sparse probe may use; null: all of them."),
         Column("label", "VARCHAR", "Class that the value is for; null: all classes together."),
@@ -23,8 +27,9 @@ PROBES = Table(
 PROBE_WEIGHTS = Table(
     "probe_weights",
     "Weights of the probe on all latents.",
-    ("label", "latent"),
+    ("task", "label", "latent"),
     (
+        TASK,
         Column("label", "VARCHAR", "Class whose score the weight adds to."),
         LATENT,
         Column("weight", "DOUBLE", "Its weight, per unit of pooled activation."),
@@ -41,6 +46,7 @@ PROBE_PREDICTIONS = Table(
     "What each probe says about each held-out document.",
     (),
     (
+        TASK,
         Column("representation", "VARCHAR", "latents, activations, tfidf or majority."),
         Column("k", "UINTEGER", "Latents that the sparse probe may use; null: all of them."),
         DOC_ID,

@@ -21,6 +21,7 @@ from deconstruct.common.errors import ConfigError, DataError
 from deconstruct.config import CorpusConfig
 from deconstruct.corpus import sources, tables
 from deconstruct.corpus import stage as corpus
+from deconstruct.corpus.columns import texts as columns
 from deconstruct.corpus.splits import split_draw
 from deconstruct.corpus.vocabulary import Vocabulary
 from deconstruct.model.resolve import ResolvedModel
@@ -317,8 +318,8 @@ def test_bytes_do_not_depend_on_batching(
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     first = tokenise(tmp_path / "a", TEXTS, plain)
-    monkeypatch.setattr(corpus, "BATCH_DOCUMENTS", 7)
-    monkeypatch.setattr(corpus, "BATCH_CHARACTERS", 90)
+    monkeypatch.setattr(columns, "BATCH_DOCUMENTS", 7)
+    monkeypatch.setattr(columns, "BATCH_CHARACTERS", 90)
     assert tokenise(tmp_path / "b", TEXTS, plain).digest() == first.digest()
 
 

@@ -101,7 +101,8 @@ def main(cache: str) -> None:
         config = CorpusConfig.model_validate({"source": name, **fields})
         try:
             found = sources.resolve(config)
-            return [found.digest, *sources.read(found, config)[1]]
+            rows = sources.read(found, config)[1]
+            return [found.digest, *((row.text, row.label) for row in rows)]
         except DeconstructError as error:
             return f"{type(error).__name__}: {error}"
 
