@@ -44,7 +44,8 @@ FROM runs WHERE run_id = ?
 _LATENT = (
     (
         "speaks most for {} in the probe",
-        "SELECT latent, label FROM probe_weights WHERE run_id = ? AND effect > 0 "
+        "SELECT latent, label FROM probe_weights JOIN runs USING (run_id) "
+        "WHERE run_id = ? AND effect > 0 AND task = label_column "
         "ORDER BY effect DESC, label, latent LIMIT 1",
     ),
     (

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 import duckdb
 
-from deconstruct.store.schema import RELATIONS, Relation
+from deconstruct.artifacts.table import Table
+from deconstruct.corpus.tables import DOCUMENT_LABELS, DOCUMENTS
+from deconstruct.store.schema import BESIDE, RELATIONS, Relation
 
 HOME_VARIABLE = "deconstruct_home"
 """``SET VARIABLE deconstruct_home = '...'`` makes the views read artifacts under another root:
@@ -48,28 +50,75 @@ def create_table(relation: Relation) -> str:
     return f"CREATE TABLE IF NOT EXISTS {name(relation.name)} ({', '.join(lines)})"
 
 
-def create_empty_view(relation: Relation) -> str:
-    """What stands for `create_view` where no artifact has the relation's file yet."""
-    columns = ", ".join(f"CAST(NULL AS {c.type}) AS {name(c.name)}" for c in relation.columns)
-    return f"CREATE OR REPLACE VIEW {name(relation.name)} AS SELECT {columns} WHERE false"
-
-
-def create_view(relation: Relation) -> str:
+def create_view(relation: Relation, there: Collection[str]) -> str:
     """The view that finds the relation's rows in the artifacts.
+
+    there: names of the relation's files that some artifact has; a view without any is empty.
+    """
+    whole = relation.file in there
+    parts = [rows_of_files(relation, there)] if whole else []
+    if relation.table is DOCUMENT_LABELS and DOCUMENTS.file in there:
+        parts.append(LABELS_OF_DOCUMENTS)
+    if not parts:
+        columns = ", ".join(f"CAST(NULL AS {c.type}) AS {name(c.name)}" for c in relation.columns)
+        parts = [f"SELECT {columns} WHERE false"]
+    return f"CREATE OR REPLACE VIEW {name(relation.name)} AS {' UNION ALL '.join(parts)}"
+
+
+LABELS_OF_DOCUMENTS = """
+SELECT d.run_id, d.doc_id, r.label_column AS task, 'class' AS kind, d.label AS value
+FROM documents AS d
+JOIN runs AS r ON r.run_id = d.run_id
+JOIN stages AS s ON s.run_id = d.run_id AND s.stage = 'corpus'
+WHERE d.label IS NOT NULL AND (s.facts -> '$.tasks') IS NULL
+"""
+"""Rows of document_labels of corpora with one column of labels, which have no file of them."""
+
+
+def rows_of_files(relation: Relation, there: Collection[str]) -> str:
+    """A query for the rows in the relation's files.
 
     Without Hive's partitions: below a folder ``k=32``, 32 would stand in the place of a column k.
 
     The join on ``filename`` is what makes it cheap: DuckDB leaves out files that don't match
     before it opens them, also where the run is known only while the query runs.
     """
-    columns = ", ".join(f"file.{name(c.name)}" for c in relation.from_file)
-    stage, file = literal(relation.stage or ""), literal(relation.file or "")
-    return (
-        f"CREATE OR REPLACE VIEW {name(relation.name)} AS SELECT stages.run_id, {columns} "
-        f"FROM read_parquet(artifact_glob({stage}, {file}), {PARQUET}, filename = true) AS file "
-        f"JOIN stages ON stages.stage = {stage} "
-        f"AND file.filename = artifact_root() || '/' || stages.path || '/' || {file}"
+    beside = relation.beside
+    if beside is None or beside.file not in there:
+        return _rows(relation, "")
+    fact = f"(stages.facts -> '$.{BESIDE}')"
+    joined = (
+        f"JOIN read_parquet({_glob(relation, beside)}, {PARQUET}, filename = true) AS kept "
+        f"ON kept.filename = {_place(relation, beside)} AND kept.doc_id = file.doc_id "
     )
+    both = _rows(relation, joined) + f"WHERE {fact} IS NOT NULL"
+    return f"{_rows(relation, '')} WHERE {fact} IS NULL UNION ALL {both}"
+
+
+def _rows(relation: Relation, beside: str) -> str:
+    """beside: how the second file is joined; without, its columns are null."""
+    table = relation.table
+    columns = ", ".join(
+        f"file.{name(c.name)}" if not c.optional
+        else f"CAST({f'kept.{name(c.name)}' if beside else 'NULL'} AS {c.type}) AS {name(c.name)}"
+        for c in relation.columns[1:]
+    )  # fmt: skip
+    return (
+        f"SELECT stages.run_id, {columns} "
+        f"FROM read_parquet({_glob(relation, table)}, {PARQUET}, filename = true) AS file "
+        f"JOIN stages ON stages.stage = {literal(relation.stage or '')} "
+        f"AND file.filename = {_place(relation, table)} {beside}"
+    )
+
+
+def _glob(relation: Relation, table: Table | None) -> str:
+    file = table.file if table is not None else ""
+    return f"artifact_glob({literal(relation.stage or '')}, {literal(file)})"
+
+
+def _place(relation: Relation, table: Table | None) -> str:
+    file = table.file if table is not None else ""
+    return f"artifact_root() || '/' || stages.path || '/' || {literal(file)}"
 
 
 def comments(relation: Relation, kind: str) -> Iterator[str]:
@@ -101,11 +150,14 @@ def create_views(connection: duckdb.DuckDBPyConnection, home: Path) -> None:
     )
     for relation in RELATIONS:
         if relation.in_place:
-            found = connection.execute(
-                "SELECT count(*) FROM glob(artifact_glob(?, ?))", [relation.stage, relation.file]
-            ).fetchall()
-            view = create_view if found[0][0] else create_empty_view
-            connection.execute(view(relation))
+            there = [
+                file
+                for file in relation.files
+                if connection.execute(
+                    "SELECT 1 FROM glob(artifact_glob(?, ?)) LIMIT 1", [relation.stage, file]
+                ).fetchall()
+            ]
+            connection.execute(create_view(relation, there))
             execute_all(connection, comments(relation, "VIEW"))
 
 

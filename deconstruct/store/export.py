@@ -12,8 +12,17 @@ from deconstruct.artifacts.believed import NotBelieved, check_place, manifest_in
 from deconstruct.artifacts.manifest import MANIFEST
 from deconstruct.common.errors import StorageError
 from deconstruct.common.paths import absolute, check_for_duckdb
+from deconstruct.corpus.tables import DOCUMENT_LABELS
 from deconstruct.latents.tables import LATENTS, LATENTS_BY_TOKEN
-from deconstruct.store.ddl import comments, create_macros, create_table, execute_all, name
+from deconstruct.store.ddl import (
+    LABELS_OF_DOCUMENTS,
+    PARQUET,
+    comments,
+    create_macros,
+    create_table,
+    execute_all,
+    name,
+)
 from deconstruct.store.load import insert_file
 from deconstruct.store.migrate import migrate
 from deconstruct.store.query import data_root, open_store, resolve_run
@@ -52,8 +61,7 @@ def export_run(
             elif relation.in_place:
                 connection.execute(create_table(relation))
                 execute_all(connection, comments(relation, "TABLE"))
-                if (file := _file(source, home, relation, run_id)) is not None:
-                    insert_file(connection, relation, run_id, file)
+                _copy_in(source, connection, home, relation, run_id)
             elif relation is not META:
                 rows = source.sql(
                     f"SELECT * FROM {name(relation.name)} WHERE run_id = $run",
@@ -103,11 +111,41 @@ def _new(target: Path, what: str) -> Path:
     return target
 
 
+def _copy_in(
+    source: duckdb.DuckDBPyConnection,
+    connection: duckdb.DuckDBPyConnection,
+    home: Path | str | None,
+    relation: Relation,
+    run_id: str,
+) -> None:
+    """Copy the rows of a relation that lie in files of artifacts; those of relations that it is
+    made of, where there is no file of its own, are there already."""
+    assert relation.table is not None
+    file = _file(source, home, relation, relation.table.file, run_id)
+    if file is not None:
+        insert_file(connection, relation, run_id, file)
+    elif relation.table is DOCUMENT_LABELS:
+        connection.execute(f"INSERT INTO {name(relation.name)} BY NAME {LABELS_OF_DOCUMENTS}")
+    if relation.beside is None:
+        return
+    file = _file(source, home, relation, relation.beside.file, run_id)
+    if file is not None:
+        connection.execute(
+            f"UPDATE {name(relation.name)} AS whole SET metadata = kept.metadata "
+            f"FROM read_parquet($file, {PARQUET}) AS kept WHERE whole.doc_id = kept.doc_id",
+            {"file": str(file)},
+        )
+
+
 def _file(
-    source: duckdb.DuckDBPyConnection, home: Path | str | None, relation: Relation, run_id: str
+    source: duckdb.DuckDBPyConnection,
+    home: Path | str | None,
+    relation: Relation,
+    wanted: str,
+    run_id: str,
 ) -> Path | None:
-    """The file with the relation's rows of a run; None if the run has no such stage, or its
-    artifact, of an older release, no such file: the relation stays empty."""
+    """A file with the relation's rows of a run; None if the run has no such stage, or its
+    artifact no such file, as it was not asked for or is of an older release."""
     rows = source.execute(
         "SELECT path FROM stages WHERE run_id = ? AND stage = ?", [run_id, relation.stage]
     ).fetchall()
@@ -123,9 +161,9 @@ def _file(
             raise StorageError(
                 f"{folder / MANIFEST} is {error}; run the pipeline again to remake it"
             ) from error
-        if relation.file not in listed:
+        if wanted not in listed:
             return None
-    file = folder / str(relation.file)
+    file = folder / wanted
     if not file.exists():
         raise StorageError(f"{file} is missing; run the pipeline again to remake it")
     return file

@@ -43,6 +43,8 @@ class Headline:
         )
 
 
+FIRST_TASK = "task = (SELECT r.label_column FROM runs AS r WHERE r.run_id = $run_id)"
+"""Of rows about a column of labels: the first column's."""
 LOWER, HIGHER, BASELINE = "lower is better", "higher is better", "a baseline"
 
 
@@ -61,7 +63,7 @@ def _probe(representation: str, reading: str, comment: str | None = None) -> Hea
         "probe_accuracy" if has_column else f"probe_accuracy_{representation}",
         f"probe accuracy on {representation}",
         "probes",
-        f"k IS NULL AND label IS NULL AND metric = 'accuracy' "
+        f"k IS NULL AND label IS NULL AND metric = 'accuracy' AND {FIRST_TASK} "
         f"AND representation = '{representation}'",
         comment,
         "probe",

@@ -15,9 +15,10 @@ from deconstruct.artifacts import Artifact
 from deconstruct.common.errors import StorageError
 from deconstruct.common.site import Site
 from deconstruct.config import EVERY_STAGE, Growth, RunConfig
-from deconstruct.store.ddl import PARQUET, name
+from deconstruct.probe.tables import TASK
+from deconstruct.store.ddl import PARQUET, literal, name
 from deconstruct.store.headlines import HEADLINES
-from deconstruct.store.schema import RELATIONS, Relation
+from deconstruct.store.schema import RELATIONS, RUN_ID, Relation
 
 
 class RunRecord(BaseModel):
@@ -48,26 +49,34 @@ def load_run(
     for relation in RELATIONS:
         if relation.stage is not None and not relation.in_place:
             connection.execute(f"DELETE FROM {name(relation.name)} WHERE run_id = ?", [run_id])
+    column = label_column(run, artifacts["corpus"])
     for relation in RELATIONS:
-        made = relation.stage in artifacts
-        if made and relation.stage is not None and relation.file is not None:
-            file = artifacts[relation.stage].file(relation.file)
-            if relation.in_place:
-                check_columns(connection, relation, file)
-            else:
-                insert_file(connection, relation, run_id, file)
+        if (stage := relation.stage) is None or stage not in artifacts or relation.table is None:
+            continue
+        if relation.table.optional and relation.table.file not in artifacts[stage].manifest.files:
+            continue
+        file = artifacts[stage].file(relation.table.file)
+        if relation.in_place:
+            check_columns(connection, relation, file)
+        else:
+            insert_file(connection, relation, run_id, file, {TASK.name: column})
     in_order = {stage: artifacts[stage] for stage in EVERY_STAGE if stage in artifacts}
     _insert_stages(connection, run_id, run, in_order)
     _insert_run(connection, run_id, run, artifacts)
     _insert_execution(connection, run_id, run, list(in_order))
 
 
+def label_column(run: RunRecord, corpus: Artifact) -> str | None:
+    """The column of labels that a run is about first of all: the first one of classes."""
+    if (tasks := corpus.facts.get("tasks")) is not None:
+        return next((str(task["task"]) for task in tasks if task["kind"] == "class"), None)
+    found = corpus.manifest.config.get("label_column", run.config.corpus.label_column)
+    return None if found is None else str(found)
+
+
 def check_columns(connection: duckdb.DuckDBPyConnection, relation: Relation, file: Path) -> None:
     """Raise ``StorageError`` unless a Parquet file has the relation's columns and types."""
-    described = connection.execute(
-        f"DESCRIBE SELECT * FROM read_parquet(?, {PARQUET})", [str(file)]
-    )
-    found = {str(row[0]): str(row[1]) for row in described.fetchall()}
+    found = _columns(connection, file)
     for column in relation.from_file:
         if found.get(column.name) != column.type:
             raise StorageError(
@@ -77,10 +86,26 @@ def check_columns(connection: duckdb.DuckDBPyConnection, relation: Relation, fil
             )
 
 
+def _columns(connection: duckdb.DuckDBPyConnection, file: Path) -> dict[str, str]:
+    """Names and types of a Parquet file's columns."""
+    described = connection.execute(
+        f"DESCRIBE SELECT * FROM read_parquet(?, {PARQUET})", [str(file)]
+    )
+    return {str(row[0]): str(row[1]) for row in described.fetchall()}
+
+
 def insert_file(
-    connection: duckdb.DuckDBPyConnection, relation: Relation, run_id: str, file: Path
+    connection: duckdb.DuckDBPyConnection,
+    relation: Relation,
+    run_id: str,
+    file: Path,
+    absent: Mapping[str, str | None] | None = None,
 ) -> None:
-    """Copy a Parquet file's rows into the relation's table, as those of ``run_id``."""
+    """Copy a Parquet file's rows into the relation's table, as those of ``run_id``.
+
+    absent: what optional columns hold that the file has not; null where it does not say.
+    """
+    into = [column for column in relation.columns if column is not RUN_ID]
     if relation.table is not None and relation.table.wide:
         rows = (
             "SELECT step, metric, value FROM (UNPIVOT (SELECT step::UBIGINT AS step, "
@@ -88,9 +113,17 @@ def insert_file(
             "ON COLUMNS(* EXCLUDE step) INTO NAME metric VALUE value)"
         )
     else:
-        casts = (f"CAST({name(c.name)} AS {c.type})" for c in relation.from_file)
+        optional = any(column.optional for column in into)
+        there = _columns(connection, file) if optional else {}
+        given = absent or {}
+        casts = (
+            f"CAST({name(c.name)} AS {c.type})" if not c.optional or c.name in there
+            else "NULL" if given.get(c.name) is None
+            else literal(str(given[c.name]))
+            for c in into
+        )  # fmt: skip
         rows = f"SELECT {', '.join(casts)} FROM read_parquet($file, {PARQUET})"
-    columns = ", ".join(name(column.name) for column in relation.from_file)
+    columns = ", ".join(name(column.name) for column in into)
     try:
         connection.execute(
             f"INSERT INTO {name(relation.name)} (run_id, {columns}) "
@@ -167,6 +200,7 @@ def _insert_run(
         started=run.started,
         finished=run.finished,
         published=_next_moment(connection),
+        label_column=label_column(run, artifacts["corpus"]),
     )
     figures = ", ".join(f"{h.name} = ({h.select('max(value)')})" for h in HEADLINES if h.column)
     connection.execute(f"UPDATE runs SET {figures} WHERE run_id = $run_id", {"run_id": run_id})

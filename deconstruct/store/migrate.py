@@ -13,6 +13,13 @@ from deconstruct.store.schema import SCHEMA_VERSION
 
 BEFORE: dict[int, str] = {
     2: "DROP TABLE feature_logits",  # was never filled; now a view over the evaluation's file
+    # Tables of the probes are made anew: a key can't be changed.
+    5: """
+ALTER TABLE runs ADD COLUMN label_column VARCHAR;
+CREATE TABLE probes_4 AS FROM probes; DROP TABLE probes;
+CREATE TABLE probe_weights_4 AS FROM probe_weights; DROP TABLE probe_weights;
+CREATE TABLE probe_predictions_4 AS FROM probe_predictions; DROP TABLE probe_predictions;
+""",
 }
 """Version -> SQL that makes room for that version's tables among those of the one before it.
 
@@ -30,6 +37,16 @@ INSERT INTO executions BY NAME
     FROM runs;
 INSERT INTO names BY NAME
     SELECT name, run_id, execution AS first_execution, execution AS last_execution FROM executions
+""",
+    5: """
+UPDATE runs SET label_column = config ->> '$.corpus.label_column';
+INSERT INTO probes BY NAME
+    SELECT p.*, r.label_column AS task FROM probes_4 AS p JOIN runs AS r USING (run_id);
+INSERT INTO probe_weights BY NAME
+    SELECT p.*, r.label_column AS task FROM probe_weights_4 AS p JOIN runs AS r USING (run_id);
+INSERT INTO probe_predictions BY NAME
+    SELECT p.*, r.label_column AS task FROM probe_predictions_4 AS p JOIN runs AS r USING (run_id);
+DROP TABLE probes_4; DROP TABLE probe_weights_4; DROP TABLE probe_predictions_4;
 """,
 }
 """Version -> SQL that fills that version's new tables from those that were there before."""

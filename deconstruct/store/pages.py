@@ -62,9 +62,10 @@ SELECT run_id, {_NAME}, model, site, source, documents, tokens,
 FROM runs WHERE run_id = ?
 """
 
+_PROBES = "Probes, on held-out documents"
 _DRIFT = "Drift of the documents since the SAE was trained"
 _DRIFTED = "Latents whose firing drifted most"
-"""Two sections that only runs with a standing SAE have."""
+"""The last two sections only runs with a standing SAE have."""
 
 _SECTIONS = {
     "Stages": """
@@ -74,10 +75,12 @@ FROM stages WHERE run_id = ? ORDER BY ordinal""",
     "Metrics of the SAE, on held-out documents": f"""
 SELECT metric, value, ci_low, ci_high, n, unit FROM sae_metrics WHERE run_id = ?
 ORDER BY list_indexof({_FIRST}, metric) DESC, metric""",
-    "Probes, on held-out documents": """
-SELECT representation, coalesce(k::VARCHAR, 'all') AS k, metric, value, ci_low, ci_high, n_test
+    _PROBES: """
+SELECT task, representation, coalesce(k::VARCHAR, 'all') AS k, metric, value, ci_low, ci_high,
+    n_test
 FROM probes WHERE run_id = ? AND label IS NULL
-ORDER BY metric, list_indexof(['majority', 'tfidf', 'activations', 'latents'], representation) DESC,
+ORDER BY task <> (SELECT r.label_column FROM runs AS r WHERE r.run_id = probes.run_id), task,
+    metric, list_indexof(['majority', 'tfidf', 'activations', 'latents'], representation) DESC,
     probes.k DESC NULLS FIRST""",
     _DRIFT: """
 SELECT subject, metric, reference, current, difference, ci_low, ci_high FROM drift
@@ -138,6 +141,8 @@ def show(connection: duckdb.DuckDBPyConnection, run_id: str) -> list[RenderableT
     for title, query in _SECTIONS.items():
         result = connection.execute(query, [run_id])
         names, rows = names_of(result), result.fetchall()
+        if title == _PROBES and len({row[0] for row in rows}) < 2:  # one column of labels
+            names, rows = names[1:], [row[1:] for row in rows]
         if rows or title not in (_DRIFT, _DRIFTED):
             page += ["", Listing(names, rows, title) if rows else f"{title}: none"]
     return page

@@ -35,7 +35,7 @@ _SHOWN = {
     "stages": "FROM stages WHERE run_id = $run ORDER BY ordinal",
     "sae_metrics": "FROM sae_metrics WHERE run_id = $run ORDER BY metric",
     "probes": "FROM probes WHERE run_id = $run AND label IS NULL "
-    "ORDER BY metric, representation, k NULLS FIRST",
+    "ORDER BY task, metric, representation, k NULLS FIRST",
     "drift": "FROM drift WHERE run_id = $run ORDER BY subject, metric",
     "latent_drift": "FROM latent_drift WHERE run_id = $run "
     "ORDER BY abs(log2_ratio) DESC, latent LIMIT 5",

@@ -14,6 +14,7 @@ from deconstruct.artifacts.table import Column, Table
 from deconstruct.cluster.tables import TABLES as CLUSTER
 from deconstruct.config import OPTIONAL_STAGES, Architecture
 from deconstruct.config import STAGES as ALWAYS
+from deconstruct.corpus.tables import DOCUMENT_LABELS, DOCUMENT_METADATA, DOCUMENTS
 from deconstruct.corpus.tables import TABLES as CORPUS
 from deconstruct.drift.tables import TABLES as DRIFT
 from deconstruct.evaluation.tables import TABLES as EVALUATION
@@ -22,7 +23,7 @@ from deconstruct.probe.tables import TABLES as PROBE
 from deconstruct.sae.tables import TABLES as SAE
 from deconstruct.store.headlines import HEADLINES
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Relation:
     """A table or view of the store.
 
     key: columns that are unique together; empty if one of them may be null. stage, table: whose
-    file the rows come from; None if they come from elsewhere.
+    file the rows come from; None if they come from elsewhere. beside: a second file of the stage,
+    where settings ask for it, that has columns of the same rows.
     """
 
     name: str
@@ -39,17 +41,26 @@ class Relation:
     columns: tuple[Column, ...]
     stage: str | None = None
     table: Table | None = None
+    beside: Table | None = None
 
     @classmethod
     def of(cls, stage: str, table: Table) -> Relation:
         """What a stage's table is in the store: the same for every run."""
         key = ("run_id", *table.key) if table.key else ()
-        return cls(table.name, table.comment, key, (RUN_ID, *table.columns), stage, table)
+        beside = DOCUMENT_METADATA if table is DOCUMENTS else None
+        return cls(table.name, table.comment, key, (RUN_ID, *table.columns), stage, table, beside)
 
     @property
     def file(self) -> str | None:
         """Name of the Parquet file that the rows come from."""
         return self.table.file if self.table else None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of all that may have columns of its rows, and of those that it is made of where a
+        run has no such file."""
+        found = [table.file for table in (self.table, self.beside) if table is not None]
+        return (*found, DOCUMENTS.file) if self.table is DOCUMENT_LABELS else tuple(found)
 
     @property
     def in_place(self) -> bool:
@@ -58,9 +69,12 @@ class Relation:
 
     @property
     def from_file(self) -> tuple[Column, ...]:
-        """The columns that the Parquet file holds: all but ``run_id``."""
-        return tuple(column for column in self.columns if column is not RUN_ID)
+        """The columns that every such Parquet file holds: all but ``run_id`` and optional ones."""
+        return tuple(c for c in self.columns if c is not RUN_ID and not c.optional)
 
+
+BESIDE = "metadata"
+"""Fact of the artifacts that have a file beside that of `Relation.table`."""
 
 RUN_ID = Column("run_id", "VARCHAR", "Run that the row belongs to: key of runs.")
 
@@ -106,6 +120,12 @@ RUNS = Relation(
         ("started", "TIMESTAMPTZ", "When the execution that made it began."),
         ("finished", "TIMESTAMPTZ", "When its last stage ended."),
         ("published", "TIMESTAMPTZ", "When the row came into the store."),
+        (
+            "label_column",
+            "VARCHAR",
+            "Column of the source that documents.label, headline figures and clusters are about: "
+            "the first of classes; null if there is none.",
+        ),
     ),
 )
 

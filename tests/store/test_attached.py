@@ -25,6 +25,7 @@ QUESTIONS = (
     "co_firing('demo', 4, 5)",
     "latents_for_label('demo', 'business')",
     "label_enrichment('demo')",
+    "labels_of('demo')",
     "token_enrichment('demo')",
     "probe_errors('demo')",
     "documents_in_cluster('demo', 0)",

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from support.old_stores import SINCE_4, TO_VERSION_4
 from support.store_artifacts import SPORT_LATENT, plant
 
 from deconstruct.common.errors import StorageError
 from deconstruct.store import open_store, publish
 from deconstruct.store.rewrite import FILE
-from deconstruct.store.schema import RELATIONS, SCHEMA_VERSION
+from deconstruct.store.schema import RELATIONS, SCHEMA_VERSION, Relation
 
-TO_VERSION_1 = """
+TO_VERSION_1 = f"""
+{TO_VERSION_4}
 DROP VIEW feature_logits;
 DROP TABLE names;
 DROP TABLE executions;
@@ -37,6 +39,11 @@ def store_of_version_1(home: Path) -> Path:
     return home / FILE
 
 
+def columns_of(relation: Relation) -> str:
+    """The columns that schema 4 had, as SQL."""
+    return ", ".join(c.name for c in relation.columns if c.name not in SINCE_4)
+
+
 def rows(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
     """All rows of all relations that are about the first run."""
     run = connection.execute("SELECT run_id FROM runs WHERE name = 'demo'").fetchall()[0][0]
@@ -45,14 +52,14 @@ def rows(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
             map(
                 repr,
                 connection.execute(
-                    f"SELECT {', '.join(c.name for c in relation.columns)} FROM {relation.name} "
-                    "WHERE run_id = ?",
+                    f"SELECT {columns_of(relation)} FROM {relation.name} WHERE run_id = ?",
                     [run],
                 ).fetchall(),
             )
         )
         for relation in RELATIONS
-        if relation.name not in ("meta", "directions", "feature_logits", "names", "executions")
+        if relation.name
+        not in ("meta", "directions", "feature_logits", "names", "executions", *SINCE_4)
     }
 
 

@@ -1,16 +1,30 @@
 -- What latents know: of labels, of tokens, of what a probe gets wrong, of clusters.
 
+-- The column of labels that a run is about first of all: runs.label_column.
+CREATE OR REPLACE MACRO first_task(run) AS (
+    SELECT max(r.label_column) FROM runs AS r WHERE r.run_id = resolve_run(run)
+);
+
+-- The labels of a run's documents in one column of labels: `task` or, where that is null, the one
+-- that the run is about first of all; of a list of labels a row each.
+-- Example: FROM labels_of('latest') LIMIT 5
+CREATE OR REPLACE MACRO labels_of(run, task := NULL) AS TABLE
+    SELECT y.doc_id, y.value FROM document_labels AS y
+    WHERE y.run_id = resolve_run(run) AND y.task = coalesce(task, first_task(run));
+
 -- How each latent tells the documents of a label from all other labelled ones, or from those of
 -- the label `against`, most telling first: mean activations (zeros counted), their difference,
 -- Cohen's d, area under the ROC curve (for the 500 of largest d), shares of documents it fires
 -- in; its weight in the probe, the weight per standard deviation (effect) and its rank by that.
--- Against one label these are differences to that label's, without a rank.
+-- Against one label these are differences to that label's, without a rank. task: a column of
+-- labels other than the first, of classes or of lists of labels.
 -- Example: FROM latents_for_label('latest', 'business') LIMIT 5
-CREATE OR REPLACE MACRO latents_for_label(run, label, against := NULL) AS TABLE
+CREATE OR REPLACE MACRO latents_for_label(run, label, against := NULL, task := NULL) AS TABLE
     WITH labelled AS MATERIALIZED (
-        SELECT d.doc_id, d.label = label AS inside FROM documents AS d
-        WHERE d.run_id = resolve_run(run) AND d.label IS NOT NULL
-            AND (against IS NULL OR d.label = label OR d.label = against)
+        SELECT y.doc_id, coalesce(bool_or(y.value = label), false) AS inside
+        FROM labels_of(run, task := task) AS y
+        GROUP BY y.doc_id
+        HAVING against IS NULL OR bool_or(y.value = label) OR bool_or(y.value = against)
     ),
     total AS MATERIALIZED (
         SELECT CASE WHEN count(*) FILTER (y.inside) = 0
@@ -73,8 +87,10 @@ CREATE OR REPLACE MACRO latents_for_label(run, label, against := NULL) AS TABLE
     LEFT JOIN area AS a ON a.latent = e.latent
     LEFT JOIN probe_weights AS w
         ON w.run_id = resolve_run(run) AND w.label = label AND w.latent = e.latent
+        AND w.task = coalesce(task, first_task(run))
     LEFT JOIN probe_weights AS o
         ON o.run_id = resolve_run(run) AND o.label = against AND o.latent = e.latent
+        AND o.task = coalesce(task, first_task(run))
     LEFT JOIN features AS f ON f.run_id = resolve_run(run) AND f.latent = e.latent
     ORDER BY abs(e.cohen_d) DESC NULLS LAST, e.latent;
 
@@ -95,12 +111,11 @@ CREATE OR REPLACE MACRO log_enrichment(hits, drawn, good, total) AS
 -- For each latent and label: in how many of the label's documents the latent fires (n_both), how
 -- many times more than chance (lift), and the p-value of a one-sided Fisher test over documents;
 -- p_corrected is for all pairs of a living latent and a label (Bonferroni: it holds however
--- latents depend on each other). Surest first.
+-- latents depend on each other). Surest first. task: a column of classes other than the first.
 -- Example: FROM label_enrichment('latest') WHERE latent = 7
-CREATE OR REPLACE MACRO label_enrichment(run) AS TABLE
+CREATE OR REPLACE MACRO label_enrichment(run, task := NULL) AS TABLE
     WITH labelled AS MATERIALIZED (
-        SELECT d.doc_id, d.label FROM documents AS d
-        WHERE d.run_id = resolve_run(run) AND d.label IS NOT NULL
+        SELECT y.doc_id, y.value AS label FROM labels_of(run, task := task) AS y
     ),
     size AS MATERIALIZED (
         SELECT y.label, count(*) AS n_label, sum(count(*)) OVER ()::BIGINT AS n_all
@@ -175,13 +190,14 @@ CREATE OR REPLACE MACRO token_enrichment(run) AS TABLE
 
 -- Held-out documents that the probe on all latents gets wrong, the surest mistakes first.
 -- pushed_by: the latents that spoke most for the predicted label against the true one, each with
--- its push: (difference of the two labels' weights) x (the document's pooled activation).
+-- its push: (difference of the two labels' weights) x (the document's pooled activation). task: a
+-- column of classes other than the first.
 -- Example: FROM probe_errors('latest') LIMIT 5
-CREATE OR REPLACE MACRO probe_errors(run) AS TABLE
+CREATE OR REPLACE MACRO probe_errors(run, task := NULL) AS TABLE
     WITH wrong AS MATERIALIZED (
         SELECT p.doc_id, p.label, p.predicted, p.probability FROM probe_predictions AS p
         WHERE p.run_id = resolve_run(run) AND p.representation = 'latents' AND p.k IS NULL
-            AND p.predicted <> p.label
+            AND p.predicted <> p.label AND p.task = coalesce(task, first_task(run))
     ),
     pooled AS (
         SELECT x.doc_id, x.latent,
@@ -191,7 +207,7 @@ CREATE OR REPLACE MACRO probe_errors(run) AS TABLE
     ),
     weight AS MATERIALIZED (
         SELECT w.label, w.latent, w.weight FROM probe_weights AS w
-        WHERE w.run_id = resolve_run(run)
+        WHERE w.run_id = resolve_run(run) AND w.task = coalesce(task, first_task(run))
     ),
     push AS (
         SELECT w.doc_id, list({

@@ -8,9 +8,10 @@ CREATE OR REPLACE MACRO compare_runs(a, b) AS TABLE
         FROM sae_metrics AS m
         UNION ALL
         SELECT p.run_id, 'probe', p.metric || ' of ' || p.representation
-                || coalesce(', k = ' || p.k, '') || coalesce(', ' || p.label, ''),
+                || coalesce(', k = ' || p.k, '') || coalesce(', ' || p.label, '')
+                || CASE WHEN p.task = r.label_column THEN '' ELSE ', on ' || p.task END,
             p.value, p.ci_low, p.ci_high
-        FROM probes AS p
+        FROM probes AS p JOIN runs AS r ON r.run_id = p.run_id
         UNION ALL
         SELECT m.run_id, 'cluster', m.metric, m.value, NULL, NULL FROM cluster_metrics AS m
     )

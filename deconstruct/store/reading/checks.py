@@ -94,10 +94,11 @@ def check_files(
     ).fetchall()}  # fmt: skip
     users = users_of(connection, run_id)
     places = [
-        Place(stage, key, str(relation.file))
+        Place(stage, key, file)
         for stage, key in users
         for relation in relations
         if relation.stage == stage and relation.name in views
+        for file in relation.files
     ]
     faults = Looks(root).faults(places, thorough=thorough)
     if faults:
@@ -108,10 +109,11 @@ def check_files(
 def check_artifacts(root: Path, artifacts: Iterable[Artifact]) -> None:
     """Raise ``StorageError`` if a file of them whose rows the store has, or reads, is damaged."""
     places = [
-        Place(artifact.stage, artifact.key, str(relation.file))
+        Place(artifact.stage, artifact.key, file)
         for artifact in artifacts
         for relation in RELATIONS
         if relation.stage == artifact.stage
+        for file in relation.files
     ]
     faults = Looks(root).faults(places)
     if faults:
