@@ -8,6 +8,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from support.old_stores import TO_VERSION_4
 from support.store_artifacts import Planted, plant
 
 from deconstruct.config import Growth
@@ -122,6 +123,7 @@ def test_a_store_of_schema_3_is_read_as_one_execution_a_run(tmp_path: Path) -> N
     first, second = plant(tmp_path, "a"), plant(tmp_path, "b", seed=1)
     runs = [execute(tmp_path, p, "nightly", n, made=not n) for n, p in enumerate((first, second))]
     with duckdb.connect(tmp_path / FILE) as old:
+        old.execute(TO_VERSION_4)
         old.execute("DROP TABLE names; DROP TABLE executions")
         old.execute("UPDATE meta SET value = '3' WHERE name = 'schema_version'")
     wanted = [

@@ -66,6 +66,8 @@ def _fields(config: Path) -> Iterator[Case]:
         "activations.sites=['4.resid_post']", "activations.sites=['-1.resid_post']",
         "activations.sites=['1.resid_post', '1.resid_post']", "sae.k=65", "sae.prefixes=[9,3]",
         "sae.output_site=9.mlp_out", "corpus.label_column=subject", "corpus.text_column=body",
+        "corpus.label_columns=label,subject", "corpus.label_columns=label,label",
+        "corpus.group_column=author", "corpus.split_column=fold", "corpus.keep_columns=year",
         "corpus.max_tokens=100_000", "sae.batch_size=1_000_000", "name=''", "name=[1]",
         "model.revision=main", "corpus.subset=all", "corpus.splits=[]", "probe.ks=[0]",
         "sae.skip_connection=true", "sae.target_l0=3", "sae.warmup_share=0.9",
