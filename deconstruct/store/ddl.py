@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 import duckdb
 
-from deconstruct.artifacts.table import Table
+from deconstruct.artifacts.table import Column, Table
 from deconstruct.corpus.tables import DOCUMENT_LABELS, DOCUMENTS
-from deconstruct.store.schema import BESIDE, RELATIONS, Relation
+from deconstruct.store.schema import RELATIONS, Relation
 
 HOME_VARIABLE = "deconstruct_home"
 """``SET VARIABLE deconstruct_home = '...'`` makes the views read artifacts under another root:
@@ -58,21 +58,25 @@ def create_view(relation: Relation, there: Collection[str]) -> str:
     whole = relation.file in there
     parts = [rows_of_files(relation, there)] if whole else []
     if relation.table is DOCUMENT_LABELS and DOCUMENTS.file in there:
-        parts.append(LABELS_OF_DOCUMENTS)
+        labelled = [column for column in DOCUMENTS.columns if column.name in ("doc_id", "label")]
+        rows = f"{_rows(relation, DOCUMENTS, labelled)} WHERE (stages.facts -> '$.tasks') IS NULL"
+        parts.append(labels_of_documents(f"({rows})"))
     if not parts:
         columns = ", ".join(f"CAST(NULL AS {c.type}) AS {name(c.name)}" for c in relation.columns)
         parts = [f"SELECT {columns} WHERE false"]
     return f"CREATE OR REPLACE VIEW {name(relation.name)} AS {' UNION ALL '.join(parts)}"
 
 
-LABELS_OF_DOCUMENTS = """
-SELECT d.run_id, d.doc_id, r.label_column AS task, 'class' AS kind, d.label AS value
-FROM documents AS d
-JOIN runs AS r ON r.run_id = d.run_id
-JOIN stages AS s ON s.run_id = d.run_id AND s.stage = 'corpus'
-WHERE d.label IS NOT NULL AND (s.facts -> '$.tasks') IS NULL
-"""
-"""Rows of document_labels of corpora with one column of labels, which have no file of them."""
+def labels_of_documents(documents: str) -> str:
+    """Rows of document_labels of corpora with one column of labels, which have no file of them.
+
+    documents: a relation with their run_id, doc_id and label.
+    """
+    return (
+        "SELECT d.run_id, d.doc_id, r.label_column AS task, 'class' AS kind, d.label AS value "
+        f"FROM {documents} AS d JOIN runs AS r ON r.run_id = d.run_id "
+        "WHERE d.label IS NOT NULL"
+    )
 
 
 def rows_of_files(relation: Relation, there: Collection[str]) -> str:
@@ -81,44 +85,40 @@ def rows_of_files(relation: Relation, there: Collection[str]) -> str:
     Without Hive's partitions: below a folder ``k=32``, 32 would stand in the place of a column k.
 
     The join on ``filename`` is what makes it cheap: DuckDB leaves out files that don't match
-    before it opens them, also where the run is known only while the query runs.
+    before it opens them, also where the run is known only while the query runs. A second file is
+    joined on the left for the same reason: DuckDB does not move that join before the other.
     """
-    beside = relation.beside
+    table, beside = relation.table, relation.beside
+    assert table is not None
     if beside is None or beside.file not in there:
-        return _rows(relation, "")
-    fact = f"(stages.facts -> '$.{BESIDE}')"
-    joined = (
-        f"JOIN read_parquet({_glob(relation, beside)}, {PARQUET}, filename = true) AS kept "
-        f"ON kept.filename = {_place(relation, beside)} AND kept.doc_id = file.doc_id "
-    )
-    both = _rows(relation, joined) + f"WHERE {fact} IS NOT NULL"
-    return f"{_rows(relation, '')} WHERE {fact} IS NULL UNION ALL {both}"
-
-
-def _rows(relation: Relation, beside: str) -> str:
-    """beside: how the second file is joined; without, its columns are null."""
-    table = relation.table
+        return _rows(relation, table, relation.columns[1:])
+    second = [column for column in relation.columns if column.optional]
     columns = ", ".join(
-        f"file.{name(c.name)}" if not c.optional
-        else f"CAST({f'kept.{name(c.name)}' if beside else 'NULL'} AS {c.type}) AS {name(c.name)}"
-        for c in relation.columns[1:]
-    )  # fmt: skip
+        f"{'kept' if c in second else 'own'}.{name(c.name)}" for c in relation.columns
+    )
+    own = [column for column in relation.columns[1:] if column not in second]
+    kept = _rows(relation, beside, beside.columns)
     return (
-        f"SELECT stages.run_id, {columns} "
-        f"FROM read_parquet({_glob(relation, table)}, {PARQUET}, filename = true) AS file "
-        f"JOIN stages ON stages.stage = {literal(relation.stage or '')} "
-        f"AND file.filename = {_place(relation, table)} {beside}"
+        f"SELECT {columns} FROM ({_rows(relation, table, own)}) AS own "
+        f"LEFT JOIN ({kept}) AS kept ON kept.run_id = own.run_id AND kept.doc_id = own.doc_id"
     )
 
 
-def _glob(relation: Relation, table: Table | None) -> str:
-    file = table.file if table is not None else ""
-    return f"artifact_glob({literal(relation.stage or '')}, {literal(file)})"
-
-
-def _place(relation: Relation, table: Table | None) -> str:
-    file = table.file if table is not None else ""
-    return f"artifact_root() || '/' || stages.path || '/' || {literal(file)}"
+def _rows(relation: Relation, table: Table, columns: Sequence[Column]) -> str:
+    """Columns of one of a relation's files; optional ones are null."""
+    wanted = ", ".join(
+        f"CAST({'NULL' if c.optional else f'file.{name(c.name)}'} AS {c.type}) AS {name(c.name)}"
+        if c.optional or c.stored is not None
+        else f"file.{name(c.name)}"
+        for c in columns
+    )
+    stage, file = literal(relation.stage or ""), literal(table.file)
+    return (
+        f"SELECT stages.run_id, {wanted} "
+        f"FROM read_parquet(artifact_glob({stage}, {file}), {PARQUET}, filename = true) AS file "
+        f"JOIN stages ON stages.stage = {stage} "
+        f"AND file.filename = artifact_root() || '/' || stages.path || '/' || {file}"
+    )
 
 
 def comments(relation: Relation, kind: str) -> Iterator[str]:

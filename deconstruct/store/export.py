@@ -12,15 +12,15 @@ from deconstruct.artifacts.believed import NotBelieved, check_place, manifest_in
 from deconstruct.artifacts.manifest import MANIFEST
 from deconstruct.common.errors import StorageError
 from deconstruct.common.paths import absolute, check_for_duckdb
-from deconstruct.corpus.tables import DOCUMENT_LABELS
+from deconstruct.corpus.tables import DOCUMENT_LABELS, DOCUMENTS
 from deconstruct.latents.tables import LATENTS, LATENTS_BY_TOKEN
 from deconstruct.store.ddl import (
-    LABELS_OF_DOCUMENTS,
     PARQUET,
     comments,
     create_macros,
     create_table,
     execute_all,
+    labels_of_documents,
     name,
 )
 from deconstruct.store.load import insert_file
@@ -125,7 +125,8 @@ def _copy_in(
     if file is not None:
         insert_file(connection, relation, run_id, file)
     elif relation.table is DOCUMENT_LABELS:
-        connection.execute(f"INSERT INTO {name(relation.name)} BY NAME {LABELS_OF_DOCUMENTS}")
+        rows = labels_of_documents(name(DOCUMENTS.name))
+        connection.execute(f"INSERT INTO {name(relation.name)} BY NAME {rows}")
     if relation.beside is None:
         return
     file = _file(source, home, relation, relation.beside.file, run_id)

@@ -73,9 +73,6 @@ class Relation:
         return tuple(c for c in self.columns if c is not RUN_ID and not c.optional)
 
 
-BESIDE = "metadata"
-"""Fact of the artifacts that have a file beside that of `Relation.table`."""
-
 RUN_ID = Column("run_id", "VARCHAR", "Run that the row belongs to: key of runs.")
 
 

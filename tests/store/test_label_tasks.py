@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -198,3 +199,20 @@ def test_a_store_of_schema_4_is_brought_up_to_date(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         assert len(store.execute(ONE_QUERY).fetchall()) == 3
         assert {row[1] for row in labels(store, of(planted))} == {"label"}
+
+
+@pytest.mark.parametrize(
+    ("relation", "which"), [("documents", 1), ("documents", 2), ("document_labels", 1)]
+)
+def test_files_of_other_runs_are_not_read(
+    store: duckdb.DuckDBPyConnection, runs: Runs, relation: str, which: int
+) -> None:
+    """Kept columns are joined so that documents are still found by their file."""
+    planted = runs[which]
+    assert isinstance(planted, Planted)
+    for run in (f"'{of(planted)}'", f"resolve_run('{planted.record.config.name}')"):
+        query = f"SELECT max(doc_id) FROM {relation} WHERE run_id = {run}"
+        plan = "".join(row[1] for row in store.execute(f"EXPLAIN ANALYZE {query}").fetchall())
+        read = [int(n) for n in re.findall(r"Total Files Read:\W*(\d+)", plan)]
+        assert read
+        assert max(read) == 1
