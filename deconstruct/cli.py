@@ -1,4 +1,4 @@
-"""The commands of ``deconstruct`` that look after the store: runs, show, latent, sql, export, gc.
+"""The commands of ``deconstruct`` that look after the store: runs, show, latent, sql, verify, gc.
 
 They import neither torch nor Prefect, and answer in a fraction of a second. The commands that run
 things are registered on the same ``app`` elsewhere.
@@ -10,7 +10,7 @@ import io
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import duckdb
 import typer
@@ -23,6 +23,7 @@ from deconstruct.commands import (
     Run,
     Safe,
     aside,
+    check_place,
     looks_first,
     report_errors,
     safely,
@@ -31,11 +32,10 @@ from deconstruct.commands import (
 )
 from deconstruct.common.errors import StorageError
 from deconstruct.common.showing import Plain, say, say_json
+from deconstruct.sharing import export, push
 from deconstruct.store import (
     QueryError,
     collect,
-    export_run,
-    export_sae,
     garbage,
     open_store,
     pages,
@@ -252,29 +252,8 @@ def _answer(
                 render.write_json(result, stream)
 
 
-@app.command()
-@looks_first
-@report_errors
-def export(
-    run: Run,
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="The file to make; for sae_lens, the folder to make."),
-    ],
-    home: Home = None,
-    format_: Annotated[
-        Literal["duckdb", "sae_lens"],
-        typer.Option("--format", help="duckdb is the whole run; sae_lens is its SAE alone."),
-    ] = "duckdb",
-) -> None:
-    """Copy one run into a DuckDB file that needs nothing beside it, or its SAE for SAELens."""
-    if format_ == "sae_lens":
-        run_id = export_sae(home, run, file)
-        say(f"the SAE of run {run_id} is in {file}; SAE.load_from_disk opens it")
-        return
-    check_place(file, "the file")
-    run_id = export_run(home, run, file, verify=verifying.get())
-    say(f"run {run_id} is in {file} ({file.stat().st_size / 1e6:,.1f} MB)")
+app.command()(export)
+app.command()(push)
 
 
 @app.command()
@@ -358,16 +337,6 @@ def _fresh(home: str | None, partial: bool, remote: bool, listed: set[Path]) -> 
     else:
         unneeded = garbage(home, partial=partial, unused_hours=0)
     return sum(thing.bytes for thing in unneeded if thing.path not in listed)
-
-
-def check_place(file: Path | None, what: str) -> None:
-    """Raise ``QueryError``, before the work, if a file can't be made where it is to be."""
-    if file is None:
-        return
-    if file.is_dir():
-        raise QueryError(f"{what} {str(file)!r} is a folder; name a file")
-    if not file.absolute().parent.is_dir():
-        raise QueryError(f"{what} {str(file)!r}: there is no folder {str(file.parent)!r}; make it")
 
 
 def _query_text(query: str | None, file: Path | None) -> str:

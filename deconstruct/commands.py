@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import duckdb
@@ -17,7 +18,7 @@ from typer.core import TyperGroup
 
 from deconstruct.common.errors import DeconstructError, of_files
 from deconstruct.common.showing import say
-from deconstruct.store import pages
+from deconstruct.store import QueryError, pages
 
 Home = Annotated[
     str | None,
@@ -56,7 +57,7 @@ Safe = Annotated[
 ]
 ORDER = (
     *("init", "plan", "run", "retry", "sweep"),
-    *("runs", "show", "latent", "sql", "export"),
+    *("runs", "show", "latent", "sql", "export", "push"),
     *("serve", "doctor", "config", "verify", "gc"),
 )
 """Of commands in the help and in docs/commands.md; others follow."""
@@ -80,6 +81,16 @@ class Listed(TyperGroup):
             formatter.write_dl(
                 [(name, text.partition(". ")[0].rstrip(".")) for name, text in told.items()]
             )
+
+
+def check_place(file: Path | None, what: str) -> None:
+    """Raise ``QueryError``, before the work, if a file can't be made where it is to be."""
+    if file is None:
+        return
+    if file.is_dir():
+        raise QueryError(f"{what} {str(file)!r} is a folder; name a file")
+    if not file.absolute().parent.is_dir():
+        raise QueryError(f"{what} {str(file)!r}: there is no folder {str(file.parent)!r}; make it")
 
 
 def report_errors(command: Callable[P, R]) -> Callable[P, R]:

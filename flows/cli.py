@@ -20,8 +20,8 @@ from rich.text import Text
 from tqdm import tqdm
 
 from deconstruct.artifacts import DataRoot
-from deconstruct.cli import app, check_place
-from deconstruct.commands import Home, Json, report_errors
+from deconstruct.cli import app
+from deconstruct.commands import Home, Json, check_place, report_errors
 from deconstruct.common.errors import ConfigError, DeconstructError
 from deconstruct.common.importing import importing
 from deconstruct.common.progress import waiting

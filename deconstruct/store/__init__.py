@@ -13,7 +13,7 @@ The copy costs 2 ms for each run that is there. In a trial of writing in place, 
 readers failed.
 """
 
-from deconstruct.store.export import export_run, export_sae
+from deconstruct.store.export import export_run
 from deconstruct.store.load import RunRecord
 from deconstruct.store.publish import publish, run_id_of
 from deconstruct.store.query import QueryError, data_root, open_store, resolve_run
@@ -26,7 +26,6 @@ __all__ = [
     "collect",
     "data_root",
     "export_run",
-    "export_sae",
     "garbage",
     "open_store",
     "publish",

@@ -1,13 +1,11 @@
-"""Exporting a run: one DuckDB file that holds all of it, or its SAE alone for SAELens."""
+"""Exporting a run: one DuckDB file that holds all of it."""
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import duckdb
 
-from deconstruct.artifacts import DataRoot
 from deconstruct.artifacts.believed import NotBelieved, check_place, manifest_in
 from deconstruct.artifacts.manifest import MANIFEST
 from deconstruct.common.errors import StorageError
@@ -40,7 +38,7 @@ def export_run(
     as in `open_store`. Raises ``StorageError`` if ``target`` exists or its disk fills up, or if a
     file is damaged; `QueryError` for an unknown run.
     """
-    target = _new(target, "file")
+    target = free(target, "file")
     check_for_duckdb(target, f"file {str(target)!r}")
     with (
         open_store(home, files=False, verify=False) as source,
@@ -76,35 +74,12 @@ def export_run(
     return run_id
 
 
-def export_sae(home: Path | str | None, run: str, target: Path) -> str:
-    """Write a run's SAE into a new folder that SAELens loads, with its metadata; return the run_id.
-
-    Whole or not at all. Raises ``StorageError`` if ``target`` exists or the SAE is damaged,
-    `QueryError` for an unknown run.
-    """
-    target = _new(target, "folder")
-    with open_store(home, files=False, verify=False) as store:
-        run_id = resolve_run(store, run)
-        rows = store.execute(
-            "SELECT key FROM stages WHERE run_id = ? AND stage = 'sae'", [run_id]
-        ).fetchall()
-    if not rows:
-        raise StorageError(f"run {run_id} has no SAE; name another run")
-    sae = DataRoot(data_root(home)).open("sae", str(rows[0][0]))
-    from deconstruct.sae.files import copy_for_sae_lens  # and torch with it
-
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as draft:
-        copy_for_sae_lens(sae.path, Path(draft, "whole")).rename(target)
-    return run_id
-
-
-def _new(target: Path, what: str) -> Path:
-    """Where a file or folder, as ``what`` says, is to be made: nothing is there, a folder above is.
-
-    Raises ``StorageError`` if that is not so.
-    """
+def free(target: Path, what: str) -> Path:
+    """Where a file or folder, as ``what`` says, is to be made: nothing is there but, of a folder,
+    an empty one, and a folder is above it. Raises ``StorageError`` if that is not so."""
     target = absolute(target)
-    if target.exists():
+    empty = what == "folder" and target.is_dir() and not target.is_symlink()
+    if (target.exists() or target.is_symlink()) and not (empty and not any(target.iterdir())):
         raise StorageError(f"{target} exists already; remove it or name another {what}")
     if not target.parent.is_dir():
         raise StorageError(f"folder {target.parent} does not exist; make it or name another {what}")

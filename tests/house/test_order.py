@@ -27,6 +27,7 @@ ORDER = (
     ("store",),
     ("recurring", "interop", "report", "suggest"),
     ("commands", "doctor"),
+    ("sharing",),
     ("cli",),
 )
 """Packages of ``deconstruct/``, from the ground up: each imports from rows above its own alone."""
@@ -42,6 +43,9 @@ INSIDE_SAE = (
     ("parallel",),
 )
 """The same for ``deconstruct/sae``; files of one row may import each other."""
+
+PICKLED = (ROOT / "deconstruct/interop/dictionary_learning.py",)
+"""What others can read as a pickle alone, of plain tensors."""
 
 FILES = modules(ROOT, "deconstruct", "tasks", "flows")
 FOUND = imports(FILES)
@@ -130,7 +134,7 @@ def test_nothing_is_pickled() -> None:
     for path in [*ROOT.glob("deconstruct/**/*.py"), *ROOT.glob("tasks/*.py")]:
         text = path.read_text()
         assert "pickle" not in top_level(path)
-        assert "torch.save(" not in text, path
+        assert "torch.save(" not in text or path in PICKLED, path
         assert "torch.load(" not in text, path
         assert "trust_remote_code=True" not in text, path
 
