@@ -9,7 +9,7 @@
 
 All but JumpReluAutoEncoder take b_dec from the activation before they encode. A trained BatchTopK
 whose latents have thresholds of their own, and Matryoshka, is the JumpReLU that it computes.
-``ae.pt`` holds plain tensors, which ``torch.load(weights_only=True)`` reads.
+``ae.pt`` holds plain tensors alone, so that PyTorch loads it with ``weights_only``.
 """
 
 from __future__ import annotations
