@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 import duckdb
+import numpy as np
 
 from deconstruct.common.progress import track
 
@@ -56,7 +57,7 @@ SELECT l.latent,
 """
 _AROUND = """
 WITH wanted AS MATERIALIZED (
-    SELECT DISTINCT unnest($latents) AS latent, unnest($places) AS place
+    SELECT DISTINCT unnest($latents::UINTEGER[]) AS latent, unnest($places::UBIGINT[]) AS place
 ),
 found AS MATERIALIZED (
     SELECT w.latent, w.place, t.doc_id FROM wanted AS w
@@ -77,12 +78,11 @@ firing AS (
     SELECT l.latent, l.token_index, l.activation FROM latents AS l
     WHERE l.run_id = $run AND l.latent BETWEEN $first AND $last
 )
-SELECT s.latent, s.place, s.doc_id, list(s.token ORDER BY s.token_index),
-    list(coalesce(f.activation, 0) ORDER BY s.token_index),
-    count(*) FILTER (s.token_index < s.place)
+SELECT s.latent, s.place, s.doc_id, s.token_index, s.token,
+    coalesce(f.activation, 0)::FLOAT AS activation
 FROM shown AS s
 LEFT JOIN firing AS f ON f.latent = s.latent AND f.token_index = s.token_index
-GROUP BY s.latent, s.place, s.doc_id
+ORDER BY s.latent, s.place, s.token_index
 """
 _LOGITS = """
 SELECT latent, direction, list(token ORDER BY rank), list(logit ORDER BY rank) FROM feature_logits
@@ -202,15 +202,12 @@ def _add_contexts(
     if not wanted:
         return
     numbers, places = map(list, zip(*wanted, strict=True))
-    asked = {**of, "latents": numbers, "places": places, "width": WIDTH}
-    contexts = {
-        (number, place): Context(doc, place, tokens, values, at)
-        for number, place, doc, tokens, values, at in _rows(store, _AROUND, asked)
-    }
+    # As text: DuckDB takes seconds to plan for lists of some thousand constants.
+    asked = {**of, "latents": str(numbers), "places": str(places), "width": WIDTH}
+    contexts = _around(store, asked)
     for number, at in strongest.items():
         texts: dict[str, Context] = {}
-        for place in at:
-            shown = contexts[number, place]
+        for shown in (contexts[number, place] for place in at if (number, place) in contexts):
             texts.setdefault("".join(shown.tokens), shown)
         found[number].top = list(texts.values())[:TOP]
     for number, interval, at in reversed(drawn):
@@ -218,8 +215,32 @@ def _add_contexts(
         edges = [one.strongest * i / INTERVALS for i in range(INTERVALS + 1)]
         low, high = list(pairwise(edges))[interval]
         counted = one.histogram(INTERVALS)[interval]
-        some = [contexts[number, place] for place in at]
+        some = [contexts[number, place] for place in at if (number, place) in contexts]
         one.intervals.append(Interval(low, high, counted / sum(one.bins), some))
+
+
+def _around(
+    store: duckdb.DuckDBPyConnection, asked: dict[str, Any]
+) -> dict[tuple[int, int], Context]:
+    """Contexts by latent and place. Lists are cut here: DuckDB takes longer to gather them."""
+    table = store.sql(_AROUND, params=asked).to_arrow_table()
+    if not len(table):
+        return {}
+    latent, place, doc, at = (
+        # By chunks: a column's own to_numpy imports pandas.
+        np.concatenate([part.to_numpy() for part in table[name].chunks]).astype(np.int64)
+        for name in ("latent", "place", "doc_id", "token_index")
+    )
+    tokens, values = table["token"].to_pylist(), table["activation"].to_pylist()
+    begins = np.flatnonzero((np.diff(latent, prepend=-1) != 0) | (np.diff(place, prepend=-1) != 0))
+    found = {}
+    for first, last in zip(begins, [*begins[1:], len(latent)], strict=True):
+        one = slice(int(first), int(last))
+        before = int(np.searchsorted(at[one], place[first]))
+        found[int(latent[first]), int(place[first])] = Context(
+            int(doc[first]), int(place[first]), tokens[one], values[one], before
+        )
+    return found
 
 
 def _rows(store: duckdb.DuckDBPyConnection, query: str, given: dict[str, Any]) -> list[Any]:
