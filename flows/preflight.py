@@ -72,6 +72,8 @@ def check_batch(config: RunConfig, source: ResolvedSource) -> None:
     size, path = config.sae.batch_size, source.path
     if path is None or (path.is_file() and path.stat().st_size > FEW_BYTES_A_TOKEN * size):
         return
+    if config.corpus.long_documents == "split":  # how many tokens a text gives is not known yet
+        return
     documents, rows = sources.read(source, config.corpus)
     if not any(row.text and row.text.strip() for row in rows):
         raise sources.without_text(source, config.corpus, documents)
@@ -83,11 +85,13 @@ def check_batch(config: RunConfig, source: ResolvedSource) -> None:
 def check_recorded(config: RunConfig, corpus: Artifact) -> None:
     """The same of a corpus, whose tokens are known before they are run through the model."""
     size, skip = config.sae.batch_size, config.activations.skip_positions
+    length = config.corpus.max_tokens
     most = 0
     for batch in corpus.rows("documents.parquet", ["split", "n_tokens"]):
         train = pc.equal(batch.column("split"), "train")
         tokens = pc.filter(batch.column("n_tokens"), train).to_numpy().astype(np.int64)
-        most += int(np.maximum(tokens - skip, 0).sum())
+        windows, last = np.divmod(tokens, length)  # of a document that is no longer: one, or a last
+        most += int((windows * max(length - skip, 0) + np.maximum(last - skip, 0)).sum())
     if size > most:
         raise _too_large(size, f"{most} recorded tokens of split 'train'")
 

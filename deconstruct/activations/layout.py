@@ -4,16 +4,22 @@ Documents of a split are put in an order drawn from the seed and cut into shards
 size: each shard is a random sample of its split, so that a reader which mixes a few of them draws
 close to uniformly from the whole store. A shard's batches depend on its own documents alone, and
 hold documents of one length: no padding is computed.
+
+Where long documents are split (``corpus.long_documents``), it is their windows that are laid out,
+shuffled and read: what is called a document here is then a window of one, by number, as they lie in
+``tokens.parquet``; `Tokens.document` has whose it is. Splits are those of whole documents.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -21,6 +27,7 @@ from deconstruct.activations.shards import Rows
 from deconstruct.artifacts import Artifact
 from deconstruct.common.errors import DataError
 from deconstruct.corpus.growth import segments
+from deconstruct.corpus.tables import RECORDED
 
 SPLITS = ("train", "test")
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 4096
@@ -43,7 +50,8 @@ class Tokens:
 
     ids: int32 [tokens]. kept: bool [tokens], whether a token's activation is recorded. lengths,
     rows: int64 [documents], how many tokens a document has, and how many of them are recorded.
-    starts: int64 [documents + 1], where a document's tokens begin.
+    starts: int64 [documents + 1], where a document's tokens begin. document: int64 [documents], its
+    doc_id, which differs from its number where they are windows.
     """
 
     ids: NDArray[np.int32]
@@ -51,36 +59,48 @@ class Tokens:
     lengths: NDArray[np.int64]
     rows: NDArray[np.int64]
     starts: NDArray[np.int64]
+    document: NDArray[np.int64]
 
     @classmethod
     def read(cls, corpus: Artifact, skip_positions: int, folder: Path) -> Tokens:
         """Lay ``tokens.parquet`` out as flat files in ``folder``: special tokens and the first
-        ``skip_positions`` of each document are not kept.
+        ``skip_positions`` of each document are not kept, nor, of chats, what is not of the role.
 
-        Memory: 24 bytes per document and some thousand tokens at a time.
+        Memory: 32 bytes per document and some thousand tokens at a time.
         """
-        lengths = np.zeros(int(corpus.facts["documents"]), np.int64)
-        rows = np.zeros_like(lengths)
         columns = ["doc_id", "position", "token_id", "special"]
+        masks: Iterator[pa.Table | None] = itertools.repeat(None)
+        if RECORDED in corpus.manifest.files:
+            masks = corpus.rows(RECORDED)
         ids_path, kept_path = folder / "token_ids.i32", folder / "kept.u8"
+        starts, documents, rows = [], [], [np.zeros(1, np.int64)]
+        total = 0
         # Written, then mapped: a full disk is an error of writing, but kills who maps a hole.
         with ids_path.open("wb") as ids_file, kept_path.open("wb") as kept_file:
-            for batch in corpus.rows("tokens.parquet", columns):
+            for batch, role in zip(corpus.rows("tokens.parquet", columns), masks, strict=False):
                 document, position, token, special = (column.to_numpy() for column in batch.columns)
                 kept = (position >= skip_positions) & ~special
+                if role is not None:
+                    kept &= role["recorded"].to_numpy()
                 token.astype(np.int32).tofile(ids_file)
                 kept.tofile(kept_file)
-                first = int(document[0])
-                found = np.bincount(document - first)
-                lengths[first : first + len(found)] += found
-                recorded = np.bincount(document[kept] - first, minlength=len(found))
-                rows[first : first + len(found)] += recorded
+                begins = position == 0
+                starts.append(total + np.flatnonzero(begins))
+                documents.append(document[begins].astype(np.int64))
+                number = np.cumsum(begins)  # from the one that the batch before left off in
+                found = np.bincount(number[kept], minlength=number[-1] + 1)
+                rows[-1][-1] += found[0]
+                if len(found) > 1:
+                    rows.append(found[1:])
+                total += len(token)
+        ends = np.concatenate([*starts, [total]])
         return cls(
             np.memmap(ids_path, np.int32, "r"),
             np.memmap(kept_path, np.bool_, "r"),
-            lengths,
-            rows,
-            np.concatenate([[0], np.cumsum(lengths)]),
+            np.diff(ends),
+            np.concatenate(rows)[1:],
+            ends,
+            np.concatenate(documents),
         )
 
     def of(self, documents: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -101,7 +121,7 @@ class Tokens:
         index = index[recorded]
         return Rows(
             token_index=index.astype(np.uint64),
-            doc_id=document[recorded].astype(np.uint32),
+            doc_id=self.document[document[recorded]].astype(np.uint32),
             position=position[recorded].astype(np.uint32),
             token_id=self.ids[index].astype(np.uint32),
         )
@@ -117,10 +137,10 @@ def shards(corpus: Artifact, tokens: Tokens, shard_tokens: int, seed: int) -> li
     which that had, under the same names. Raises ``DataError`` if a split has no row.
     """
     split_of = corpus.table("documents.parquet", ["split"])["split"]
-    ends = np.cumsum([0, *segments(corpus)])
+    ends = np.searchsorted(tokens.document, np.cumsum([0, *segments(corpus)]))
     found = []
     for number, split in enumerate(SPLITS):
-        of_split = pc.equal(split_of, split).to_numpy() & (tokens.rows > 0)
+        of_split = pc.equal(split_of, split).to_numpy()[tokens.document] & (tokens.rows > 0)
         if not of_split.any():
             raise DataError(
                 f"split {split!r} has no document longer than activations.skip_positions tokens; "

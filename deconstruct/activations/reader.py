@@ -43,31 +43,40 @@ class Block(Rows):
 
 @dataclass(frozen=True)
 class GroupRows:
-    """Rows start:stop of one row group of a shard."""
+    """Some rows of one row group of a shard, in order. chosen: all from one to another, or which,
+    int64 [n]. rows: n."""
 
     shard: ShardFile
     group: int
-    start: int
-    stop: int
+    chosen: slice | NDArray[np.int64]
+    rows: int
 
     def activation(self) -> Tensor:
-        """Activations: float32 [stop - start, d_in]."""
-        return self.shard.activation(self.group)[self.start : self.stop]
+        """Activations: float32 [n, d_in]."""
+        return self.shard.activation(self.group)[self.chosen]
 
     def token_index(self) -> NDArray[np.uint64]:
         """Which tokens they are of."""
-        return self.shard.column(self.group, "token_index")[self.start : self.stop]
+        return self.shard.column(self.group, "token_index")[self.chosen]
 
     def doc_id(self) -> NDArray[np.uint32]:
         """Which documents they are of."""
-        return self.shard.column(self.group, "doc_id")[self.start : self.stop]
+        return self.shard.column(self.group, "doc_id")[self.chosen]
 
     def block(self) -> Block:
         """The rows whole."""
         rows, activation = self.shard.block(self.group)
-        within = slice(self.start, self.stop)
-        columns = (getattr(rows, name)[within] for name in SOURCE_COLUMNS)
-        return Block(Rows(*columns), activation[within])
+        columns = (getattr(rows, name)[self.chosen] for name in SOURCE_COLUMNS)
+        return Block(Rows(*columns), activation[self.chosen])
+
+    def where(self, chosen: NDArray[np.bool_]) -> GroupRows:
+        """Those of its rows that are chosen; chosen: [n]."""
+        places = np.arange(self.shard.group_rows[self.group])[self.chosen][chosen]
+        if len(places) and places[-1] - places[0] + 1 == len(places):
+            return GroupRows(
+                self.shard, self.group, slice(int(places[0]), int(places[-1]) + 1), len(places)
+            )
+        return GroupRows(self.shard, self.group, places, len(places))
 
 
 class ActivationReader:
@@ -83,36 +92,41 @@ class ActivationReader:
             raise DataError(f"{artifact.path} has no shards of split {split!r}")
         self.d_in = self.shards[0].d_in
         self._threads = torch.get_num_threads()  # the reader's may be another thread with fewer
-        self._take([GroupRows(s, g, 0, n) for s in self.shards for g, n in enumerate(s.group_rows)])
+        parts = ((s, g, n) for s in self.shards for g, n in enumerate(s.group_rows))
+        self._take([GroupRows(s, g, slice(0, n), n) for s, g, n in parts])
 
     def _take(self, groups: list[GroupRows]) -> None:
         self._whole: Tensor | None = None
         self._decoding = Lock()
         self.groups = groups
-        self.group_rows = np.array([part.stop - part.start for part in groups])
+        self.group_rows = np.array([part.rows for part in groups])
         self.rows = int(self.group_rows.sum())
 
     def hold_out(self, share: float) -> tuple[ActivationReader, ActivationReader]:
         """The rows but for about ``share`` of them, and those: the last documents as they lie.
 
-        Documents were laid out at random, and none is on both sides. Raises ``DataError`` if a
-        side is left empty.
+        Documents were laid out at random, and none is on both sides; of one whose windows lie
+        apart, the first says where it lies. Raises ``DataError`` if a side is left empty.
         """
         doc_id = np.concatenate([part.doc_id() for part in self.groups])
-        starts = np.flatnonzero(np.diff(doc_id)) + 1
-        cut = int(np.searchsorted(starts, (1 - share) * self.rows))
-        if cut == len(starts):
+        runs = doc_id[np.concatenate([[0], np.flatnonzero(np.diff(doc_id)) + 1])]
+        found, first = np.unique(runs, return_index=True)
+        in_order = found[np.argsort(first)]
+        ends = np.cumsum(np.bincount(doc_id)[in_order])
+        cut = 1 + int(np.searchsorted(ends[:-1], (1 - share) * self.rows))
+        if cut == len(in_order):
             raise DataError(
                 f"sae.held_out_share = {share} of split {self.split!r} is less than its last "
                 "document; raise it, or record more text"
             )
-        ends = np.cumsum(self.group_rows)
+        held_out = np.zeros(int(doc_id.max()) + 1, np.bool_)
+        held_out[in_order[cut:]] = True
         sides: tuple[list[GroupRows], list[GroupRows]] = ([], [])
-        for part, end in zip(self.groups, ends, strict=True):
-            middle = int(np.clip(part.stop - (end - starts[cut]), part.start, part.stop))
-            for side, start, stop in ((0, part.start, middle), (1, middle, part.stop)):
-                if start < stop:
-                    sides[side].append(GroupRows(part.shard, part.group, start, stop))
+        for part in self.groups:
+            apart = held_out[part.doc_id()]
+            for side, chosen in zip(sides, (~apart, apart), strict=True):
+                if chosen.any():
+                    side.append(part.where(chosen))
         views = (copy(self), copy(self))
         for view, parts in zip(views, sides, strict=True):
             view._take(parts)

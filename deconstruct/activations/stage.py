@@ -284,7 +284,8 @@ class _Extraction:
         first = int((~torch.isfinite(chosen).all(-1)).nonzero()[0])
         place, position = kept.nonzero()[first].tolist()
         return DataError(
-            f"activations at site {str(site)!r} are not finite in document {documents[place]}, "
+            f"activations at site {str(site)!r} are not finite in document "
+            f"{self.tokens.document[documents[place]]}, "
             f"position {position} ({_name(self.dtype)}); set model.dtype = 'float32', or check "
             "the model's weights"
         )

@@ -53,10 +53,12 @@ class ModelConfig(Settings):
 class CorpusConfig(Settings):
     """Which labelled texts are read, and how they are split and tokenised."""
 
-    source: str = Field(
+    source: str | tuple[str, ...] = Field(
         "embedded:bbc-news",
-        description="A Parquet, CSV or JSONL file, a folder with one folder of .txt files per "
-        "class, `hub:<dataset id>`, or the embedded 'embedded:bbc-news'.",
+        description="A Parquet, CSV, JSONL, JSON or .txt file, of text also as .gz or .zst; a "
+        "pattern such as 'data/*.parquet', a folder of such files, or a list of these; a folder "
+        "with one folder of .txt files per class; `hub:<dataset id>`; or the embedded "
+        "'embedded:bbc-news'.",
         json_schema_extra=NO_KEY,
     )
     subset: str | None = Field(None, description="Hub only: the data set's configuration name.")
@@ -99,14 +101,42 @@ class CorpusConfig(Settings):
         description="Further columns that reach `documents.metadata` of the store, for SQL.",
         json_schema_extra=KEY_WHERE_SET,
     )
+    txt_documents: Literal["file", "line"] = Field(
+        "file",
+        description="Of .txt files: whether each file is a document, or each line of one.",
+        json_schema_extra=KEY_WHERE_SET,
+    )
+    roles: Literal["all", "assistant", "user", "system"] | None = Field(
+        None,
+        description="The text column holds chats, [{role, content}, ...], made texts by the "
+        "tokenizer's chat template; activations are recorded of all their tokens, or of those in "
+        "messages of one role alone.",
+        json_schema_extra=KEY_WHERE_SET,
+    )
     limit: int | None = Field(
         None,
         ge=1,
         le=MOST_ROWS,
         description="Read at most this many documents, drawn evenly over the source.",
     )
+    limit_from: Literal["whole", "beginning"] = Field(
+        "whole",
+        description="Whether `limit` is drawn over the whole source, or is its beginning. Of a hub "
+        "data set the beginning alone is downloaded then, file by file.",
+        json_schema_extra=KEY_WHERE_SET,
+    )
     max_tokens: int = Field(
-        128, ge=2, le=MOST_ROWS, description="Tokens kept of each document, BOS included."
+        128,
+        ge=2,
+        le=MOST_ROWS,
+        description="Tokens kept of each document, or of each window of it, BOS included.",
+    )
+    long_documents: Literal["truncate", "split"] = Field(
+        "truncate",
+        description="What becomes of a document of more than max_tokens: cut off there, or split "
+        "into windows of so many, which the model reads one by one, BOS before each. Documents "
+        "stay whole for splits, probes, clusters and intervals.",
+        json_schema_extra=KEY_WHERE_SET,
     )
     prepend_bos: Literal["auto", "always", "never"] = Field(
         "auto", description="Begin documents with the BOS token; auto: as the tokenizer does."
@@ -159,6 +189,26 @@ class CorpusConfig(Settings):
                 f"group_column {self.group_column!r} and split_column {self.split_column!r} would "
                 "both decide what is held out; leave one out"
             )
+        return self
+
+    @property
+    def place(self) -> str:
+        """The source as one line."""
+        return self.source if isinstance(self.source, str) else ", ".join(self.source)
+
+    @model_validator(mode="after")
+    def _sources_go_together(self) -> CorpusConfig:
+        if isinstance(self.source, tuple):
+            if not self.source:
+                raise ValueError("source: an empty list; name a file")
+            for one in self.source:
+                if one.startswith(("hub:", "embedded:")) or not one.strip():
+                    raise ValueError(
+                        f"source: {one!r} is no file, folder or pattern, which alone stand in a "
+                        "list; name it by itself"
+                    )
+        if self.limit_from == "beginning" and self.limit is None:
+            raise ValueError("limit_from = 'beginning' says where limit begins; set limit too")
         return self
 
 
@@ -215,8 +265,9 @@ class EvaluationConfig(Settings):
         48,
         ge=2,
         le=MOST_ROWS,
-        description="Held-out documents run through the whole model, four times each, "
-        "for the losses; none: all. Reconstruction is judged on all of them in any case.",
+        description="Held-out documents (of split ones: windows) run through the whole model, four "
+        "times each, for the losses; none: all. Reconstruction is judged on all of them in any "
+        "case.",
     )
     bootstrap: int = Field(
         1000, ge=10, le=1_000_000, description="Resamples of documents for intervals."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -34,11 +35,14 @@ class FolderReader:
     """A folder with one folder of ``.txt`` files per class; columns ``text`` and ``label``.
 
     Files beside the class folders have no label. fallback: encoding of files that are not UTF-8
-    (or UTF-16 with its mark); None: they raise ``DataError``.
+    (or UTF-16 with its mark); None: they raise ``DataError``. by_line: whether each line of a file
+    is a document, but for blank ones.
     """
 
-    def __init__(self, path: Path, wanted: Wanted, fallback: str | None = None) -> None:
-        self.path, self.wanted, self.fallback = path, wanted, fallback
+    def __init__(
+        self, path: Path, wanted: Wanted, fallback: str | None = None, by_line: bool = False
+    ) -> None:
+        self.path, self.wanted, self.fallback, self.by_line = path, wanted, fallback, by_line
         self.found = listing(path)
 
     def columns(self) -> list[str]:
@@ -46,7 +50,9 @@ class FolderReader:
         return ["text", "label"]
 
     def count(self) -> int:
-        """Number of ``.txt`` files."""
+        """Number of documents."""
+        if self.by_line:
+            return sum(1 for file in self.found.files for _ in self._texts(file))
         return len(self.found.files)
 
     def rows(self) -> Iterator[Row]:
@@ -61,16 +67,25 @@ class FolderReader:
 
     def rows_of(self, files: Iterable[Path]) -> Iterator[Row]:
         """Some of the files."""
-        text, label_column, more = self.wanted
+        text, label_column, more, _ = self.wanted
         for file in files:
             folders = file.relative_to(self.path).parts[:-1]
             label = label_name(folders[0]) if folders else None
-            values = {"text": self._decoded(file), "label": label}
-            yield Row(
-                values[text],
-                None if label_column is None else values[label_column],
-                tuple(values[name] for name in more),
-            )
+            for found in self._texts(file):
+                values = {"text": found, "label": label}
+                yield Row(
+                    values[text],
+                    None if label_column is None else values[label_column],
+                    tuple(values[name] for name in more),
+                )
+
+    def _texts(self, file: Path) -> Iterator[str]:
+        text = self._decoded(file)
+        if not self.by_line:
+            yield text
+            return
+        lines = io.StringIO(text, newline="")
+        yield from (line.rstrip("\r\n") for line in lines if line.strip())
 
     def _decoded(self, file: Path) -> str:
         raw = file.read_bytes()
@@ -123,17 +138,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False  # a link to itself
 
 
-def check(folder: Path, source: str) -> Listing:
-    """What ``folder`` holds. Raises ``DataError`` if that is no document; it says what there is."""
-    found = listing(folder)
-    if found.files:
-        return found
+def refuse(folder: Path, source: str, found: Listing) -> DataError:
+    """The error of a folder that holds no document; it says what there is."""
     there = ""
     if found.left_out:
         there = f" (of {len(found.left_out)} others: {_named(found.left_out, folder)})"
-    raise DataError(
+    return DataError(
         f"corpus.source {source!r} holds no .txt file{there}; expected one folder per class with "
-        "one .txt file per document"
+        "one .txt file per document, or Parquet, CSV or JSON files"
     )
 
 

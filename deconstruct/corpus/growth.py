@@ -89,17 +89,20 @@ def as_integer(label: str) -> str:
     return _WHOLE.sub(r"\1", label)
 
 
-def documents_of(corpus: Artifact) -> Iterator[tuple[pa.Table, list[list[int]]]]:
+def documents_of(corpus: Artifact) -> Iterator[tuple[pa.Table, list[NDArray[np.uint32]]]]:
     """Rows of ``documents.parquet``, some at a time, each with the ids of its tokens."""
-    waiting = np.empty(0, np.uint32)
+    waiting: list[NDArray[np.uint32]] = []
+    there = 0
     tokens = corpus.rows("tokens.parquet", ["token_id"])
     for table in corpus.rows("documents.parquet"):
-        lengths = table["n_tokens"].to_numpy()
+        lengths = table["n_tokens"].to_numpy().astype(np.int64)
         wanted = int(lengths.sum())
-        while len(waiting) < wanted:
-            waiting = np.concatenate([waiting, next(tokens)["token_id"].to_numpy()])
-        taken, waiting = waiting[:wanted], waiting[wanted:]
-        yield table, [part.tolist() for part in np.split(taken, np.cumsum(lengths)[:-1])]
+        while there < wanted:
+            waiting.append(next(tokens)["token_id"].to_numpy())
+            there += len(waiting[-1])
+        found = np.concatenate(waiting)
+        waiting, there = [found[wanted:]], there - wanted
+        yield table, np.split(found[:wanted], np.cumsum(lengths)[:-1])
 
 
 def segments(corpus: Artifact) -> list[int]:

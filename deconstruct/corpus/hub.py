@@ -6,7 +6,7 @@ A data set that was loaded once is found again in the local cache when the hub i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,13 +43,13 @@ def resolve(config: CorpusConfig) -> tuple[str, Path | None]:
     Raises ``SourceUnreachable`` if it is neither on the hub nor in the cache, ``ConfigError`` if
     the cache has several subsets and none is named.
     """
-    name = config.source.removeprefix(PREFIX)
+    name = config.place.removeprefix(PREFIX)
     if not reachable():
         folder = _cached(name, config)
         if folder is None:
             at = f" at revision {config.revision!r}" if config.revision else ""
             raise SourceUnreachable(
-                f"corpus.source {config.source!r}: the Hugging Face hub is out of reach and data "
+                f"corpus.source {config.place!r}: the Hugging Face hub is out of reach and data "
                 f"set {name!r}{at} is not in the local cache. {REMEDY}"
             )
         return folder.name, folder
@@ -60,17 +60,17 @@ def resolve(config: CorpusConfig) -> tuple[str, Path | None]:
         commit = HfApi().dataset_info(name, revision=config.revision, timeout=10).sha
     except HFValidationError as error:
         raise ConfigError(
-            f"corpus.source {config.source!r}: {name!r} is no hub id; write 'hub:<owner>/<name>'"
+            f"corpus.source {config.place!r}: {name!r} is no hub id; write 'hub:<owner>/<name>'"
         ) from error
     except (HfHubHTTPError, OSError) as error:
         at = f" at revision {config.revision!r}" if config.revision else ""
         raise SourceUnreachable(
-            f"corpus.source {config.source!r}: the hub does not hand out data set {name!r}{at} "
+            f"corpus.source {config.place!r}: the hub does not hand out data set {name!r}{at} "
             f"({type(error).__name__}). Check the id and your access to it (hf auth login). "
             f"{REMEDY}"
         ) from error
     if not commit:
-        raise SourceUnreachable(f"corpus.source {config.source!r}: the hub named no commit for it")
+        raise SourceUnreachable(f"corpus.source {config.place!r}: the hub named no commit for it")
     return commit, None
 
 
@@ -83,21 +83,19 @@ def read(config: CorpusConfig, commit: str, cached: Path | None, columns: list[s
     """
     from datasets import DatasetDict
 
-    name = config.source.removeprefix(PREFIX)
-    with _quiet(), _as_sentences(name, config):
+    name = config.place.removeprefix(PREFIX)
+    with quiet(), as_sentences(name, config):
         whole = _loaded(name, config, commit, cached)
     assert isinstance(whole, DatasetDict)
     for split in config.splits:
         if split not in whole:
-            raise ConfigError(
-                f"corpus.splits: {name!r} has no split {split!r}; it has {', '.join(whole)}"
-            )
+            raise no_split(name, split, whole)
     parts = [whole[split] for split in config.splits]
     features = parts[0].features
     before = _states(whole)
 
     def batches() -> Iterator[pa.RecordBatch]:
-        with _as_sentences(name, config):
+        with as_sentences(name, config):
             for part in parts:
                 arrow = part.select_columns(columns).with_format("arrow")
                 for table in arrow.iter(batch_size=1024):
@@ -115,6 +113,11 @@ def read(config: CorpusConfig, commit: str, cached: Path | None, columns: list[s
     )
 
 
+def no_split(name: str, split: str, there: Iterable[str]) -> ConfigError:
+    """The error of a split that a data set has not."""
+    return ConfigError(f"corpus.splits: {name!r} has no split {split!r}; it has {', '.join(there)}")
+
+
 def look(
     config: CorpusConfig, commit: str, cached: Path | None, most: int
 ) -> tuple[dict[str, int], list[pa.Table]]:
@@ -122,8 +125,8 @@ def look(
 
     Splits that are configured but not there are passed over. Raises as `read`.
     """
-    name = config.source.removeprefix(PREFIX)
-    with _quiet(), _as_sentences(name, config):
+    name = config.place.removeprefix(PREFIX)
+    with quiet(), as_sentences(name, config):
         whole = _loaded(name, config, commit, cached)
         chosen = [whole[split] for split in config.splits if split in whole]
         drawn = [
@@ -157,7 +160,7 @@ def _states(whole: Any) -> list[tuple[int, ...]]:
 
 
 @contextmanager
-def _as_sentences(name: str, config: CorpusConfig) -> Iterator[None]:
+def as_sentences(name: str, config: CorpusConfig) -> Iterator[None]:
     """What `datasets`, and the libraries under it, raise as one sentence."""
     from datasets.exceptions import DatasetsError
 
@@ -219,7 +222,7 @@ def _is_whole_subset(info: Path) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep `datasets` from drawing its own bars for a moment of preparing what is cached."""
     from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 

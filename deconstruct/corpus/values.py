@@ -74,6 +74,15 @@ def value_type(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
+def is_chat(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds chats: lists of objects with a role and a content."""
+    types = pa.types
+    if not (types.is_list(kind) or types.is_large_list(kind)):
+        return False
+    one = kind.value_type
+    return types.is_struct(one) and {"role", "content"} <= {field.name for field in one}
+
+
 def class_names(schema: pa.Schema, column: str | None) -> list[str] | None:
     """Names of an integer class column, or of one with a list of classes a row, where `datasets`
     left them in the file's metadata."""

@@ -19,16 +19,42 @@ _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _BYTE_PIECES = re.compile(r"(?:<0x[0-9A-Fa-f]{2}>)+")
 
 
+UNCUT = 1 << 40
+"""Tokens that no text has."""
+PIECE = 1 << 18
+"""Characters of a text that are tokenised at once, where all of it is wanted: what a tokenizer
+holds of a token takes some hundred bytes."""
+CONTEXT = 1 << 10
+"""Characters before a piece that are read with it, so that its first tokens are those of the
+text."""
+
+
 class Cut(NamedTuple):
-    """The first tokens of a text.
+    """The first tokens of a text, or all of them in windows.
 
     spaced: [tokens], whether space stands before a token that its piece does not hold, and
-    characters: of the text, up to the last token's end; None where pieces keep spaces.
+    characters: of the text, up to the last token's end; None where pieces keep spaces. starts:
+    [tokens], at which character of the text each begins, -1 for those before it; None unless asked
+    for. recorded: [tokens], whether its activations are; None: of all but special ones.
     """
 
-    ids: list[int]
-    spaced: list[bool] | None = None
+    ids: list[int] | NDArray[np.uint32]
+    spaced: list[bool] | NDArray[np.bool_] | None = None
     characters: int | None = None
+    starts: NDArray[np.int64] | None = None
+    recorded: NDArray[np.bool_] | None = None
+
+
+class _Piece(NamedTuple):
+    """Tokens of a part of a text, and where they begin and end in the text. [tokens] each."""
+
+    ids: NDArray[np.uint32]
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+    def at(self, chosen: slice | NDArray[np.bool_]) -> _Piece:
+        """Some of them."""
+        return _Piece(self.ids[chosen], self.starts[chosen], self.ends[chosen])
 
 
 class Vocabulary:
@@ -36,7 +62,8 @@ class Vocabulary:
 
     spaces_kept: whether its pieces, put together, are the text (`spaces.kept_by`). prepend_bos:
     ``always`` begins a document with BOS, ``never`` with its text, ``auto`` with what the
-    tokenizer itself puts first (BOS or nothing, for language models).
+    tokenizer itself puts first (BOS or nothing, for language models). placed: whether cuts say
+    where their tokens begin.
     """
 
     def __init__(
@@ -44,6 +71,7 @@ class Vocabulary:
         tokenizer: Any,
         prepend_bos: Literal["auto", "always", "never"],
         spaces_kept: bool = True,
+        placed: bool = False,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ConfigError(
@@ -54,6 +82,7 @@ class Vocabulary:
         self._tokenizer = tokenizer
         self._prepend_bos = prepend_bos
         self.spaces_kept = spaces_kept
+        self._placed = placed
         self.bos: int | None = tokenizer.bos_token_id
 
     @cached_property
@@ -94,22 +123,90 @@ class Vocabulary:
     def cut(self, texts: list[str], length: int) -> list[Cut]:
         """The first ``length`` tokens of each text, without any that the text does not hold."""
         if not texts or length < 1:
-            return [Cut([], None if self.spaces_kept else [], 0) for _ in texts]
+            none = np.empty(0, np.int64) if self._placed else None
+            return [Cut([], None if self.spaces_kept else [], 0, none) for _ in texts]
         encoded = self._tokenizer(
             texts,
             add_special_tokens=False,
-            truncation=True,
-            max_length=length,
+            truncation=length < UNCUT,
+            max_length=length if length < UNCUT else None,
+            verbose=False,  # of more tokens than the model takes: they are dealt out
             return_attention_mask=False,
             return_token_type_ids=False,
-            return_offsets_mapping=not self.spaces_kept,
+            return_offsets_mapping=self._placed or not self.spaces_kept,
         )
+        cuts = [Cut(ids) for ids in encoded["input_ids"]]
+        if not self.spaces_kept:
+            cuts = list(map(_with_spaces, texts, encoded["input_ids"], encoded["offset_mapping"]))
+        if not self._placed:
+            return cuts
+        starts = (np.array(o, np.int64).reshape(-1, 2)[:, 0] for o in encoded["offset_mapping"])
+        return [cut._replace(starts=found) for cut, found in zip(cuts, starts, strict=True)]
+
+    def windows(self, texts: list[str], length: int) -> list[Cut]:
+        """All tokens of each text, in windows of ``length`` one after another, `prefix` before
+        each, as `documents` has the first.
+
+        Time is linear in a text's length. Of one of more than `PIECE` characters pieces are read
+        that begin at white space, with `CONTEXT` before them: memory is that of a piece, beside 4
+        bytes a token. A token there may be another than one of the text as a whole, where that is
+        decided by what lies farther off.
+        """
+        return [_dealt(cut, self.prefix, length) for cut in self._whole(texts)]
+
+    def _whole(self, texts: list[str]) -> Iterator[Cut]:
+        """All tokens of each text; short ones are read together, for a tokenizer's threads."""
+        waiting: list[str] = []
+        for text in texts:
+            if len(text) > PIECE or sum(map(len, waiting)) > PIECE:
+                yield from self.cut(waiting, UNCUT)
+                waiting = []
+            if len(text) > PIECE:
+                yield self._by_pieces(text)
+            else:
+                waiting.append(text)
+        yield from self.cut(waiting, UNCUT)
+
+    def _by_pieces(self, text: str) -> Cut:
+        ids, starts, end = [], [], 0
+        spaced: list[NDArray[np.bool_]] = []
+        for piece in self._pieces(text):
+            ids.append(piece.ids)
+            starts.append(piece.starts if self._placed else piece.starts[:0])
+            if not self.spaces_kept and len(piece.ids):
+                offsets = list(zip(piece.starts.tolist(), piece.ends.tolist(), strict=True))
+                spaced.append(np.array(_space_before(text, end, offsets), np.bool_))
+                end = max(end, int(piece.ends.max()))
+        cut = Cut(np.concatenate(ids), starts=np.concatenate(starts) if self._placed else None)
         if self.spaces_kept:
-            return [Cut(ids) for ids in encoded["input_ids"]]
-        return [
-            _with_spaces(*each)
-            for each in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        ]
+            return cut
+        return cut._replace(spaced=np.concatenate([np.zeros(0, np.bool_), *spaced]), characters=end)
+
+    def _pieces(self, text: str) -> Iterator[_Piece]:
+        """The tokens of a text; each piece ends before a token that begins at white space, and is
+        looked for so far from where its reading ended that what follows could not change it."""
+        done = 0
+        while True:
+            begin = max(0, done - CONTEXT)
+            last = begin + PIECE >= len(text)
+            found = self._tokenizer(
+                text[begin : begin + PIECE],
+                add_special_tokens=False,
+                verbose=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                return_offsets_mapping=True,
+            )
+            offsets = np.array(found["offset_mapping"], np.int64).reshape(-1, 2) + begin
+            piece = _Piece(np.array(found["input_ids"], np.uint32), offsets[:, 0], offsets[:, 1])
+            if begin > 0:
+                piece = piece.at(piece.ends > done)
+            if last:
+                yield piece
+                return
+            count = _whole_until(piece, text, done, begin + PIECE - CONTEXT)
+            done = int(piece.starts[count]) if count < len(piece.ids) else begin + PIECE
+            yield piece.at(slice(count))
 
     def texts_of(self, ids: NDArray[np.uint32], spaced: NDArray[np.bool_] | None) -> pa.Array:
         """The tokens' texts, with the one space that ``spaced`` asks for. ids, spaced: [tokens]."""
@@ -186,15 +283,60 @@ def token_strings(corpus: Artifact, *, special: bool = True) -> dict[int, str]:
 
 
 def _after(prefix: list[int], cut: Cut) -> Cut:
-    spaced = None if cut.spaced is None else [False] * len(prefix) + cut.spaced
-    return cut._replace(ids=prefix + cut.ids, spaced=spaced)
+    spaced = None if cut.spaced is None else [False] * len(prefix) + list(cut.spaced)
+    starts = None if cut.starts is None else np.r_[np.full(len(prefix), -1), cut.starts]
+    return cut._replace(ids=prefix + list(cut.ids), spaced=spaced, starts=starts)
 
 
 def _with_spaces(text: str, ids: list[int], offsets: list[tuple[int, int]]) -> Cut:
-    ends = [0, *(end for _, end in offsets)]
-    between = [text[end:start] for end, (start, _) in zip(ends, offsets, strict=False)]
-    spaced = [any(character.isspace() for character in gap) for gap in between]
-    return Cut(ids, spaced, max(ends))
+    spaced = _space_before(text, 0, offsets)
+    return Cut(ids, spaced, max(end for _, end in [(0, 0), *offsets]))
+
+
+def _space_before(text: str, begin: int, offsets: list[tuple[int, int]]) -> list[bool]:
+    """Whether white space stands before each of some tokens, the first of which follows on what
+    ends at ``begin``."""
+    ends = [begin, *(end for _, end in offsets)]
+    between = (text[end:start] for end, (start, _) in zip(ends, offsets, strict=False))
+    return [any(character.isspace() for character in gap) for gap in between]
+
+
+def _dealt(cut: Cut, prefix: list[int], length: int) -> Cut:
+    """All tokens of a text in windows of ``length``, each of which begins with ``prefix``."""
+    head, room = np.array(prefix, np.uint32), length - len(prefix)
+    columns: list[tuple[NDArray[Any], int]] = [(np.asarray(cut.ids, np.uint32), 0)]
+    if cut.spaced is not None:
+        columns.append((np.asarray(cut.spaced, np.bool_), False))
+    if cut.starts is not None:
+        columns.append((cut.starts, -1))
+    if prefix and np.array_equal(columns[0][0][: len(head)], head):  # a text that brings its own
+        columns = [(column[len(head) :], blank) for column, blank in columns]
+    count = len(columns[0][0]) if room > 0 else 0
+    windows = max(1, -(-count // max(1, room)))
+    place = np.arange(count)
+    place += (place // max(1, room) + 1) * len(head)
+    dealt: list[NDArray[Any]] = []
+    for column, blank in columns:
+        dealt.append(np.full(count + windows * len(head), blank, column.dtype))
+        dealt[-1][place] = column[:count]
+    for number, one in enumerate(head):
+        dealt[0][np.arange(windows) * length + number] = one
+    ids, *others = dealt
+    spaced = others.pop(0) if cut.spaced is not None else None
+    return Cut(ids, spaced, cut.characters, others[0] if others else None)
+
+
+def _whole_until(piece: _Piece, text: str, done: int, most: int) -> int:
+    """How many tokens of a piece are given: the one after them begins after ``done``, at most at
+    ``most``, where none before it still goes on, and best at white space."""
+    through = np.concatenate([[done], np.maximum.accumulate(piece.ends)[:-1]])
+    whole = (piece.starts > done) & (piece.starts <= most) & (piece.starts >= through)
+    places = np.flatnonzero(whole)
+    for place in places[::-1]:
+        start = int(piece.starts[place])
+        if text[start].isspace() or text[start - 1].isspace():
+            return int(place)
+    return int(places[-1]) if len(places) else len(piece.ids)
 
 
 def whole_characters(text: str) -> str:

@@ -38,7 +38,8 @@ Reconstruct = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Text:
-    """One document: token ids [length] and which positions are recorded [length]."""
+    """One document, or a window of one: token ids [length] and which positions are recorded
+    [length]."""
 
     doc_id: int
     ids: NDArray[np.int64]
@@ -80,14 +81,18 @@ def spliced_losses(
     itself) to those at ``site``, which it replaces. mean: [d_out], at ``site``. Memory: two
     batches' logits a core of a CPU, and [documents, d_out] in float64.
     """
-    found: Figures = {}
+    found: dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
     on_cpu = next(model.parameters()).device.type == "cpu"
     side_by_side = each_on_one_thread if on_cpu else map
     splicing = _Splicing(model, site, source or site, reconstruct, mean)
     with splicing.hooked():
         for batch in side_by_side(splicing.judge, _equal_lengths(texts)):
-            found |= batch
-            advance(sum(int(figures[-3]) for figures, _ in batch.values()))
+            for doc_id, figures, shift in batch:
+                before = found.get(doc_id)  # other windows of it
+                found[doc_id] = (
+                    (figures, shift) if before is None else (before[0] + figures, before[1] + shift)
+                )
+            advance(sum(int(figures[-3]) for _, figures, _ in batch))
     order = sorted(found)
     columns = np.array([found[doc][0] for doc in order]).T
     shifts = np.stack([found[doc][1] for doc in order])
@@ -105,8 +110,9 @@ class _Pass(local):
     read: Tensor
 
 
-Figures = dict[int, tuple[list[float], NDArray[np.float64]]]
-"""By document: the figures of `Losses`, variance about the train mean, and the sum of x - mean."""
+Figures = list[tuple[int, NDArray[np.float64], NDArray[np.float64]]]
+"""Of each text: its document, the figures of `Losses` (variance about the train mean), and the sum
+of x - mean."""
 
 
 @dataclass
@@ -134,7 +140,7 @@ class _Splicing:
 
     @torch.inference_mode()
     def judge(self, batch: list[Text]) -> Figures:
-        """The figures of documents of one length."""
+        """The figures of texts of one length."""
         ids = torch.from_numpy(np.stack([text.ids for text in batch])).to(self.mean.device)
         recorded = torch.from_numpy(np.stack([text.recorded for text in batch])).to(ids.device)
         targets = ids[:, 1:]
@@ -156,7 +162,7 @@ class _Splicing:
         }.items():
             logits = self._logits(ids, put)
             losses[variant] = _loss(logits, _normaliser(logits), targets)
-        found: Figures = {}
+        found: Figures = []
         for row, text in enumerate(batch):
             chosen = recorded[row, :-1]
             figures = [float(chosen.sum())]
@@ -167,7 +173,7 @@ class _Splicing:
             # About the train mean first; the mean of these documents is known at the end.
             centred = x.double() - self.mean.double()
             figures += [len(x), error, float(centred.square().sum())]
-            found[text.doc_id] = figures, centred.sum(0).cpu().numpy()
+            found.append((text.doc_id, np.array(figures), centred.sum(0).cpu().numpy()))
         return found
 
     def _reconstructed(self, read: Tensor) -> Tensor:

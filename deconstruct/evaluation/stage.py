@@ -10,13 +10,14 @@ it. Intervals resample documents; they say nothing of other seeds, sites or kind
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
@@ -30,6 +31,7 @@ from deconstruct.common.progress import track
 from deconstruct.common.site import Site
 from deconstruct.common.threads import one_blas_thread
 from deconstruct.config import EvaluationConfig
+from deconstruct.corpus.tables import RECORDED
 from deconstruct.corpus.vocabulary import token_strings
 from deconstruct.evaluation.reconstruction import fidelity
 from deconstruct.evaluation.splice import Text, spliced_losses
@@ -237,30 +239,61 @@ def _as_recorded(model: ResolvedModel, activations: Artifact) -> ResolvedModel:
 
 
 def held_out_texts(corpus: Artifact, limit: int | None, skip_positions: int) -> list[Text]:
-    """Test documents of at least two tokens, at most ``limit``, drawn evenly over the corpus."""
-    documents = corpus.table("documents.parquet", ["doc_id", "split"])
-    test = documents["doc_id"].to_numpy()[
-        documents["split"].to_numpy(zero_copy_only=False) == "test"
-    ]
-    if limit is not None and len(test) > limit:
-        test = test[np.linspace(0, len(test) - 1, limit).round().astype(int)]
-    columns = ["doc_id", "position", "token_id", "special"]
-    table = pq.read_table(
-        corpus.file("tokens.parquet"),
-        columns=columns,
-        filters=[("doc_id", "in", test.tolist())],
-        partitioning=None,  # else a folder doc_id=1 above the file would be a column, too
-        page_checksum_verification=True,
-    )
-    doc, position, token, special = (table[name].to_numpy(zero_copy_only=False) for name in columns)
-    recorded = (position >= skip_positions) & ~special
-    ends = np.searchsorted(doc, test, side="right")  # a document's tokens are consecutive
+    """Test documents of at least two tokens, at most ``limit``, drawn evenly over the corpus.
+
+    Of documents that are split it is windows that are drawn.
+    """
+    documents = corpus.table("documents.parquet", ["split", "n_tokens"])
+    length = int(corpus.manifest.config["max_tokens"])
+    lengths = documents["n_tokens"].to_numpy().astype(np.int64)
+    test = np.flatnonzero(documents["split"].to_numpy(zero_copy_only=False) == "test")
+    windows = -(-lengths[test] // length)
+    document = np.repeat(test, windows)
+    number = np.arange(len(document)) - np.repeat(np.cumsum(windows) - windows, windows)
+    if limit is not None and len(document) > limit:
+        drawn = np.linspace(0, len(document) - 1, limit).round().astype(int)
+        document, number = document[drawn], number[drawn]
+    starts = (np.cumsum(lengths) - lengths)[document] + number * length
+    sizes = np.minimum(lengths[document] - number * length, length)
+    columns = ["position", "token_id", "special"]
+    tables = _token_rows(corpus, "tokens.parquet", columns, starts, sizes)
+    masks: Iterator[pa.Table | None] = itertools.repeat(None)
+    if RECORDED in corpus.manifest.files:
+        masks = _token_rows(corpus, RECORDED, ["recorded"], starts, sizes)
     texts = []
-    for doc_id, start, end in zip(test, [0, *ends[:-1]], ends, strict=True):
-        span = slice(start, end)
-        if recorded[span][:-1].any():
-            texts.append(Text(int(doc_id), token[span].astype(np.int64), recorded[span]))
+    for doc_id, table, role in zip(document, tables, masks, strict=False):
+        ids = table["token_id"].to_numpy().astype(np.int64)
+        special = table["special"].to_numpy(zero_copy_only=False)
+        recorded = (table["position"].to_numpy() >= skip_positions) & ~special
+        if role is not None:
+            recorded &= role["recorded"].to_numpy(zero_copy_only=False)
+        if recorded[:-1].any():
+            texts.append(Text(int(doc_id), ids, recorded))
     return texts
+
+
+def _token_rows(
+    corpus: Artifact,
+    name: str,
+    columns: list[str],
+    starts: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+) -> Iterator[pa.Table]:
+    """Rows of a file that has one per token: so many from each start, in ascending order of starts.
+    Only the row groups that hold any are read, one after another."""
+    with parquet.opened(corpus.file(name)) as file:
+        metadata = file.metadata
+        groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        ends = np.cumsum(groups)
+        held: dict[int, pa.Table] = {}
+        for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
+            first, last = np.searchsorted(ends, [start, start + size - 1], side="right").tolist()
+            held = {
+                group: held[group] if group in held else file.read_row_group(group, columns)
+                for group in range(first, last + 1)
+            }
+            offset = start - int(ends[first]) + groups[first]
+            yield pa.concat_tables(list(held.values())).slice(offset, size)
 
 
 def _density(latents: Artifact, draft: Draft) -> list[dict[str, Any]]:

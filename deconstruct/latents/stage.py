@@ -175,7 +175,7 @@ class _Encoding:
         """Blocks of the shards whose firings are not known. A shard is known whole or not."""
         for part in reader.groups:
             if self.known and part.doc_id()[0] < self.known:
-                advance(part.stop - part.start)
+                advance(part.rows)
             else:
                 yield part.block()
 

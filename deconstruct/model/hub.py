@@ -42,7 +42,7 @@ def reachable(timeout: float = TIMEOUT_SECONDS) -> bool:
 
 
 WEIGHTS = "*.safetensors"
-HUB_FILES = ["*.json", WEIGHTS, "*.txt", "*.model"]
+HUB_FILES = ["*.json", WEIGHTS, "*.txt", "*.model", "*.jinja"]
 """What is fetched of a hub model: weights as safetensors alone, never pickled ones."""
 
 

@@ -187,7 +187,7 @@ def _insert_run(
         hook=site.hook,
         model=run.config.model.name,
         model_digest=activations.get("model_digest"),
-        source=run.config.corpus.source,
+        source=run.config.corpus.place,
         architecture=sae.get("architecture", run.config.sae.architecture),
         d_in=sae["d_in"],
         d_sae=sae["d_sae"],

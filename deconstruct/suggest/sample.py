@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -15,6 +16,8 @@ from deconstruct.common.errors import DataError
 from deconstruct.config import CorpusConfig
 from deconstruct.corpus import hub, sources
 from deconstruct.corpus.folders import FolderReader
+from deconstruct.corpus.reading import located, parquet
+from deconstruct.corpus.reading.forms import Kind
 from deconstruct.corpus.textfiles import CsvReader, JsonLinesReader, Reader, Row
 from deconstruct.corpus.values import class_names, label_name, labels_in, value_type
 
@@ -75,28 +78,40 @@ class Sample:
 
 
 def draw(config: CorpusConfig) -> Sample:
-    """A sample of ``config.source``, whose columns need not be known.
+    """A sample of ``config.place``, whose columns need not be known.
 
     Raises what `sources.resolve` and `sources.read` raise for a source that is not there or does
     not read.
     """
-    if config.source.startswith(hub.PREFIX):
+    if config.place.startswith(hub.PREFIX):
         return _of_hub(config)
-    kind, path = sources.locate(config)
+    found = located.locate(config)
+    (kind, path), *others = found.parts()
     try:
-        if kind == "parquet":
-            return _of_parquet(path)
-        reader = sources.reader_of(kind, path, config)
-        if isinstance(reader, CsvReader | JsonLinesReader):
-            return _of_lines(reader)
-        name = sources.NAME_OF_EMBEDDED if kind == "embedded" else path.name
-        if isinstance(reader, FolderReader):
-            return _of_folder(reader, name)
-        return _of_rows(reader, name)
+        sample = _of_part(kind, path, config)
+        if not found.files:
+            return sample
+        sizes = [file.stat().st_size for file in found.files]
+        documents = round(sample.documents * sum(sizes) / max(1, sizes[0]))
+        counted = sample.counted and not others
+        told = replace(sample, name=config.place, documents=documents)
+        return replace(told, counted=counted, head=bool(others))
     except OSError as error:
         raise DataError(
-            f"corpus.source {config.source!r} can't be read: {error.strerror} ({error.filename})"
+            f"corpus.source {config.place!r} can't be read: {error.strerror} ({error.filename})"
         ) from error
+
+
+def _of_part(kind: Kind, path: Path, config: CorpusConfig) -> Sample:
+    if kind == "parquet":
+        return _of_parquet(path)
+    reader = sources.reader_of(kind, path, config)
+    if isinstance(reader, CsvReader | JsonLinesReader):
+        return _of_lines(reader)
+    name = located.NAME_OF_EMBEDDED if kind == "embedded" else path.name
+    if isinstance(reader, FolderReader):
+        return _of_folder(reader, name)
+    return _of_rows(reader, name)
 
 
 def _of_lines(reader: CsvReader | JsonLinesReader) -> Sample:
@@ -140,7 +155,7 @@ def _of_texts(rows: list[Row]) -> list[Column]:
 
 
 def _of_parquet(path: Any) -> Sample:
-    file = sources.parquet_file(path)
+    file = parquet.opened(path)
     names = file.schema_arrow.names
     flat = [field.name for field in file.schema_arrow if not pa.types.is_nested(field.type)]
     once = [name for name in flat if names.count(name) == 1]
@@ -172,7 +187,7 @@ def _of_hub(config: CorpusConfig) -> Sample:
     table = pa.concat_tables(drawn)
     documents = sum(splits.get(split, 0) for split in config.splits)
     ordered = {s: splits[s] for s in sorted(splits, key=lambda s: s not in config.splits)}
-    name = config.source.removeprefix(hub.PREFIX)
+    name = config.place.removeprefix(hub.PREFIX)
     return Sample(name, _of_arrow(table), documents, splits=ordered)
 
 

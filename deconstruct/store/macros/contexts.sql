@@ -55,7 +55,7 @@ CREATE OR REPLACE MACRO marked(token, peak, fires) AS
 CREATE OR REPLACE MACRO candidates(n) AS 2 * n + 20;
 
 -- The tokens around the first n of `places` (a list of token_index, best first) whose texts differ:
--- `width` on each side, within the document. Of equal texts the first one has the rank.
+-- `width` on each side, within the document (of split ones: the window). Of equal texts the first one has the rank.
 -- Documents are found first: some dozens of them become a filter on row groups.
 -- Example: FROM tokens_around('latest', [120, 4711], 5, 2)
 CREATE OR REPLACE MACRO tokens_around(run, places, width, n) AS TABLE
@@ -63,7 +63,7 @@ CREATE OR REPLACE MACRO tokens_around(run, places, width, n) AS TABLE
         SELECT unnest(places) AS token_index, generate_subscripts(places, 1) AS ordinal
     ),
     place AS MATERIALIZED (
-        SELECT t.token_index, t.doc_id FROM tokens AS t
+        SELECT t.token_index, t.doc_id, t.position FROM tokens AS t
         WHERE t.run_id = resolve_run(run)
             AND t.token_index IN (SELECT w.token_index FROM wanted AS w)
     ),
@@ -75,6 +75,7 @@ CREATE OR REPLACE MACRO tokens_around(run, places, width, n) AS TABLE
         SELECT p.token_index AS place, near.*
         FROM place AS p
         JOIN nearby AS near ON near.doc_id = p.doc_id
+            AND near.token_index - near.position = p.token_index - p.position
             AND near.token_index::BIGINT BETWEEN p.token_index::BIGINT - width
                 AND p.token_index::BIGINT + width
     ),
