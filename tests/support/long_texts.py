@@ -1,6 +1,6 @@
 """Long texts in English words, and a tokenizer of a few hundred pieces for them.
 
-    python long_texts.py FOLDER DOCUMENTS TOKENS
+    python -m support.long_texts FOLDER DOCUMENTS TOKENS
 
 writes ``texts.jsonl`` and a tokenizer into the folder: so many documents of about so many tokens.
 """
