@@ -341,9 +341,9 @@ def test_a_hub_data_set_is_read_online_and_then_offline(tmp_path: Path) -> None:
     done = subprocess.run(hub_of_our_own, capture_output=True, text=True, check=True, timeout=120)
     found = json.loads(done.stdout)
     commit = "0123456789abcdef0123456789abcdef01234567"
-    rows = [["c", "Sports", []], ["a", "Sports", []], ["b", "World", []]]
+    rows = [["c", "Sports"], ["a", "Sports"], ["b", "World"]]
     assert found["online"] == found["offline"] == [commit, *rows]
-    assert found["tag"] == [commit, ["b", "World", []]]
+    assert found["tag"] == [commit, ["b", "World"]]
     assert "SourceUnreachable" in found["unknown"]
     assert "does not hand out data set 'someone/else'" in found["unknown"]
     assert "'a/b/c' is no hub id; write 'hub:<owner>/<name>'" in found["malformed"]
