@@ -25,13 +25,15 @@ from transformers import PreTrainedTokenizerFast
 from deconstruct.activations import stage as activations
 from deconstruct.activations.reader import ActivationReader
 from deconstruct.artifacts import Artifact, DataRoot
-from deconstruct.config import ActivationsConfig, CorpusConfig
+from deconstruct.common.errors import ConfigError
+from deconstruct.config import ActivationsConfig, CorpusConfig, RunConfig
 from deconstruct.corpus import sources, vocabulary
 from deconstruct.corpus import stage as corpus
 from deconstruct.corpus.vocabulary import Vocabulary
 from deconstruct.evaluation import stage as evaluate
 from deconstruct.model.loading import load
 from deconstruct.model.resolve import ResolvedModel
+from flows import preflight
 
 LENGTH = 24
 
@@ -300,3 +302,16 @@ def test_windows_as_an_independent_script_counts_them(
     assert (documents, windows) == (made.facts["documents"], made.facts["windows"])
     assert tokens + windows == made.facts["tokens"]
     assert windows > 300
+
+
+def test_a_batch_is_at_most_what_the_windows_give(split: Artifact, recorded: Artifact) -> None:
+    rows = int(recorded.facts["train_rows"])
+    settings = {"max_tokens": LENGTH, "long_documents": "split"}
+
+    def check(batch_size: int) -> None:
+        sae = {"batch_size": batch_size, "tokens": 10 * batch_size}
+        preflight.check_recorded(RunConfig.model_validate({"corpus": settings, "sae": sae}), split)
+
+    check(rows)
+    with pytest.raises(ConfigError, match=f"more than the {rows} recorded tokens"):
+        check(rows + 1)
