@@ -23,6 +23,7 @@ from deconstruct.model.resolve import ResolvedModel
 from deconstruct.recurring import gates
 from deconstruct.recurring import standing as standing_runs
 from deconstruct.recurring.standing import Standing
+from deconstruct.sae import pretrained
 from deconstruct.store import RunRecord
 from deconstruct.store.query import data_root
 from deconstruct.suggest.duration import about, foreseen
@@ -167,7 +168,8 @@ def read(run: Running, stages: Stages, source: ResolvedSource, base: Artifact | 
     """The corpus. base: the one that it grew from."""
     config, model = run.config, run.model
     corpus = stages.run(task.corpus, config.corpus, source=source, model=model, base=base)
-    if corpus.path.exists():  # one that is planned does not
+    trains = config.sae.pretrained is None
+    if trains and corpus.path.exists():  # one that is planned does not
         check_recorded(config, corpus)
     return corpus
 
@@ -179,7 +181,9 @@ def foretell(run: Running, stages: Stages, corpus: Artifact) -> None:
         judged(run, planning.branch(), recorded, None)
     left = [plan.recipe.stage for plan in planning.plans if not plan.there]
     if left:
-        all_stages = foreseen(run.config, run.model, corpus, run.device)
+        dictionary = pretrained.find(run.config, run.model)
+        settings = run.config if dictionary is None else dictionary.as_if_trained(run.config)
+        all_stages = foreseen(settings, run.model, corpus, run.device)
         seconds, size = (sum(of) for of in zip(*(all_stages[stage] for stage in left), strict=True))
         log.info(
             "%-12s %s on this processor, %.1f GB on disk", "to come", about(seconds), size / 1e9
@@ -255,7 +259,13 @@ def autoencoder(
     recorded: Recorded,
     standing: Standing | None,
 ) -> Artifact:
-    """The SAE of a site: trained, or the standing one."""
+    """The SAE of a site: trained, the standing one, or one that others trained."""
+    dictionary = pretrained.find(run.config, run.model)
+    if dictionary is not None:
+        return stages.run(
+            training.sae, run.config.sae, activations=recorded.activations, output=recorded.output,
+            dictionary=dictionary, device=run.device,
+        )  # fmt: skip
     kept, start = standing.role(run.growth, recorded.activations) if standing else (None, None)
     if standing and kept:
         return stages.keep(kept, f"of run {standing.run_id}")

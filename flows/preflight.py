@@ -33,7 +33,7 @@ def preflight(
     """
     check_device(device)
     source = sources.resolve(config.corpus)
-    if whole:
+    if whole and config.sae.pretrained is None:
         check_batch(config, source)
     if root.mirror is not None:
         root.mirror.check()
@@ -50,6 +50,10 @@ def preflight(
     from deconstruct.model.skeleton import check_hooks  # torch: what needs none has been said
 
     check_hooks(model, sites)
+    if config.sae.pretrained is not None:
+        from deconstruct.sae import pretrained
+
+        pretrained.find(config, model)
     return model, source
 
 

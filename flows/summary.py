@@ -146,7 +146,8 @@ def print_summary(home: Path, run_id: str) -> None:
     with open_store(home, files=False, verify=False) as store:
         name, site, d_sae, tokens = _one(store, _RUN, run_id)
         found = findings(store, run_id)
-    heading = f"  {site}, {d_sae} latents, {tokens:,} training tokens"
+    taught = "pretrained" if tokens is None else f"{tokens:,} training tokens"
+    heading = f"  {site}, {d_sae} latents, {taught}"
     console.print(Text.assemble("\n", (printable(str(name)), "bold"), heading))
     console.print("On held-out documents, with 95% intervals; clusters are of all documents:")
     console.print(Listing(["", "", "", ""], [_shown(figure) for figure in found.figures]))

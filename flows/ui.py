@@ -36,7 +36,8 @@ def name_of(config: RunConfig) -> str:
 def tags_of(config: RunConfig) -> list[str]:
     """Model, layers, kind of SAE and its sparsity, to filter runs by."""
     layers = {f"layer-{Site.parse(site).layer}" for site in config.activations.sites}
-    return [_model(config), *sorted(layers), config.sae.architecture, config.sae.label()]
+    kinds = [config.sae.architecture] if config.sae.pretrained is None else []
+    return [_model(config), *sorted(layers), *kinds, config.sae.label()]
 
 
 def tag(config: RunConfig) -> None:

@@ -27,12 +27,14 @@ train_here = made_here(STAGE)
 
 
 def train(recipes: Sequence[Recipe], home: str, config: SaeConfig, inputs: Inputs) -> list[Ref]:
-    """Train one SAE: on the GPU pool if a worker of it is online, else here.
+    """Train one SAE: on the GPU pool if a worker of it is online, else here. One that others
+    trained is taken over here, where its files are.
 
     A worker that is lost on the way is an error like any other: the task is tried again, and
     goes on from the last checkpoint, wherever it runs then.
     """
-    if inputs["device"] == "auto" and _gpu_worker_online():
+    taken = inputs.get("dictionary") is not None
+    if inputs["device"] == "auto" and not taken and _gpu_worker_online():
         log.info("sae          goes to a worker of pool %r", GPU_POOL)
         return [_train_on_gpu_pool(recipes[0], home, config, inputs)]
     return train_here(recipes, home, config, inputs)
@@ -96,7 +98,11 @@ def _train_on_gpu_pool(recipe: Recipe, home: str, config: SaeConfig, inputs: Inp
     parameters = {
         "home": None if root.mirror else home,
         "config": config.model_dump(mode="json"),
-        **{n: i.model_dump() if isinstance(i, Ref) else i for n, i in inputs.items()},
+        **{
+            n: i.model_dump() if isinstance(i, Ref) else i
+            for n, i in inputs.items()
+            if n != "dictionary"
+        },
     }
     run = run_on_pool(GPU_POOL, GPU_DEPLOYMENT, parameters, f"sae {recipe.key[:12]}")
     if run.state is None or not run.state.is_completed():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple, get_args
 
-Hook = Literal["resid_pre", "resid_post", "mlp_out", "attn_out"]
+Hook = Literal["resid_pre", "resid_post", "mlp_out", "attn_out", "mlp_in"]
 HOOKS: tuple[str, ...] = get_args(Hook)
 
 
@@ -15,6 +15,7 @@ class Site(NamedTuple):
     ``resid_pre`` is the residual stream that enters block ``layer``, ``resid_post`` the one that
     leaves it, ``attn_out`` and ``mlp_out`` what the block's attention and MLP add to it (after
     the post-norm where the family has one, as Gemma 2 and 3 do: what is added is what is read).
+    ``mlp_in`` is what the MLP reads: the stream after the norm before it, with that norm's weight.
     """
 
     layer: int

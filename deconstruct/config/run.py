@@ -77,11 +77,17 @@ class RunConfig(Settings):
     gates: GatesConfig = GatesConfig()
 
     @model_validator(mode="after")
-    def _transcoder_has_sites(self) -> RunConfig:
+    def _sites_fit(self) -> RunConfig:
         output, sites = self.sae.output_site, self.activations.sites
         if output is not None and (output not in sites or len(sites) < 2):
             raise ValueError(
                 f"sae.output_site = {output!r} must be one of activations.sites and not the only "
                 f"one ({', '.join(sites)}); name input and output site there"
+            )
+        read = [site for site in sites if site != output]
+        if self.sae.pretrained is not None and len(read) > 1:
+            raise ValueError(
+                f"sae.pretrained is of one site, and activations.sites names {', '.join(read)} to "
+                "be read; name one of them, and make a run for each dictionary"
             )
         return self

@@ -10,7 +10,14 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from deconstruct.common.site import Site
-from deconstruct.config.base import MOST_LATENTS, MOST_ROWS, MOST_TOKENS, NO_KEY, Settings
+from deconstruct.config.base import (
+    KEY_WHERE_SET,
+    MOST_LATENTS,
+    MOST_ROWS,
+    MOST_TOKENS,
+    NO_KEY,
+    Settings,
+)
 
 Architecture = Literal["topk", "batchtopk", "matryoshka", "jumprelu", "gated", "relu"]
 SPARSITY_PENALTIES: Mapping[str, float] = {"relu": 0.1, "gated": 0.1, "jumprelu": 0.002}
@@ -19,6 +26,18 @@ SPARSITY_PENALTIES: Mapping[str, float] = {"relu": 0.1, "gated": 0.1, "jumprelu"
 PENALISED = frozenset(SPARSITY_PENALTIES)
 BY_NUMBER = frozenset(get_args(Architecture)) - PENALISED
 """The others: they fix the number of latents that fire, on a token or on average."""
+
+DictionaryFormat = Literal[
+    "saelens",
+    "sparsify",
+    "dictionary-learning",
+    "gemma-scope",
+    "gemma-scope-2",
+    "llama-scope",
+    "qwen-scope",
+    "circuit-tracer",
+]
+"""Layouts in which dictionaries of others are read (`deconstruct.sae.formats`)."""
 
 
 def _only_of(*architectures: str) -> dict[str, JsonValue]:
@@ -29,6 +48,18 @@ def _only_of(*architectures: str) -> dict[str, JsonValue]:
 class SaeConfig(Settings):
     """The sparse autoencoder, or transcoder, and its training."""
 
+    pretrained: str | None = Field(
+        None,
+        min_length=1,
+        description="A dictionary to take in place of training one: a folder, a file, or "
+        "`hub:owner/name/folder@revision` (docs/dictionaries.md). none: train.",
+        json_schema_extra=KEY_WHERE_SET,
+    )
+    pretrained_format: DictionaryFormat | None = Field(
+        None,
+        description="The layout of its files; none: found by what they are called.",
+        json_schema_extra=KEY_WHERE_SET,
+    )
     architecture: Architecture = Field(
         "topk",
         description="topk: the k largest pre-activations of a token. batchtopk: k per token on "
@@ -169,6 +200,11 @@ class SaeConfig(Settings):
                 f"target_l0 = {self.target_l0} is for relu, gated and jumprelu; "
                 f"{self.architecture} fires k latents per token: set k"
             )
+        if self.pretrained_format is not None and self.pretrained is None:
+            raise ValueError(
+                f"pretrained_format = {self.pretrained_format!r} is of a dictionary that is taken "
+                "over; set pretrained too"
+            )
         if self.skip_connection and self.output_site is None:
             raise ValueError("skip_connection is for transcoders; set output_site too")
         ordered = (0, *self.prefixes, self.d_sae)
@@ -195,7 +231,10 @@ class SaeConfig(Settings):
         return float(self.k) if self.penalty is None else None
 
     def label(self) -> str:
-        """Architecture and sparsity at a glance: ``topk-32``, ``jumprelu-l0-32``, ``relu-0.1``."""
+        """Architecture and sparsity at a glance: ``topk-32``, ``jumprelu-l0-32``, ``relu-0.1``; of
+        a dictionary that others trained, ``pretrained``."""
+        if self.pretrained is not None:
+            return "pretrained"
         if self.by_number:
             return f"{self.architecture}-{self.k}"
         if self.wanted_l0 is not None:
@@ -203,6 +242,8 @@ class SaeConfig(Settings):
         return f"{self.architecture}-{self.penalty}"
 
     def _outside_key(self) -> set[str]:
+        if self.pretrained is not None:  # nothing is trained
+            return set(SaeConfig.model_fields) - {"pretrained", "pretrained_format", "output_site"}
         unused = super()._outside_key() | unused_by(self.architecture)
         if self.output_site is None:
             unused |= {"output_site", "skip_connection"}

@@ -218,8 +218,8 @@ class ActivationsConfig(Settings):
     sites: tuple[str, ...] = Field(
         ("9.resid_post",),
         min_length=1,
-        description="Hook sites `<layer>.<hook>` with hook resid_pre, resid_post, mlp_out or "
-        "attn_out. All are read in one forward pass; each gets its own SAE.",
+        description="Hook sites `<layer>.<hook>` with hook resid_pre, resid_post, mlp_out, "
+        "attn_out or mlp_in. All are read in one forward pass; each gets its own SAE.",
         json_schema_extra=NO_KEY,
     )
     skip_positions: int = Field(

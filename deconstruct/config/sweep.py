@@ -46,6 +46,11 @@ class SweepRun(RunConfig):
 
     @model_validator(mode="after")
     def _members_fit(self) -> SweepRun:
+        if self.sae.pretrained is not None:
+            raise ValueError(
+                f"sae.pretrained = {self.sae.pretrained!r} is not trained, and a sweep varies "
+                "training; leave it out"
+            )
         self.members()
         return self
 

@@ -11,6 +11,7 @@ not what caused it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor
 from deconstruct.activations.reader import ActivationReader
 from deconstruct.activations.shards import Rows, ShardFile
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, keys_of
-from deconstruct.artifacts.ancestry import bases
+from deconstruct.artifacts.ancestry import bases, recipe_of
 from deconstruct.common.errors import DataError
 from deconstruct.common.hardware import pick_device
 from deconstruct.common.intervals import Bootstrap, Sums
@@ -46,13 +47,17 @@ _METRICS: dict[str, Callable[[Sums], NDArray[np.float64]]] = {
 
 
 def reference_of(root: DataRoot, corpus: Artifact, sae: Artifact) -> Artifact | None:
-    """The corpus that ``sae`` was trained on, if ``corpus`` has grown beyond it since.
+    """The corpus that ``sae`` was trained on, if ``corpus`` has grown beyond it since; of an SAE
+    that others trained, the first that ``corpus`` grew from.
 
     None as well if it has no document beyond, as where labels alone were corrected.
     """
-    trained = root.open("activations", sae.manifest.inputs["activations"])
-    key = trained.manifest.inputs["corpus"]
-    known = next((base for base in bases(root, corpus) if base.key == key), None)
+    grown = list(bases(root, corpus))
+    if (key := sae.manifest.inputs.get("activations")) is None:
+        known = grown[-1] if grown else None
+    else:
+        trained = root.open("activations", key).manifest.inputs["corpus"]
+        known = next((base for base in grown if base.key == trained), None)
     if known is None or known.facts["documents"] == corpus.facts["documents"]:
         return None
     return known
@@ -100,7 +105,7 @@ def compare(
         corpus = root.open("corpus", latents.manifest.inputs["corpus"])
         known = int(reference.facts["documents"])
         dictionary = files.load(sae.path).to(pick_device(device))
-        rows = _fidelity_rows(config, dictionary, root, activations, output, sae, corpus, known)
+        rows = _fidelity_rows(config, dictionary, root, activations, output, sae, corpus, reference)
         densities, firings = _densities(latents, activations, corpus, known)
         labels = _labels(corpus, known)
         rows += labels[0]
@@ -161,11 +166,10 @@ def _fidelity_rows(
     output: Artifact | None,
     sae: Artifact,
     corpus: Artifact,
-    known: int,
+    reference: Artifact,
 ) -> list[dict[str, Any]]:
-    inputs = sae.manifest.inputs
-    trained = root.open("activations", inputs.get("output", inputs["activations"]))
-    mean = ActivationReader(trained).moments.mean
+    known = int(reference.facts["documents"])
+    mean = ActivationReader(_referred(root, sae, reference, output or activations)).moments.mean
     read = [ShardFile(path) for path in activations.files("*-*.parquet")]
     shards = list(zip(read, _beside(read, output), strict=True))
     new = [pair for pair in shards if pair[0].column(0, "doc_id")[0] >= known]
@@ -219,6 +223,17 @@ def _drawn(
         (source, onto), group = groups[place]
         rows, activation = source.block(group)
         yield rows, activation, activation if onto is source else onto.block(group)[1]
+
+
+def _referred(root: DataRoot, sae: Artifact, reference: Artifact, recorded: Artifact) -> Artifact:
+    """The activations that FVU is about the mean of: those that ``sae`` was trained to give; of one
+    that others trained, those of the reference."""
+    inputs = sae.manifest.inputs
+    key = inputs.get("output", inputs.get("activations"))
+    if key is None:
+        made = recipe_of(recorded)
+        key = replace(made, inputs={**made.inputs, "corpus": reference.key}).key
+    return root.open("activations", key)
 
 
 def _densities(

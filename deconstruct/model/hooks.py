@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from deconstruct.common.errors import ConfigError
-from deconstruct.common.site import HOOKS, Site
+from deconstruct.common.site import Site
 
 BLOCKS = (
     "transformer.h",
@@ -37,6 +37,10 @@ PARTS = (
     ("self_attn", "fc2"),
 )
 """Modules of a block whose outputs are added to the stream: the first pair that it has."""
+READERS = ("mlp", "fc1")
+"""Modules of a block that read the MLP's input: the first that it has."""
+ADDED = ("resid_pre", "resid_post", "mlp_out", "attn_out")
+"""Hooks of which the second is the sum of the others."""
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +114,9 @@ def replacing(model: nn.Module, site: Site, replace: Replace) -> Iterator[None]:
     handles = [block.register_forward_pre_hook(_before(before), with_kwargs=True)]
     if site.hook == "resid_post":
         handles.append(block.register_forward_hook(_after(replace)))
+    elif site.hook == "mlp_in":
+        read = reader(block, site)
+        handles.append(read.register_forward_pre_hook(_before(in_shape), with_kwargs=True))
     elif site.hook != "resid_pre":
         handles.append(part(block, site).register_forward_hook(_after(in_shape)))
     try:
@@ -192,7 +199,8 @@ def blocks(model: nn.Module) -> nn.ModuleList:
 
 
 def check_parts(model: nn.Module, sites: Iterable[Site]) -> None:
-    """Raise ``ConfigError`` for ``attn_out`` or ``mlp_out`` where blocks do not add just that.
+    """Raise ``ConfigError`` for ``attn_out`` or ``mlp_out`` where blocks do not add just that, and
+    for ``mlp_in`` where what the MLP reads is not one activation of the stream's width a token.
 
     Some architectures scale it first (Granite), or add inside the module (Bloom): the check runs
     sixteen tokens (fewer if the model has fewer positions) up to the layer and compares
@@ -200,11 +208,13 @@ def check_parts(model: nn.Module, sites: Iterable[Site]) -> None:
     """
     for site in sites:
         block = blocks(model)[site.layer]
+        if site.hook == "mlp_in":
+            _check_read(model, site)
         adds_last = getattr(block, "do_layer_norm_before", True)  # OPT-350M normalises the sum
         if site.hook not in ("attn_out", "mlp_out") or not adds_last:
             continue
         ids = some_tokens(model)
-        found = capture(model, ids, [Site.parse(f"{site.layer}.{hook}") for hook in HOOKS])
+        found = capture(model, ids, [Site.parse(f"{site.layer}.{hook}") for hook in ADDED])
         pre, post, mlp, attn = (activation.float() for activation in found.values())
         scale = pre.abs() + post.abs() + mlp.abs() + attn.abs()
         rounding = 4 * torch.finfo(next(iter(found.values())).dtype).eps * scale
@@ -215,6 +225,18 @@ def check_parts(model: nn.Module, sites: Iterable[Site]) -> None:
                 "what its attention and MLP put out is not what it adds to the residual stream; "
                 "resid_pre and resid_post work in every family"
             )
+
+
+def _check_read(model: nn.Module, site: Site) -> None:
+    pre = Site(site.layer, "resid_pre")
+    found = capture(model, some_tokens(model), [pre, site])
+    if found[site].shape != found[pre].shape:
+        raise ConfigError(
+            f"activations.sites: {str(site)!r} can't be read in a "
+            f"{type(blocks(model)[site.layer]).__name__}: its MLP reads {list(found[site].shape)}, "
+            f"where the stream is {list(found[pre].shape)}; resid_pre and resid_post work in every "
+            "family"
+        )
 
 
 def some_tokens(model: nn.Module, length: int = 16) -> Tensor:
@@ -238,6 +260,18 @@ def part(block: nn.Module, site: Site) -> nn.Module:
         f"activations.sites: {str(site)!r} can't be hooked in a {type(block).__name__}, which has "
         f"none of {', '.join('+'.join(names) for names in PARTS)}; resid_pre and resid_post work "
         "in every family"
+    )
+
+
+def reader(block: nn.Module, site: Site) -> nn.Module:
+    """The module of a block whose input is what its MLP reads."""
+    for name in READERS:
+        module = getattr(block, name, None)
+        if isinstance(module, nn.Module):
+            return module
+    raise ConfigError(
+        f"activations.sites: {str(site)!r} can't be hooked in a {type(block).__name__}, which has "
+        f"none of {', '.join(READERS)}; resid_pre and resid_post work in every family"
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from deconstruct.common.errors import ConfigError
 from deconstruct.common.site import Site
-from deconstruct.model.hooks import blocks, part, replacing
+from deconstruct.model.hooks import blocks, part, reader, replacing
 from deconstruct.model.kinds import check_kind
 from deconstruct.model.loading import first_line, quiet_transformers
 from deconstruct.model.resolve import TESTED, ResolvedModel
@@ -45,6 +45,8 @@ def check_hooks(model: ResolvedModel, sites: Sequence[Site]) -> None:
             )
         if site.hook in ("attn_out", "mlp_out"):
             part(found[site.layer], site)
+        elif site.hook == "mlp_in":
+            reader(found[site.layer], site)
     _check_streams(bare, found, sites)
 
 

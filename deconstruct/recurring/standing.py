@@ -43,7 +43,7 @@ class Standing:
             return self.sae, None
         if growth != "retrain-warm":
             return None, None
-        seen = self.sae.manifest.inputs["activations"] == activations.key
+        seen = self.sae.manifest.inputs.get("activations") == activations.key
         return (self.sae, None) if seen else (None, self.sae)
 
 

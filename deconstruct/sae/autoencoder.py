@@ -57,7 +57,8 @@ class SparseAutoencoder:
                                           with q = x @ W_enc and no b_enc
 
     W_enc [d_in, d_sae], W_dec [d_sae, d_out], b_dec [d_out], W_skip [d_out, d_in], the rest
-    [d_sae]; all float32 on one device. The rows of W_dec have one common norm.
+    [d_sae]; all float32 on one device. Of one that was trained here, rows of W_dec have one common
+    norm; those of others (`deconstruct.sae.formats`) are as they were.
     """
 
     def __init__(

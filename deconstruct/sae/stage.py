@@ -20,6 +20,7 @@ from deconstruct.config import SaeConfig
 from deconstruct.sae.engines.ranks import ranks
 from deconstruct.sae.files import CONFIG, WEIGHTS, config_of, save_weights, tensor_lens_name
 from deconstruct.sae.folding import Scaling
+from deconstruct.sae.pretrained import Pretrained
 from deconstruct.sae.tables import TRAINING_LOG
 from deconstruct.sae.training import loop, trackers
 from deconstruct.sae.training.checkpoint import LogRow
@@ -27,6 +28,8 @@ from deconstruct.sae.training.trainer import HeldOut, Trainer
 from deconstruct.sae.training.warm import FACTOR, Start, check, factor_of, warmed
 
 VERSION = 12
+_NO_LOG = pa.table({"step": pa.array([], pa.int64()), "tokens": pa.array([], pa.int64())})
+"""Of an SAE that was not trained here."""
 
 
 def recipe(
@@ -35,12 +38,16 @@ def recipe(
     activations: Artifact,
     output: Artifact | None = None,
     start: Artifact | None = None,
+    dictionary: Pretrained | None = None,
 ) -> Recipe:
     """All that decides the weights; settings of another architecture are none of it.
 
     output: the activations of ``config.output_site``, which a transcoder reconstructs. start: the
-    SAE that training starts from (`deconstruct.sae.training.warm`); None: the seed.
+    SAE that training starts from (`deconstruct.sae.training.warm`); None: the seed. dictionary: the
+    one of ``config.pretrained``, which is taken over: then nothing else decides.
     """
+    if dictionary is not None:
+        return Recipe("sae", VERSION, dictionary.settings(), {"dictionary": dictionary.digest})
     config = config if start is None else warmed(config)
     settings = config.key_fields()
     if ranks() > 1:  # sums over several processes round differently
@@ -57,7 +64,7 @@ def output_of(root: DataRoot, sae: Artifact, activations: Artifact) -> Artifact 
     They need not be those that it was trained on. None of an autoencoder. Raises ``StorageError``
     if they are not there.
     """
-    if "output" not in sae.manifest.inputs:
+    if "output_site" not in sae.facts:
         return None
     beside = recipe_of(activations)
     site = str(sae.facts["output_site"])
@@ -72,15 +79,24 @@ def train(
     activations: Artifact,
     output: Artifact | None = None,
     start: Artifact | None = None,
+    dictionary: Pretrained | None = None,
     device: str = "auto",
 ) -> Artifact:
     """Train on the train split; a killed training goes on from its last checkpoint.
 
-    output, start: see `recipe`. Raises ``DataError`` if the split has fewer rows than a batch or
-    the two sites do not hold the same rows, ``ConfigError`` for a device, an output or a log
-    (`deconstruct.sae.training.trackers`) that is not there, or a start of another site,
+    output, start: see `recipe`. dictionary: the SAE that others trained, which is written as it
+    is, in our layout and with an empty log. Raises ``DataError`` if the split has fewer rows than a
+    batch or the two sites do not hold the same rows, ``ConfigError`` for a device, an output or a
+    log (`deconstruct.sae.training.trackers`) that is not there, or a start of another site,
     architecture or size.
     """
+    if dictionary is not None:
+
+        def write(draft: Draft) -> None:
+            dictionary.write(draft)
+            draft.write_table(TRAINING_LOG.file, _NO_LOG)
+
+        return root.make(recipe(config, activations=activations, dictionary=dictionary), write)
     return train_all(
         root, [config], activations=activations, output=output, start=start, device=device
     )[0]

@@ -100,7 +100,7 @@ RUNS = Relation(
         ("name", "VARCHAR", "The name it was made under; names has all that it goes by."),
         ("site", "VARCHAR", "Hook site '<layer>.<hook>' whose activations the SAE takes."),
         ("layer", "UINTEGER", "Layer of the site."),
-        ("hook", "VARCHAR", "resid_pre, resid_post, mlp_out or attn_out."),
+        ("hook", "VARCHAR", "resid_pre, resid_post, mlp_out, attn_out or mlp_in."),
         ("model", "VARCHAR", "Language model as the configuration names it."),
         ("model_digest", "VARCHAR", "Digest of the model's files: equal for equal weights."),
         ("source", "VARCHAR", "Where the texts came from, as the configuration names it."),

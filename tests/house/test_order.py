@@ -38,6 +38,8 @@ INSIDE_SAE = (
     ("initial", "rates"),
     ("engines",),
     ("autoencoder", "folding", "files"),
+    ("formats",),
+    ("pretrained",),
     ("training",),
     ("stage", "tables"),
     ("parallel",),
@@ -135,7 +137,9 @@ def test_nothing_is_pickled() -> None:
         text = path.read_text()
         assert "pickle" not in top_level(path)
         assert "torch.save(" not in text or path in PICKLED, path
-        assert "torch.load(" not in text, path
+        loads = [line for line in text.splitlines() if "torch.load(" in line]
+        assert all("weights_only=True" in line for line in loads), path
+        assert not loads or path.name == "base.py", path  # dictionaries that others saved so
         assert "trust_remote_code=True" not in text, path
 
 

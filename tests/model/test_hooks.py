@@ -13,6 +13,7 @@ from deconstruct.common.errors import ConfigError
 from deconstruct.common.site import HOOKS, Site
 from deconstruct.model import hooks
 from deconstruct.model.hooks import (
+    ADDED,
     Replace,
     blocks,
     capture,
@@ -56,8 +57,8 @@ def test_residual_streams_are_the_hidden_states(model: nn.Module) -> None:
 
 def test_what_is_read_is_what_is_added_to_the_stream(model: nn.Module) -> None:
     for layer in range(LAYERS):
-        found = capture(model, IDS, [Site(layer, hook) for hook in HOOKS])  # type: ignore[arg-type]
-        pre, post, mlp, attn = (found[Site(layer, hook)] for hook in HOOKS)  # type: ignore[arg-type]
+        found = capture(model, IDS, [Site(layer, hook) for hook in ADDED])  # type: ignore[arg-type]
+        pre, post, mlp, attn = (found[Site(layer, hook)] for hook in ADDED)  # type: ignore[arg-type]
         assert attn.shape == mlp.shape == (3, 17, WIDTH)
         assert attn.std() > 1e-3
         assert mlp.std() > 1e-3
@@ -111,6 +112,34 @@ def test_replacing(model: nn.Module, hook: str) -> None:
     torch.testing.assert_close(model(IDS).logits, clean)  # the hook is gone
 
 
+def test_mlp_in_is_what_the_mlp_reads(model: nn.Module) -> None:
+    """After the norm with its weight: put through the MLP, it gives what the block adds."""
+    sites = [Site(layer, hook) for layer in range(LAYERS) for hook in ("mlp_in", "mlp_out")]  # type: ignore[arg-type]
+    check_parts(model, sites)
+    found = capture(model, IDS, sites)
+    for layer, block in enumerate(blocks(model)):
+        read = found[Site(layer, "mlp_in")]
+        assert read.shape == (3, 17, WIDTH)
+        if hasattr(block, "mlp"):
+            gives = block.mlp(read)
+        else:  # OPT
+            gives = block.fc2(block.activation_fn(block.fc1(read)))
+        for post in ("post_feedforward_layernorm", "post_mlp_layernorm"):
+            gives = getattr(block, post, nn.Identity())(gives)
+        torch.testing.assert_close(gives, found[Site(layer, "mlp_out")], rtol=1e-4, atol=1e-5)
+
+
+def test_a_block_whose_mlp_reads_something_else_is_refused() -> None:
+    model = nn.Module()
+    model.transformer = nn.Module()
+    model.transformer.h = nn.ModuleList([nn.Linear(2, 2)])
+    with (
+        pytest.raises(ConfigError, match=r"'0\.mlp_in' can't be hooked in a Linear"),
+        replacing(model, Site(0, "mlp_in"), torch.zeros_like),
+    ):
+        pass
+
+
 PARTS = [Site(layer, hook) for layer in range(LAYERS) for hook in ("attn_out", "mlp_out")]  # type: ignore[arg-type]
 
 
@@ -139,8 +168,8 @@ def test_opt_350m_which_projects_its_embedding_and_normalises_the_sum(tmp_path: 
     states = model(IDS, output_hidden_states=True).hidden_states
     check_parts(model, PARTS)
     for layer in range(LAYERS):
-        found = capture(model, IDS, [Site(layer, hook) for hook in HOOKS])  # type: ignore[arg-type]
-        pre, post, mlp, attn = (found[Site(layer, hook)] for hook in HOOKS)  # type: ignore[arg-type]
+        found = capture(model, IDS, [Site(layer, hook) for hook in ADDED])  # type: ignore[arg-type]
+        pre, post, mlp, attn = (found[Site(layer, hook)] for hook in ADDED)  # type: ignore[arg-type]
         torch.testing.assert_close(pre, states[layer])
         if layer + 1 < LAYERS:  # hidden_states end with what project_out makes of the last
             torch.testing.assert_close(post, states[layer + 1])
