@@ -98,11 +98,7 @@ def _train_on_gpu_pool(recipe: Recipe, home: str, config: SaeConfig, inputs: Inp
     parameters = {
         "home": None if root.mirror else home,
         "config": config.model_dump(mode="json"),
-        **{
-            n: i.model_dump() if isinstance(i, Ref) else i
-            for n, i in inputs.items()
-            if n != "dictionary"
-        },
+        **{n: i.model_dump() if isinstance(i, Ref) else i for n, i in inputs.items()},
     }
     run = run_on_pool(GPU_POOL, GPU_DEPLOYMENT, parameters, f"sae {recipe.key[:12]}")
     if run.state is None or not run.state.is_completed():

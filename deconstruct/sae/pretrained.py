@@ -13,6 +13,7 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,7 @@ def _remote(said: str) -> tuple[Source, Callable[[list[str]], Path]]:
     """The files of a folder on the hub, of which those that describe it are fetched, and what
     fetches others of them."""
     place = hub.parse(said)
-    repository = hub.Repository(said, place)
+    repository = _repository(said, place)
     base = place.path
     if base in repository.names:
         base, _, file = base.rpartition("/")
@@ -216,10 +217,16 @@ def _remote(said: str) -> tuple[Source, Callable[[list[str]], Path]]:
     return Source(said, folder, frozenset(names), _elsewhere(said)), fetch
 
 
+@lru_cache
+def _repository(said: str, place: hub.Place) -> hub.Repository:
+    """Asked for once in a process: so all of a run sees one commit."""
+    return hub.Repository(said, place)
+
+
 def _elsewhere(said: str) -> Callable[[str], Path]:
     def fetch(uri: str) -> Path:
         place = hub.parse_uri(said, uri)
-        return hub.Repository(said, place).fetch([place.path]) / place.path
+        return _repository(said, place).fetch([place.path]) / place.path
 
     return fetch
 

@@ -110,7 +110,11 @@ RUNS = Relation(
         ("k", "UINTEGER", "Latents that fire on a token, of kinds that fix it; null for others."),
         ("documents", "UBIGINT", "Documents in the corpus."),
         ("tokens", "UBIGINT", "Tokens in the corpus."),
-        ("training_tokens", "UBIGINT", "Tokens that the SAE was trained on, repeats included."),
+        (
+            "training_tokens",
+            "UBIGINT",
+            "Tokens trained on, repeats included; null of an SAE that others trained.",
+        ),
         *((h.name, "DOUBLE", h.comment) for h in HEADLINES if h.comment is not None),
         ("config", "JSON", "The whole configuration."),
         ("software", "JSON", "Versions of Python and packages that trained the SAE."),

@@ -38,7 +38,7 @@ SMALL = (
 
 @dataclass(frozen=True)
 class Asked:
-    """What a run asks of a dictionary: to read ``site`` and, if a transcoder, to write ``output``."""
+    """What a run asks of a dictionary: to read ``site`` and, of a transcoder, write ``output``."""
 
     site: Site
     output: Site | None = None

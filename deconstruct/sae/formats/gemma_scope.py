@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from deconstruct.sae.formats.base import Asked, Dictionary, Format, Source, Told, made
+from deconstruct.sae.formats.base import SMALL, Asked, Dictionary, Format, Source, Told, made
 
 _HOOKS = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
 
@@ -25,7 +25,8 @@ class GemmaScope1(Format):
         arrays = sorted(name for name in source.names if name.endswith(".npz") and "/" not in name)
         if "params.npz" in arrays:
             return ("params.npz",)
-        return (arrays[0],) if len(arrays) == 1 else None
+        alone = len(arrays) == 1 and source.names <= {arrays[0], *SMALL}
+        return (arrays[0],) if alone else None
 
     def read(self, source: Source, asked: Asked) -> Dictionary:
         """Raw activations in, and no centring."""
