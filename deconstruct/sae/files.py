@@ -156,14 +156,14 @@ def _folded(
         w |= {name: w[name].double() / factor for name in ("W_dec", "b_dec")}
         if by_norm and "threshold" in w:
             w["threshold"] = w["threshold"].double() / factor
-    elif how == "covariance_whitening":
-        w = _whitened(w, bool(config.get("apply_b_dec_to_input", True)), folder)
-    elif how != "none":
+    elif how not in ("none", "covariance_whitening"):
         raise StorageError(f"{folder / CONFIG}: normalize_activations = {how!r} is not supported")
     if by_norm:
         norm = w["W_dec"].double().norm(dim=1)
         w |= {name: w[name].double() * norm for name in ("W_enc", "b_enc")}
         w["W_dec"] = w["W_dec"].double() / norm.clamp(min=1e-30)[:, None]
+    if how == "covariance_whitening":
+        w = _whitened(w, bool(config.get("apply_b_dec_to_input", True)), folder)
     for name in ("scaling_factor", "finetuning_scaling_factor"):
         if name in w:
             w["W_dec"] = w["W_dec"].double() * w.pop(name).double()[:, None]

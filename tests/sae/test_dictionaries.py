@@ -46,19 +46,21 @@ def asked_of(name: str) -> tuple[str, str | None]:
 
 
 def check(sae: SparseAutoencoder, x: torch.Tensor, acts: torch.Tensor, out: torch.Tensor) -> None:
-    """Within 1e-5 of each row's length, by either way to encode and decode."""
+    """Within 1e-5 of each row's length. By the way that encodes sparsely too; of top-k, that one
+    looks for the k in bfloat16 first, and may miss one that hardly fires."""
     sparse = sae.encode_sparse(x)
     dense = torch.zeros_like(acts)
     rows = torch.repeat_interleave(torch.arange(len(x)), sparse.offsets.diff())
     dense[rows, sparse.latents.long()] = sparse.activations
-    for found, expected in (
-        (sae.encode(x), acts),
-        (dense, acts),
-        (sae.decode(acts.float(), x), out),
-        (sae(x), out),
+    quick = 1e-2 if sae.architecture == "topk" else 1e-5
+    for found, expected, within in (
+        (sae.encode(x), acts, 1e-5),
+        (sae.decode(acts.float(), x), out, 1e-5),
+        (dense, acts, quick),
+        (sae(x), out, quick),
     ):
         off = (found.double() - expected.double()).norm(dim=1)
-        assert (off <= 1e-5 * expected.double().norm(dim=1)).all(), off.max()
+        assert (off <= within * expected.double().norm(dim=1)).all(), off.max()
 
 
 def test_every_format_has_a_fixture_of_its_peer() -> None:

@@ -240,7 +240,7 @@ def test_what_can_not_be_read_is_said(tmp_path: Path) -> None:
         load(write(make("topk"), tmp_path, architecture="gated-ish"))
     with pytest.raises(StorageError, match=r"weights \['threshold'\], which are not given"):
         load(write(make("relu"), tmp_path, architecture="jumprelu"))
-    with pytest.raises(StorageError, match="normalised at run time"):
+    with pytest.raises(StorageError, match="by a norm of their own"):
         load(write(make("topk"), tmp_path, normalize_activations="layer_norm"))
     with pytest.raises(ConfigError, match=r"k = 0 must lie in 1\.\.d_sae = 40"):
         SparseAutoencoder("topk", scaled_weights(), 0)

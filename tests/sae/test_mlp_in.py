@@ -10,12 +10,13 @@ import pytest
 import torch
 from support.tiny_models import WIDTH, save_tiny
 
+from deconstruct.artifacts import DataRoot
 from deconstruct.common.errors import ConfigError
 from deconstruct.common.site import Site
-from deconstruct.config import RunConfig
+from deconstruct.config import ModelConfig, RunConfig
 from deconstruct.model.hooks import blocks, capture
 from deconstruct.model.loading import load
-from deconstruct.model.resolve import ResolvedModel
+from deconstruct.model.resolve import ResolvedModel, resolve
 from deconstruct.sae import pretrained
 
 IDS = torch.randint(5, 250, (2, 17), generator=torch.Generator().manual_seed(1))
@@ -23,15 +24,15 @@ SITES = ("1.mlp_in", "1.mlp_out")
 
 
 def tiny(family: str, folder: Path) -> ResolvedModel:
-    changes = {}
-    save_tiny(family, folder, changes=changes)
+    save_tiny(family, folder)
     model = load(ResolvedModel(family, folder, "", "", "float32"), "cpu")
     with torch.no_grad():  # norms as after training, not all ones
         for name, weight in model.named_parameters():
             if "norm" in name or "ln_" in name:
                 weight.add_(0.3 * torch.randn_like(weight))
     model.save_pretrained(folder)
-    return ResolvedModel(str(folder), folder, "m", "t", "float32", own=True)
+    home = DataRoot(folder.parent / "home")
+    return resolve(home, ModelConfig(name=str(folder), dtype="float32"))
 
 
 def find(model: ResolvedModel, place: Path) -> pretrained.Pretrained:

@@ -116,10 +116,9 @@ open({str(scratch / "metadata.json")!r}, "w").write(json.dumps(sae.cfg.metadata.
         (OLD | {"activation_fn_str": "tanh-relu"}, {}, "activation function 'tanh-relu' of a stan"),
         (OLD | TOPK | {"architecture": "gated"}, {}, "activation function 'topk' of a gated SAE"),
         (OLD | {"activation_fn_str": "topk"}, {}, r"k = None must lie in 1\.\.d_sae = 40"),
-        (OLD, {"scaling_factor": torch.full((40,), 1.5)}, r"scaled after finetuning \(scaling_f"),
         (OLD, {"W_dec": weights()["W_dec"].T.contiguous()}, r"W_dec is \[12, 40\], .* transposed"),
         (OLD, {"b_enc": torch.zeros(12)}, r"b_enc is \[12\], where .* asks for \[40\]"),
-        (OLD | {"normalize_activations": True}, {}, "normalised at run time"),
+        (OLD | {"normalize_activations": True}, {}, "factor at run time .* no activation_scaler"),
     ],
 )
 def test_what_would_be_another_function_is_refused(
@@ -129,8 +128,14 @@ def test_what_would_be_another_function_is_refused(
         load(written(tmp_path, config, weights(**more)))
 
 
-def test_scaling_by_one_is_none(tmp_path: Path) -> None:
-    load(written(tmp_path, OLD, weights(scaling_factor=torch.ones(40))))
+def test_factors_on_latents_go_into_the_decoder(tmp_path: Path) -> None:
+    plain = load(written(tmp_path / "plain", OLD, weights()))
+    load(written(tmp_path / "one", OLD, weights(scaling_factor=torch.ones(40))))
+    factor = 1 + torch.rand(40, generator=torch.Generator().manual_seed(2))
+    found = load(written(tmp_path / "scaled", OLD, weights(finetuning_scaling_factor=factor)))
+    assert torch.equal(found.encode(X), plain.encode(X))
+    acts = plain.encode(X)
+    torch.testing.assert_close(found.decode(acts), plain.decode(acts * factor))
 
 
 def test_a_transposed_decoder_is_refused_when_made() -> None:

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
+from torch import Tensor
 
 from deconstruct.sae.formats.base import Asked, Dictionary, Format, Source, Tensors, Told, made
 
@@ -67,8 +68,9 @@ class CircuitTracer(Format):
         return Dictionary(made(source, architecture, weights, transcoder=True), told)
 
 
-def _weights(w: Tensors) -> tuple[Any, dict[str, Any]]:
+def _weights(w: Tensors) -> tuple[Tensor | None, dict[str, Tensor]]:
     """Threshold, None for ReLU, and the other weights, in any of the three layouts."""
+    threshold: Tensor | None
     if "w_enc" in w:  # Gemma Scope 2
         found = {"W_enc": w.matrix("w_enc"), "W_dec": w.matrix("w_dec")}
         skip, threshold = ("affine_skip_connection", True), w["threshold"]

@@ -88,7 +88,7 @@ def _k(w: Tensors, trainer: Mapping[str, Any]) -> int:
 def _standard(w: Tensors, trainer: Mapping[str, Any]) -> SparseAutoencoder:
     weights = _linear(w, "bias")
     norm = weights["W_dec"].norm(dim=1)
-    if not torch.allclose(norm, torch.ones_like(norm)):
+    if norm.shape == weights["b_enc"].shape and not torch.allclose(norm, torch.ones_like(norm)):
         weights["W_dec"] = weights["W_dec"] / norm[:, None]
         weights |= {name: weights[name] * norm for name in ("W_enc", "b_enc")}
     return made(w.source, "relu", weights, centred=True)

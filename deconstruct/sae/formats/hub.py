@@ -79,7 +79,7 @@ class Repository:
         if not self._online:
             return self._cached()
         try:
-            info = HfApi().repo_info(self.place.repository, revision=self.place.revision)
+            info = HfApi().model_info(self.place.repository, revision=self.place.revision)
         except GatedRepoError as error:
             raise self._gated() from error
         except TransportError as error:
