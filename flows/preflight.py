@@ -14,6 +14,7 @@ from deconstruct.common.site import Site
 from deconstruct.config import RunConfig
 from deconstruct.corpus import sources
 from deconstruct.corpus.sources import ResolvedSource
+from deconstruct.sae.formats.hub import check_place
 
 if TYPE_CHECKING:
     from deconstruct.model.resolve import ResolvedModel
@@ -32,6 +33,8 @@ def preflight(
     ``DeconstructError`` for what can't be run, or if the remote can't be reached.
     """
     check_device(device)
+    if config.sae.pretrained is not None:
+        check_place(config.sae.pretrained)
     source = sources.resolve(config.corpus)
     if whole and config.sae.pretrained is None:
         check_batch(config, source)

@@ -179,11 +179,7 @@ def _local(said: str) -> Source:
         beside = (*SMALL, WHITENING)
         names = {path.name, *(name for name in beside if (path.parent / name).is_file())}
         return Source(said, path.parent, frozenset(names), _elsewhere(said))
-    if not path.is_dir():
-        raise ConfigError(
-            f"sae.pretrained = {said!r}: there is no such folder or file; name one, or a place on "
-            "the hub as hub:owner/name/folder@revision"
-        )
+    hub.check_place(said)
     found = (p for pattern in ("*", "*/*") for p in path.glob(pattern) if p.is_file())
     names = {p.relative_to(path).as_posix() for p in found}
     return Source(said, path, frozenset(names), _elsewhere(said))
@@ -256,7 +252,7 @@ def _check(
     }
     for name, value in found.items():
         told = getattr(config, name)
-        if told not in (SaeConfig.model_fields[name].default, value):
+        if value is not None and told not in (SaeConfig.model_fields[name].default, value):
             raise source.fault(
                 f"it has {name} = {value}, and sae.{name} = {told} is set; leave that out, as "
                 "nothing is trained"

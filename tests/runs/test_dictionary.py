@@ -34,7 +34,8 @@ def test_our_own_sae_from_a_folder_is_what_it_was_when_trained(
     assert planned.returncode == 0, planned.stderr
     done = deconstruct(home, "run", config, *taken)
     assert done.returncode == 0, done.stderr
-    assert {"corpus", "activations"} <= cached_stages(done)
+    cached = cached_stages(done.stderr)
+    assert (cached["corpus"], cached["activations"], cached["sae"]) == (True, True, False)
     assert "64 latents, pretrained" in done.stdout
     with open_store(home) as store:
         rows = store.execute(
@@ -55,13 +56,14 @@ def test_our_own_sae_from_a_folder_is_what_it_was_when_trained(
     assert (trained[0], pretrained[0]) == ("small", "taken")
     assert trained[1:4] == pretrained[1:4]
     assert trained[5:] == pretrained[5:]  # to the last digit: the same weights
-    assert (trained[4], pretrained[4]) == (20_224, None)
+    assert trained[4] > 0
+    assert pretrained[4] is None
     assert logged is not None
     assert logged[0] == 0 < logged[1]
     assert (facts["source"], facts["format"]) == (str(own), "saelens")
     again = deconstruct(home, "run", config, *taken, "--set", "sae.tokens=99_999")
     assert again.returncode == 0, again.stderr
-    assert "sae" in cached_stages(again)  # settings of a training are none of it
+    assert all(cached_stages(again.stderr).values())  # settings of a training are none of it
     for command in (
         ("show", "taken"), ("latent", "taken", "3"), ("runs",),
         ("export", "taken", tmp_path / "copy", "--format", "sae_lens"),

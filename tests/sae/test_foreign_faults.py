@@ -18,6 +18,8 @@ from deconstruct.config import RunConfig
 from deconstruct.config.sweep import load_sweep
 from deconstruct.model.resolve import ResolvedModel
 from deconstruct.sae import pretrained
+from deconstruct.sae.formats.base import Source
+from deconstruct.sae.formats.gemma_scope import _of_config
 from deconstruct.sae.formats.hub import parse
 
 FIXTURES = ROOT / "tests" / "fixtures" / "dictionaries"
@@ -192,6 +194,30 @@ def test_a_set_names_files_of_its_folder_alone(tmp_path: Path, model: ResolvedMo
     (folder / "config.yaml").write_text(text.replace("transcoder_set", "cross_layer_transcoder"))
     with pytest.raises(ConfigError, match="model_kind is 'cross_layer_transcoder'"):
         find(model, folder, ("1.mlp_in", "1.mlp_out"), output_site="1.mlp_out")
+
+
+@pytest.mark.parametrize(
+    ("told", "named", "fits"),
+    [
+        ("gemma-v3-270m-pt", "embedded:gemma-3-270m", True),
+        ("google/gemma-3-270m", "embedded:gemma-3-270m", True),
+        ("gpt2-small", "openai-community/gpt2", True),
+        ("EleutherAI/pythia-70m-deduped", "EleutherAI/pythia-70m", False),
+        ("meta-llama/Llama-3.1-8B", "meta-llama/Meta-Llama-3.1-8B", True),
+        ("google/gemma-2-2b", "google/gemma-2-2b-it", False),
+        ("Qwen/Qwen3-1.7B-Base", "Qwen/Qwen3-1.7B", False),
+    ],
+)
+def test_names_of_models(told: str, named: str, fits: bool) -> None:
+    source = Source("x", Path(), frozenset())
+    model = ResolvedModel(named, Path(), "", "")
+    if told.startswith("gemma-v3"):  # as Gemma Scope 2 tells it
+        told = str(_of_config({"model_name": told}, "").model)
+    if fits:
+        pretrained._check_model(source, told, model)
+    else:
+        with pytest.raises(ConfigError, match="is another model"):
+            pretrained._check_model(source, told, model)
 
 
 @pytest.mark.parametrize(

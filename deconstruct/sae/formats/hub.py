@@ -13,6 +13,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from deconstruct.common.errors import ConfigError, SourceUnreachable
+from deconstruct.common.paths import absolute
 from deconstruct.model.hub import reachable
 
 PREFIX = "hub:"
@@ -26,6 +27,18 @@ class Place(NamedTuple):
     repository: str
     path: str
     revision: str | None
+
+
+def check_place(said: str) -> None:
+    """Raise ``ConfigError`` if ``sae.pretrained`` is neither a folder or file that is there nor of
+    the form of a place on the hub. Loads nothing."""
+    if said.startswith(PREFIX):
+        parse(said)
+    elif not absolute(said).exists():
+        raise ConfigError(
+            f"sae.pretrained = {said!r}: there is no such folder or file; name one, or a place on "
+            "the hub as hub:owner/name/folder@revision"
+        )
 
 
 def parse(said: str) -> Place:
