@@ -71,7 +71,8 @@ def _fields(config: Path) -> Iterator[Case]:
         "corpus.max_tokens=100_000", "sae.batch_size=1_000_000", "name=''", "name=[1]",
         "model.revision=main", "corpus.subset=all", "corpus.splits=[]", "probe.ks=[0]",
         "sae.pretrained=nowhere", "sae.pretrained=hub:one", "sae.pretrained=hub:a/b/../c",
-        "sae.pretrained_format=sparsify", "sae.skip_connection=true", "sae.target_l0=3", "sae.warmup_share=0.9",
+        "sae.pretrained_format=sparsify", "sae.skip_connection=true", "sae.target_l0=3",
+        "sae.warmup_share=0.9",
     ):  # fmt: skip
         yield Case(override, ("run", config, "--set", override))
 
