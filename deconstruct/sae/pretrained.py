@@ -337,9 +337,11 @@ def _check_place(
     return place.but
 
 
-def _gain_of(source: Source, model: ResolvedModel, layer: int) -> tuple[float, ...]:
+def _gain_of(source: Source, model: ResolvedModel, layer: int) -> tuple[float, ...] | None:
     """What the norm before the MLP multiplies with, [d_model]: an encoder that was made for what
     comes before that is divided by it, and reads our ``mlp_in``."""
+    if not model.unpacked:  # an embedded one, which is looked at again once its weights are there
+        return None
     if model.family not in GAINS:
         raise source.fault(
             "it reads what an RMSNorm gives before its weight; how that is to be folded is known "
