@@ -28,6 +28,7 @@ BY_NUMBER = frozenset(get_args(Architecture)) - PENALISED
 """The others: they fix the number of latents that fire, on a token or on average."""
 
 DictionaryFormat = Literal[
+    "auto",
     "saelens",
     "sparsify",
     "dictionary-learning",
@@ -55,9 +56,9 @@ class SaeConfig(Settings):
         "`hub:owner/name/folder@revision` (docs/dictionaries.md). none: train.",
         json_schema_extra=KEY_WHERE_SET,
     )
-    pretrained_format: DictionaryFormat | None = Field(
-        None,
-        description="The layout of its files; none: found by what they are called.",
+    pretrained_format: DictionaryFormat = Field(
+        "auto",
+        description="The layout of its files; auto: found by what they are called.",
         json_schema_extra=KEY_WHERE_SET,
     )
     architecture: Architecture = Field(
@@ -200,7 +201,7 @@ class SaeConfig(Settings):
                 f"target_l0 = {self.target_l0} is for relu, gated and jumprelu; "
                 f"{self.architecture} fires k latents per token: set k"
             )
-        if self.pretrained_format is not None and self.pretrained is None:
+        if self.pretrained_format != "auto" and self.pretrained is None:
             raise ValueError(
                 f"pretrained_format = {self.pretrained_format!r} is of a dictionary that is taken "
                 "over; set pretrained too"

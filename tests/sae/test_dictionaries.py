@@ -36,7 +36,7 @@ def source_of(folder: Path, said: str | None = None) -> Source:
 def read(folder: Path, site: str = "1.resid_post", output: str | None = None) -> Dictionary:
     asked = Asked(Site.parse(site), Site.parse(output) if output else None)
     source = source_of(folder)
-    one, _ = format_of(source, asked, None)
+    one, _ = format_of(source, asked, "auto")
     return one.read(source, asked)
 
 

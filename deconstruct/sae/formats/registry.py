@@ -28,12 +28,12 @@ FORMATS: Mapping[str, Format] = {
 }
 
 
-def format_of(source: Source, asked: Asked, named: str | None) -> tuple[Format, tuple[str, ...]]:
+def format_of(source: Source, asked: Asked, named: str) -> tuple[Format, tuple[str, ...]]:
     """The format that is named, or the first that the files look like, and the files it takes.
 
     Raises ``ConfigError`` if they are none of it.
     """
-    chosen = FORMATS.values() if named is None else [FORMATS[named]]
+    chosen = FORMATS.values() if named == "auto" else [FORMATS[named]]
     for one in chosen:
         wanted = one.wanted(source, asked)
         if wanted is not None:
