@@ -23,9 +23,16 @@ def test_a_dictionary_of_the_hub(tmp_path: Path) -> None:
     }  # fmt: skip
     torch.save(w, own / "ae.pt")
     (own / "config.json").write_text(json.dumps({"trainer": {"dict_class": "AutoEncoder"}}))
+    listing = tmp_path / "listing"
+    listing.mkdir()
+    uri = "hf://someone/dictionaries/layers/1.safetensors?revision=v1"
+    (listing / "config.yaml").write_text(
+        f"model_kind: transcoder_set\nfeature_input_hook: mlp.hook_in\ntranscoders: [a, '{uri}']\n"
+    )
+    transcoder = TESTS / "fixtures/dictionaries/circuit-tracer-jumprelu/layer_1.safetensors"
     done = subprocess.run(
         [sys.executable, str(TESTS / "support/fake_dictionary_hub.py"),
-         str(tmp_path / "cache"), str(model), str(own)],
+         str(tmp_path / "cache"), str(model), str(own), str(transcoder), str(listing)],
         capture_output=True, text=True, check=False, timeout=300,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
@@ -36,6 +43,7 @@ def test_a_dictionary_of_the_hub(tmp_path: Path) -> None:
         assert found[way] == found["local"], way  # by content: wherever the files were
     assert sorted(found["asked"]) == ["sets/one/ae.pt", "sets/one/config.json"]
     for way, message in {
+        "uri": "it reads activations of width 8, and tiny-llama has width 32",
         "no folder": "there is no 'sets/three' in revision 0123456789ab",
         "no format": "are in no format that we read",
         "unknown": "the hub does not serve it",

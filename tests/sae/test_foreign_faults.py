@@ -16,7 +16,7 @@ from support.tiny_models import WIDTH, save_tiny
 from deconstruct.common.errors import ConfigError
 from deconstruct.config import RunConfig
 from deconstruct.config.sweep import load_sweep
-from deconstruct.model.resolve import ResolvedModel
+from deconstruct.model.resolve import ResolvedModel, glimpse
 from deconstruct.sae import pretrained
 from deconstruct.sae.formats.base import Source
 from deconstruct.sae.formats.gemma_scope import _of_config
@@ -218,6 +218,26 @@ def test_names_of_models(told: str, named: str, fits: bool) -> None:
     else:
         with pytest.raises(ConfigError, match="is another model"):
             pretrained._check_model(source, told, model)
+
+
+def test_gemma_scope_2_fits_the_embedded_model_before_that_is_unpacked(tmp_path: Path) -> None:
+    """At the default site; what its folder's name would tell is told by its configuration."""
+    w = {
+        "w_enc": torch.randn(640, 32), "w_dec": torch.randn(32, 640), "b_enc": torch.zeros(32),
+        "b_dec": torch.zeros(640), "threshold": torch.ones(32),
+    }  # fmt: skip
+    save_file(w, tmp_path / "params.safetensors")
+    about = {"architecture": "jump_relu", "model_name": "gemma-v3-270m-pt"}
+    about["hf_hook_point_in"] = "model.layers.9.output"
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    config = RunConfig.model_validate({"sae": {"pretrained": str(tmp_path)}})
+    found = pretrained.find(config, glimpse(None, config.model))
+    assert found is not None
+    assert (found.format, found.architecture, found.d_in) == ("gemma-scope-2", "jumprelu", 640)
+    about["hf_hook_point_in"] = "model.layers.5.output"
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    with pytest.raises(ConfigError, match=r"'5\.resid_post', and activations\.sites names '9\.r"):
+        pretrained.find(config, glimpse(None, config.model))
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,9 @@ class Hub(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-def main(cache: str, model: str, dictionary: str) -> None:
+def main(cache: str, model: str, dictionary: str, transcoder: str, listing: str) -> None:
+    """listing: a folder whose config.yaml names the file ``transcoder`` by a URI of this hub."""
+    FILES["layers/1.safetensors"] = Path(transcoder).read_bytes()
     for path in Path(dictionary).rglob("*"):
         if path.is_file():
             FILES[f"sets/one/{path.relative_to(dictionary).as_posix()}"] = path.read_bytes()
@@ -74,8 +76,8 @@ def main(cache: str, model: str, dictionary: str) -> None:
 
     found = ResolvedModel(model, Path(model), "m", "t", "float32", own=True)
 
-    def read(place: str) -> Any:
-        values = {"activations": {"sites": ["1.resid_post"]}, "sae": {"pretrained": place}}
+    def read(place: str, sites: tuple[str, ...] = ("1.resid_post",), **sae: str) -> Any:
+        values = {"activations": {"sites": sites}, "sae": {"pretrained": place, **sae}}
         try:
             dictionary = pretrained.find(RunConfig.model_validate(values), found)
             assert dictionary is not None
@@ -88,6 +90,7 @@ def main(cache: str, model: str, dictionary: str) -> None:
     report["asked"] = list(ASKED)
     report["tag"] = read(f"hub:{NAME}/sets/one@v1")
     report["file"] = read(f"hub:{NAME}/sets/one/ae.pt@{COMMIT}")
+    report["uri"] = read(listing, ("1.mlp_in", "1.mlp_out"), output_site="1.mlp_out")
     report["no folder"] = read(f"hub:{NAME}/sets/three")
     report["no format"] = read(f"hub:{NAME}/sets/two")
     report["unknown"] = read("hub:someone/else")
