@@ -171,7 +171,11 @@ def test_an_array_of_large_objects_is_read_over_many_chunks(tmp_path: Path) -> N
         ("a.json", b'[{"text": "\xff"}]', "is not UTF-8"),
         ("a.json", b'{"text": "a"}\n{"text": 1}', "line 2: corpus.text_column"),
         ("a.csv.gz", b"text\nno gzip at all", r"a.csv.gz does not unpack as .gz \("),
-        ("a.csv.gz", gzip.compress(b"text\n" + b"abc\n" * 99, mtime=0)[:-9], "does not unpack as .gz"),
+        (
+            "a.csv.gz",
+            gzip.compress(b"text\n" + b"abc\n" * 99, mtime=0)[:-9],
+            "does not unpack as .gz",
+        ),
         ("a.csv.zst", b"text\nno zstd at all", r"a.csv.zst does not unpack as .zst \("),
         ("a.jsonl.zst", zst(b'{"text": "a"}\n' * 99)[:-3], "does not unpack as .zst"),
         ("a.parquet.gz", b"", "is of no form that we read"),

@@ -157,15 +157,15 @@ class Tensors:
     found: Mapping[str, Tensor]
 
     def __getitem__(self, name: str) -> Tensor:
-        """One in float32. Raises ``ConfigError`` for one that is missing, or is no array of
-        numbers."""
+        """One in float32, or in float64 where it is. Raises ``ConfigError`` for one that is
+        missing, or is no array of numbers."""
         if name not in self.found:
             there = ", ".join(sorted(self.found)) or "nothing"
             raise self.source.fault(f"{self.file} has no tensor {name!r}; it has {there}")
         tensor = self.found[name]
         if tensor.is_complex():
             raise self.source.fault(f"{self.file}: {name} holds complex numbers")
-        return tensor.float()
+        return tensor if tensor.dtype == torch.float64 else tensor.float()
 
     def get(self, name: str) -> Tensor | None:
         """The same; None if it is not there."""
