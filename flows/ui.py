@@ -15,8 +15,8 @@ from prefect.runtime import flow_run
 from deconstruct.artifacts import DataRoot
 from deconstruct.common.showing import code, plain_record, printable, quoted
 from deconstruct.common.site import Site
-from deconstruct.config import RunConfig
-from deconstruct.store import open_store
+from deconstruct.config import TRAINING, RunConfig
+from deconstruct.store import RunRecord, open_store
 from deconstruct.store.rewrite import FILE as STORE
 from flows.summary import Findings, findings
 from tasks.stage import Outcome
@@ -63,12 +63,13 @@ def speak() -> None:
 
 
 def show_results(
-    root: DataRoot, config: RunConfig, run_id: str, site: str, stages: Sequence[Outcome]
+    root: DataRoot, run: RunRecord, run_id: str, site: str, stages: Sequence[Outcome]
 ) -> None:
     """Leave the headline figures as a table artifact; as markdown, those, what they were made
     from, and how to ask for more.
 
-    Their keys name configuration and site, so that runs on a schedule line up under one key.
+    Their keys name configuration, site and analysis, so that runs on a schedule line up under one
+    key.
     Links in the markdown lead to other pages of the UI. A browser follows none from there to files
     of this machine, so those stand as text to copy.
     """
@@ -76,13 +77,17 @@ def show_results(
         return
     with open_store(root.path, files=False) as store:
         found = findings(store, run_id)
-    suffix = re.sub("[^a-z0-9]+", "-", f"{config.name} {site}".lower()).strip("-")
+    analysis = "" if run.analysis == TRAINING else run.analysis
+    named = f"{run.config.name} {site} {analysis}"
+    suffix = re.sub("[^a-z0-9]+", "-", named.lower()).strip("-")
+    where = f"{site}, {analysis}" if analysis else site
+    told = f"Site `{site}`" + (f", analysis `{analysis}`" if analysis else "")
     table: list[dict[str, Any]] = [
         {"metric": label, "value": round(value, 4), "from": low, "to": high, "reading": reading}
         for label, value, low, high, reading in found.figures
     ]
     results = create_table_artifact(
-        table, key=f"results-{suffix}", description=f"Run {run_id}, {site}"
+        table, key=f"results-{suffix}", description=f"Run {run_id}, {where}"
     )
     made = [
         f"| {o.stage} | {'from cache' if o.cached else f'{o.seconds:.1f} s'} "
@@ -96,7 +101,7 @@ def show_results(
     )
     text = [
         f"# Run {run_id}",
-        f"Site `{site}`. Figures on held-out documents; "
+        f"{told}. Figures on held-out documents; "
         f"[with their intervals](/artifacts/artifact/{results}).",
         "",
         "| held out | | |",

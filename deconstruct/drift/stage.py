@@ -1,9 +1,10 @@
 """The stage drift: how documents that came after an SAE was trained differ from those before.
 
-The reference is what the SAE was trained on. Reconstruction is compared on tokens that trained
-nothing: the reference's held-out documents and the new documents of both splits, a bounded sample
-of each. FVU is about the mean of the reference's train rows on both sides, so that a shift of the
-mean counts as error of the old model of the data. Of a transcoder, all this is about the site that
+The reference is what the SAE was trained on; of a corpus of an analysis, which trained nothing, it
+is what that corpus began as. Reconstruction is compared on tokens that trained nothing: the
+reference's held-out documents and the new documents of both splits, a bounded sample of each. FVU
+is about the mean that the SAE was trained among on both sides, so that a shift of the mean counts
+as error of the old model of the data. Of a transcoder, all this is about the site that
 it writes. Intervals resample documents, each side on its own; they say how sure the difference is,
 not what caused it.
 """
@@ -30,6 +31,7 @@ from deconstruct.config import EvaluationConfig
 from deconstruct.drift.tables import DRIFT, LATENT_DRIFT
 from deconstruct.evaluation.reconstruction import sampled
 from deconstruct.sae import files
+from deconstruct.sae.stage import trained_on
 
 VERSION = 2
 SAMPLE_TOKENS = 65_536
@@ -50,12 +52,23 @@ def reference_of(root: DataRoot, corpus: Artifact, sae: Artifact) -> Artifact | 
 
     None as well if it has no document beyond, as where labels alone were corrected.
     """
-    trained = root.open("activations", sae.manifest.inputs["activations"])
-    key = trained.manifest.inputs["corpus"]
-    known = next((base for base in bases(root, corpus) if base.key == key), None)
-    if known is None or known.facts["documents"] == corpus.facts["documents"]:
+    if "base" not in corpus.manifest.inputs:
         return None
-    return known
+    trained = trained_on(root, sae)
+    if trained is None:
+        return None
+    known = next((base for base in bases(root, corpus) if base.key == trained.key), None)
+    return None if known is None else _beyond(known, corpus)
+
+
+def beginning_of(root: DataRoot, corpus: Artifact) -> Artifact | None:
+    """What a corpus that no SAE was trained on began as, if it has grown since."""
+    began = list(bases(root, corpus))[-1:]
+    return _beyond(began[0], corpus) if began else None
+
+
+def _beyond(known: Artifact, corpus: Artifact) -> Artifact | None:
+    return None if known.facts["documents"] == corpus.facts["documents"] else known
 
 
 def recipe(
@@ -125,11 +138,11 @@ def compare(
 STAGE = Stage("drift", recipe, compare)
 
 
-def sentence(drift: Artifact) -> str:
+def sentence(drift: Artifact, since: str = "training") -> str:
     """What the comparison found, for a log."""
     facts = drift.facts
     return (
-        f"{facts['documents']:,} documents since training: fvu {facts['fvu']:.3f} "
+        f"{facts['documents']:,} documents since {since}: fvu {facts['fvu']:.3f} "
         f"(reference {facts['reference_fvu']:.3f}), l0 {facts['l0']:.1f} "
         f"({facts['reference_l0']:.1f}), latents' JS {facts['latents_js']:.3f} bits, "
         f"labels' {facts['labels_js']:.3f}"
@@ -164,8 +177,9 @@ def _fidelity_rows(
     known: int,
 ) -> list[dict[str, Any]]:
     inputs = sae.manifest.inputs
-    trained = root.open("activations", inputs.get("output", inputs["activations"]))
-    mean = ActivationReader(trained).moments.mean
+    trained = inputs.get("output", inputs.get("activations"))
+    of = root.open("activations", trained) if trained else output or activations
+    mean = ActivationReader(of).moments.mean
     read = [ShardFile(path) for path in activations.files("*-*.parquet")]
     shards = list(zip(read, _beside(read, output), strict=True))
     new = [pair for pair in shards if pair[0].column(0, "doc_id")[0] >= known]

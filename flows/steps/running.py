@@ -1,0 +1,65 @@
+"""What all sites, SAEs and analyses of one run share, and what is recorded for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from deconstruct.artifacts import Artifact
+from deconstruct.config import TRAINING, CorpusConfig, Growth, RunConfig
+from deconstruct.model.resolve import ResolvedModel
+from deconstruct.recurring.standing import Standing
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What an SAE is trained or judged on: a corpus and its activations at one site.
+
+    output: those of the site that a transcoder makes of them; None: an autoencoder.
+    """
+
+    corpus: Artifact
+    activations: Artifact
+    output: Artifact | None
+
+
+AtSite = Mapping[str, Recorded]
+"""What is recorded at one site, by analysis; what the SAE is trained on is `TRAINING`."""
+
+
+def site_of(recorded: AtSite) -> str:
+    """The site that is read."""
+    return str(next(iter(recorded.values())).activations.facts["site"])
+
+
+@dataclass(frozen=True)
+class Running:
+    """What all sites, SAEs and analyses of one run share.
+
+    standing: site -> the run that this one goes on from.
+    """
+
+    config: RunConfig
+    model: ResolvedModel
+    device: str
+    started: datetime
+    growth: Growth = "anew"
+    standing: Mapping[str, Standing] = field(default_factory=dict)
+
+    def corpora(self) -> dict[str, CorpusConfig]:
+        """What is read, by analysis: what is judged on, and [corpus] unless every SAE is kept."""
+        analysed = self.config.analysed()
+        kept = [site for site, one in self.standing.items() if one.stays(self.growth)]
+        trains = set(read_sites(self.config)) - set(kept)
+        return {TRAINING: self.config.corpus} | analysed if trains else analysed
+
+    def about(self, analysis: str = TRAINING, site: str = "") -> str:
+        """Of what the next stages are, as far as there is a choice; else empty."""
+        which = site if len(self.config.activations.sites) > 1 else ""
+        return f"{which} {analysis if self.config.analysis else ''}".strip()
+
+
+def read_sites(config: RunConfig) -> tuple[str, ...]:
+    """The sites that an SAE reads: all but the one that a transcoder writes."""
+    return tuple(site for site in config.activations.sites if site != config.sae.output_site)
