@@ -91,8 +91,8 @@ def pipeline(
         foretell(run, stages, corpora)
     return [
         result
-        for recorded in record(run, stages, corpora, engine)
-        for result in take_apart(run, stages, recorded)
+        for site, recorded in record(run, stages, corpora, engine).items()
+        for result in take_apart(run, stages, site, recorded)
     ]
 
 
@@ -126,25 +126,27 @@ def foretell(run: Running, stages: Stages, corpora: Mapping[str, Artifact]) -> N
 def planned(run: Running, planning: Planning, corpora: Mapping[str, Artifact]) -> list[Plan]:
     """What becomes of each stage, those of the corpora among them, with the analysis it is of."""
     of = {corpus.key: name for name, corpus in corpora.items()}
-    for recorded in record(run, planning, corpora):
+    for site, recorded in record(run, planning, corpora).items():
         for name, one in recorded.items():
             of |= {a.key: name for a in (one.activations, one.output) if a is not None}
-        for name, artifacts in judged(run, planning, recorded).items():
+        for name, artifacts in judged(run, planning, site, recorded).items():
             for artifact in artifacts:
                 of.setdefault(artifact.key, TRAINING if artifact.stage == "sae" else name)
     return [replace(plan, analysis=of[plan.recipe.key]) for plan in planning.plans]
 
 
-def take_apart(run: Running, stages: Stages, recorded: AtSite) -> list[SiteResult]:
+def take_apart(run: Running, stages: Stages, site: str, recorded: AtSite) -> list[SiteResult]:
     """The stages of one hook site, from its activations to the store: a result per analysis.
 
     Where one fails a gate, none is published.
     """
-    everything = judged(run, stages, recorded)
+    everything = judged(run, stages, site, recorded)
     for name, found in everything.items():
         found.extend(drifted(run, stages, name, recorded[name], found))
     gates.check(
         run.config.gates,
         {name: gates.figures({a.stage: a for a in found}) for name, found in everything.items()},
     )
-    return [published(run, stages, name, recorded, found) for name, found in everything.items()]
+    return [
+        published(run, stages, name, site, recorded, found) for name, found in everything.items()
+    ]

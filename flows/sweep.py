@@ -53,7 +53,8 @@ def sweep(
     run, stages = Running(config, model, device, started), Stages(root)
     members = config.members()
     results = []
-    for recorded in record(run, stages, read(run, stages, sources), engine):
+    at_sites = record(run, stages, read(run, stages, sources), engine)
+    for site, recorded in at_sites.items():
         activations, output = recorded[TRAINING].activations, recorded[TRAINING].output
         recipes = [recipe(member, activations=activations, output=output) for member in members]
         inputs = {"activations": activations, "output": output, "device": device, "engine": engine}
@@ -61,5 +62,5 @@ def sweep(
         together.run_all(Call(sae_members, recipes, members, inputs))
         for member in members:
             own_run = replace(run, config=config.run_of(member))
-            results += take_apart(own_run, stages, recorded)
+            results += take_apart(own_run, stages, site, recorded)
     return results

@@ -55,7 +55,7 @@ class Standing:
             return self.sae, None
         if growth != "retrain-warm" or activations is None:
             return None, None
-        seen = self.sae.manifest.inputs["activations"] == activations.key
+        seen = self.sae.manifest.inputs.get("activations") == activations.key
         return (self.sae, None) if seen else (None, self.sae)
 
 
@@ -98,12 +98,17 @@ def find(root: DataRoot, config: RunConfig, model: ResolvedModel) -> dict[str, S
 def analysed(root: DataRoot, config: RunConfig, model: ResolvedModel) -> dict[str, Artifact]:
     """The corpora of ``config``'s analyses as the name's last executions had them, by analysis.
 
-    What `find` says of settings holds for those of the analysis.
+    What `find` says of settings holds for those of the analysis. One with a limit draws other
+    documents whenever its source grows, and is in none.
     """
     found: dict[str, Artifact] = {}
     if not (root.path / FILE).exists():
         return found
-    wanted = {name: of.key_fields() for name, of in config.analysed().items() if name != TRAINING}
+    wanted = {
+        name: of.key_fields()
+        for name, of in config.analysed().items()
+        if name != TRAINING and of.limit is None
+    }
     with open_store(root.path, files=False, verify=False) as connection:
         executed = connection.execute(EXECUTED, ["corpus", config.name]).fetchall()
     for _, _, settings, digest, _, name, key in executed:

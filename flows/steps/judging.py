@@ -7,7 +7,7 @@ import logging
 from deconstruct.artifacts import Artifact
 from deconstruct.config import TRAINING
 from deconstruct.drift.stage import beginning_of, reference_of, sentence
-from flows.steps.running import AtSite, Recorded, Running, site_of
+from flows.steps.running import AtSite, Recorded, Running
 from tasks import stages as task
 from tasks import training
 from tasks.stage import Stages
@@ -15,11 +15,11 @@ from tasks.stage import Stages
 log = logging.getLogger("deconstruct.stages")
 
 
-def judged(run: Running, stages: Stages, recorded: AtSite) -> dict[str, list[Artifact]]:
+def judged(run: Running, stages: Stages, site: str, recorded: AtSite) -> dict[str, list[Artifact]]:
     """Of each analysis the artifacts of the stages that every run has, in their order."""
-    site, found = site_of(recorded), {}
+    found = {}
     stages.begin(run.about(site=site))
-    sae = autoencoder(run, stages, recorded, site)
+    sae = autoencoder(run, stages, site, recorded)
     for name in run.config.analysed():
         if run.config.analysis:
             stages.begin(run.about(name, site))
@@ -49,16 +49,13 @@ def judged_on(run: Running, stages: Stages, recorded: Recorded, sae: Artifact) -
     return [corpus, activations, sae, latents, evaluation, probe, cluster]
 
 
-def autoencoder(run: Running, stages: Stages, recorded: AtSite, site: str) -> Artifact:
+def autoencoder(run: Running, stages: Stages, site: str, recorded: AtSite) -> Artifact:
     """The SAE of a site: trained on what is recorded of [corpus], or the standing one."""
     standing, own = run.standing.get(site), recorded.get(TRAINING)
-    if standing is not None:
-        activations = own.activations if own else None
-        kept, start = standing.role(run.growth, activations)
-        if kept is not None:
-            return stages.keep(kept, f"of run {standing.run_id}")
-    else:
-        start = None
+    activations = own.activations if own else None
+    kept, start = standing.role(run.growth, activations) if standing else (None, None)
+    if standing and kept:
+        return stages.keep(kept, f"of run {standing.run_id}")
     trained = recorded[TRAINING]
     return stages.run(
         training.sae, run.config.sae, activations=trained.activations, output=trained.output,

@@ -14,7 +14,7 @@ from deconstruct.corpus.growth import held_out_but_known
 from deconstruct.sae.stage import trained_on
 from deconstruct.store import RunRecord
 from flows.local import check_cancelled
-from flows.steps.running import AtSite, Running, site_of
+from flows.steps.running import AtSite, Running
 from flows.ui import show_results
 from tasks.stage import Outcome, Ref, Stages
 from tasks.store import store
@@ -34,13 +34,18 @@ class SiteResult(BaseModel):
 
 
 def published(
-    run: Running, stages: Stages, name: str, recorded: AtSite, found: list[Artifact]
+    run: Running,
+    stages: Stages,
+    name: str,
+    site: str,
+    recorded: AtSite,
+    found: list[Artifact],
 ) -> SiteResult:
     """Put what the stages of a site and an analysis left into the store, and show it in the UI.
 
     found: their artifacts.
     """
-    site, of = site_of(recorded), {artifact.stage: artifact for artifact in found}
+    of = {artifact.stage: artifact for artifact in found}
     output = recorded[name].output
     outcomes = stages.outcomes_of([*found, *([output] if output else [])])
     standing = run.standing.get(site)
@@ -66,6 +71,8 @@ def published(
 
 def seen(root: DataRoot, name: str, corpus: Artifact, sae: Artifact) -> int | None:
     """How many held-out documents the SAE was trained on, which is said; None: not known."""
+    if name == TRAINING:
+        return 0  # equal texts share a split
     try:
         trained = trained_on(root, sae)
     except StorageError:

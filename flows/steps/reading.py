@@ -83,16 +83,16 @@ def _before(run: Running, root: DataRoot) -> dict[str, Artifact]:
 
 def record(
     run: Running, stages: Stages, corpora: Mapping[str, Artifact], engine: Spread = HERE
-) -> list[AtSite]:
+) -> dict[str, AtSite]:
     """The activations of each site that an SAE reads; one forward pass per corpus for all sites."""
-    config, at_sites = run.config, dict[str, dict[str, Recorded]]()
+    config, found = run.config, dict[str, dict[str, Recorded]]()
     for name, corpus in corpora.items():
         stages.begin(run.about(name))
         wanted = recipes(config.activations, model=run.model, corpus=corpus, device=run.device)
         inputs = {"model": run.model, "corpus": corpus, "device": run.device, "engine": engine}
-        found = stages.run_all(Call(task.activations, wanted, config.activations, inputs))
-        by_site = dict(zip(config.activations.sites, found, strict=True))
+        made = stages.run_all(Call(task.activations, wanted, config.activations, inputs))
+        by_site = dict(zip(config.activations.sites, made, strict=True))
         output = by_site.pop(config.sae.output_site or "", None)
         for site, activations in by_site.items():
-            at_sites.setdefault(site, {})[name] = Recorded(corpus, activations, output)
-    return list(at_sites.values())
+            found.setdefault(site, {})[name] = Recorded(corpus, activations, output)
+    return dict(found)

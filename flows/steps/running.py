@@ -28,11 +28,6 @@ AtSite = Mapping[str, Recorded]
 """What is recorded at one site, by analysis; what the SAE is trained on is `TRAINING`."""
 
 
-def site_of(recorded: AtSite) -> str:
-    """The site that is read."""
-    return str(next(iter(recorded.values())).activations.facts["site"])
-
-
 @dataclass(frozen=True)
 class Running:
     """What all sites, SAEs and analyses of one run share.
@@ -47,19 +42,19 @@ class Running:
     growth: Growth = "anew"
     standing: Mapping[str, Standing] = field(default_factory=dict)
 
-    def corpora(self) -> dict[str, CorpusConfig]:
-        """What is read, by analysis: what is judged on, and [corpus] unless every SAE is kept."""
-        analysed = self.config.analysed()
+    @property
+    def trains(self) -> bool:
+        """Whether there is a site whose SAE is not there already."""
+        output = self.config.sae.output_site
         kept = [site for site, one in self.standing.items() if one.stays(self.growth)]
-        trains = set(read_sites(self.config)) - set(kept)
-        return {TRAINING: self.config.corpus} | analysed if trains else analysed
+        return not {*self.config.activations.sites} <= {*kept, output}
+
+    def corpora(self) -> dict[str, CorpusConfig]:
+        """What is read, by analysis: what is judged on, and what is trained on, if anything is."""
+        analysed = self.config.analysed()
+        return {TRAINING: self.config.corpus} | analysed if self.trains else analysed
 
     def about(self, analysis: str = TRAINING, site: str = "") -> str:
         """Of what the next stages are, as far as there is a choice; else empty."""
         which = site if len(self.config.activations.sites) > 1 else ""
         return f"{which} {analysis if self.config.analysis else ''}".strip()
-
-
-def read_sites(config: RunConfig) -> tuple[str, ...]:
-    """The sites that an SAE reads: all but the one that a transcoder writes."""
-    return tuple(site for site in config.activations.sites if site != config.sae.output_site)
