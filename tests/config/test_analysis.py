@@ -94,7 +94,7 @@ def test_faults_are_sentences(tmp_path: Path, change: tuple[str, str], said: str
         ("analysis.reviews=3", "'reviews' is a table; name a field of it"),
         ("analysis=3", "analysis.0: "),
         ("analysis.late.limit=3", "the analysis 'late' has no source"),
-        ("sae.prefixes.3=4", "'prefixes' has no fields"),
+        ("sae.prefixes.3=4", "sae.prefixes: "),
     ],
 )
 def test_faults_of_overrides_are_sentences(tmp_path: Path, override: str, said: str) -> None:

@@ -26,6 +26,7 @@ name = "news"
 source = "{}"
 max_tokens = 20
 label_column = "kind"
+seed = 3
 """
 JUDGED = {"latents", "evaluation", "probe", "cluster"}
 
@@ -112,7 +113,7 @@ def test_one_more_analysis_trains_nothing_and_extracts_nothing_that_is_there(
     place.texts().unlink()  # what the SAE was trained on is not looked for
     said = place.run(
         "analyse", "general", "--source", place.folder / "news.csv",
-        "--set", "label_column=kind", "--set", "max_tokens=20",
+        "--set", "label_column=kind", "--set", "max_tokens=20", "--set", "seed=3",
     )  # fmt: skip
     place.texts().write_bytes(texts)
     assert f"sae          of run {first['run_id']}" in said

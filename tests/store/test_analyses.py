@@ -21,6 +21,7 @@ from deconstruct.store import (
 )
 from deconstruct.store.ddl import create_table
 from deconstruct.store.migrate import BEFORE
+from deconstruct.store.render import Listing
 from deconstruct.store.rewrite import FILE
 from deconstruct.store.schema import EXECUTIONS, NAMES, RUNS
 
@@ -80,14 +81,16 @@ def test_a_run_says_what_it_is_judged_and_was_trained_on(
         shown = {name: records.show(store, run_id)["run"] for name, run_id in run_ids.items()}
         assert shown["reviews"]["names"] == ["demo/reviews"]
         assert shown[TRAINING]["names"] == ["demo"]
-        facts = [row[0] for row in _facts(store, run_ids["reviews"])]
-        assert {"trained_on", "held out, but seen in training"} <= set(facts)
-        assert "trained_on" not in [row[0] for row in _facts(store, run_ids[TRAINING])]
+        facts = {name: _facts(store, run_id) for name, run_id in run_ids.items()}
+        assert facts["reviews"]["trained_on"] == "embedded:bbc-news"
+        assert facts["reviews"]["held out, but seen in training"] == 3
+        assert not {"trained_on", "held out, but seen in training"} & set(facts[TRAINING])
 
 
-def _facts(store: duckdb.DuckDBPyConnection, run_id: str) -> list[tuple[object, ...]]:
+def _facts(store: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, object]:
     listing = pages.show(store, run_id)[0]
-    return [(cell,) for cell in listing.columns[0].cells]  # type: ignore[union-attr]
+    assert isinstance(listing, Listing)
+    return {str(name): fact for name, fact in listing.rows}
 
 
 def test_probes_answer_by_corpus_and_label_in_one_query(
