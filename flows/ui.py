@@ -89,11 +89,6 @@ def show_results(
     results = create_table_artifact(
         table, key=f"results-{suffix}", description=f"Run {run_id}, {where}"
     )
-    made = [
-        f"| {o.stage} | {'from cache' if o.cached else f'{o.seconds:.1f} s'} "
-        f"| {code(root.folder(o.stage, o.key), cell=True)} |"
-        for o in stages
-    ]
     home = quoted(str(root.path))
     commands = (
         f"deconstruct show {run_id} --home {home}",
@@ -119,13 +114,22 @@ def show_results(
         "",
         "| stage | | artifact |",
         "|---|---|---|",
-        *made,
+        *_made(root, stages),
     ]
     create_markdown_artifact(
         "\n".join(text),
         key=f"run-{suffix}",
         description=f"Run {run_id}: {found.figures[0].label}, losses, probes, clusters",
     )
+
+
+def _made(root: DataRoot, stages: Sequence[Outcome]) -> list[str]:
+    """Rows in markdown: where each stage's result lies, and what it took."""
+    return [
+        f"| {o.stage} | {'from cache' if o.cached else f'{o.seconds:.1f} s'} "
+        f"| {code(root.folder(o.stage, o.key), cell=True)} |"
+        for o in stages
+    ]
 
 
 def _examples(found: Findings) -> list[str]:
