@@ -147,7 +147,7 @@ def test_probes_answer_by_corpus_and_label_in_one_query(place: Place) -> None:
     rows = place.ask(
         "SELECT r.analysis, p.label FROM probes AS p JOIN runs AS r USING (run_id) "
         "WHERE p.representation = 'latents' AND p.k IS NULL AND p.label IS NOT NULL "
-        "AND p.metric = 'f1' ORDER BY ALL"
+        "AND p.metric = 'recall' ORDER BY ALL"
     )
     assert [(row["analysis"], row["label"]) for row in rows] == [
         ("news", "a business"), ("news", "a film"), ("news", "a sport"),
@@ -189,6 +189,18 @@ def test_a_gate_that_one_analysis_fails_stops_all(place: Place) -> None:
     assert "but fvu of 'reviews' is" in said
     assert "but fvu of 'news' is" in said
     assert place.ask("SELECT count(*) AS n FROM executions") == before
+
+
+def test_a_sweep_judges_each_sae_on_each_corpus(place: Place) -> None:
+    both = place.config("swept", "reviews", "news")
+    both.write_text(both.read_text() + "\n[sweep]\nseed = [0, 1]\n")
+    place.run("sweep", both, "--set", "name=swept")
+    runs = place.ask("SELECT analysis, seed, on_front FROM pareto('swept') ORDER BY ALL")
+    assert [(run["analysis"], run["seed"]) for run in runs] == [
+        ("news", 0), ("news", 1), ("reviews", 0), ("reviews", 1)
+    ]  # fmt: skip
+    for name in ("news", "reviews"):
+        assert any(run["on_front"] for run in runs if run["analysis"] == name)
 
 
 def test_a_corpus_that_is_judged_on_grows_by_itself(place: Place) -> None:

@@ -12,6 +12,7 @@ from support.store_artifacts import Planted, plant
 from deconstruct.config import TRAINING, AnalysisConfig
 from deconstruct.store import (
     QueryError,
+    garbage,
     open_store,
     pages,
     publish,
@@ -124,6 +125,10 @@ def test_an_analysis_of_another_name_is_the_same_run(tmp_path: Path) -> None:
     assert remove_runs(tmp_path, ["demo/news"]) == [run_ids["news"]]
     with open_store(tmp_path) as store:
         assert resolve_run(store, "demo/corpus") == run_ids[TRAINING]
+    gone = {thing.path for thing in garbage(tmp_path, unused_hours=0)}
+    own_alone = {a.path for stage, a in planted["news"].artifacts.items() if stage != "sae"}
+    assert own_alone <= gone
+    assert planted["news"].artifacts["sae"].path not in gone  # that of the others, too
 
 
 def test_fronts_of_a_sweep_are_of_one_corpus_each(three: tuple[Path, dict[str, str]]) -> None:
