@@ -12,6 +12,7 @@ not what caused it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch import Tensor
 from deconstruct.activations.reader import ActivationReader
 from deconstruct.activations.shards import Rows, ShardFile
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, keys_of
-from deconstruct.artifacts.ancestry import bases
+from deconstruct.artifacts.ancestry import bases, recipe_of
 from deconstruct.common.errors import DataError
 from deconstruct.common.hardware import pick_device
 from deconstruct.common.intervals import Bootstrap, Sums
@@ -48,7 +49,8 @@ _METRICS: dict[str, Callable[[Sums], NDArray[np.float64]]] = {
 
 
 def reference_of(root: DataRoot, corpus: Artifact, sae: Artifact) -> Artifact | None:
-    """The corpus that ``sae`` was trained on, if ``corpus`` has grown beyond it since.
+    """The corpus that ``sae`` was trained on, if ``corpus`` has grown beyond it since; of an SAE
+    that others trained, what ``corpus`` began as.
 
     None as well if it has no document beyond, as where labels alone were corrected.
     """
@@ -56,7 +58,7 @@ def reference_of(root: DataRoot, corpus: Artifact, sae: Artifact) -> Artifact | 
         return None
     trained = trained_on(root, sae)
     if trained is None:
-        return None
+        return beginning_of(root, corpus)
     known = next((base for base in bases(root, corpus) if base.key == trained.key), None)
     return None if known is None else _beyond(known, corpus)
 
@@ -113,7 +115,7 @@ def compare(
         corpus = root.open("corpus", latents.manifest.inputs["corpus"])
         known = int(reference.facts["documents"])
         dictionary = files.load(sae.path).to(pick_device(device))
-        rows = _fidelity_rows(config, dictionary, root, activations, output, sae, corpus, known)
+        rows = _fidelity_rows(config, dictionary, root, activations, output, sae, corpus, reference)
         densities, firings = _densities(latents, activations, corpus, known)
         labels = _labels(corpus, known)
         rows += labels[0]
@@ -174,12 +176,10 @@ def _fidelity_rows(
     output: Artifact | None,
     sae: Artifact,
     corpus: Artifact,
-    known: int,
+    reference: Artifact,
 ) -> list[dict[str, Any]]:
-    inputs = sae.manifest.inputs
-    trained = inputs.get("output", inputs.get("activations"))
-    of = root.open("activations", trained) if trained else output or activations
-    mean = ActivationReader(of).moments.mean
+    known = int(reference.facts["documents"])
+    mean = ActivationReader(_referred(root, sae, reference, output or activations)).moments.mean
     read = [ShardFile(path) for path in activations.files("*-*.parquet")]
     shards = list(zip(read, _beside(read, output), strict=True))
     new = [pair for pair in shards if pair[0].column(0, "doc_id")[0] >= known]
@@ -233,6 +233,17 @@ def _drawn(
         (source, onto), group = groups[place]
         rows, activation = source.block(group)
         yield rows, activation, activation if onto is source else onto.block(group)[1]
+
+
+def _referred(root: DataRoot, sae: Artifact, reference: Artifact, recorded: Artifact) -> Artifact:
+    """The activations that FVU is about the mean of: those that ``sae`` was trained to give; where
+    there are none of it, those of the reference."""
+    inputs = sae.manifest.inputs
+    key = inputs.get("output", inputs.get("activations"))
+    if key is None:
+        made = recipe_of(recorded)
+        key = replace(made, inputs={**made.inputs, "corpus": reference.key}).key
+    return root.open("activations", key)
 
 
 def _densities(
