@@ -21,7 +21,7 @@ EXECUTED = """
 SELECT e.run_id, r.site, e.config, r.model_digest, e.training_corpus, e.analysis, s.key
 FROM executions AS e JOIN runs AS r ON r.run_id = e.run_id
 JOIN stages AS s ON s.run_id = e.run_id AND s.stage = ?
-WHERE e.name = ? AND e.training_corpus IS NOT NULL
+WHERE e.name = ? AND e.stands
 ORDER BY coalesce(e.growth = 'anew', false), e.execution DESC
 """
 
@@ -30,7 +30,8 @@ ORDER BY coalesce(e.growth = 'anew', false), e.execution DESC
 class Standing:
     """Artifacts of the standing run at one site.
 
-    corpus: what [corpus] had come to; None: the SAE was not trained here, or that is gone. given:
+    corpus: what [corpus] had come to; None: it was not read, as where others trained the SAE, or
+    is gone. given:
     the run was named, so that its SAE is kept whatever the growth.
     """
 
@@ -81,7 +82,7 @@ def find(root: DataRoot, config: RunConfig, model: ResolvedModel) -> dict[str, S
             own = RunConfig.model_validate(json.loads(settings))
             if _identity(own, site) != _identity(config, site):
                 continue
-            corpus = root.open("corpus", training)
+            corpus = root.open("corpus", training) if training else None
             if _read_by(model, digest, corpus):
                 found[site] = Standing(run_id, corpus, root.open("sae", sae))
             else:
@@ -141,7 +142,7 @@ def named(root: DataRoot, run: str, model: ResolvedModel) -> dict[str, Standing]
         corpus = trained_on(root, sae)
     except StorageError:  # of no use but to say which documents it has
         corpus = None
-    if digest != model.digest or not (corpus is None or _read_by(model, digest, corpus)):
+    if not _read_by(model, digest, corpus):
         raise ConfigError(
             f"the files of model {model.name!r} have changed since run {run_id} was made, so its "
             "SAE is of another model; run its configuration anew"
@@ -149,10 +150,10 @@ def named(root: DataRoot, run: str, model: ResolvedModel) -> dict[str, Standing]
     return {site: Standing(run_id, corpus, sae, given=True)}
 
 
-def _read_by(model: ResolvedModel, digest: str, corpus: Artifact) -> bool:
+def _read_by(model: ResolvedModel, digest: str, corpus: Artifact | None) -> bool:
     """Whether a run of a model of ``digest`` over ``corpus`` is of these files of the model."""
-    read = (digest, corpus.manifest.inputs["tokenizer"])
-    return read == (model.digest, model.tokenizer_digest)
+    tokenizer = corpus.manifest.inputs["tokenizer"] if corpus else model.tokenizer_digest
+    return (digest, tokenizer) == (model.digest, model.tokenizer_digest)
 
 
 def base_of(

@@ -26,8 +26,8 @@ class RunRecord(BaseModel):
 
     cached: stages whose artifact the run found instead of making it. analysis: what its corpus is
     called in the configuration. training_corpus: key of what [corpus] had come to; None: to the
-    run's own corpus. stands: whether runs can go on from it. seen: held-out documents whose text
-    the SAE was trained on; None: not known.
+    run's own corpus, or it was not read. stands: whether growing runs may go on from it. seen:
+    held-out documents whose text the SAE was trained on; None: not known.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -224,7 +224,7 @@ def _insert_execution(
     run: RunRecord,
     stages: Mapping[str, Artifact],
 ) -> None:
-    training = run.training_corpus or stages["corpus"].key
+    own = stages["corpus"].key if run.analysis == TRAINING else None
     [(execution,)] = connection.execute(
         "SELECT coalesce(max(execution), 0) + 1 FROM executions"
     ).fetchall()
@@ -242,7 +242,8 @@ def _insert_execution(
         made=[stage for stage in stages if stage not in run.cached],
         cached=[stage for stage in stages if stage in run.cached],
         config=run.config.model_dump_json(),
-        training_corpus=training if run.stands else None,
+        training_corpus=run.training_corpus or own,
+        stands=run.stands,
     )
     called = {"name": run.config.name, "analysis": run.analysis, "run_id": run_id}
     connection.execute(

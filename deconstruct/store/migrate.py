@@ -24,6 +24,7 @@ ALTER TABLE runs ADD COLUMN IF NOT EXISTS trained_on VARCHAR;
 ALTER TABLE runs ADD COLUMN IF NOT EXISTS seen_documents UBIGINT;
 ALTER TABLE IF EXISTS executions ADD COLUMN IF NOT EXISTS analysis VARCHAR;
 ALTER TABLE IF EXISTS executions ADD COLUMN IF NOT EXISTS training_corpus VARCHAR;
+ALTER TABLE IF EXISTS executions ADD COLUMN IF NOT EXISTS stands BOOLEAN;
 CREATE TABLE IF NOT EXISTS names (
     run_id VARCHAR, name VARCHAR, first_execution UBIGINT, last_execution UBIGINT
 );
@@ -52,7 +53,7 @@ INSERT INTO names BY NAME
 """,
     5: """
 UPDATE runs SET analysis = 'corpus', trained_on = source, seen_documents = 0;
-UPDATE executions SET analysis = 'corpus', training_corpus = (
+UPDATE executions SET analysis = 'corpus', stands = true, training_corpus = (
     SELECT s.key FROM stages AS s WHERE s.run_id = executions.run_id AND s.stage = 'corpus'
 );
 INSERT INTO names BY NAME SELECT *, 'corpus' AS analysis FROM names_of_4;

@@ -190,6 +190,12 @@ EXECUTIONS = Relation(
             "VARCHAR",
             "Key of the corpus that [corpus] had come to; null where it was of no concern.",
         ),
+        (
+            "stands",
+            "BOOLEAN",
+            "Whether a growing run may go on from it: from all but one more analysis of an SAE "
+            "that was there.",
+        ),
     ),
 )
 

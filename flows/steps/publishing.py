@@ -71,14 +71,14 @@ def published(
 
 def seen(root: DataRoot, name: str, corpus: Artifact, sae: Artifact) -> int | None:
     """How many held-out documents the SAE was trained on, which is said; None: not known."""
-    if name == TRAINING:
-        return 0  # equal texts share a split
     try:
         trained = trained_on(root, sae)
     except StorageError:
         return None
     if trained is None:
         return None
+    if name == TRAINING:
+        return 0  # equal texts share a split
     known, of = held_out_but_known(corpus, trained), int(corpus.facts["test_documents"])
     if known:
         log.warning(

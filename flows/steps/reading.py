@@ -64,9 +64,8 @@ def read(
                     "the corpus that the SAE was trained on is not there any more, or never was; "
                     "name texts of your own, under another name than 'corpus'"
                 )
-    trained = corpora.get(TRAINING)
-    if trained is not None and TRAINING in sources and trained.path.exists():  # else it is planned
-        check_recorded(run.config, trained)
+    if run.trains and corpora[TRAINING].path.exists():  # one that is planned has no files
+        check_recorded(run.config, corpora[TRAINING])
     return corpora
 
 

@@ -99,6 +99,9 @@ def test_the_corpora_of_analyses_stand_beside_what_the_sae_is_trained_on(tmp_pat
     assert {name: corpus.key for name, corpus in corpora.items()} == {
         "reviews": other.artifacts["corpus"].key
     }
+    later = judged_on(tmp_path, plant(tmp_path, seed=2, corpus_seed=2), settings)
+    newest = standing.find(root, settings, MODEL)["9.resid_post"]
+    assert (newest.run_id, newest.corpus) == (later, None)  # [corpus] was not read
     for changes in ({"max_tokens": 9}, {"limit": 9}, {"name": "others"}):
         changed = config(analysis=(reviews.model_copy(update=changes),))
         assert standing.analysed(root, changed, MODEL) == {}

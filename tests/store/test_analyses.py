@@ -146,7 +146,7 @@ def as_schema_4(file: Path) -> None:
     """The store as that schema had it."""
     new = {
         RUNS: ("analysis", "trained_on", "seen_documents"),
-        EXECUTIONS: ("analysis", "training_corpus"),
+        EXECUTIONS: ("analysis", "training_corpus", "stands"),
         NAMES: ("analysis",),
     }
     with duckdb.connect(file) as store:
