@@ -130,8 +130,9 @@ def planned(run: Running, planning: Planning, corpora: Mapping[str, Artifact]) -
         for name, one in recorded.items():
             of |= {a.key: name for a in (one.activations, one.output) if a is not None}
         for name, artifacts in judged(run, planning, site, recorded).items():
+            trained_on = TRAINING if TRAINING in corpora else name
             for artifact in artifacts:
-                of.setdefault(artifact.key, TRAINING if artifact.stage == "sae" else name)
+                of.setdefault(artifact.key, trained_on if artifact.stage == "sae" else name)
     return [replace(plan, analysis=of[plan.recipe.key]) for plan in planning.plans]
 
 
