@@ -138,5 +138,5 @@ def test_the_form_says_what_each_parameter_is(finished: Path) -> None:
         check=True,
     )
     fields = json.loads(done.stdout)
-    assert set(fields) == {"config", "home", "device", "growth", "engine"}
+    assert set(fields) == {"config", "home", "device", "growth", "engine", "sae_of"}
     assert all(field["description"] for field in fields.values())
