@@ -24,7 +24,7 @@ from deconstruct.store.ddl import create_table
 from deconstruct.store.migrate import BEFORE
 from deconstruct.store.render import Listing
 from deconstruct.store.rewrite import FILE
-from deconstruct.store.schema import EXECUTIONS, NAMES, RUNS
+from deconstruct.store.schema import EXECUTIONS, NAMES, RELATIONS, RUNS
 
 REVIEWS = AnalysisConfig(name="reviews", source="reviews.csv")
 NEWS = AnalysisConfig(name="news", source="news.csv")
@@ -145,9 +145,10 @@ def test_fronts_of_a_sweep_are_of_one_corpus_each(three: tuple[Path, dict[str, s
 def as_schema_4(file: Path) -> None:
     """The store as that schema had it."""
     new = {
-        RUNS: ("analysis", "trained_on", "seen_documents"),
+        RUNS: ("analysis", "trained_on", "seen_documents", "label_column"),
         EXECUTIONS: ("analysis", "training_corpus", "stands"),
         NAMES: ("analysis",),
+        **{relation: ("task",) for relation in RELATIONS if relation.stage == "probe"},
     }
     with duckdb.connect(file) as store:
         for relation, gone in new.items():
