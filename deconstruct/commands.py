@@ -31,7 +31,9 @@ Home = Annotated[
 Run = Annotated[
     str,
     typer.Argument(
-        metavar="RUN", help="A run's id or its beginning, a name, NAME@SITE, or 'latest'."
+        metavar="RUN",
+        help="A run's id or its beginning, a name, NAME@SITE, either of them with /ANALYSIS, or "
+        "'latest'.",
     ),
 ]
 Json = Annotated[
@@ -56,7 +58,7 @@ Safe = Annotated[
     ),
 ]
 ORDER = (
-    *("init", "plan", "run", "retry", "sweep"),
+    *("init", "plan", "run", "analyse", "retry", "sweep"),
     *("runs", "show", "latent", "sql", "export", "push"),
     *("serve", "doctor", "config", "verify", "gc"),
 )

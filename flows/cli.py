@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import signal
 import sys
 import time
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
-from rich.highlighter import NullHighlighter
-from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
-from tqdm import tqdm
 
 from deconstruct.artifacts import DataRoot
 from deconstruct.cli import app
 from deconstruct.commands import Home, Json, check_place, report_errors
 from deconstruct.common.errors import ConfigError, DeconstructError
 from deconstruct.common.importing import importing
-from deconstruct.common.progress import waiting
-from deconstruct.common.showing import Plain, lines, plain_record, quoted, say, say_json
-from deconstruct.config import Growth, RunConfig, load
+from deconstruct.common.showing import lines, quoted, say, say_json
+from deconstruct.config import Growth, load
 from deconstruct.config.base import MOST_WORKERS
-from deconstruct.sae.training import trackers
 from deconstruct.store import render
 from deconstruct.store.query import data_root, executed
 from deconstruct.store.render import terminal
 from flows import environment
+from flows.commands import analyse
+from flows.commands.shared import (
+    Device,
+    Engine,
+    EngineName,
+    Overrides,
+    Workers,
+    speak,
+    started,
+    tell,
+)
 from flows.troubles import check_server, with_server
 
 Config = Annotated[
@@ -43,22 +47,9 @@ Config = Annotated[
         show_default="Gemma 3 270M on BBC News",
     ),
 ]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="STAGE.FIELD=VALUE",
-        help="Change one field, as in sae.k=64; may be repeated.",
-    ),
-]
-Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
-
-EngineName = Literal["threads", "dask", "ray"]
-
 TEND_SECONDS = 2
 
-tell = partial(say, error=True)
-"""Says one line of how it goes, on standard error: results alone stand on standard output."""
+app.command()(report_errors(with_server(analyse.analyse)))
 
 
 @app.command()
@@ -77,15 +68,8 @@ def run(
             "and train on all documents from the seed. retrain-warm: the same, from its SAE."
         ),
     ] = "anew",
-    engine: Annotated[
-        EngineName, typer.Option(help="What computes the parts where --workers is above 1.")
-    ] = "threads",
-    workers: Annotated[
-        int,
-        typer.Option(
-            min=1, max=MOST_WORKERS, help="Extract the activations in this many parts at once."
-        ),
-    ] = 1,
+    engine: Engine = "threads",
+    workers: Workers = 1,
     again: Annotated[
         str | None,
         typer.Option(
@@ -97,7 +81,7 @@ def run(
     ] = None,
 ) -> None:
     """Take a language model apart and print what was found; what is done comes from cache."""
-    started = time.monotonic()
+    begun = time.monotonic()
     if again is None:
         settings = load(config, set_ or [])
     elif config is None and not set_:
@@ -106,7 +90,7 @@ def run(
         raise ConfigError(
             f"--again {again!r} has a configuration of its own; leave CONFIG and --set out"
         )
-    root = _started(home, settings, device, growth == "anew")
+    root = started(home, settings, device, growth == "anew")
     from flows.local import run_here
     from flows.pipeline import pipeline
     from flows.summary import print_summary
@@ -119,7 +103,7 @@ def run(
         growth=growth,
         engine={"kind": engine, "workers": workers},
     )
-    tell(f"finished in {time.monotonic() - started:.0f} s")
+    tell(f"finished in {time.monotonic() - begun:.0f} s")
     for result in results:
         print_summary(root, result.run_id)
 
@@ -190,7 +174,7 @@ def plan(
     settings = load(config, set_ or [])
     root = DataRoot(data_root(home))
     environment.apply(root.path, quiet=True)
-    _speak()
+    speak()
     with importing():
         from flows import pipeline
         from flows.summary import plan_record, print_plan
@@ -222,11 +206,11 @@ def sweep(
     ] = 1,
 ) -> None:
     """Train many SAEs in one pass over the activations, and print their Pareto front."""
-    started = time.monotonic()
+    begun = time.monotonic()
     from deconstruct.config.sweep import load_sweep
 
     settings = load_sweep(config, set_ or [])
-    root = _started(home, settings, device)
+    root = started(home, settings, device)
     from flows.local import run_here
     from flows.summary import print_front
     from flows.sweep import sweep as flow
@@ -238,7 +222,7 @@ def sweep(
         device=device,
         engine={"kind": engine, "workers": workers},
     )
-    tell(f"finished in {time.monotonic() - started:.0f} s")
+    tell(f"finished in {time.monotonic() - begun:.0f} s")
     print_front(root, settings.name)
 
 
@@ -298,7 +282,7 @@ def retry(
     root = data_root(home)
     DataRoot(root)
     environment.apply(root, quiet=True)
-    _speak()
+    speak()
     if not environment.has_history():
         raise DeconstructError(f"no run has failed in {str(root)!r}; there is nothing to retry")
     server = environment.start_server()
@@ -341,55 +325,3 @@ def doctor(home: Home = None, format_: Json = "table") -> None:
         terminal().print(table)
     if not sound:
         raise typer.Exit(1)
-
-
-def _started(home: str | None, settings: RunConfig, device: str, whole: bool = True) -> Path:
-    """The data root, with a Prefect server that answers, after ``settings`` have been checked."""
-    trackers.wanted()
-    root = data_root(home)
-    store = DataRoot(root)  # an unwritable home is said at once, before Prefect starts in it
-    _speak()
-    with waiting("starting"):
-        from flows.preflight import preflight
-
-        preflight(store, settings, device, whole, unpack=False)
-        environment.apply(root, quiet=True)
-        server = environment.start_server()
-        if server is None:
-            check_server()
-        with importing():  # Prefect and torch, while the server starts
-            from flows import pipeline  # noqa: F401
-            from flows.liveness import mark_crashed, short
-
-        preflight(store, settings, device, whole)
-        if server is not None:
-            server.wait()
-    for dead in mark_crashed(root):
-        tell(f"crashed      {dead.name} ({short(dead)}): its process had died")
-    return root
-
-
-class Beside(RichHandler):
-    """Writes a line above the bars that are drawn, not into them."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        drawn = sys.stderr.isatty()
-        with tqdm.external_write_mode(sys.stderr) if drawn else contextlib.nullcontext():
-            super().emit(record)
-
-
-def _speak() -> None:
-    """Show what the library and the stages log, one plain line each."""
-    handler = Beside(
-        console=Plain(stderr=True),
-        show_time=False,
-        show_level=False,
-        show_path=False,
-        highlighter=NullHighlighter(),
-    )
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    handler.addFilter(plain_record)
-    logger = logging.getLogger("deconstruct")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
 
 from deconstruct.artifacts import Artifact, DataRoot
-from deconstruct.common.errors import ConfigError
+from deconstruct.common.errors import ConfigError, DeconstructError
 from deconstruct.common.site import Site
-from deconstruct.config import RunConfig
+from deconstruct.config import TRAINING, RunConfig
 from deconstruct.corpus import sources
 from deconstruct.corpus.sources import ResolvedSource
 from deconstruct.sae.formats.hub import check_place
@@ -24,20 +26,36 @@ FEW_BYTES_A_TOKEN = 16
 
 
 def preflight(
-    root: DataRoot, config: RunConfig, device: str, whole: bool = True, unpack: bool = True
-) -> tuple[ResolvedModel, ResolvedSource]:
-    """Find model and source, and check what can be checked before any long work.
+    root: DataRoot,
+    config: RunConfig,
+    device: str,
+    whole: bool = True,
+    trains: bool = True,
+    unpack: bool = True,
+) -> tuple[ResolvedModel, dict[str, ResolvedSource]]:
+    """Find the model and all sources, and check what can be checked before any long work.
 
-    whole: the source has all documents of the run, which does not go on from earlier ones. unpack:
-    an embedded model too, which takes long; else, what is known of it is checked. Raises
-    ``DeconstructError`` for what can't be run, or if the remote can't be reached.
+    whole: the source of [corpus] has all documents of the run, which does not go on from earlier
+    ones. trains: whether the SAE is not of the store, so that what it comes from is needed.
+    unpack: an embedded model too, which takes long; else, what is known of it is checked. Gives the
+    sources by analysis. Raises ``DeconstructError`` for what can't be run, or if the remote can't
+    be reached.
     """
     check_device(device)
-    if config.sae.pretrained is not None:
-        check_place(config.sae.pretrained)
-    source = sources.resolve(config.corpus)
-    if whole and config.sae.pretrained is None:
-        check_batch(config, source)
+    foreign = config.sae.pretrained
+    if trains and foreign is not None:
+        check_place(foreign)
+    read = config.analysed()
+    if foreign is None:
+        read = {TRAINING: config.corpus} | read
+    if not trains:
+        read.pop(TRAINING, None)
+    found = {}
+    for name, corpus in read.items():
+        with said_of(name):
+            found[name] = sources.resolve(corpus)
+    if whole and trains and foreign is None:
+        check_batch(config, found[TRAINING])
     if root.mirror is not None:
         root.mirror.check()
     from deconstruct.model.embedded import PREFIX
@@ -47,17 +65,30 @@ def preflight(
     packed = config.model.name.startswith(PREFIX) and not unpack
     model = (glimpse if packed else resolve)(root, config.model)
     check_kind(model)
-    model.check_length(config.corpus.max_tokens)
+    for name, corpus in read.items():
+        with said_of(name):
+            model.check_length(corpus.max_tokens)
     sites = [Site.parse(site) for site in config.activations.sites]
     model.check_sites(sites)
     from deconstruct.model.skeleton import check_hooks  # torch: what needs none has been said
 
     check_hooks(model, sites)
-    if config.sae.pretrained is not None:
+    if trains and foreign is not None:
         from deconstruct.sae import pretrained
 
         pretrained.find(config, model)
-    return model, source
+    return model, found
+
+
+@contextmanager
+def said_of(analysis: str) -> Iterator[None]:
+    """What is wrong with a corpus, as a sentence that says of which analysis it is."""
+    try:
+        yield
+    except DeconstructError as error:
+        if analysis == TRAINING:
+            raise
+        raise type(error)(f"analysis {analysis!r}: {error}") from error
 
 
 def check_device(device: str) -> None:

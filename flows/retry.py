@@ -17,7 +17,8 @@ from prefect.utilities.callables import get_call_parameters, parameters_to_args_
 from deconstruct.common.errors import DeconstructError
 from flows.liveness import short
 from flows.local import in_this_process
-from flows.pipeline import DEFAULT, SiteResult, pipeline
+from flows.pipeline import DEFAULT, pipeline
+from flows.steps.publishing import SiteResult
 from tasks.workers import online_workers
 
 ENDED_BADLY = (StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)

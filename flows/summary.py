@@ -17,9 +17,11 @@ from rich.text import Text
 from deconstruct.artifacts import Artifact
 from deconstruct.common.paths import absolute
 from deconstruct.common.showing import printable, quoted
+from deconstruct.config import TRAINING
 from deconstruct.store import open_store
 from deconstruct.store.ddl import literal
 from deconstruct.store.headlines import HEADLINES
+from deconstruct.store.query import CALLED
 from deconstruct.store.render import GAP, Listing, clipped, clipped_context, names_of, terminal
 from tasks.planning import Plan
 
@@ -33,8 +35,8 @@ SPARE = ("95%", "loss_recovered", "dead", "seed")
 """Columns of a sweep's front that a narrow terminal does without, the first one first."""
 
 
-_RUN = """
-SELECT (SELECT arg_max(n.name, n.last_execution) FROM names AS n WHERE n.run_id = runs.run_id),
+_RUN = f"""
+SELECT (SELECT arg_max({CALLED}, n.last_execution) FROM names AS n WHERE n.run_id = runs.run_id),
     site, d_sae, training_tokens
 FROM runs WHERE run_id = ?
 """
@@ -229,7 +231,9 @@ def print_front(home: Path, sweep: str) -> None:
     """Print the runs of a sweep by L0, those on the Pareto front of L0 and FVU marked."""
     with open_store(home, files=False, verify=False) as store:
         result = store.execute(
-            "SELECT CASE WHEN p.on_front THEN '*' ELSE '' END AS front, p.site, p.architecture, "
+            "SELECT CASE WHEN p.on_front THEN '*' ELSE '' END AS front, "
+            "p.site || CASE WHEN p.analysis = 'corpus' THEN '' ELSE '/' || p.analysis END AS site, "
+            "p.architecture, "
             "p.d_sae, p.seed, p.l0, p.fvu, "
             "printf('%.4f .. %.4f', p.fvu_low, p.fvu_high) AS \"95%\", p.loss_recovered, "
             "p.dead_share AS dead, p.run_id FROM pareto(?) AS p",
@@ -255,6 +259,7 @@ def plan_record(plans: Sequence[Plan]) -> dict[str, object]:
             "stage": plan.recipe.stage,
             "key": plan.recipe.key,
             "site": plan.recipe.config.get("site"),
+            "analysis": plan.analysis,
             "cached": plan.there,
             "differences": list(plan.differences),
             "nearest": plan.nearest.key if plan.nearest else None,
@@ -274,7 +279,8 @@ def _bytes(artifact: Artifact) -> int:
 
 def _named(plan: Plan) -> str:
     site = plan.recipe.config.get("site")
-    return plan.recipe.stage if site is None else f"{plan.recipe.stage} {site}"
+    analysis = None if plan.analysis == TRAINING else plan.analysis
+    return " ".join(filter(None, (plan.recipe.stage, site, analysis)))
 
 
 def print_plan(plans: Sequence[Plan]) -> None:

@@ -9,13 +9,17 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from deconstruct.artifacts import DataRoot
+from deconstruct.config import TRAINING
 from deconstruct.config.sweep import SweepRun
 from deconstruct.sae.stage import recipe
 from deconstruct.store.query import data_root
 from flows.environment import give_caches_a_place
 from flows.liveness import hold_lock
-from flows.pipeline import HERE, Running, SiteResult, read, record, take_apart
+from flows.pipeline import take_apart
 from flows.preflight import preflight
+from flows.steps.publishing import SiteResult
+from flows.steps.reading import HERE, read, record
+from flows.steps.running import Running
 from flows.ui import speak
 from tasks.spread import Spread
 from tasks.stage import Call, Stages
@@ -31,7 +35,8 @@ def _name() -> str:
 def sweep(
     config: SweepRun, home: str | None = None, device: str = "auto", engine: Spread = HERE
 ) -> list[SiteResult]:
-    """Train every member of ``config`` at every site, judge each, publish each as a run.
+    """Train every member of ``config`` at every site, judge each on every corpus, publish each as
+    a run.
 
     A member's artifacts have the keys of a run of its own: what is there already is not made
     again, and a later single run finds it. All runs carry the name ``config.name``; the store's
@@ -44,17 +49,18 @@ def sweep(
     root = DataRoot(data_root(home))
     hold_lock(root.path)
     give_caches_a_place(root.path)
-    model, source = preflight(root, config, device)
+    model, sources = preflight(root, config, device)
     run, stages = Running(config, model, device, started), Stages(root)
     members = config.members()
     results = []
-    for recorded in record(run, stages, read(run, stages, source, None), engine):
-        activations, output = recorded.activations, recorded.output
+    at_sites = record(run, stages, read(run, stages, sources), engine)
+    for site, recorded in at_sites.items():
+        activations, output = recorded[TRAINING].activations, recorded[TRAINING].output
         recipes = [recipe(member, activations=activations, output=output) for member in members]
         inputs = {"activations": activations, "output": output, "device": device, "engine": engine}
         together = Stages(root, states=stages.states)
         together.run_all(Call(sae_members, recipes, members, inputs))
         for member in members:
             own_run = replace(run, config=config.run_of(member))
-            results.append(take_apart(own_run, stages.branch(), recorded))
+            results += take_apart(own_run, stages, site, recorded)
     return results

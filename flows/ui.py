@@ -15,8 +15,8 @@ from prefect.runtime import flow_run
 from deconstruct.artifacts import DataRoot
 from deconstruct.common.showing import code, plain_record, printable, quoted
 from deconstruct.common.site import Site
-from deconstruct.config import RunConfig
-from deconstruct.store import open_store
+from deconstruct.config import TRAINING, RunConfig
+from deconstruct.store import RunRecord, open_store
 from deconstruct.store.rewrite import FILE as STORE
 from flows.summary import Findings, findings
 from tasks.stage import Outcome
@@ -64,12 +64,13 @@ def speak() -> None:
 
 
 def show_results(
-    root: DataRoot, config: RunConfig, run_id: str, site: str, stages: Sequence[Outcome]
+    root: DataRoot, run: RunRecord, run_id: str, site: str, stages: Sequence[Outcome]
 ) -> None:
     """Leave the headline figures as a table artifact; as markdown, those, what they were made
     from, and how to ask for more.
 
-    Their keys name configuration and site, so that runs on a schedule line up under one key.
+    Their keys name configuration, site and analysis, so that runs on a schedule line up under one
+    key.
     Links in the markdown lead to other pages of the UI. A browser follows none from there to files
     of this machine, so those stand as text to copy.
     """
@@ -77,19 +78,18 @@ def show_results(
         return
     with open_store(root.path, files=False) as store:
         found = findings(store, run_id)
-    suffix = re.sub("[^a-z0-9]+", "-", f"{config.name} {site}".lower()).strip("-")
+    analysis = "" if run.analysis == TRAINING else run.analysis
+    named = f"{run.config.name} {site} {analysis}"
+    suffix = re.sub("[^a-z0-9]+", "-", named.lower()).strip("-")
+    where = f"{site}, {analysis}" if analysis else site
+    told = f"Site `{site}`" + (f", analysis `{analysis}`" if analysis else "")
     table: list[dict[str, Any]] = [
         {"metric": label, "value": round(value, 4), "from": low, "to": high, "reading": reading}
         for label, value, low, high, reading in found.figures
     ]
     results = create_table_artifact(
-        table, key=f"results-{suffix}", description=f"Run {run_id}, {site}"
+        table, key=f"results-{suffix}", description=f"Run {run_id}, {where}"
     )
-    made = [
-        f"| {o.stage} | {'from cache' if o.cached else f'{o.seconds:.1f} s'} "
-        f"| {code(root.folder(o.stage, o.key), cell=True)} |"
-        for o in stages
-    ]
     home = quoted(str(root.path))
     commands = (
         f"deconstruct show {run_id} --home {home}",
@@ -97,7 +97,7 @@ def show_results(
     )
     text = [
         f"# Run {run_id}",
-        f"Site `{site}`. Figures on held-out documents; "
+        f"{told}. Figures on held-out documents; "
         f"[with their intervals](/artifacts/artifact/{results}).",
         "",
         "| held out | | |",
@@ -115,13 +115,22 @@ def show_results(
         "",
         "| stage | | artifact |",
         "|---|---|---|",
-        *made,
+        *_made(root, stages),
     ]
     create_markdown_artifact(
         "\n".join(text),
         key=f"run-{suffix}",
         description=f"Run {run_id}: {found.figures[0].label}, losses, probes, clusters",
     )
+
+
+def _made(root: DataRoot, stages: Sequence[Outcome]) -> list[str]:
+    """Rows in markdown: where each stage's result lies, and what it took."""
+    return [
+        f"| {o.stage} | {'from cache' if o.cached else f'{o.seconds:.1f} s'} "
+        f"| {code(root.folder(o.stage, o.key), cell=True)} |"
+        for o in stages
+    ]
 
 
 def _examples(found: Findings) -> list[str]:

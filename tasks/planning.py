@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from deconstruct.artifacts import Artifact, DataRoot, Manifest, Recipe
+from deconstruct.config import TRAINING
 from tasks.stage import Call, Stages
 
 NEAREST = "the nearest artifact has"
@@ -19,13 +20,14 @@ class Plan:
 
     there: its artifact comes from cache. Where it does not, `explained` adds why. nearest: of those
     that are there, the artifact of the stage that differs in the fewest ways, and ``differences``
-    says in which; None: there is none.
+    says in which; None: there is none. analysis: of which corpus it is.
     """
 
     recipe: Recipe
     there: bool
     nearest: Artifact | None = None
     differences: tuple[str, ...] = ()
+    analysis: str = TRAINING
 
 
 @dataclass
@@ -38,8 +40,8 @@ class Planning(Stages):
 
     plans: list[Plan] = field(default_factory=list)
 
-    def branch(self) -> Planning:
-        return Planning(self.root, list(self.outcomes), self.states, self.plans)
+    def begin(self, what: str) -> None:
+        pass
 
     def side_by_side(self, *calls: Call) -> list[Artifact]:
         return [self.run_all(call)[0] for call in calls]
@@ -62,10 +64,12 @@ def explained(root: DataRoot, plans: Iterable[Plan]) -> list[Plan]:
     told: list[Plan] = []
     coming: set[str] = set()
     for plan in plans:
-        recipe = plan.recipe
-        told.append(plan if plan.there else Plan(recipe, False, *nearest(root, recipe, coming)))
-        if not plan.there:
-            coming.add(recipe.stage)
+        if plan.there:
+            told.append(plan)
+            continue
+        near, ways = nearest(root, plan.recipe, coming)
+        told.append(replace(plan, nearest=near, differences=ways))
+        coming.add(plan.recipe.stage)
     return told
 
 

@@ -175,9 +175,10 @@ class Stages:
     outcomes: list[Outcome] = field(default_factory=list)
     states: dict[str, State[Any]] = field(default_factory=dict)
 
-    def branch(self) -> Stages:
-        """Those of one of several runs that share what was run so far."""
-        return Stages(self.root, list(self.outcomes), self.states)
+    def begin(self, what: str) -> None:
+        """Say of what the next stages are; empty: there is no choice."""
+        if what:
+            log.info("-- %s", what)
 
     def call(
         self, stage: StageTask, config: Any, *, device: str | None = None, **inputs: Any
@@ -237,9 +238,11 @@ class Stages:
         """States of the tasks that gave these artifacts, as far as this run has had them."""
         return [self.states[a.key] for a in artifacts if a.key in self.states]
 
-    def in_order(self) -> list[Outcome]:
-        """The outcomes in the order of the pipeline, whichever stage ended first."""
-        return sorted(self.outcomes, key=lambda outcome: EVERY_STAGE.index(outcome.stage))
+    def outcomes_of(self, artifacts: Sequence[Artifact]) -> list[Outcome]:
+        """What came of one of several runs that share stages, in the order of the pipeline."""
+        keys = {artifact.key for artifact in artifacts}
+        first = {o.key: o for o in reversed(self.outcomes) if o.key in keys}
+        return sorted(first.values(), key=lambda outcome: EVERY_STAGE.index(outcome.stage))
 
     def _note(self, ref: Ref, was_there: bool, seconds: float) -> None:
         cached = was_there or not ref.made

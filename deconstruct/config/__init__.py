@@ -4,6 +4,7 @@ The configuration *is* the cache key: every field here can change a result, and 
 (device, number of workers, where the data root is) is not here but in the call.
 """
 
+from deconstruct.config.analysis import TRAINING, AnalysisConfig
 from deconstruct.config.base import Settings
 from deconstruct.config.run import (
     EVERY_STAGE,
@@ -39,7 +40,9 @@ __all__ = [
     "OPTIONAL_STAGES",
     "SPARSITY_PENALTIES",
     "STAGES",
+    "TRAINING",
     "ActivationsConfig",
+    "AnalysisConfig",
     "Architecture",
     "ClusterConfig",
     "CorpusConfig",

@@ -52,8 +52,10 @@ def default_of(settings: BaseModel) -> dict[str, Any]:
 
 def without_nulls(values: dict[str, Any]) -> dict[str, Any]:
     """``values``, and those inside them, without what is None."""
-    return {
-        name: without_nulls(value) if isinstance(value, dict) else value
-        for name, value in values.items()
-        if value is not None
-    }
+    return {name: _without(value) for name, value in values.items() if value is not None}
+
+
+def _without(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without(one) for one in value]
+    return without_nulls(value) if isinstance(value, dict) else value

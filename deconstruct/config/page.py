@@ -8,6 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
 
+from deconstruct.config.analysis import AnalysisConfig
 from deconstruct.config.base import Settings
 from deconstruct.config.run import RunConfig
 
@@ -33,17 +34,31 @@ def page() -> str:
             parts.append(f"\n## `[{name}]`\n\n{title}\n\n{_table(stage.model_fields.items())}")
         else:
             loose.append((name, field))
+        if name == "analysis":
+            parts.append(_analysis())
     return "".join([parts[0], "\n", _table(loose), *parts[1:]])
+
+
+def _analysis() -> str:
+    """The section of the one table that there may be several of."""
+    own = [(name, AnalysisConfig.model_fields[name]) for name in ("name", "source")]
+    told = (
+        f"{AnalysisConfig.__doc__} There may be several such tables. Beside these fields they have "
+        "all others of `[corpus]`, with the same defaults."
+    )
+    return f"\n## `[[analysis]]`\n\n{told}\n\n{_table(own)}"
 
 
 def _table(fields: Any) -> str:
     lines = ["| field | type | default | meaning |", "|---|---|---|---|"]
     for name, field in fields:
         meaning = (field.description or "").replace("|", "\\|").replace("\n", " ")
-        lines.append(
-            f"| `{name}` | {_type(field.annotation)} | `{default_of(field)}` | {meaning} |"
-        )
+        lines.append(f"| `{name}` | {_type(field.annotation)} | {_default(field)} | {meaning} |")
     return "\n".join(lines) + "\n"
+
+
+def _default(field: Any) -> str:
+    return "must be given" if field.is_required() else f"`{default_of(field)}`"
 
 
 def default_of(field: Any) -> str:
@@ -86,4 +101,5 @@ def _types(annotation: Any) -> Iterator[str]:
             "int": "whole number",
             "float": "number",
             "bool": "true or false",
+            "AnalysisConfig": "tables",
         }.get(getattr(annotation, "__name__", ""), str(annotation))

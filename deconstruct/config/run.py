@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from deconstruct.config.analysis import TRAINING, AnalysisConfig
 from deconstruct.config.base import Settings
 from deconstruct.config.sae import SaeConfig
 from deconstruct.config.stages import (
@@ -68,6 +70,11 @@ class RunConfig(Settings):
     )
     model: ModelConfig = ModelConfig()
     corpus: CorpusConfig = CorpusConfig()
+    analysis: tuple[AnalysisConfig, ...] = Field(
+        (),
+        description="Corpora that the SAE is judged on, each a table `[[analysis]]`; none: "
+        "`[corpus]`, which it is trained on.",
+    )
     activations: ActivationsConfig = ActivationsConfig()
     sae: SaeConfig = SaeConfig()
     latents: LatentsConfig = LatentsConfig()
@@ -75,6 +82,22 @@ class RunConfig(Settings):
     probe: ProbeConfig = ProbeConfig()
     cluster: ClusterConfig = ClusterConfig()
     gates: GatesConfig = GatesConfig()
+
+    @field_validator("analysis", mode="before")
+    @classmethod
+    def _is_a_list(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            raise ValueError("it is a list of tables; write [[analysis]], in two brackets")
+        return value
+
+    @field_validator("analysis")
+    @classmethod
+    def _named_once(cls, value: tuple[AnalysisConfig, ...]) -> tuple[AnalysisConfig, ...]:
+        names = [one.name for one in value]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two analyses are called {twice!r}; give each a name of its own")
+        return value
 
     @model_validator(mode="after")
     def _sites_fit(self) -> RunConfig:
@@ -91,3 +114,9 @@ class RunConfig(Settings):
                 "be read; name one of them, and make a run for each dictionary"
             )
         return self
+
+    def analysed(self) -> dict[str, CorpusConfig]:
+        """The corpora that the SAE is judged on, by the names of their analyses, in their order."""
+        if not self.analysis:
+            return {TRAINING: self.corpus}
+        return {one.name: self.corpus if one.name == TRAINING else one for one in self.analysis}

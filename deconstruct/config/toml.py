@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -28,8 +28,9 @@ def load_as(model: type[Run], path: Path | str | None = None, overrides: Iterabl
     """The same for a configuration that has more stages than `RunConfig`.
 
     An override's value is read as TOML, and as plain text where it is none; where a list is due,
-    one value, or several with commas between them, are that list. Raises ``ConfigError`` with one
-    sentence a fault.
+    one value, or several with commas between them, are that list. Of a list of tables, one is named
+    by its name, as in ``analysis.reviews.limit=100``; it is added if it is not there. Raises
+    ``ConfigError`` with one sentence a fault.
     """
     values: dict[str, Any] = {}
     if path is not None:
@@ -43,12 +44,22 @@ def load_as(model: type[Run], path: Path | str | None = None, overrides: Iterabl
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"config {str(path)!r} is not TOML: {error}") from error
         values = _without_none(values, model)
+    return _overridden(values, overrides, model)
+
+
+def changed(config: RunConfig, tables: Mapping[str, Any], overrides: Iterable[str]) -> RunConfig:
+    """A configuration with other tables in the place of some, then overrides; see `load_as`."""
+    return _overridden({**config.model_dump(mode="json"), **tables}, overrides, RunConfig)
+
+
+def _overridden(values: dict[str, Any], overrides: Iterable[str], model: type[Run]) -> Run:
     for override in overrides:
         _apply(values, override, model)
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_sentence(fault, model) for fault in error.errors())) from error
+        told = (_sentence(fault, values, model) for fault in error.errors())
+        raise ConfigError("; ".join(told)) from error
 
 
 def _without_none(values: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
@@ -59,12 +70,22 @@ def _without_none(values: dict[str, Any], model: type[BaseModel]) -> dict[str, A
     found = dict(values)
     for name, value in values.items():
         annotation = getattr(model.model_fields.get(name), "annotation", None)
-        if isinstance(value, dict) and isinstance(annotation, type):
-            if issubclass(annotation, BaseModel):
-                found[name] = _without_none(value, annotation)
+        table = _table(annotation)
+        if isinstance(value, dict) and table is not None:
+            found[name] = _without_none(value, table)
+        elif isinstance(value, list) and table is not None:
+            found[name] = [
+                _without_none(one, table) if isinstance(one, dict) else one for one in value
+            ]
         elif value == "none" and type(None) in get_args(annotation):
             found[name] = None
     return found
+
+
+def _table(annotation: Any) -> type[BaseModel] | None:
+    """The settings that a field holds, once or as a list; None: it holds a value."""
+    of = get_args(annotation)[0] if get_origin(annotation) is tuple else annotation
+    return of if isinstance(of, type) and issubclass(of, BaseModel) else None
 
 
 def _apply(values: dict[str, Any], override: str, model: type[RunConfig]) -> None:
@@ -74,16 +95,35 @@ def _apply(values: dict[str, Any], override: str, model: type[RunConfig]) -> Non
     *parents, last = field.strip().split(".")
     value = _value(text)
     if not isinstance(value, list) and _is_list(model, [*parents, last]):
-        listed = text.strip()
-        if listed.startswith("[") and listed.endswith("]"):
-            listed = listed[1:-1]
-        value = [_value(part.strip()) for part in listed.split(",")]
-    inner = values
-    for parent in parents:
-        inner = inner.setdefault(parent, {})
-        if not isinstance(inner, dict):
+        several = text.strip()
+        if several.startswith("[") and several.endswith("]"):
+            several = several[1:-1]
+        value = [_value(part.strip()) for part in several.split(",")]
+    inner: Any = values
+    for place, parent in enumerate(parents, 1):
+        if isinstance(inner, list):
+            inner = _named(inner, parent)
+            continue
+        holds = _annotation(model, parents[:place])
+        listed = get_origin(holds) is tuple and _table(holds) is not None
+        inner = inner.setdefault(parent, [] if listed else {})
+        if not isinstance(inner, list if listed else dict):
             raise ConfigError(f"override {override!r}: {parent!r} has no fields")
+    if isinstance(inner, list):
+        raise ConfigError(
+            f"override {override!r}: {last!r} is a table; name a field of it, as in "
+            f"{'.'.join([*parents, last])}.limit=100"
+        )
     inner[last] = value
+
+
+def _named(tables: list[Any], name: str) -> Any:
+    """The table of that name; one that has nothing else yet if there is none."""
+    for table in tables:
+        if isinstance(table, dict) and table.get("name") == name:
+            return table
+    tables.append({"name": name})
+    return tables[-1]
 
 
 def _value(text: str) -> Any:
@@ -96,19 +136,28 @@ def _value(text: str) -> Any:
 
 def _is_list(model: type[BaseModel], path: list[str]) -> bool:
     """Whether the field at ``path`` is there and holds several values."""
+    return get_origin(_annotation(model, path)) is tuple
+
+
+def _annotation(model: type[BaseModel], path: list[str]) -> Any:
+    """What the field at ``path`` holds; None if there is none."""
     annotation: Any = model
     for name in path:
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return False
-        if name not in annotation.model_fields:
-            return False
-        annotation = annotation.model_fields[name].annotation
-    return get_origin(annotation) is tuple
+        table = _table(annotation)
+        if table is None:
+            return None
+        if get_origin(annotation) is tuple:  # the name is that of one of its tables
+            annotation = table
+        elif name in table.model_fields:
+            annotation = table.model_fields[name].annotation
+        else:
+            return None
+    return annotation
 
 
-def _sentence(fault: Any, model: type[RunConfig]) -> str:
+def _sentence(fault: Any, values: Any, model: type[RunConfig]) -> str:
     """One of pydantic's faults as a sentence that names field, value and remedy."""
-    where = ".".join(str(part) for part in fault["loc"])
+    where = _where(fault["loc"], values)
     if fault["type"] != "extra_forbidden":
         message = fault["msg"].removeprefix("Value error, ")
         value = fault["input"]
@@ -123,7 +172,21 @@ def _sentence(fault: Any, model: type[RunConfig]) -> str:
     return f"{where}: no such field; {hint}known here: {', '.join(known)}"
 
 
+def _where(loc: Iterable[Any], values: Any) -> str:
+    """A field as ``--set`` names it: one of several tables by its name, if it has one."""
+    parts = []
+    for part in loc:
+        try:
+            values = values[part]
+        except (LookupError, TypeError):
+            values = None
+        named = isinstance(part, int) and isinstance(values, dict) and values.get("name")
+        parts.append(str(named or part))
+    return ".".join(parts)
+
+
 def _fields(parents: list[Any], model: Any) -> list[str]:
     for parent in parents:
-        model = model.model_fields[parent].annotation
+        if not isinstance(parent, int):
+            model = _table(model.model_fields[parent].annotation)
     return list(model.model_fields)

@@ -1,9 +1,10 @@
 """The stage drift: how documents that came after an SAE was trained differ from those before.
 
-The reference is what the SAE was trained on. Reconstruction is compared on tokens that trained
-nothing: the reference's held-out documents and the new documents of both splits, a bounded sample
-of each. FVU is about the mean of the reference's train rows on both sides, so that a shift of the
-mean counts as error of the old model of the data. Of a transcoder, all this is about the site that
+The reference is what the SAE was trained on; of a corpus of an analysis, which trained nothing, it
+is what that corpus began as. Reconstruction is compared on tokens that trained nothing: the
+reference's held-out documents and the new documents of both splits, a bounded sample of each. FVU
+is about the mean that the SAE was trained among on both sides, so that a shift of the mean counts
+as error of the old model of the data. Of a transcoder, all this is about the site that
 it writes. Intervals resample documents, each side on its own; they say how sure the difference is,
 not what caused it.
 """
@@ -31,6 +32,7 @@ from deconstruct.config import EvaluationConfig
 from deconstruct.drift.tables import DRIFT, LATENT_DRIFT
 from deconstruct.evaluation.reconstruction import sampled
 from deconstruct.sae import files
+from deconstruct.sae.stage import trained_on
 
 VERSION = 2
 SAMPLE_TOKENS = 65_536
@@ -48,19 +50,27 @@ _METRICS: dict[str, Callable[[Sums], NDArray[np.float64]]] = {
 
 def reference_of(root: DataRoot, corpus: Artifact, sae: Artifact) -> Artifact | None:
     """The corpus that ``sae`` was trained on, if ``corpus`` has grown beyond it since; of an SAE
-    that others trained, the first that ``corpus`` grew from.
+    that others trained, what ``corpus`` began as.
 
     None as well if it has no document beyond, as where labels alone were corrected.
     """
-    grown = list(bases(root, corpus))
-    if (key := sae.manifest.inputs.get("activations")) is None:
-        known = grown[-1] if grown else None
-    else:
-        trained = root.open("activations", key).manifest.inputs["corpus"]
-        known = next((base for base in grown if base.key == trained), None)
-    if known is None or known.facts["documents"] == corpus.facts["documents"]:
+    if "base" not in corpus.manifest.inputs:
         return None
-    return known
+    trained = trained_on(root, sae)
+    if trained is None:
+        return beginning_of(root, corpus)
+    known = next((base for base in bases(root, corpus) if base.key == trained.key), None)
+    return None if known is None else _beyond(known, corpus)
+
+
+def beginning_of(root: DataRoot, corpus: Artifact) -> Artifact | None:
+    """What a corpus that no SAE was trained on began as, if it has grown since."""
+    began = list(bases(root, corpus))[-1:]
+    return _beyond(began[0], corpus) if began else None
+
+
+def _beyond(known: Artifact, corpus: Artifact) -> Artifact | None:
+    return None if known.facts["documents"] == corpus.facts["documents"] else known
 
 
 def recipe(
@@ -130,11 +140,11 @@ def compare(
 STAGE = Stage("drift", recipe, compare)
 
 
-def sentence(drift: Artifact) -> str:
+def sentence(drift: Artifact, since: str = "training") -> str:
     """What the comparison found, for a log."""
     facts = drift.facts
     return (
-        f"{facts['documents']:,} documents since training: fvu {facts['fvu']:.3f} "
+        f"{facts['documents']:,} documents since {since}: fvu {facts['fvu']:.3f} "
         f"(reference {facts['reference_fvu']:.3f}), l0 {facts['l0']:.1f} "
         f"({facts['reference_l0']:.1f}), latents' JS {facts['latents_js']:.3f} bits, "
         f"labels' {facts['labels_js']:.3f}"
@@ -226,8 +236,8 @@ def _drawn(
 
 
 def _referred(root: DataRoot, sae: Artifact, reference: Artifact, recorded: Artifact) -> Artifact:
-    """The activations that FVU is about the mean of: those that ``sae`` was trained to give; of one
-    that others trained, those of the reference."""
+    """The activations that FVU is about the mean of: those that ``sae`` was trained to give; where
+    there are none of it, those of the reference."""
     inputs = sae.manifest.inputs
     key = inputs.get("output", inputs.get("activations"))
     if key is None:

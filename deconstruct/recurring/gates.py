@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from deconstruct.artifacts import Artifact
 from deconstruct.common.errors import DeconstructError
-from deconstruct.config import GatesConfig
+from deconstruct.config import TRAINING, GatesConfig
 from deconstruct.store.headlines import HEADLINES
 
 
@@ -27,24 +27,27 @@ def figures(artifacts: Mapping[str, Artifact]) -> dict[str, float | None]:
     return found
 
 
-def check(config: GatesConfig, found: Mapping[str, float | None]) -> None:
-    """Raise `GateError` if a figure in ``found`` is beyond its gate, or None.
+def check(config: GatesConfig, found: Mapping[str, Mapping[str, float | None]]) -> None:
+    """Raise `GateError` if a figure of an analysis is beyond its gate, or None of all of them.
 
-    found: by the figure's name, as in ``max_<name>`` and ``min_<name>`` of the gates; those which
-    this kind of run does not have (drift, of one that trains) are not in it, and have no gate.
+    found: by analysis, then by the figure's name, as in ``max_<name>`` and ``min_<name>`` of the
+    gates; those which this kind of run does not have (drift, of one that trains) are not in it, and
+    have no gate. A gate holds for each analysis that has the figure: one without labels has none
+    for a probe.
     """
     faults = []
     for gate, bound in config.model_dump().items():
         if bound is None:
             continue
         side, name = gate.split("_", 1)
-        if name not in found:
-            continue
-        value = found[name]
-        if value is None:
+        values = {of: figures[name] for of, figures in found.items() if name in figures}
+        measured = {of: value for of, value in values.items() if value is not None}
+        if values and not measured:
             faults.append(f"gates.{gate} = {bound:g}, but this run has no {name}")
-        elif not ((value <= bound) if side == "max" else (value >= bound)):  # NaN is neither
-            faults.append(f"gates.{gate} = {bound:g}, but {name} is {value:.4g}")
+        for of, value in measured.items():
+            if not ((value <= bound) if side == "max" else (value >= bound)):  # NaN is neither
+                which = "" if of == TRAINING else f" of {of!r}"
+                faults.append(f"gates.{gate} = {bound:g}, but {name}{which} is {value:.4g}")
     if faults:
         raise GateError(
             "; ".join(faults) + "; the run is not published, and the standing one stays. Its "

@@ -72,6 +72,18 @@ def output_of(root: DataRoot, sae: Artifact, activations: Artifact) -> Artifact 
     return root.open("activations", wanted.key)
 
 
+def trained_on(root: DataRoot, sae: Artifact) -> Artifact | None:
+    """The corpus that an SAE was trained on; None of one that was not trained here.
+
+    Raises ``StorageError`` if that, or what was recorded of it, is there no more.
+    """
+    inputs = sae.manifest.inputs
+    key = inputs.get("corpus")
+    if key is None and "activations" in inputs:
+        key = root.open("activations", inputs["activations"]).manifest.inputs["corpus"]
+    return None if key is None else root.open("corpus", key)
+
+
 def train(
     root: DataRoot,
     config: SaeConfig,

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from deconstruct.artifacts import Artifact
 from deconstruct.common.errors import StorageError
 from deconstruct.common.site import Site
-from deconstruct.config import EVERY_STAGE, Growth, RunConfig
+from deconstruct.config import EVERY_STAGE, TRAINING, Growth, RunConfig
 from deconstruct.probe.tables import TASK
 from deconstruct.store.ddl import PARQUET, literal, name
 from deconstruct.store.headlines import HEADLINES
@@ -24,7 +24,10 @@ from deconstruct.store.schema import RELATIONS, RUN_ID, Relation
 class RunRecord(BaseModel):
     """What a run's artifacts don't say: how it was asked for, when it ran, what it found done.
 
-    cached: stages whose artifact the run found instead of making it.
+    cached: stages whose artifact the run found instead of making it. analysis: what its corpus is
+    called in the configuration. training_corpus: key of what [corpus] had come to; None: to the
+    run's own corpus, or it was not read. stands: whether growing runs may go on from it. seen:
+    held-out documents whose text the SAE was trained on; None: not known.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -34,6 +37,10 @@ class RunRecord(BaseModel):
     started: datetime
     finished: datetime
     cached: frozenset[str] = frozenset()
+    analysis: str = TRAINING
+    training_corpus: str | None = None
+    stands: bool = True
+    seen: int | None = None
 
 
 def load_run(
@@ -63,7 +70,7 @@ def load_run(
     in_order = {stage: artifacts[stage] for stage in EVERY_STAGE if stage in artifacts}
     _insert_stages(connection, run_id, run, in_order)
     _insert_run(connection, run_id, run, artifacts)
-    _insert_execution(connection, run_id, run, list(in_order))
+    _insert_execution(connection, run_id, run, in_order)
 
 
 def label_column(run: RunRecord, corpus: Artifact) -> str | None:
@@ -177,6 +184,7 @@ def _insert_run(
     corpus, activations = artifacts["corpus"].facts, artifacts["activations"].facts
     sae = artifacts["sae"].facts
     site = Site.parse(str(activations["site"]))
+    elsewhere = sae.get("source")  # of a dictionary that was not trained here
     _insert(
         connection,
         "runs",
@@ -187,7 +195,11 @@ def _insert_run(
         hook=site.hook,
         model=run.config.model.name,
         model_digest=activations.get("model_digest"),
-        source=run.config.corpus.place,
+        source=run.config.analysed().get(run.analysis, run.config.corpus).place,
+        analysis=run.analysis,
+        trained_on=elsewhere or run.config.corpus.place,
+        # Equal texts of one corpus share a split.
+        seen_documents=0 if run.analysis == TRAINING and not elsewhere else run.seen,
         architecture=sae.get("architecture", run.config.sae.architecture),
         d_in=sae["d_in"],
         d_sae=sae["d_sae"],
@@ -207,8 +219,12 @@ def _insert_run(
 
 
 def _insert_execution(
-    connection: duckdb.DuckDBPyConnection, run_id: str, run: RunRecord, stages: list[str]
+    connection: duckdb.DuckDBPyConnection,
+    run_id: str,
+    run: RunRecord,
+    stages: Mapping[str, Artifact],
 ) -> None:
+    own = stages["corpus"].key if run.analysis == TRAINING else None
     [(execution,)] = connection.execute(
         "SELECT coalesce(max(execution), 0) + 1 FROM executions"
     ).fetchall()
@@ -218,6 +234,7 @@ def _insert_execution(
         run_id=run_id,
         execution=execution,
         name=run.config.name,
+        analysis=run.analysis,
         growth=run.growth,
         started=run.started,
         finished=run.finished,
@@ -225,12 +242,15 @@ def _insert_execution(
         made=[stage for stage in stages if stage not in run.cached],
         cached=[stage for stage in stages if stage in run.cached],
         config=run.config.model_dump_json(),
+        training_corpus=run.training_corpus or own,
+        stands=run.stands,
     )
+    called = {"name": run.config.name, "analysis": run.analysis, "run_id": run_id}
     connection.execute(
-        "INSERT INTO names (name, run_id, first_execution, last_execution) "
-        "VALUES ($name, $run_id, $execution, $execution) "
+        "INSERT INTO names (name, analysis, run_id, first_execution, last_execution) "
+        "VALUES ($name, $analysis, $run_id, $execution, $execution) "
         "ON CONFLICT DO UPDATE SET last_execution = excluded.last_execution",
-        {"name": run.config.name, "run_id": run_id, "execution": execution},
+        {**called, "execution": execution},
     )
 
 

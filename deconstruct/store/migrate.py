@@ -13,12 +13,23 @@ from deconstruct.store.schema import SCHEMA_VERSION
 
 BEFORE: dict[int, str] = {
     2: "DROP TABLE feature_logits",  # was never filled; now a view over the evaluation's file
-    # Tables of the probes are made anew: a key can't be changed.
+    # Tables whose key changes are made anew.
     5: """
 ALTER TABLE runs ADD COLUMN label_column VARCHAR;
 CREATE TABLE probes_4 AS FROM probes; DROP TABLE probes;
 CREATE TABLE probe_weights_4 AS FROM probe_weights; DROP TABLE probe_weights;
 CREATE TABLE probe_predictions_4 AS FROM probe_predictions; DROP TABLE probe_predictions;
+ALTER TABLE runs ADD COLUMN IF NOT EXISTS analysis VARCHAR;
+ALTER TABLE runs ADD COLUMN IF NOT EXISTS trained_on VARCHAR;
+ALTER TABLE runs ADD COLUMN IF NOT EXISTS seen_documents UBIGINT;
+ALTER TABLE IF EXISTS executions ADD COLUMN IF NOT EXISTS analysis VARCHAR;
+ALTER TABLE IF EXISTS executions ADD COLUMN IF NOT EXISTS training_corpus VARCHAR;
+ALTER TABLE IF EXISTS executions ADD COLUMN IF NOT EXISTS stands BOOLEAN;
+CREATE TABLE IF NOT EXISTS names (
+    run_id VARCHAR, name VARCHAR, first_execution UBIGINT, last_execution UBIGINT
+);
+CREATE TABLE names_of_4 AS SELECT run_id, name, first_execution, last_execution FROM names;
+DROP TABLE names
 """,
 }
 """Version -> SQL that makes room for that version's tables among those of the one before it.
@@ -36,9 +47,17 @@ INSERT INTO executions BY NAME
             WHERE s.run_id = runs.run_id AND s.cached) AS cached
     FROM runs;
 INSERT INTO names BY NAME
-    SELECT name, run_id, execution AS first_execution, execution AS last_execution FROM executions
+    SELECT name, 'corpus' AS analysis, run_id, execution AS first_execution,
+        execution AS last_execution
+    FROM executions
 """,
     5: """
+UPDATE runs SET analysis = 'corpus', trained_on = source, seen_documents = 0;
+UPDATE executions SET analysis = 'corpus', stands = true, training_corpus = (
+    SELECT s.key FROM stages AS s WHERE s.run_id = executions.run_id AND s.stage = 'corpus'
+);
+INSERT INTO names BY NAME SELECT *, 'corpus' AS analysis FROM names_of_4;
+DROP TABLE names_of_4;
 UPDATE runs SET label_column = config ->> '$.corpus.label_column';
 INSERT INTO probes BY NAME
     SELECT p.*, r.label_column AS task FROM probes_4 AS p JOIN runs AS r USING (run_id);

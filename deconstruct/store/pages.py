@@ -13,7 +13,7 @@ from rich.text import Text
 
 from deconstruct.common.showing import printable
 from deconstruct.store.headlines import HEADLINES
-from deconstruct.store.query import QueryError
+from deconstruct.store.query import CALLED, QueryError
 from deconstruct.store.remove import Garbage
 from deconstruct.store.render import Listing, names_of
 from deconstruct.store.rewrite import REMEDY
@@ -41,8 +41,8 @@ _ADVICE = {
 _COLUMNS = [headline for headline in HEADLINES if headline.column]
 _FIRST = [headline.name for headline in reversed(_COLUMNS) if headline.table == "sae_metrics"]
 
-_NAME = """(
-    SELECT string_agg(n.name, ', ' ORDER BY n.last_execution DESC) FROM names AS n
+_NAME = f"""(
+    SELECT string_agg({CALLED}, ', ' ORDER BY n.last_execution DESC) FROM names AS n
     WHERE n.run_id = runs.run_id
 ) AS name"""
 
@@ -55,10 +55,16 @@ SELECT run_id, {_NAME}, site, architecture || ' ' || d_sae || coalesce(' k=' || 
 FROM runs ORDER BY {_EXECUTED} DESC LIMIT ?
 """
 
+_SEEN = "held out, but seen in training"
+_OF_ANALYSES = ("trained_on", _SEEN)
+"""Facts that only runs on a corpus of an analysis have."""
+
 _RUN = f"""
 SELECT run_id, {_NAME}, model, site, source, documents, tokens,
     architecture || ', ' || d_in || ' -> ' || d_sae || coalesce(', k = ' || k, '') AS sae,
-    training_tokens, started, date_diff('millisecond', started, finished) / 1000 AS seconds
+    training_tokens, nullif(trained_on, source) AS trained_on,
+    nullif(seen_documents, 0) AS "{_SEEN}",
+    started, date_diff('millisecond', started, finished) / 1000 AS seconds
 FROM runs WHERE run_id = ?
 """
 
@@ -136,7 +142,11 @@ def runs(connection: duckdb.DuckDBPyConnection, limit: int) -> list[RenderableTy
 def show(connection: duckdb.DuckDBPyConnection, run_id: str) -> list[RenderableType]:
     """All tables of one run that fit on a page."""
     result = connection.execute(_RUN, [run_id])
-    facts = list(zip(names_of(result), result.fetchall()[0], strict=True))
+    facts = [
+        (name, fact)
+        for name, fact in zip(names_of(result), result.fetchall()[0], strict=True)
+        if fact is not None or name not in _OF_ANALYSES
+    ]
     page: list[RenderableType] = [Listing(["", ""], facts)]
     for title, query in _SECTIONS.items():
         result = connection.execute(query, [run_id])

@@ -25,6 +25,8 @@ from deconstruct.store.rewrite import FILE, REMEDY, copy_database, state
 from deconstruct.store.schema import SCHEMA_VERSION
 
 OPEN_ATTEMPTS = 100
+CALLED = "n.name || CASE WHEN n.analysis = 'corpus' THEN '' ELSE '/' || n.analysis END"
+"""SQL: what a row n of ``names`` calls a run, for people."""
 
 _COMPARED = re.compile(
     r"""\brun_id"?\s*(?:==?|!=|<>|(?:NOT\s+)?IN\s*\()\s*((?:'(?:[^']|'')*'[\s,]*)+)"""
@@ -134,12 +136,14 @@ def _opened(store: Path, root: Path, files: bool) -> duckdb.DuckDBPyConnection:
 
 
 def resolve_run(connection: duckdb.DuckDBPyConnection, run: str) -> str:
-    """The run_id that ``run`` means: an id, the beginning of one, a name, name@site or latest."""
+    """The run_id that ``run`` means: an id, the beginning of one, a name, name@site, either with
+    /analysis, or latest."""
     try:
         rows = connection.execute("SELECT resolve_run(?)", [run]).fetchall()
     except duckdb.InvalidInputException as error:
         known = connection.execute(
-            "SELECT run_id || ' (' || name || ')' FROM names ORDER BY last_execution DESC LIMIT 5"
+            f"SELECT run_id || ' (' || {CALLED} || ')' FROM names AS n "
+            "ORDER BY last_execution DESC LIMIT 5"
         ).fetchall()
         listed = ", ".join(str(row[0]) for row in known) or "none"
         message = str(error).split("; see SELECT")[0].removeprefix("Invalid Input Error: ")

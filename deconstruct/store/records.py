@@ -14,14 +14,15 @@ from typing import Any
 import duckdb
 
 from deconstruct.store.pages import check_latent
+from deconstruct.store.query import CALLED
 from deconstruct.store.remove import Garbage
 from deconstruct.store.render import names_of
 
 Record = dict[str, Any]
 
-_RUN = """
+_RUN = f"""
 SELECT runs.*, (
-    SELECT list(n.name ORDER BY n.last_execution DESC) FROM names AS n
+    SELECT list({CALLED} ORDER BY n.last_execution DESC) FROM names AS n
     WHERE n.run_id = runs.run_id
 ) AS names
 FROM runs

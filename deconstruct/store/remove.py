@@ -19,7 +19,7 @@ from deconstruct.artifacts.remote import VARIABLE
 from deconstruct.common.errors import StorageError
 from deconstruct.store.ddl import create_macros, create_views, name
 from deconstruct.store.migrate import migrate
-from deconstruct.store.query import QueryError, data_root, open_store, resolve_run
+from deconstruct.store.query import CALLED, QueryError, data_root, open_store, resolve_run
 from deconstruct.store.rewrite import FILE, clear_left, left_drafts, rewriting
 from deconstruct.store.schema import RELATIONS
 
@@ -75,8 +75,13 @@ def remove_runs(home: Path | str | None, runs: Iterable[str]) -> list[str]:
 
 def _meant(connection: duckdb.DuckDBPyConnection, run: str) -> str:
     run_id = resolve_run(connection, run)
-    known = connection.execute("SELECT name FROM names WHERE run_id = ?", [run_id]).fetchall()
-    others = [str(name) for (name,) in known if name != run.partition("@")[0]]
+    known = connection.execute(
+        f"SELECT {CALLED}, $run IN (n.name, n.name || '@' || r.site, n.name || '/' || n.analysis, "
+        "n.name || '@' || r.site || '/' || n.analysis) "
+        "FROM names AS n JOIN runs AS r ON r.run_id = n.run_id WHERE n.run_id = $id",
+        {"run": run, "id": run_id},
+    ).fetchall()
+    others = [str(name) for name, meant in known if not meant]
     if len(known) > 1 and len(others) < len(known):
         raise QueryError(
             f"run {run!r} is {', '.join(map(repr, others))} too, which would go with it; name it "

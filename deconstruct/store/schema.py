@@ -94,7 +94,7 @@ META = Relation(
 
 RUNS = Relation(
     "runs",
-    "One row for each SAE that was trained and judged: what was run, and its headline metrics.",
+    "One row for each SAE and corpus that it was judged on: what was run, and headline metrics.",
     ("run_id",),
     _columns(
         ("name", "VARCHAR", "The name it was made under; names has all that it goes by."),
@@ -104,6 +104,18 @@ RUNS = Relation(
         ("model", "VARCHAR", "Language model as the configuration names it."),
         ("model_digest", "VARCHAR", "Digest of the model's files: equal for equal weights."),
         ("source", "VARCHAR", "Where the texts came from, as the configuration names it."),
+        (
+            "analysis",
+            "VARCHAR",
+            "What those texts are to the SAE: corpus, which it was trained on, or the name of an "
+            "analysis; names has all names.",
+        ),
+        ("trained_on", "VARCHAR", "Where the texts came from that the SAE was trained on."),
+        (
+            "seen_documents",
+            "UBIGINT",
+            "Held-out documents whose text the SAE was trained on; null where that is not known.",
+        ),
         ("architecture", "VARCHAR", f"Kind of SAE: {', '.join(get_args(Architecture))}."),
         ("d_in", "UINTEGER", "Width of the activations."),
         ("d_sae", "UINTEGER", "Number of latents."),
@@ -169,6 +181,7 @@ EXECUTIONS = Relation(
             "Number in this store, ascending: the order, whatever clocks say.",
         ),
         ("name", "VARCHAR", "The name in the configuration."),
+        ("analysis", "VARCHAR", "corpus, or the name of an analysis."),
         ("growth", "VARCHAR", "anew, encode, retrain or retrain-warm; null before schema 4."),
         ("started", "TIMESTAMPTZ", "When it began."),
         ("finished", "TIMESTAMPTZ", "When its last stage ended."),
@@ -176,6 +189,17 @@ EXECUTIONS = Relation(
         ("made", "VARCHAR[]", "Stages whose artifact it made."),
         ("cached", "VARCHAR[]", "Stages whose artifact it found."),
         ("config", "JSON", "The whole configuration."),
+        (
+            "training_corpus",
+            "VARCHAR",
+            "Key of the corpus that [corpus] had come to; null where it was of no concern.",
+        ),
+        (
+            "stands",
+            "BOOLEAN",
+            "Whether a growing run may go on from it: from all but one more analysis of an SAE "
+            "that was there.",
+        ),
     ),
 )
 
@@ -183,9 +207,10 @@ NAMES = Relation(
     "names",
     "What runs are called. A name means the run that was executed last under it; a run that was "
     "asked for under several names has them all.",
-    ("name", "run_id"),
+    ("name", "analysis", "run_id"),
     _columns(
         ("name", "VARCHAR", "The name in the configuration."),
+        ("analysis", "VARCHAR", "corpus, or the name of an analysis."),
         ("first_execution", "UBIGINT", "The execution that gave it: key of executions."),
         ("last_execution", "UBIGINT", "The newest execution under it."),
     ),

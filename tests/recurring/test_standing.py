@@ -10,7 +10,8 @@ import pytest
 from support.store_artifacts import Planted, plant
 
 from deconstruct.artifacts import DataRoot
-from deconstruct.config import ActivationsConfig, Growth, ProbeConfig, RunConfig
+from deconstruct.common.errors import ConfigError
+from deconstruct.config import ActivationsConfig, AnalysisConfig, Growth, ProbeConfig, RunConfig
 from deconstruct.model.resolve import ResolvedModel
 from deconstruct.recurring import standing
 from deconstruct.store import publish
@@ -75,3 +76,45 @@ def test_what_changed_in_place_is_another_model(
         assert found(tmp_path, config(), other) is None
     assert f"have changed since run {run} was made" in caplog.text
     assert found(tmp_path, config()) == run  # and when it is as it was
+
+
+def judged_on(home: Path, planted: Planted, settings: RunConfig, **changes: object) -> str:
+    update = {"config": settings, "analysis": "reviews", "growth": "encode", **changes}
+    return publish(home, planted.record.model_copy(update=update), planted.artifacts)
+
+
+def test_the_corpora_of_analyses_stand_beside_what_the_sae_is_trained_on(tmp_path: Path) -> None:
+    own, other = plant(tmp_path), plant(tmp_path, seed=1, corpus_seed=1)
+    reviews = AnalysisConfig(name="reviews", source="reviews.csv")
+    settings = config(analysis=(reviews,))
+    trained = own.artifacts["corpus"]
+    run = judged_on(tmp_path, other, settings, training_corpus=trained.key)
+    root = DataRoot(tmp_path)
+    standing_run = standing.find(root, settings, MODEL)["9.resid_post"]
+    assert standing_run.run_id == run
+    assert standing_run.corpus is not None
+    assert standing_run.corpus.key == trained.key
+    assert found(tmp_path, config()) == run  # analyses are not among what must be the same
+    corpora = standing.analysed(root, settings, MODEL)
+    assert {name: corpus.key for name, corpus in corpora.items()} == {
+        "reviews": other.artifacts["corpus"].key
+    }
+    later = judged_on(tmp_path, plant(tmp_path, seed=2, corpus_seed=2), settings)
+    newest = standing.find(root, settings, MODEL)["9.resid_post"]
+    assert (newest.run_id, newest.corpus) == (later, None)  # [corpus] was not read
+    for changes in ({"max_tokens": 9}, {"limit": 9}, {"name": "others"}):
+        changed = config(analysis=(reviews.model_copy(update=changes),))
+        assert standing.analysed(root, changed, MODEL) == {}
+
+
+def test_one_more_analysis_of_an_sae_takes_no_place(tmp_path: Path) -> None:
+    first, second = plant(tmp_path), plant(tmp_path, seed=1)
+    settings = config(analysis=(AnalysisConfig(name="reviews", source="reviews.csv"),))
+    run = execute(tmp_path, second, config(), "encode")
+    judged_on(tmp_path, first, settings, stands=False)
+    assert found(tmp_path, config()) == run
+    given = standing.named(DataRoot(tmp_path), "nightly/reviews", MODEL)["9.resid_post"]
+    assert given.sae.key == first.artifacts["sae"].key
+    assert given.role("retrain", None) == (given.sae, None)
+    with pytest.raises(ConfigError, match="so its SAE is of another model"):
+        standing.named(DataRoot(tmp_path), "latest", replace(MODEL, digest="cd" * 16))

@@ -72,6 +72,36 @@ def test_our_own_sae_from_a_folder_is_what_it_was_when_trained(
         assert said.returncode == 0, said.stderr
 
 
+def test_it_is_judged_on_other_corpora_and_needs_none_that_it_was_trained_on(
+    home: Path, config: Path, tmp_path: Path, texts: Path
+) -> None:
+    own = tmp_path / "sae-of-mine"
+    shutil.copytree(artifacts(home)["sae"].path, own)
+    (own / "manifest.json").unlink()
+    taken = tmp_path / "taken.toml"
+    reviews = f'[[analysis]]\nname = "reviews"\nsource = "{texts}"\nmax_tokens = 20\n'
+    taken.write_text(config.read_text().replace(f'"{texts}"', '"/nowhere.csv"') + reviews)
+    run = deconstruct(home, "run", taken, "--set", f"sae.pretrained={own}", "--set", "name=taken")
+    assert run.returncode == 0, run.stderr
+    shutil.rmtree(own)
+    more = ("--source", texts, "--name", "more", "--set", "max_tokens=16")
+    done = deconstruct(home, "analyse", "taken", *more)
+    assert done.returncode == 0, done.stderr
+    with open_store(home) as store:
+        rows = store.execute(
+            "SELECT analysis, trained_on, seen_documents FROM runs WHERE name = 'taken' ORDER BY 1"
+        ).fetchall()
+        saes = store.execute(
+            "SELECT count(DISTINCT key) FROM stages JOIN runs USING (run_id) "
+            "WHERE stage = 'sae' AND name = 'taken'"
+        ).fetchall()
+    assert rows == [("more", str(own), None), ("reviews", str(own), None)]
+    assert saes == [(1,)]
+    unknown = deconstruct(home, "analyse", "taken/reviews")
+    assert unknown.returncode == 1
+    assert "is not there any more, or never was" in unknown.stderr
+
+
 def test_a_transcoder_of_the_normalised_mlp_input(
     tmp_path: Path, tiny_model: Path, config: Path
 ) -> None:

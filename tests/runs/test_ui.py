@@ -19,7 +19,7 @@ from flows.cli import app
 
 WITHOUT_PATIENCE = """
 from flows import cli
-started = cli._started
+started = cli.started
 
 def started_and_impatient(*arguments):
     root = started(*arguments)
@@ -27,7 +27,7 @@ def started_and_impatient(*arguments):
     progress.EVERY_SECONDS = 0.0
     return root
 
-cli._started = started_and_impatient
+cli.started = started_and_impatient
 cli.app()
 """
 """The command, telling of progress at once; Prefect is imported when its settings are there."""
@@ -138,5 +138,5 @@ def test_the_form_says_what_each_parameter_is(finished: Path) -> None:
         check=True,
     )
     fields = json.loads(done.stdout)
-    assert set(fields) == {"config", "home", "device", "growth", "engine"}
+    assert set(fields) == {"config", "home", "device", "growth", "engine", "sae_of"}
     assert all(field["description"] for field in fields.values())

@@ -71,8 +71,10 @@ def _fields(config: Path) -> Iterator[Case]:
         "corpus.max_tokens=100_000", "sae.batch_size=1_000_000", "name=''", "name=[1]",
         "model.revision=main", "corpus.subset=all", "corpus.splits=[]", "probe.ks=[0]",
         "sae.pretrained=nowhere", "sae.pretrained=hub:one", "sae.pretrained=hub:a/b/../c",
-        "sae.pretrained_format=sparsify", "sae.skip_connection=true", "sae.target_l0=3",
-        "sae.warmup_share=0.9",
+        "sae.pretrained_format=sparsify",
+        "analysis=3", "analysis.late.limit=3", "analysis.late=3", "analysis.late.source=/none.csv",
+        "analysis.corpus.limit=3", "analysis.a/b.source=/none.csv", "analysis.x.sauce=none.csv",
+        "sae.skip_connection=true", "sae.target_l0=3", "sae.warmup_share=0.9",
     ):  # fmt: skip
         yield Case(override, ("run", config, "--set", override))
 
@@ -282,7 +284,8 @@ def _commands(folder: Path, config: Path) -> Iterator[Case]:
         ("export", "latest", folder / "none" / "sae", "--format", "sae_lens"),
         ("export", "latest", folder / "a.onnx", "--format", "onnx"), ("push", "latest"),
         ("push", "latest", "me/x"), ("rm", "nobody"), ("rm",),
-        ("gc", "--unused-hours", "-1"), ("retry", "nobody"), ("serve", "--port", "99999"),
+        ("gc", "--unused-hours", "-1"), ("retry", "nobody"),
+        ("analyse",), ("analyse", "nobody", "--source", config), ("serve", "--port", "99999"),
         ("serve", "--port", "x"), ("sweep",), ("config", folder / "none.toml"),
         ("sql", "--file", folder / "none.sql"), ("sql", "FROM runs", "--format", "xml"),
         ("sql", "FROM runs", "--output", folder / "none" / "a.csv"),

@@ -25,11 +25,13 @@ CREATE OR REPLACE MACRO compare_runs(a, b) AS TABLE
         WHEN 'evaluation' THEN 0 WHEN 'probe' THEN 1 ELSE 2 END, 2;
 
 -- Headline metrics of every execution, oldest first, also of those that made nothing new; the
--- change of FVU is against the execution before of the same name and site.
+-- change of FVU is against the execution before of the same name, analysis and site.
 -- Example: FROM metrics_over_time()
 CREATE OR REPLACE MACRO metrics_over_time() AS TABLE
-    SELECT e.started, e.name, r.site, r.run_id, len(e.made) AS made, r.tokens, r.fvu,
-        r.fvu - lag(r.fvu) OVER (PARTITION BY e.name, r.site ORDER BY e.execution) AS fvu_change,
+    SELECT e.started, e.name, e.analysis, r.site, r.run_id, len(e.made) AS made, r.tokens, r.fvu,
+        r.fvu - lag(r.fvu) OVER (
+            PARTITION BY e.name, e.analysis, r.site ORDER BY e.execution
+        ) AS fvu_change,
         r.l0, r.dead_share, r.loss_recovered, r.probe_accuracy, r.nmi
     FROM executions AS e JOIN runs AS r ON r.run_id = e.run_id
     WHERE of_store(:store)
@@ -168,34 +170,37 @@ CREATE OR REPLACE MACRO unusual_latents(run, rare := 0.0001, dense := 0.1) AS TA
     WHERE f.run_id = resolve_run(run) AND (f.density < rare OR f.density > dense)
     ORDER BY f.density DESC, f.latent;
 
--- The runs of a sweep (all that carry its name), with the Pareto front of each site: on_front: no
--- other has an FVU as low at an L0 as low; on_loss_front: the same of the loss recovered. Intervals
--- are the evaluation's: runs of other seeds differ by more than they say.
+-- The runs of a sweep (all that carry its name), with the Pareto front of each site and analysis:
+-- on_front: no other has an FVU as low at an L0 as low; on_loss_front: the same of the loss
+-- recovered. Intervals are the evaluation's: runs of other seeds differ by more than they say.
 -- Example: FROM pareto('demo')
 CREATE OR REPLACE MACRO pareto(sweep) AS TABLE
     WITH own AS (
-        SELECT r.*, json_extract_string(r.config, '$.sae.output_site') AS output_site
+        SELECT r.* EXCLUDE (analysis), n.analysis,
+            json_extract_string(r.config, '$.sae.output_site') AS output_site
         FROM runs AS r JOIN names AS n ON n.run_id = r.run_id
         WHERE n.name = sweep AND of_store(:store)
     )
-    SELECT o.site, o.output_site, o.architecture, o.d_sae, o.k,
+    SELECT o.analysis, o.site, o.output_site, o.architecture, o.d_sae, o.k,
         CAST(json_extract(o.config, '$.sae.seed') AS UBIGINT) AS seed, o.l0, o.fvu,
         m.ci_low AS fvu_low, m.ci_high AS fvu_high, o.loss_recovered, o.dead_share,
         NOT EXISTS (
             FROM own AS p
-            WHERE p.site = o.site AND p.output_site IS NOT DISTINCT FROM o.output_site
+            WHERE p.analysis = o.analysis AND p.site = o.site
+                AND p.output_site IS NOT DISTINCT FROM o.output_site
                 AND p.l0 <= o.l0 AND p.fvu <= o.fvu AND (p.l0 < o.l0 OR p.fvu < o.fvu)
         ) AS on_front,
         NOT EXISTS (
             FROM own AS p
-            WHERE p.site = o.site AND p.output_site IS NOT DISTINCT FROM o.output_site
+            WHERE p.analysis = o.analysis AND p.site = o.site
+                AND p.output_site IS NOT DISTINCT FROM o.output_site
                 AND p.l0 <= o.l0 AND p.loss_recovered >= o.loss_recovered
                 AND (p.l0 < o.l0 OR p.loss_recovered > o.loss_recovered)
         ) AS on_loss_front,
         o.run_id
     FROM own AS o
     LEFT JOIN sae_metrics AS m ON m.run_id = o.run_id AND m.metric = 'fvu'
-    ORDER BY o.site, o.output_site, o.l0, o.fvu;
+    ORDER BY o.analysis, o.site, o.output_site, o.l0, o.fvu;
 
 -- The n tokens in different texts whose activations the SAE renders worst, relative to their
 -- length, in context.

@@ -1,0 +1,1 @@
+"""The steps of the main flow: what is read, recorded, trained, judged and published."""
