@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from prefect.client.orchestration import get_client
 
+from deconstruct.activations.window import Stream
 from deconstruct.artifacts import DataRoot, Recipe
 from deconstruct.artifacts.remote import VARIABLE
 from deconstruct.common.errors import DeconstructError, files_said
@@ -27,12 +28,13 @@ train_here = made_here(STAGE)
 
 
 def train(recipes: Sequence[Recipe], home: str, config: SaeConfig, inputs: Inputs) -> list[Ref]:
-    """Train one SAE: on the GPU pool if a worker of it is online, else here.
+    """Train one SAE: on the GPU pool if a worker of it is online, else here. On a stream: here.
 
     A worker that is lost on the way is an error like any other: the task is tried again, and
     goes on from the last checkpoint, wherever it runs then.
     """
-    if inputs["device"] == "auto" and _gpu_worker_online():
+    recorded = not isinstance(inputs["activations"], Stream)
+    if inputs["device"] == "auto" and recorded and _gpu_worker_online():
         log.info("sae          goes to a worker of pool %r", GPU_POOL)
         return [_train_on_gpu_pool(recipes[0], home, config, inputs)]
     return train_here(recipes, home, config, inputs)

@@ -77,6 +77,20 @@ class RunConfig(Settings):
     gates: GatesConfig = GatesConfig()
 
     @model_validator(mode="after")
+    def _window_has_what_it_needs(self) -> RunConfig:
+        if self.activations.keep == "all":
+            return self
+        judged_on = getattr(self, "analysis", ())
+        if not judged_on or any(one.name == "corpus" for one in judged_on):
+            raise ValueError(
+                "activations.keep = 'window' leaves no activations of the training corpus on which "
+                "the SAE could be judged; name other corpora in [[analysis]], or set keep = 'all'"
+            )
+        if self.sae.patience is not None:
+            raise ValueError(no_patience(self.sae))
+        return self
+
+    @model_validator(mode="after")
     def _transcoder_has_sites(self) -> RunConfig:
         output, sites = self.sae.output_site, self.activations.sites
         if output is not None and (output not in sites or len(sites) < 2):
@@ -85,3 +99,11 @@ class RunConfig(Settings):
                 f"one ({', '.join(sites)}); name input and output site there"
             )
         return self
+
+
+def no_patience(sae: SaeConfig) -> str:
+    """What is said of an early stop with a window, which has no rows to hold out."""
+    return (
+        f"sae.patience = {sae.patience} needs rows that are kept to measure on, and "
+        "activations.keep = 'window' keeps none; leave patience out, or set keep = 'all'"
+    )
