@@ -48,7 +48,7 @@ def write_text(path: Path, tokens: int, seed: int = 0) -> None:
     with pq.ParquetWriter(path, pa.schema([("text", pa.string())]), compression="zstd") as writer:
         while left > 0:
             texts = []
-            for _ in range(max(1, 500_000 // length)):
+            for _ in range(-(-min(left, 500_000) // length)):
                 topic = topics[draw.integers(TOPICS, size=3)]
                 which = np.repeat(draw.integers(3, size=1 + length // 20), 20)[:length]
                 uniform = draw.random(length)
@@ -104,10 +104,12 @@ def save_model(folder: Path, text: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>").save_pretrained(folder)
 
 
-def child(stage: str, work: Path, home: Path, passes: float, every: float) -> None:
+def child(stage: str, options: argparse.Namespace) -> None:
     """One stage in this process: ``corpus``, ``stream``, ``record`` or ``train`` (on recorded)."""
+    work, home = options.work, options.home
     started = time.perf_counter()
     from deconstruct.activations import stage as activations
+    from deconstruct.activations import window
     from deconstruct.activations.window import Stream
     from deconstruct.artifacts import DataRoot
     from deconstruct.config import ActivationsConfig, CorpusConfig, ModelConfig, SaeConfig
@@ -118,7 +120,7 @@ def child(stage: str, work: Path, home: Path, passes: float, every: float) -> No
     from deconstruct.sae.training import checkpoint
     from deconstruct.sae.training.trainer import Trainer
 
-    checkpoint.EVERY_SECONDS = every
+    checkpoint.EVERY_SECONDS, window.AHEAD = options.every, options.ahead
     root = DataRoot(home)
     fields = CORPUS_FIELDS | {"source": str(work / "text.parquet")}
     if splits():
@@ -133,7 +135,7 @@ def child(stage: str, work: Path, home: Path, passes: float, every: float) -> No
         made = activations.extract(root, recorded, model=model, corpus=artifact)
         told["activations_bytes"] = size(next(iter(made.values())).path)
     if stage in ("stream", "train"):
-        tokens = int(passes * artifact.facts["tokens"] * (1 - CORPUS_FIELDS["test_share"]))
+        tokens = int(options.passes * artifact.facts["tokens"] * (1 - CORPUS_FIELDS["test_share"]))
         config = SaeConfig(d_sae=512, k=16, tokens=tokens, seed=1)
         step = Trainer.train
 
@@ -192,7 +194,8 @@ def started(
     stage: str, work: Path, home: Path, options: argparse.Namespace
 ) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "benchmarks.window", "--child", stage, "--work", str(work)]
-    command += ["--home", str(home), "--passes", str(options.passes), "--every", str(options.every)]
+    command += ["--home", str(home), "--passes", str(options.passes)]
+    command += ["--every", str(options.every), "--ahead", str(options.ahead)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
@@ -221,7 +224,7 @@ def lines(options: argparse.Namespace, work: Path) -> Iterator[tuple[str, Any]]:
     """What is found, name by name."""
     write_text(work / "text.parquet", options.tokens)
     save_model(work / "model", work / "text.parquet")
-    yield "text_bytes", size(work / "text.parquet")
+    yield "text_bytes", (work / "text.parquet").stat().st_size
     home = work / "undisturbed"
 
     def start(stage: str) -> subprocess.Popen[str]:
@@ -251,6 +254,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2_000_000)
     parser.add_argument("--passes", type=float, default=1.0, help="over the corpus' train split")
     parser.add_argument("--every", type=float, default=30.0, help="seconds between checkpoints")
+    parser.add_argument("--ahead", type=int, default=0, help="windows computed beforehand")
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--recorded", action="store_true")
     parser.add_argument("--output", type=Path)
@@ -259,7 +263,7 @@ def main() -> None:
     parser.add_argument("--child")
     options = parser.parse_args()
     if options.child:
-        child(options.child, options.work, options.home, options.passes, options.every)
+        child(options.child, options)
         return
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=options.work) as folder, Disk(Path(folder)) as disk:
