@@ -118,7 +118,6 @@ def child(stage: str, options: argparse.Namespace) -> None:
     from deconstruct.model.resolve import resolve
     from deconstruct.sae import stage as sae
     from deconstruct.sae.training import checkpoint
-    from deconstruct.sae.training.trainer import Trainer
 
     checkpoint.EVERY_SECONDS, window.AHEAD = options.every, options.ahead
     root = DataRoot(home)
@@ -137,25 +136,32 @@ def child(stage: str, options: argparse.Namespace) -> None:
     if stage in ("stream", "train"):
         tokens = int(options.passes * artifact.facts["tokens"] * (1 - CORPUS_FIELDS["test_share"]))
         config = SaeConfig(d_sae=512, k=16, tokens=tokens, seed=1)
-        step = Trainer.train
-
-        def first(self: Trainer, *batch: Any) -> Any:
-            Trainer.train = step  # type: ignore[method-assign]
-            told["first_step"] = self.step
-            told["seconds_to_it"] = time.perf_counter() - started
-            print("training", flush=True)
-            return step(self, *batch)
-
-        Trainer.train = first  # type: ignore[method-assign]
         read: Any = Stream(recorded, SITE, model, artifact)
         if stage == "train":
             read = next(iter(made.values()))
+        tell_of_first_step(told, started)
         trained = sae.train(root, config, activations=read)
         told |= {"digest": trained.digest(), "trained": trained.facts["tokens"]}
         told["fvu"] = trained.facts["train_fvu"]
     told["seconds"] = time.perf_counter() - started
     told["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(json.dumps(told), flush=True)
+
+
+def tell_of_first_step(told: dict[str, Any], started: float) -> None:
+    """Note which step is the first of this process and when it comes, and say so on a line."""
+    from deconstruct.sae.training.trainer import Trainer
+
+    step = Trainer.train
+
+    def first(self: Trainer, *batch: Any) -> Any:
+        Trainer.train = step  # type: ignore[method-assign]
+        told["first_step"] = self.step
+        told["seconds_to_it"] = time.perf_counter() - started
+        print("training", flush=True)
+        return step(self, *batch)
+
+    Trainer.train = first  # type: ignore[method-assign]
 
 
 def size(folder: Path) -> int:
