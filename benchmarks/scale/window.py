@@ -1,6 +1,6 @@
 """A training bigger than the disk: long unlabelled text through corpus, window and training.
 
-    .venv/bin/python -m benchmarks.window [--tokens 2_000_000] [--kills 3] [--recorded]
+    .venv/bin/python -m benchmarks.scale.window [--tokens 2_000_000] [--kills 3] [--recorded]
 
 Text and a model of two layers are made from a seed. An undisturbed training and one that is killed
 by SIGKILL, at moments drawn from a seed, must end with equal files; what lies on disk is looked at
@@ -199,8 +199,8 @@ class Disk(threading.Thread):
 def started(
     stage: str, work: Path, home: Path, options: argparse.Namespace
 ) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "benchmarks.window", "--child", stage, "--work", str(work)]
-    command += ["--home", str(home), "--passes", str(options.passes)]
+    command = [sys.executable, "-m", "benchmarks.scale.window", "--child", stage]
+    command += ["--work", str(work), "--home", str(home), "--passes", str(options.passes)]
     command += ["--every", str(options.every), "--ahead", str(options.ahead)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
