@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from prefect.client.orchestration import get_client
 
+from deconstruct.activations.window import Stream
 from deconstruct.artifacts import DataRoot, Recipe
 from deconstruct.artifacts.remote import VARIABLE
 from deconstruct.common.errors import DeconstructError, files_said
@@ -27,14 +28,14 @@ train_here = made_here(STAGE)
 
 
 def train(recipes: Sequence[Recipe], home: str, config: SaeConfig, inputs: Inputs) -> list[Ref]:
-    """Train one SAE: on the GPU pool if a worker of it is online, else here. One that others
-    trained is taken over here, where its files are.
+    """Train one SAE: on the GPU pool if a worker of it is online, else here. On a stream: here. One
+    that others trained is taken over here, where its files are.
 
     A worker that is lost on the way is an error like any other: the task is tried again, and
     goes on from the last checkpoint, wherever it runs then.
     """
-    taken = inputs.get("dictionary") is not None
-    if inputs["device"] == "auto" and not taken and _gpu_worker_online():
+    stays = isinstance(inputs["activations"], Stream) or inputs.get("dictionary") is not None
+    if inputs["device"] == "auto" and not stays and _gpu_worker_online():
         log.info("sae          goes to a worker of pool %r", GPU_POOL)
         return [_train_on_gpu_pool(recipes[0], home, config, inputs)]
     return train_here(recipes, home, config, inputs)

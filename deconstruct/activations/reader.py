@@ -10,13 +10,14 @@ at random when the shards were written, so even a single pool is a random sample
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import accumulate
 from threading import Lock
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,6 +30,23 @@ from deconstruct.common.errors import DataError
 
 POOL_BYTES = 1 << 30
 """A pool takes at most this much memory as float32; two pools are held at a time."""
+
+
+class Pooled(Protocol):
+    """Rows in groups, of which a `BatchSource` has some at a time in memory.
+
+    rows: of all groups. group_rows: int64 [groups].
+    """
+
+    rows: int
+    d_in: int
+    group_rows: NDArray[np.int64]
+
+    def decode(self, groups: NDArray[np.int64]) -> Tensor:
+        """Rows of some groups, one after another: float32 [rows, d_in]."""
+
+    def whole(self) -> Tensor:
+        """Every row in memory, float32 [rows, d_in]."""
 
 
 class Block(Rows):
@@ -154,6 +172,11 @@ class ActivationReader:
                 pass
         return rows
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Those of the artifact: site, model, sizes."""
+        return self.artifact.facts
+
     @cached_property
     def moments(self) -> Moments:
         """Mean and variance of the train rows, float64 [d_in]."""
@@ -165,20 +188,18 @@ class ActivationReader:
         batch_size: int,
         seed: int,
         pool_bytes: int = POOL_BYTES,
-        beside: ActivationReader | None = None,
+        beside: Pooled | None = None,
+        steps: int | None = None,
     ) -> BatchSource:
         """Shuffled batches of ``batch_size`` rows, without end. Raises ``DataError``.
 
         beside: a reader of the same rows at another site (`check_rows`), whose batches, given
-        this one in turn, hold the same rows in the same order.
+        this one in turn, hold the same rows in the same order. steps: how many are asked for;
+        nothing is read ahead of the last.
         """
-        if batch_size > self.rows:
-            raise DataError(
-                f"sae.batch_size = {batch_size} is more than the {self.rows} recorded tokens of "
-                f"split {self.split!r}; lower it, or record more text"
-            )
+        check_batch_size(batch_size, self.rows, self.split)
         width = max(self.d_in, beside.d_in) if beside else self.d_in
-        return BatchSource(self, batch_size, seed, max(1, pool_bytes // (4 * width)))
+        return BatchSource(self, batch_size, seed, max(1, pool_bytes // (4 * width)), steps)
 
     def check_rows(self, other: ActivationReader) -> None:
         """Raise ``DataError`` unless the other holds the same tokens, row for row."""
@@ -197,16 +218,38 @@ class ActivationReader:
             yield part.block()
 
 
-class BatchSource:
-    """Batches by step number, so that resuming is a seek. Not thread-safe."""
+def check_batch_size(batch_size: int, rows: int, split: str) -> None:
+    """Raise ``DataError`` for a batch that a split can't fill."""
+    if batch_size > rows:
+        raise DataError(
+            f"sae.batch_size = {batch_size} is more than the {rows} recorded tokens of "
+            f"split {split!r}; lower it, or record more text"
+        )
 
-    def __init__(self, reader: ActivationReader, batch_size: int, seed: int, pool_rows: int):
+
+class BatchSource:
+    """Batches by step number, so that resuming is a seek. Not thread-safe.
+
+    steps: see `ActivationReader.batches`. ahead: how many pools are loaded before they are needed;
+    with none, nothing happens between two calls of `at`.
+    """
+
+    def __init__(
+        self,
+        reader: Pooled,
+        batch_size: int,
+        seed: int,
+        pool_rows: int,
+        steps: int | None = None,
+        ahead: int = 1,
+    ) -> None:
         self.reader = reader
         self.batch_size = batch_size
         self.seed = seed
         self.pool_rows = pool_rows
+        self.steps, self.ahead = steps, ahead
         self._plans: OrderedDict[int, _Epoch] = OrderedDict()
-        self._pools: OrderedDict[tuple[int, int], Future[Tensor]] = OrderedDict()
+        self._pools: dict[tuple[int, int], Future[Tensor]] = {}
         self._loader = ThreadPoolExecutor(1, "pool-loader")
         self._gatherer = ThreadPoolExecutor(1, "batch-gatherer")
         self._next: tuple[int, Future[Tensor]] | None = None
@@ -222,7 +265,9 @@ class BatchSource:
             if self._next is not None:
                 self._next[1].result()
             batch = self._gather(step)
-        self._next = (step + 1, self._gatherer.submit(self._gather, step + 1))
+        self._next = None
+        if self.ahead and self._within(step + 1):
+            self._next = (step + 1, self._gatherer.submit(self._gather, step + 1))
         return batch
 
     def close(self) -> None:
@@ -255,18 +300,28 @@ class BatchSource:
                 self._plans.popitem(last=False)
         return self._plans[epoch]
 
+    def _within(self, step: int) -> bool:
+        return self.steps is None or step < self.steps
+
     def _pool(self, epoch: int, pool: int) -> Tensor:
-        """Rows of a pool, in the order of its row groups; the pool after it is loaded meanwhile."""
+        """Rows of a pool, in the order of its row groups; those after it are loaded meanwhile."""
         if self._plan(epoch).whole:
-            epoch = pool = 0  # the same rows in every epoch, decoded once
-        elif pool + 1 < len(self._plan(epoch).pools):
-            self._load(epoch, pool + 1)
+            wanted = [(0, 0)]  # the same rows in every epoch, decoded once
         else:
-            self._load(epoch + 1, 0)
-        rows = self._load(epoch, pool).result()
-        while len(self._pools) > 2:
-            self._pools.popitem(last=False)
-        return rows
+            wanted = [(epoch, pool)]
+            while len(wanted) <= self.ahead and (after := self._after(*wanted[-1])) is not None:
+                wanted.append(after)
+        for passed in [key for key in self._pools if key not in wanted]:
+            del self._pools[passed]  # first, so that it makes room
+        rows, *_ = [self._load(*key) for key in wanted]
+        return rows.result()
+
+    def _after(self, epoch: int, pool: int) -> tuple[int, int] | None:
+        """The pool after this one; None: no step takes a row of it."""
+        last = pool + 1 == len(self._plan(epoch).pools)
+        after = (epoch + 1, 0) if last else (epoch, pool + 1)
+        first = after[0] * self.reader.rows + int(self._plan(after[0]).starts[after[1]])
+        return after if self._within(first // self.batch_size) else None
 
     def _load(self, epoch: int, pool: int) -> Future[Tensor]:
         key = (epoch, pool)
@@ -275,7 +330,6 @@ class BatchSource:
             whole = self._plan(epoch).whole
             read = self.reader.whole if whole else partial(self.reader.decode, groups)
             self._pools[key] = self._loader.submit(read)
-        self._pools.move_to_end(key)
         return self._pools[key]
 
 

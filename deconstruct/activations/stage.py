@@ -14,24 +14,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from deconstruct.activations import layout, shards
+from deconstruct.activations.forward import Forward, dtype_name
 from deconstruct.activations.layout import Shard, Tokens
 from deconstruct.activations.shards import Moments
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, fsync
 from deconstruct.artifacts.ancestry import earlier
-from deconstruct.common.cores import each_on_one_thread
-from deconstruct.common.errors import ConfigError, DataError
 from deconstruct.common.hardware import pick_device, pick_dtype
-from deconstruct.common.progress import Advance, track
+from deconstruct.common.progress import track
 from deconstruct.common.site import Site
 from deconstruct.config import ActivationsConfig
-from deconstruct.model.hooks import check_parts, reading
-from deconstruct.model.loading import load
 from deconstruct.model.resolve import ResolvedModel
 
 VERSION = 1
@@ -47,7 +41,7 @@ def recipes(
     never share a key; ``device`` is asked for that alone.
     """
     settings = config.key_fields()
-    settings["dtype"] = _name(pick_dtype(model.dtype, pick_device(device)))
+    settings["dtype"] = dtype_name(pick_dtype(model.dtype, pick_device(device)))
     inputs = {"model": model.digest, "corpus": corpus.key}
     return [
         Recipe("activations", VERSION, {"site": site, **settings}, inputs) for site in config.sites
@@ -178,61 +172,19 @@ class _Extraction:
         total = sum(shard.rows for shard in self.shards if shard.name in names)
         done = total - sum(shard.rows for shard in todo)
         if todo:
-            self._check_tokens()
-            model = load(self.model, self.device)
-            check_parts(model, self.drafts)
+            forward = Forward(self.model, self.tokens, list(self.drafts), self.device)
             with (
                 track("activations", total, "tokens", done) as advance,
                 ThreadPoolExecutor(1, "shard-writer") as writer,
             ):
                 writing: Future[None] | None = None
                 for shard in todo:
-                    activations = self._compute(model, shard, advance)
+                    activations = forward.compute(shard, advance)
                     if writing is not None:
                         writing.result()  # at most one shard waits; a full disk is heard of here
                     writing = writer.submit(self._write, shard, activations)
                 if writing is not None:
                     writing.result()
-
-    def _check_tokens(self) -> None:
-        """Raise ``ConfigError`` for a token or a position that the model has not."""
-        largest, rows = int(self.tokens.ids.max()), self.model.vocabulary
-        if rows is not None and largest >= rows:
-            raise ConfigError(
-                f"model.name = {self.model.name!r}: its tokenizer gives texts the token {largest}, "
-                f"but its embedding has {rows} rows; take the tokenizer that belongs to the model"
-            )
-        self.model.check_length(int(self.tokens.lengths.max()))
-
-    def _compute(self, model: nn.Module, shard: Shard, advance: Advance) -> dict[Site, Tensor]:
-        """Activations of a shard's rows, site -> [rows, d_in] on the CPU, in document order."""
-        ends = np.cumsum(self.tokens.rows[shard.documents])
-        starts = np.concatenate([[0], ends])
-        result: dict[Site, Tensor] = {}
-        with reading(model, list(self.drafts)) as read:
-
-            def compute(places: NDArray[np.int64]) -> tuple[Tensor, dict[Site, Tensor]]:
-                documents = shard.documents[places]
-                ids = torch.from_numpy(self.tokens.of(documents)).to(self.device)
-                kept = torch.from_numpy(self.tokens.kept_of(documents))
-                found = {site: activation.cpu()[kept] for site, activation in read(ids).items()}
-                for site, chosen in found.items():
-                    if not torch.isfinite(chosen).all():
-                        raise self._not_finite(site, documents, kept, chosen)
-                rows = np.concatenate([np.arange(starts[i], ends[i]) for i in places])
-                return torch.from_numpy(rows), found
-
-            on_cpu = self.device == "cpu"
-            most = layout.CPU_BATCH_TOKENS if on_cpu else layout.GPU_BATCH_TOKENS
-            batches = layout.batches(shard.documents, self.tokens.lengths, most)
-            side_by_side = each_on_one_thread if on_cpu else map
-            for rows, found in side_by_side(compute, batches):
-                for site, chosen in found.items():
-                    if site not in result:
-                        result[site] = chosen.new_empty(shard.rows, chosen.shape[1])
-                    result[site][rows] = chosen
-                advance(len(rows))
-        return result
 
     def _write(self, shard: Shard, activations: Mapping[Site, Tensor]) -> None:
         self.model.check_unchanged()  # its weights are mapped, and read as they are needed
@@ -268,7 +220,7 @@ class _Extraction:
             mean_squared_norm=float(moments.variance.sum()),
             model=self.model.name,
             model_digest=self.model.digest,
-            dtype=_name(self.dtype),
+            dtype=dtype_name(self.dtype),
         )
 
     def _moments(self, draft: Draft, shard: Shard) -> Moments:
@@ -278,22 +230,6 @@ class _Extraction:
             return Moments.load(noted, shard.rows)
         return shards.moments(shards.ShardFile(draft.path / shard.name).activations())
 
-    def _not_finite(
-        self, site: Site, documents: NDArray[np.int64], kept: Tensor, chosen: Tensor
-    ) -> DataError:
-        first = int((~torch.isfinite(chosen).all(-1)).nonzero()[0])
-        place, position = kept.nonzero()[first].tolist()
-        return DataError(
-            f"activations at site {str(site)!r} are not finite in document "
-            f"{self.tokens.document[documents[place]]}, "
-            f"position {position} ({_name(self.dtype)}); set model.dtype = 'float32', or check "
-            "the model's weights"
-        )
-
 
 def _noted(draft: Draft, shard: Shard) -> Path:
     return draft.scratch / f"{shard.name}.moments"
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -100,6 +100,19 @@ class RunConfig(Settings):
         return value
 
     @model_validator(mode="after")
+    def _window_has_what_it_needs(self) -> RunConfig:
+        if self.activations.keep == "all":
+            return self
+        if not self.analysis or any(one.name == TRAINING for one in self.analysis):
+            raise ValueError(
+                "activations.keep = 'window' leaves no activations of the training corpus on which "
+                "the SAE could be judged; name other corpora in [[analysis]], or set keep = 'all'"
+            )
+        if self.sae.patience is not None:
+            raise ValueError(no_patience(self.sae))
+        return self
+
+    @model_validator(mode="after")
     def _sites_fit(self) -> RunConfig:
         output, sites = self.sae.output_site, self.activations.sites
         if output is not None and (output not in sites or len(sites) < 2):
@@ -120,3 +133,11 @@ class RunConfig(Settings):
         if not self.analysis:
             return {TRAINING: self.corpus}
         return {one.name: self.corpus if one.name == TRAINING else one for one in self.analysis}
+
+
+def no_patience(sae: SaeConfig) -> str:
+    """What is said of an early stop with a window, which has no rows to hold out."""
+    return (
+        f"sae.patience = {sae.patience} needs rows that are kept to measure on, and "
+        "activations.keep = 'window' keeps none; leave patience out, or set keep = 'all'"
+    )

@@ -12,6 +12,7 @@ from deconstruct.config.base import (
     LARGEST_SEED,
     MOST_LATENTS,
     MOST_ROWS,
+    MOST_TOKENS,
     NO_KEY,
     Settings,
 )
@@ -241,6 +242,29 @@ class ActivationsConfig(Settings):
         "times faster to read; for GPUs that outrun the reader.",
     )
     seed: int = Field(0, ge=0, description="Order in which documents are laid out over shards.")
+    keep: Literal["all", "window"] = Field(
+        "all",
+        description="all: recorded on disk, then trained on. window: of the training corpus, "
+        "computed while training and kept nowhere, so that disk and memory do not grow with it; "
+        "it needs an `[[analysis]]`, whose own are recorded.",
+        json_schema_extra=NO_KEY,
+    )
+    window_shards: int = Field(
+        4,
+        ge=1,
+        le=MOST_ROWS,
+        description="With keep = 'window': shards in memory at a time, as float32, among which "
+        "batches are drawn.",
+        json_schema_extra=NO_KEY,
+    )
+    window_moment_tokens: int = Field(
+        131_072,
+        ge=1,
+        le=MOST_TOKENS,
+        description="With keep = 'window': tokens, the first as documents are laid out, whose mean "
+        "and variance all activations are scaled by.",
+        json_schema_extra=NO_KEY,
+    )
 
     @field_validator("sites")
     @classmethod

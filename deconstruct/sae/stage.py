@@ -7,16 +7,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from deconstruct.activations.reader import ActivationReader, BatchSource
+from deconstruct.activations.window import SiteWindow, Stream, Window
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, keys_of
 from deconstruct.artifacts.ancestry import recipe_of
 from deconstruct.common.errors import ConfigError, DataError
 from deconstruct.common.hardware import pick_device
 from deconstruct.config import SaeConfig
+from deconstruct.config.run import no_patience
 from deconstruct.sae.engines.ranks import ranks
 from deconstruct.sae.files import CONFIG, WEIGHTS, config_of, save_weights, tensor_lens_name
 from deconstruct.sae.folding import Scaling
@@ -35,16 +38,17 @@ _NO_LOG = pa.table({"step": pa.array([], pa.int64()), "tokens": pa.array([], pa.
 def recipe(
     config: SaeConfig,
     *,
-    activations: Artifact,
-    output: Artifact | None = None,
+    activations: Artifact | Stream,
+    output: Artifact | Stream | None = None,
     start: Artifact | None = None,
     dictionary: Pretrained | None = None,
 ) -> Recipe:
     """All that decides the weights; settings of another architecture are none of it.
 
-    output: the activations of ``config.output_site``, which a transcoder reconstructs. start: the
-    SAE that training starts from (`deconstruct.sae.training.warm`); None: the seed. dictionary: the
-    one of ``config.pretrained``, which is taken over: then nothing else decides.
+    activations: recorded ones, or a stream of those that are computed while training. output: those
+    of ``config.output_site``, which a transcoder reconstructs. start: the SAE that training starts
+    from (`deconstruct.sae.training.warm`); None: the seed. dictionary: the one of
+    ``config.pretrained``, which is taken over: then nothing else decides.
     """
     if dictionary is not None:
         return Recipe("sae", VERSION, dictionary.settings(), {"dictionary": dictionary.digest})
@@ -54,6 +58,10 @@ def recipe(
         settings["ranks"] = ranks()
     if start is not None and not config.by_number:
         settings[FACTOR] = factor_of(start)
+    if isinstance(activations, Stream):
+        settings |= activations.key_fields
+        return Recipe("sae", VERSION, settings, activations.inputs | keys_of(start=start))
+    assert not isinstance(output, Stream)
     inputs = keys_of(activations=activations, output=output, start=start)
     return Recipe("sae", VERSION, settings, inputs)
 
@@ -64,10 +72,10 @@ def output_of(root: DataRoot, sae: Artifact, activations: Artifact) -> Artifact 
     They need not be those that it was trained on. None of an autoencoder. Raises ``StorageError``
     if they are not there.
     """
-    if "output_site" not in sae.facts:
+    site = sae.facts.get("output_site", sae.manifest.config.get("output_site"))
+    if site is None:
         return None
     beside = recipe_of(activations)
-    site = str(sae.facts["output_site"])
     wanted = replace(beside, config={**beside.config, "site": site})
     return root.open("activations", wanted.key)
 
@@ -88,8 +96,8 @@ def train(
     root: DataRoot,
     config: SaeConfig,
     *,
-    activations: Artifact,
-    output: Artifact | None = None,
+    activations: Artifact | Stream,
+    output: Artifact | Stream | None = None,
     start: Artifact | None = None,
     dictionary: Pretrained | None = None,
     device: str = "auto",
@@ -100,7 +108,7 @@ def train(
     is, in our layout and with an empty log. Raises ``DataError`` if the split has fewer rows than a
     batch or the two sites do not hold the same rows, ``ConfigError`` for a device, an output or a
     log (`deconstruct.sae.training.trackers`) that is not there, or a start of another site,
-    architecture or size.
+    architecture or size, or for `SaeConfig.patience` with a stream.
     """
     if dictionary is not None:
 
@@ -121,8 +129,8 @@ def train_all(
     root: DataRoot,
     configs: Sequence[SaeConfig],
     *,
-    activations: Artifact,
-    output: Artifact | None = None,
+    activations: Artifact | Stream,
+    output: Artifact | Stream | None = None,
     start: Artifact | None = None,
     device: str = "auto",
 ) -> list[Artifact]:
@@ -134,18 +142,14 @@ def train_all(
     where = pick_device(device)
     trackers.wanted()  # raises before the work
     for config in configs:
-        if (config.output_site is None) != (output is None):
-            raise ConfigError(
-                f"sae.output_site = {config.output_site!r}, but its activations are "
-                f"{'not given' if output is None else 'given'}; name it in activations.sites too"
-            )
+        _check(config, activations, output)
         if start is not None:
             check(start, config, activations, output)
     passes: dict[Hashable, dict[SaeConfig, Recipe]] = {}
     for config in configs:
         wanted = recipe(config, activations=activations, output=output, start=start)
         passes.setdefault(same_pass(config), {})[config] = wanted
-    readers = _Readers(activations, output)
+    readers = _Readers(activations, output, where)
     made: dict[SaeConfig, Artifact] = {}
     for members in passes.values():
 
@@ -157,25 +161,53 @@ def train_all(
     return [made[config] for config in configs]
 
 
+def _check(
+    config: SaeConfig, activations: Artifact | Stream, output: Artifact | Stream | None
+) -> None:
+    """Raise ``ConfigError`` for settings that these activations can't be trained on with."""
+    if (config.output_site is None) != (output is None):
+        raise ConfigError(
+            f"sae.output_site = {config.output_site!r}, but its activations are "
+            f"{'not given' if output is None else 'given'}; name it in activations.sites too"
+        )
+    if config.patience is not None and isinstance(activations, Stream):
+        raise ConfigError(no_patience(config))
+
+
 def same_pass(config: SaeConfig) -> Hashable:
     """What SAEs must agree in to be trained on the same batches."""
     kept = config.held_out_share if config.patience is not None else None
     return config.batch_size, config.seed, config.output_site, kept
 
 
-class _Readers:
-    """The train splits of one site and, for transcoders, of the other; opened once."""
+Reader = ActivationReader | SiteWindow
 
-    def __init__(self, activations: Artifact, output: Artifact | None) -> None:
-        self.activations, self.output = activations, output
+
+class _Readers:
+    """The train splits of one site and, for transcoders, of the other."""
+
+    def __init__(
+        self, activations: Artifact | Stream, output: Artifact | Stream | None, device: str
+    ) -> None:
+        self.activations, self.output, self.device = activations, output, device
+
+    def opened(self, scratch: Path) -> tuple[Reader, Reader | None]:
+        """Readers of the input and of the output: of what is recorded, opened once. Raises
+        ``DataError`` if rows differ. scratch: where a stream may put what it needs."""
+        if isinstance(self.activations, Artifact):
+            return self._recorded
+        streams = [one for one in (self.activations, self.output) if isinstance(one, Stream)]
+        reader, *others = Window(streams, scratch, self.device).sites
+        return reader, others[0] if others else None
 
     @cached_property
-    def train(self) -> tuple[ActivationReader, ActivationReader | None]:
-        """Readers of the input and of the output. Raises ``DataError`` if rows differ."""
+    def _recorded(self) -> tuple[ActivationReader, ActivationReader | None]:
+        assert isinstance(self.activations, Artifact)
         reader = ActivationReader(self.activations, "train")
-        beside = ActivationReader(self.output, "train") if self.output else None
-        if beside is not None:
-            reader.check_rows(beside)
+        if not isinstance(self.output, Artifact):
+            return reader, None
+        beside = ActivationReader(self.output, "train")
+        reader.check_rows(beside)
         return reader, beside
 
 
@@ -189,49 +221,59 @@ def _train_together(
 ) -> None:
     """One pass over the activations for members that agree in `same_pass`."""
     any_of = next(iter(drafts))
-    reader, beside = readers.train
+    reader, beside = readers.opened(drafts[any_of].scratch)
     for read in (reader, beside):
         if read is not None:
             _check_varies(read)
-    moments, output, held_out = reader.moments, None, None
-    if any_of.patience is not None:
-        reader, kept = reader.hold_out(any_of.held_out_share)
-        kept_beside = None
-        if beside is not None:
-            beside, kept_beside = beside.hold_out(any_of.held_out_share)
-        held_out = HeldOut(kept.whole(), (kept_beside or kept).whole())
+    inputs, onto = Scaling.of(reader.moments), Scaling.of(beside.moments) if beside else None
+    (reader, beside), held_out = _held_out(any_of, reader, beside)
+    members = {
+        config: Trainer(
+            warmed(config) if start else config,
+            inputs,
+            onto,
+            draft.scratch,
+            device,
+            held_out=held_out,
+            start=start,
+        )
+        for config, draft in drafts.items()
+    }
+    steps = max(member.steps for member in members.values())
     with ExitStack() as stack:
 
-        def batches(of: ActivationReader, other: ActivationReader | None) -> BatchSource:
-            source = of.batches(any_of.batch_size, any_of.seed, beside=other)
+        def batches(of: Reader, other: Reader | None) -> BatchSource:
+            source = of.batches(any_of.batch_size, any_of.seed, beside=other, steps=steps)
             stack.callback(source.close)
             return source
 
+        output = None
         if beside is not None:
             output = loop.Output(batches(beside, reader), beside.moments)
-        onto = Scaling.of(output.moments) if output else None
-        members = {
-            config: Trainer(
-                warmed(config) if start else config,
-                Scaling.of(moments),
-                onto,
-                draft.scratch,
-                device,
-                held_out=held_out,
-                start=start,
-            )
-            for config, draft in drafts.items()
-        }
         for config, member in members.items():
             stack.enter_context(_watched(member, recipes[config], logs))
         loop.train_all(batches(reader, beside), list(members.values()), output)
     for config, draft in drafts.items():
-        _write(draft, members[config], readers.activations, readers.output)
+        _write(draft, members[config], reader.facts, beside.facts if beside else None)
 
 
-def _check_varies(reader: ActivationReader) -> None:
+def _held_out(
+    config: SaeConfig, reader: Reader, beside: Reader | None
+) -> tuple[tuple[Reader, Reader | None], HeldOut | None]:
+    """What is trained on, and what is not but decides on an early stop, if that is asked for."""
+    if config.patience is None:
+        return (reader, beside), None
+    assert isinstance(reader, ActivationReader)
+    reader, kept = reader.hold_out(config.held_out_share)
+    kept_beside = None
+    if isinstance(beside, ActivationReader):
+        beside, kept_beside = beside.hold_out(config.held_out_share)
+    return (reader, beside), HeldOut(kept.whole(), (kept_beside or kept).whole())
+
+
+def _check_varies(reader: Reader) -> None:
     """Raise ``DataError`` if there is nothing to learn: all rows equal, to float32's precision."""
-    moments, facts = reader.moments, reader.artifact.facts
+    moments, facts = reader.moments, reader.facts
     noise = np.finfo(np.float32).eps ** 2 * np.square(moments.mean).sum()
     if not moments.variance.sum() > noise:
         raise DataError(
@@ -259,17 +301,18 @@ def _watched(member: Trainer, recipe: Recipe, logs: Path) -> Iterator[None]:
         yield
 
 
-def _write(draft: Draft, member: Trainer, activations: Artifact, output: Artifact | None) -> None:
-    """What a trained SAE leaves."""
-    sae, rows, facts = member.result(), member.rows, activations.facts
+def _write(
+    draft: Draft, member: Trainer, facts: Mapping[str, Any], to: Mapping[str, Any] | None
+) -> None:
+    """What a trained SAE leaves. facts: of what it reads; to: of what a transcoder writes."""
+    sae, rows = member.result(), member.rows
     metadata = {
         "hook_name": tensor_lens_name(int(facts["layer"]), str(facts["hook"])),
         "model_name": facts["model"],
         "site": facts["site"],
         "training_tokens": rows[-1].tokens,
     }
-    if output is not None:
-        to = output.facts
+    if to is not None:
         metadata["hook_name_out"] = tensor_lens_name(int(to["layer"]), str(to["hook"]))
         draft.facts["output_site"] = to["site"]
     with draft.writing(WEIGHTS) as path:

@@ -65,13 +65,20 @@ def foreseen(
     encoded = 2 * width * config.sae.d_sae / speed
     firings = tokens * config.sae.k
     step = STEP if where == "cpu" else DENSE
+    reading = FORWARD * 2 * sum(layers[: last + 1]) / speed
+    streamed = 0
+    if config.activations.keep == "window":
+        streamed = config.sae.tokens + config.activations.window_moment_tokens
     passes = 2 * judged * (sum(layers) + head + 3 * (sum(layers[last + 1 :]) + head))
     return {
         "activations": (
-            FORWARD * 2 * tokens * sum(layers[: last + 1]) / speed,
+            tokens * reading,
             tokens * width * (2.8 if config.activations.storage == "float32" else 2),
         ),
-        "sae": (step * config.sae.tokens * encoded, 16 * width * config.sae.d_sae),
+        "sae": (
+            step * config.sae.tokens * encoded + streamed * reading,
+            16 * width * config.sae.d_sae,
+        ),
         "latents": (tokens * encoded + firings / FIRINGS_A_SECOND, FIRING_BYTES * firings),
         "evaluation": (JUDGED * passes / speed + held_out / documents * tokens * encoded, 0),
         "probe": (SECONDS_A_DOCUMENT * documents / 2, 0),

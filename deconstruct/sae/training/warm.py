@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deconstruct.activations.window import Stream
 from deconstruct.artifacts import Artifact
 from deconstruct.common.errors import ConfigError
 from deconstruct.config import SaeConfig
@@ -103,7 +104,10 @@ def factor_of(artifact: Artifact) -> float:
 
 
 def check(
-    start: Artifact, config: SaeConfig, activations: Artifact, output: Artifact | None
+    start: Artifact,
+    config: SaeConfig,
+    activations: Artifact | Stream,
+    output: Artifact | Stream | None,
 ) -> None:
     """Raise ``ConfigError`` unless an SAE of ``config`` can start from the artifact ``start``."""
     facts = start.facts
