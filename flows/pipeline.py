@@ -28,7 +28,7 @@ from flows.preflight import preflight
 from flows.steps.judging import drifted, judged
 from flows.steps.publishing import SiteResult, published
 from flows.steps.reading import HERE, going_on, read, record
-from flows.steps.running import AtSite, Running
+from flows.steps.running import AtSite, Running, on_disk
 from flows.ui import run_name, speak, tag
 from tasks.planning import Plan, Planning, explained
 from tasks.spread import Spread
@@ -131,7 +131,8 @@ def planned(run: Running, planning: Planning, corpora: Mapping[str, Artifact]) -
     of = {corpus.key: name for name, corpus in corpora.items()}
     for site, recorded in record(run, planning, corpora).items():
         for name, one in recorded.items():
-            of |= {a.key: name for a in (one.activations, one.output) if a is not None}
+            both = (one.activations, one.output)
+            of |= {a.key: name for a in both if isinstance(a, Artifact)}
         for name, artifacts in judged(run, planning, site, recorded).items():
             trained_on = TRAINING if TRAINING in corpora else name
             for artifact in artifacts:
@@ -146,7 +147,7 @@ def take_apart(run: Running, stages: Stages, site: str, recorded: AtSite) -> lis
     """
     everything = judged(run, stages, site, recorded)
     for name, found in everything.items():
-        found.extend(drifted(run, stages, name, recorded[name], found))
+        found.extend(drifted(run, stages, name, on_disk(recorded, name), found))
     gates.check(
         run.config.gates,
         {name: gates.figures({a.stage: a for a in found}) for name, found in everything.items()},

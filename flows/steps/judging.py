@@ -8,7 +8,7 @@ from deconstruct.artifacts import Artifact
 from deconstruct.config import TRAINING
 from deconstruct.drift.stage import beginning_of, reference_of, sentence
 from deconstruct.sae import pretrained
-from flows.steps.running import AtSite, Recorded, Running
+from flows.steps.running import AtSite, Recorded, Running, on_disk
 from tasks import stages as task
 from tasks import training
 from tasks.stage import Stages
@@ -24,7 +24,7 @@ def judged(run: Running, stages: Stages, site: str, recorded: AtSite) -> dict[st
     for name in run.config.analysed():
         if run.config.analysis:
             stages.begin(run.about(name, site))
-        found[name] = judged_on(run, stages, recorded[name], sae)
+        found[name] = judged_on(run, stages, on_disk(recorded, name), sae)
     return found
 
 
@@ -54,13 +54,13 @@ def autoencoder(run: Running, stages: Stages, site: str, recorded: AtSite) -> Ar
     """The SAE of a site: trained on what is recorded of [corpus], the standing one, or one that
     others trained."""
     standing, own = run.standing.get(site), recorded.get(TRAINING)
-    activations = own.activations if own else None
+    activations = own.activations if isinstance(own, Recorded) else None
     kept, start = standing.role(run.growth, activations) if standing else (None, None)
     if standing and kept:
         return stages.keep(kept, f"of run {standing.run_id}")
     dictionary = pretrained.find(run.config, run.model)
     if dictionary is not None:
-        any_of = next(iter(recorded.values()))
+        any_of = on_disk(recorded, next(iter(recorded)))
         return stages.run(
             training.sae, run.config.sae, activations=any_of.activations, output=any_of.output,
             dictionary=dictionary, device=run.device,

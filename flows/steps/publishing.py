@@ -14,7 +14,7 @@ from deconstruct.corpus.growth import held_out_but_known
 from deconstruct.sae.stage import trained_on
 from deconstruct.store import RunRecord
 from flows.local import check_cancelled
-from flows.steps.running import AtSite, Running
+from flows.steps.running import AtSite, Running, on_disk
 from flows.ui import show_results
 from tasks.stage import Outcome, Ref, Stages
 from tasks.store import store
@@ -46,7 +46,7 @@ def published(
     found: their artifacts.
     """
     of = {artifact.stage: artifact for artifact in found}
-    output = recorded[name].output
+    output = on_disk(recorded, name).output
     outcomes = stages.outcomes_of([*found, *([output] if output else [])])
     standing = run.standing.get(site)
     trained = recorded[TRAINING].corpus if TRAINING in recorded else standing and standing.corpus

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from deconstruct.activations.stage import recipes
+from deconstruct.activations.window import Stream
 from deconstruct.artifacts import Artifact, DataRoot
 from deconstruct.common.errors import ConfigError
 from deconstruct.config import TRAINING, Growth, RunConfig
@@ -14,7 +15,7 @@ from deconstruct.model.resolve import ResolvedModel
 from deconstruct.recurring import standing as standing_runs
 from deconstruct.recurring.standing import Standing
 from flows.preflight import check_recorded, said_of
-from flows.steps.running import AtSite, Recorded, Running
+from flows.steps.running import AtSite, Recorded, Running, Streamed
 from tasks import stages as task
 from tasks.spread import Spread
 from tasks.stage import Call, Stages
@@ -32,6 +33,11 @@ def going_on(
         return standing_runs.named(root, sae_of, model)
     if growth == "anew":
         return {}
+    if config.activations.keep == "window":
+        raise ConfigError(
+            f"--growth {growth} goes on from recorded activations, and activations.keep = 'window' "
+            "keeps none; leave --growth out, or set keep = 'all'"
+        )
     standing = standing_runs.find(root, config, model)
     if not standing:
         log.info(
@@ -83,10 +89,17 @@ def _before(run: Running, root: DataRoot) -> dict[str, Artifact]:
 def record(
     run: Running, stages: Stages, corpora: Mapping[str, Artifact], engine: Spread = HERE
 ) -> dict[str, AtSite]:
-    """The activations of each site that an SAE reads; one forward pass per corpus for all sites."""
-    config, found = run.config, dict[str, dict[str, Recorded]]()
+    """The activations of each site that an SAE reads; one forward pass per corpus for all sites.
+
+    Of what is trained on with a window none are recorded.
+    """
+    config, found = run.config, dict[str, dict[str, Recorded | Streamed]]()
     for name, corpus in corpora.items():
         stages.begin(run.about(name))
+        if name == TRAINING and run.streams:
+            for site, streamed in _streamed(run, corpus).items():
+                found.setdefault(site, {})[name] = streamed
+            continue
         wanted = recipes(config.activations, model=run.model, corpus=corpus, device=run.device)
         inputs = {"model": run.model, "corpus": corpus, "device": run.device, "engine": engine}
         made = stages.run_all(Call(task.activations, wanted, config.activations, inputs))
@@ -95,3 +108,10 @@ def record(
         for site, activations in by_site.items():
             found.setdefault(site, {})[name] = Recorded(corpus, activations, output)
     return dict(found)
+
+
+def _streamed(run: Running, corpus: Artifact) -> dict[str, Streamed]:
+    config = run.config.activations
+    by_site = {site: Stream(config, site, run.model, corpus, run.device) for site in config.sites}
+    output = by_site.pop(run.config.sae.output_site or "", None)
+    return {site: Streamed(corpus, stream, output) for site, stream in by_site.items()}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from deconstruct.activations.window import Stream
 from deconstruct.artifacts import Artifact
 from deconstruct.config import TRAINING, CorpusConfig, Growth, RunConfig
 from deconstruct.model.resolve import ResolvedModel
@@ -24,8 +25,27 @@ class Recorded:
     output: Artifact | None
 
 
-AtSite = Mapping[str, Recorded]
+@dataclass(frozen=True)
+class Streamed:
+    """What an SAE is trained on where none of it is recorded: ``activations.keep = "window"``.
+
+    output: see `Recorded`.
+    """
+
+    corpus: Artifact
+    activations: Stream
+    output: Stream | None
+
+
+AtSite = Mapping[str, Recorded | Streamed]
 """What is recorded at one site, by analysis; what the SAE is trained on is `TRAINING`."""
+
+
+def on_disk(recorded: AtSite, analysis: str) -> Recorded:
+    """What an SAE is judged on, which is always recorded (`RunConfig` sees to it)."""
+    found = recorded[analysis]
+    assert isinstance(found, Recorded)
+    return found
 
 
 @dataclass(frozen=True)
@@ -55,6 +75,11 @@ class Running:
         """What is read, by analysis: what is judged on, and what is trained on, if anything is."""
         analysed = self.config.analysed()
         return {TRAINING: self.config.corpus} | analysed if self.trains else analysed
+
+    @property
+    def streams(self) -> bool:
+        """Whether the activations that are trained on are kept nowhere."""
+        return self.config.activations.keep == "window"
 
     def about(self, analysis: str = TRAINING, site: str = "") -> str:
         """Of what the next stages are, as far as there is a choice; else empty."""
