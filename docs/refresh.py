@@ -62,6 +62,7 @@ they are named after; below `show` and `latent`, `run_id` is said once.
 - `gc`: `garbage`, each with `kind`, `stage`, `key`, `path`, `bytes` and `used`; `bytes` of all;
   `removed`, whether they are gone; `fresh_bytes`, what is unneeded but was used of late.
 """
+EXAMPLES = ("embedded", "gpt2", "analyses", "pretrained", "window", "sweep")
 ROWS = 3
 OUTPUT = r"(?:(?: {4}(?!\$ ).*)?\n)*(?=\S| {4}\$ )"
 SHOWN = re.compile(
@@ -174,6 +175,15 @@ def _row(one: Any) -> str:
     return f"| `{shown}` | {default} | {meaning} |"
 
 
+def examples() -> str:
+    """Markdown: whole configurations, each a file of ``configs/``."""
+    parts = ["\n## Whole configurations\n"]
+    for name in EXAMPLES:
+        text = (DOCS.parent / "configs" / f"{name}.toml").read_text()
+        parts.append(f"\n`configs/{name}.toml`:\n\n```toml\n{text}```\n")
+    return "".join(parts)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--home")
@@ -182,7 +192,7 @@ def main() -> None:
     (DOCS / "schema.md").write_text(schema_page(empty_store()))
     (DOCS / "macros.md").write_text(macros_page(empty_store()))
     (DOCS / "commands.md").write_text(commands_page())
-    (DOCS / "config.md").write_text(configuration.page())
+    (DOCS / "config.md").write_text(configuration.page() + examples())
     if not arguments.schema:
         home = str(data_root(arguments.home))
         with open_store(home) as store:
