@@ -14,7 +14,13 @@ from pydantic import BaseModel
 
 NOTES = ("in_key", "only_of")
 """What fields say of themselves to this package alone."""
-_WORDS = {"string": "text", "integer": "whole number", "number": "number", "null": "none"}
+_WORDS = {
+    "string": "text",
+    "integer": "whole number",
+    "number": "number",
+    "array": "list",
+    "null": "none",
+}
 
 
 def readable(schema: dict[str, Any]) -> None:
@@ -39,6 +45,8 @@ def _choose(field: dict[str, Any]) -> None:
         del field["anyOf"]
         field.pop("default", None)
         field |= {key: value for key, value in kinds[0].items() if key not in field}
+        if "enum" in field:  # a choice may be left out, and be sent on as null
+            field["enum"] = [*field["enum"], None]
         return
     for kind in field["anyOf"]:
         if "type" in kind:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,7 +21,7 @@ from deconstruct.cli import app
 from deconstruct.common.errors import DeconstructError
 from deconstruct.common.showing import printable
 from deconstruct.config import RunConfig
-from deconstruct.store import publish, run_id_of
+from deconstruct.store import RunRecord, publish, run_id_of
 from flows import ui
 from flows.retry import choose
 from flows.summary import print_front, print_plan, print_summary
@@ -125,7 +126,9 @@ def test_what_the_server_is_told(
     monkeypatch.setattr(ui, "create_table_artifact", lambda table, **_: "1")
     monkeypatch.setattr(ui, "create_markdown_artifact", lambda text, **more: left.update(t=text))
     outcomes = [Outcome(stage="sae", key="a" * 32, cached=False, seconds=1.0)]
-    ui.show_results(DataRoot(folder), config, runs[name], "9.resid_post", outcomes)
+    now = datetime.now(UTC)
+    record = RunRecord(config=config, started=now, finished=now)
+    ui.show_results(DataRoot(folder), record, runs[name], "9.resid_post", outcomes)
     page = left["t"]
     assert not obeyed(page)
     bare = re.sub(r"^    .+$", "", page, flags=re.MULTILINE)  # blocks of code
