@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from support.tiny_models import save_tiny
 
+from deconstruct.activations import forward
 from deconstruct.activations import stage as activations
 from deconstruct.artifacts import Artifact, DataRoot
 from deconstruct.common.errors import ConfigError
@@ -231,7 +232,7 @@ def test_nothing_is_recorded_of_a_folder_that_changes_meanwhile(
         shift(folder)
         return loaded
 
-    monkeypatch.setattr(activations, "load", load_then_change)
+    monkeypatch.setattr(forward, "load", load_then_change)
     with pytest.raises(ConfigError, match="files have changed"):
         activations.extract(root, config, model=found, corpus=corpus_artifact, device="cpu")
     assert not list((tmp_path / "home").rglob("train-*.parquet"))
