@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
 import os
 import shutil
 from collections.abc import Iterator
@@ -137,7 +138,8 @@ def _sources(folder: Path, texts: Path) -> Iterator[tuple[str, object]]:
         "empty.parquet": b"",
         "noise.parquet": b"PAR1" + bytes(100),
         "packed.zip": b"PK\3\4" + bytes(100),
-        "packed.csv.gz": gzip.compress(texts.read_bytes()),
+        "packed.csv.xz": lzma.compress(texts.read_bytes()),
+        "cut.csv.gz": gzip.compress(texts.read_bytes(), mtime=0)[:-9],
         "note.docx": b"PK\3\4",
     }
     for name, content in made.items():
