@@ -33,6 +33,8 @@ DENSE = 0.1
 """Latents denser than this fire on everything; they would rule every distance."""
 DEFAULT_K = 8
 SILHOUETTE_DOCUMENTS = 5000
+DISTANCES_MB = 32
+"""Of the distances between these, so many are in memory at a time; scikit-learn takes 1024."""
 
 
 def recipe(config: ClusterConfig, *, corpus: Artifact, latents: Artifact) -> Recipe:
@@ -120,17 +122,19 @@ def _metrics(
     rows: sparse.csr_matrix, assigned: NDArray[np.int64], label: NDArray[Any], seed: int
 ) -> dict[str, float]:
     """Silhouette by cosine, and, where labels are known, agreement with them."""
+    from sklearn import config_context
     from sklearn import metrics as agreement
 
     k = int(assigned.max()) + 1
     metrics: dict[str, float] = {"k": float(k)}
     if 1 < k < len(assigned):
         size = min(SILHOUETTE_DOCUMENTS, len(assigned))
-        metrics["silhouette"] = float(
-            agreement.silhouette_score(
-                rows, assigned, metric="cosine", sample_size=size, random_state=seed
+        with config_context(working_memory=DISTANCES_MB):
+            metrics["silhouette"] = float(
+                agreement.silhouette_score(
+                    rows, assigned, metric="cosine", sample_size=size, random_state=seed
+                )
             )
-        )
     known = np.array([one is not None for one in label], dtype=bool)
     if known.any():
         truth, found = label[known].astype(str), assigned[known]
