@@ -203,13 +203,22 @@ class Pooled:
         self._latents, self._activations = latents, activations
 
     @cached_property
-    def matrices(self) -> dict[str, Matrix]:
-        """[documents, features] each."""
-        count, pooling = self._documents, self._pooling
-        return {
-            "latents": _affordable(pooled_latents(self._latents, count, pooling)),
-            "activations": pooled_activations(self._activations, count, pooling),
-        }
+    def latents(self) -> sparse.csr_matrix:
+        """Float32 [documents, d_sae]."""
+        return pooled_latents(self._latents, self._documents, self._pooling)
+
+    @cached_property
+    def activations(self) -> NDArray[np.float32]:
+        """[documents, d_in]."""
+        return pooled_activations(self._activations, self._documents, self._pooling)
+
+    def split(self, representation: str, task: Task) -> tuple[Matrix, Matrix]:
+        """Rows of train and of test documents; dense, where all of them are not too large."""
+        matrix: Matrix = self.latents if representation == "latents" else self.activations
+        train, test = matrix[task.train], matrix[task.test]
+        if sparse.issparse(matrix) and np.prod(matrix.shape) <= DENSE_ELEMENTS:
+            return train.toarray(), test.toarray()
+        return train, test
 
 
 class Probing:
@@ -223,24 +232,24 @@ class Probing:
 
     def run(self, documents: Documents, pooled: Pooled) -> None:
         """The baselines, then the probes on all of latents and activations, and on k of them."""
-        matrices = pooled.matrices
         with track("probe", 2 + 2 * (1 + len(self.config.ks)), "probes") as advance:
             prior = np.bincount(self.truth) / len(self.truth)
             self.scores.add(Probe("majority", None), np.tile(prior, (len(self.task.test), 1)))
             advance()
             self.fit(Probe("tfidf", None), *self._words(documents))
             advance()
-            for representation, matrix in matrices.items():
-                train, test = matrix[self.task.train], matrix[self.task.test]
+            for representation in ("latents", "activations"):
+                train, test = pooled.split(representation, self.task)
                 model = self.fit(Probe(representation, None), train, test)
                 if representation == "latents":
                     self.weights = self._weigh(model)
                 advance()
                 for k in self.config.ks:
-                    if k < matrix.shape[1]:
+                    if k < train.shape[1]:
                         chosen = sparse_dimensions(train, self.truth, k)
                         self.fit(Probe(representation, k), train[:, chosen], test[:, chosen])
                     advance()
+                del train, test  # before those of the next are made
 
     def _words(self, documents: Documents) -> tuple[Matrix, Matrix]:
         """TF-IDF of the words and pairs of words that two train documents have."""
@@ -317,12 +326,6 @@ def sparse_dimensions(train: Matrix, truth: NDArray[np.int64], k: int) -> NDArra
         ranked.append(np.argsort(-gap, kind="stable")[:k])
     in_turns = dict.fromkeys(np.stack(ranked, 1).ravel().tolist())
     return np.array(sorted(list(in_turns)[:k]))
-
-
-def _affordable(matrix: Matrix) -> Matrix:
-    """Dense, where that is not too large."""
-    small = sparse.issparse(matrix) and np.prod(matrix.shape) <= DENSE_ELEMENTS
-    return matrix.toarray() if small else matrix
 
 
 def _pipeline(probe: Probe, train: Matrix, penalty: float) -> Any:
