@@ -27,7 +27,7 @@ def weigh(pooled: sparse.csr_matrix, keep: NDArray[np.bool_]) -> sparse.csr_matr
     usual = np.divide(total, in_documents, out=np.ones(latents), where=in_documents > 0)
     kept.data = np.log1p(kept.data / usual[kept.indices])
     kept.data *= np.log((1 + documents) / (1 + in_documents[kept.indices])) + 1
-    return normalize(kept)
+    return normalize(kept, copy=False)
 
 
 def spherical_kmeans(

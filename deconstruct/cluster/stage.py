@@ -101,7 +101,7 @@ def _grouped(
     k: int,
 ) -> tuple[list[pa.Table], dict[str, float]]:
     """Rows of `TABLES`, and the metrics. members: the documents that are grouped."""
-    rows = weighted[members]
+    rows = weighted if len(members) == weighted.shape[0] else weighted[members]
     with track("cluster", STARTS + 1, "starts") as advance:
         assigned, centres = spherical_kmeans(rows, k, config.seed)
         advance(STARTS)

@@ -64,10 +64,20 @@ def _texts_of_source(corpus: Artifact) -> list[str]:
 
 def pooled_latents(latents: Artifact, documents: int, pooling: str) -> sparse.csr_matrix:
     """Float32 CSR [documents, d_sae]: mean (zeros counted) or max of a document's tokens."""
-    table = latents.table("document_latents.parquet", ["doc_id", "latent", pooling])
     d_sae = len(latents.table("features.parquet", ["latent"]))
-    doc, latent, value = (column.to_numpy() for column in table.columns)
-    return sparse.csr_matrix((value, (doc, latent)), shape=(documents, d_sae), dtype=np.float32)
+    in_document = np.zeros(documents, np.int64)
+    latent: list[NDArray[np.int32]] = []
+    value: list[NDArray[np.float32]] = []
+    # Rows are ordered by (doc_id, latent), as CSR has them: no third number of each is held.
+    for rows in latents.rows("document_latents.parquet", ["doc_id", "latent", pooling]):
+        doc, count = np.unique(rows["doc_id"].to_numpy(), return_counts=True)
+        in_document[doc] += count
+        latent.append(rows["latent"].to_numpy().astype(np.int32))
+        value.append(rows[pooling].to_numpy().astype(np.float32))
+    starts = np.concatenate([[0], np.cumsum(in_document)])
+    columns = np.concatenate(latent) if latent else np.empty(0, np.int32)
+    values = np.concatenate(value) if value else np.empty(0, np.float32)
+    return sparse.csr_matrix((values, columns, starts), shape=(documents, d_sae))
 
 
 def pooled_activations(activations: Artifact, documents: int, pooling: str) -> NDArray[np.float32]:
