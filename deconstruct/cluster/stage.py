@@ -33,8 +33,9 @@ DENSE = 0.1
 """Latents denser than this fire on everything; they would rule every distance."""
 DEFAULT_K = 8
 SILHOUETTE_DOCUMENTS = 5000
-DISTANCES_MB = 32
-"""Of the distances between these, so many are in memory at a time; scikit-learn takes 1024."""
+DISTANCES_MB = 4
+"""Of the distances between these, so many are computed at a time; scikit-learn takes 1024, and lets no
+other thread run meanwhile: a bar's clock would stand still."""
 
 
 def recipe(config: ClusterConfig, *, corpus: Artifact, latents: Artifact) -> Recipe:
