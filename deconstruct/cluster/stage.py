@@ -34,8 +34,8 @@ DENSE = 0.1
 DEFAULT_K = 8
 SILHOUETTE_DOCUMENTS = 5000
 DISTANCES_MB = 4
-"""Of the distances between these, so many are computed at a time; scikit-learn takes 1024, and lets no
-other thread run meanwhile: a bar's clock would stand still."""
+"""Of the distances between these, so many are computed at a time; scikit-learn takes 1024, and lets
+no other thread run meanwhile: a bar's clock would stand still."""
 
 
 def recipe(config: ClusterConfig, *, corpus: Artifact, latents: Artifact) -> Recipe:
