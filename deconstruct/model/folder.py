@@ -206,7 +206,7 @@ def _not_whole(folder: Path) -> str | None:
 def _header(path: Path) -> tuple[dict[str, list[int]], int] | None:
     """Names and shapes of a safetensors file's tensors, and how many bytes it must have.
 
-    https://huggingface.co/docs/safetensors: the header's length in 8 bytes, the header as JSON,
+    As the documentation of safetensors has it: the header's length in 8 bytes, the header as JSON,
     then the tensors at ``data_offsets`` from its end.
     """
     with path.open("rb") as handle:

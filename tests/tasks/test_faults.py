@@ -72,6 +72,6 @@ def test_of_a_lost_server_one_sentence_is_left_and_a_hub_is_no_server(
     said = of_server(lost("http://127.0.0.1:4200/api/flow_runs/filter"))
     assert said is not None
     assert said.startswith("the Prefect server at 'http://127.0.0.1:4200/api' can't be reached (Co")
-    assert of_server(lost("https://huggingface.co/api/models")) is None
+    assert of_server(lost("https://hub.example/api/models")) is None
     with pytest.raises(ConfigError, match="as it is"), server_faults_said():
         raise ConfigError("as it is") from lost("http://127.0.0.1:4200/api")
