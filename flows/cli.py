@@ -33,6 +33,7 @@ from flows.commands.shared import (
     EngineName,
     Overrides,
     Workers,
+    run_and_print,
     speak,
     started,
     tell,
@@ -91,21 +92,7 @@ def run(
             f"--again {again!r} has a configuration of its own; leave CONFIG and --set out"
         )
     root = started(home, settings, device, growth == "anew")
-    from flows.local import run_here
-    from flows.pipeline import pipeline
-    from flows.summary import print_summary
-
-    results = run_here(
-        pipeline,
-        config=settings,
-        home=str(root),
-        device=device,
-        growth=growth,
-        engine={"kind": engine, "workers": workers},
-    )
-    tell(f"finished in {time.monotonic() - begun:.0f} s")
-    for result in results:
-        print_summary(root, result.run_id)
+    run_and_print(begun, root, settings, device, growth, engine, workers)
 
 
 @app.command()

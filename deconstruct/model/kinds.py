@@ -25,11 +25,10 @@ _FILES = {
 def check_kind(model: ResolvedModel) -> None:
     """Raise ``ConfigError`` for a kind (``model_type``) that is no causal language model of
     `transformers`, by its tables alone; one that they don't settle passes."""
-    kind = str(model.settings.get("model_type", ""))
-    if model.family in TESTED or kind in named(_CAUSAL):
+    if model.family in TESTED:
         return
-    known, causal = named(_KINDS), named(_CAUSAL)
-    if not known or not causal:
+    kind, known, causal = str(model.settings.get("model_type", "")), named(_KINDS), named(_CAUSAL)
+    if kind in causal or not known or not causal:
         return
     if kind in known:
         why = f"a {kind!r} model is no causal language model that transformers {_version()} has"

@@ -9,7 +9,7 @@ import typer
 
 from deconstruct.commands import Home, Run
 from deconstruct.recurring.analyses import analysed_again, one_analysis
-from flows.commands.shared import Device, Engine, Workers, started, tell
+from flows.commands.shared import Device, Engine, Workers, run_and_print, started
 
 
 def analyse(
@@ -49,19 +49,4 @@ def analyse(
     analysis = one_analysis(source, name, set_ or [])
     run_id, settings, growth = analysed_again(home, run, [analysis])
     root = started(home, settings, device, growth == "anew", trains=False)
-    from flows.local import run_here
-    from flows.pipeline import pipeline
-    from flows.summary import print_summary
-
-    results = run_here(
-        pipeline,
-        config=settings,
-        home=str(root),
-        device=device,
-        growth=growth,
-        engine={"kind": engine, "workers": workers},
-        sae_of=run_id,
-    )
-    tell(f"finished in {time.monotonic() - begun:.0f} s")
-    for result in results:
-        print_summary(root, result.run_id)
+    run_and_print(begun, root, settings, device, growth, engine, workers, run_id)

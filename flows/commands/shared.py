@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,7 +19,7 @@ from deconstruct.artifacts import DataRoot
 from deconstruct.common.importing import importing
 from deconstruct.common.progress import waiting
 from deconstruct.common.showing import Plain, plain_record, say
-from deconstruct.config import RunConfig
+from deconstruct.config import Growth, RunConfig
 from deconstruct.config.base import MOST_WORKERS
 from deconstruct.sae.training import trackers
 from deconstruct.store.query import data_root
@@ -62,6 +63,7 @@ def started(
     store = DataRoot(root)  # an unwritable home is said at once, before Prefect starts in it
     speak()
     with waiting("starting"):
+        from deconstruct.model.embedded import PREFIX, embedded_model
         from flows.preflight import preflight
 
         preflight(store, settings, device, whole, trains, unpack=False)
@@ -73,12 +75,46 @@ def started(
             from flows import pipeline  # noqa: F401
             from flows.liveness import mark_crashed, short
 
-        preflight(store, settings, device, whole, trains)
+        if settings.model.name.startswith(PREFIX):
+            embedded_model(store, settings.model.name)  # unpacked meanwhile, if it is not yet
         if server is not None:
             server.wait()
     for dead in mark_crashed(root):
         tell(f"crashed      {dead.name} ({short(dead)}): its process had died")
     return root
+
+
+def run_and_print(
+    begun: float,
+    root: Path,
+    settings: RunConfig,
+    device: str,
+    growth: Growth,
+    engine: EngineName,
+    workers: int,
+    sae_of: str = "",
+) -> None:
+    """Run the main flow in this process, and print what it found.
+
+    begun: by the monotonic clock, when the command began. sae_of: as `flows.pipeline.pipeline` has
+    it.
+    """
+    from flows.local import run_here
+    from flows.pipeline import pipeline
+    from flows.summary import print_summary
+
+    results = run_here(
+        pipeline,
+        config=settings,
+        home=str(root),
+        device=device,
+        growth=growth,
+        engine={"kind": engine, "workers": workers},
+        sae_of=sae_of,
+    )
+    tell(f"finished in {time.monotonic() - begun:.0f} s")
+    for result in results:
+        print_summary(root, result.run_id)
 
 
 class Beside(RichHandler):
