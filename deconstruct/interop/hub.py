@@ -11,8 +11,8 @@ from pathlib import Path
 
 from deconstruct.common.errors import ConfigError, SourceUnreachable, StorageError
 from deconstruct.common.temporary import own_folder
+from deconstruct.corpus.hub import PREFIX
 from deconstruct.interop.export import Taken, export
-from deconstruct.interop.subject import HUB
 from deconstruct.model.hub import reachable
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -32,7 +32,7 @@ class Pushed:
 
 def repository_of(place: str) -> str:
     """``owner/name`` of ``hub:owner/name``. Raises ``ConfigError`` for anything else."""
-    repository = place.removeprefix(HUB)
+    repository = place.removeprefix(PREFIX)
     if repository == place or not _REPOSITORY.fullmatch(repository):
         raise ConfigError(
             f"{place!r} is no place on the hub; write 'hub:<owner>/<name>', for example "

@@ -17,18 +17,21 @@ import duckdb
 from deconstruct.artifacts import Artifact, DataRoot
 from deconstruct.common.errors import StorageError
 from deconstruct.common.site import Site
+from deconstruct.corpus.hub import PREFIX
 from deconstruct.store.headlines import HEADLINES
 from deconstruct.store.query import resolve_run
 
-HUB = "hub:"
 EMBEDDED = {"embedded:gemma-3-270m": "google/gemma-3-270m"}
 """Embedded models, and the hub's ids of the models that they are made from."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
+_PREFIX_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
 
 _RUN = """
-SELECT run_id, name, site, model, model_digest, source, architecture, d_in, d_sae, k, documents,
-    tokens, training_tokens, config, finished
+SELECT run_id, name, site, model, model_digest, source, trained_on, architecture, d_in, d_sae, k,
+    documents, tokens, training_tokens, config, finished, (
+        SELECT e.training_corpus FROM executions AS e WHERE e.run_id = runs.run_id
+        ORDER BY e.execution DESC LIMIT 1
+    ) AS training_corpus
 FROM runs WHERE run_id = ?
 """
 _METRICS = "SELECT metric, value, ci_low, ci_high, n, unit, note FROM sae_metrics WHERE run_id = ?"
@@ -55,8 +58,8 @@ class Subject:
     output_site: of a transcoder. model, source: as they may be told. base_model: the model's id on
     the hub, with its commit (``model_revision``) if it came from there; dataset likewise. k:
     latents per token; None: their number is not fixed. trained_on: where the texts came from that
-    it was trained on; taken_from: where a dictionary came from that was not trained here. keys: of
-    its artifacts, by stage.
+    it was trained on (of one that was not trained here, that it is judged on); taken_from: where a
+    dictionary came from that was not trained here. keys: of its artifacts, by stage.
     """
 
     run_id: str
@@ -115,10 +118,10 @@ def subject_of(store: duckdb.DuckDBPyConnection, root: DataRoot, run: str) -> Su
     if "sae" not in keys:
         raise StorageError(f"run {run_id} has no SAE; name another run")
     config = json.loads(row["config"])
-    trained_on = str(config.get("corpus", {}).get("source", row["source"]))
     base, model_revision = _base_model(str(row["model"]), str(row["model_digest"] or ""))
-    dataset = _dataset(trained_on)
     output, taken = facts["sae"].get("output_site"), facts["sae"].get("source")
+    trained_on = str(row["source"] if taken else row["trained_on"])
+    dataset, texts = _dataset(trained_on), row["training_corpus"] or keys.get("corpus")
     return Subject(
         run_id=run_id,
         name=str(row["name"]),
@@ -130,7 +133,7 @@ def subject_of(store: duckdb.DuckDBPyConnection, root: DataRoot, run: str) -> Su
         source=_told(str(row["source"] or "")),
         trained_on=_told(trained_on),
         dataset=dataset,
-        dataset_revision=_revision(root, keys) if dataset else None,
+        dataset_revision=_revision(root, texts) if dataset and texts else None,
         taken_from=_told(str(taken)) if taken else None,
         architecture=str(row["architecture"]),
         d_in=int(row["d_in"]),
@@ -161,27 +164,27 @@ def _base_model(name: str, digest: str) -> tuple[str | None, str | None]:
     has another length than those of folders."""
     if name in EMBEDDED:
         return EMBEDDED[name], None
-    if _COMMIT.fullmatch(digest) and _HUB_ID.fullmatch(name):
+    if _COMMIT.fullmatch(digest) and _PREFIX_ID.fullmatch(name):
         return name, digest
     return None, None
 
 
 def _dataset(source: str) -> str | None:
-    found = source.removeprefix(HUB)
-    return found if found != source and _HUB_ID.fullmatch(found) else None
+    found = source.removeprefix(PREFIX)
+    return found if found != source and _PREFIX_ID.fullmatch(found) else None
 
 
-def _revision(root: DataRoot, keys: dict[str, str]) -> str | None:
-    """The hub's commit of the texts. None if the artifact of the corpus is gone."""
+def _revision(root: DataRoot, corpus: str) -> str | None:
+    """The hub's commit of the texts. corpus: its artifact's key. None if that is gone."""
     try:
-        digest = str(root.open("corpus", keys["corpus"]).manifest.inputs.get("source", ""))
-    except (KeyError, StorageError):
+        digest = str(root.open("corpus", corpus).manifest.inputs.get("source", ""))
+    except StorageError:
         return None
     return digest if _COMMIT.fullmatch(digest) else None
 
 
 def _told(name: str, public: bool = False) -> str:
-    if public or name.startswith(("embedded:", HUB)):
+    if public or name.startswith(("embedded:", PREFIX)):
         return name
     return re.split(r"[/\\]", name.rstrip("/\\"))[-1]
 

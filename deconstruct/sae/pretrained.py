@@ -25,6 +25,7 @@ from deconstruct.common.errors import ConfigError
 from deconstruct.common.paths import absolute
 from deconstruct.common.site import HOOKS, Site
 from deconstruct.config import RunConfig, SaeConfig
+from deconstruct.corpus.hub import PREFIX
 from deconstruct.model.folder import weights_of
 from deconstruct.model.resolve import ResolvedModel
 from deconstruct.sae.autoencoder import SparseAutoencoder
@@ -162,7 +163,7 @@ _checked: dict[tuple[Any, ...], Pretrained] = {}
 def _digested(config: SaeConfig, asked: Asked) -> tuple[Source, str, str]:
     """Its files, fetched if need be; their format, and a digest of names and contents."""
     said = str(config.pretrained)
-    remote = said.startswith(hub.PREFIX)
+    remote = said.startswith(PREFIX)
     source, fetch = _remote(said) if remote else (_local(said), None)
     format_, wanted = format_of(source, asked, config.pretrained_format)
     if fetch is not None:

@@ -111,3 +111,12 @@ def test_texts_of_others_are_shown_and_not_obeyed(subject: Subject) -> None:
 def test_prose_keeps_the_words() -> None:
     assert prose("FVU is 1 - R2") == r"FVU is 1 \- R2"
     assert rendered(f"---\n---\n{prose(HOSTILE)}").count("evil.example") == 3
+
+
+def test_of_several_files_no_folder_and_no_list_is_told(tmp_path: Path) -> None:
+    texts = ["/home/me/secret/a.csv", "/home/me/secret/texts.csv"]
+    published(tmp_path, sae_of("topk"), corpus={"source": texts})
+    with open_store(tmp_path) as store:
+        subject = subject_of(store, DataRoot(tmp_path), "demo")
+    assert subject.trained_on == subject.source == "texts.csv"
+    assert "secret" not in card(subject, "saelens", "", [])

@@ -14,9 +14,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from deconstruct.common.errors import ConfigError, SourceUnreachable
 from deconstruct.common.paths import absolute
+from deconstruct.corpus.hub import PREFIX
 from deconstruct.model.hub import reachable
 
-PREFIX = "hub:"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
