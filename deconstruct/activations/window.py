@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import os
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,8 @@ from deconstruct.activations.forward import Forward, dtype_name
 from deconstruct.activations.layout import Shard, Tokens
 from deconstruct.activations.reader import BatchSource, Pooled, check_batch_size
 from deconstruct.activations.shards import Moments
-from deconstruct.artifacts import RECIPE, Artifact, fsync
+from deconstruct.artifacts import Artifact, fsync
+from deconstruct.artifacts.scratch import checksum
 from deconstruct.common.cores import compute_on
 from deconstruct.common.hardware import pick_device, pick_dtype
 from deconstruct.common.progress import track
@@ -277,9 +277,4 @@ def _place(folder: Path, site: Site) -> Path:
 
 
 def _sum(values: Mapping[str, NDArray[Any]], folder: Path) -> NDArray[np.int64]:
-    """Over values and what the folder is the beginning of."""
-    recipe = folder / RECIPE
-    total = zlib.crc32(recipe.read_bytes()) if recipe.exists() else 0
-    for name in sorted(values):
-        total = zlib.crc32(name.encode() + values[name].tobytes(), total)
-    return np.array(total)
+    return np.array(checksum(((name, values[name].tobytes()) for name in sorted(values)), folder))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from deconstruct.artifacts import RECIPE, fsync
+from deconstruct.artifacts import fsync
+from deconstruct.artifacts.scratch import checksum
 from deconstruct.sae.engines.engine import Engine
 
 log = logging.getLogger(__name__)
@@ -76,16 +76,12 @@ def resume(engine: Engine, folder: Path) -> list[LogRow]:
 
 
 def _sum(tensors: Mapping[str, torch.Tensor], folder: Path) -> torch.Tensor:
-    """A checksum over names, bytes, and what the folder is the beginning of; int64.
-
-    A training that goes on from a flipped bit, or from another's state, ends well, and elsewhere.
-    """
-    recipe = folder / RECIPE
-    total = zlib.crc32(recipe.read_bytes()) if recipe.exists() else 0
-    for name, tensor in sorted(tensors.items()):
-        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        total = zlib.crc32(content.numpy().data, zlib.crc32(name.encode(), total))
-    return torch.tensor(total, dtype=torch.int64)
+    """Of the tensors, as `checksum` says; int64."""
+    contents = (
+        (name, tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        for name, tensor in sorted(tensors.items())
+    )
+    return torch.tensor(checksum(contents, folder), dtype=torch.int64)
 
 
 def step_of(engine: Engine) -> int:
