@@ -6,6 +6,7 @@ The configuration *is* the cache key: every field here can change a result, and 
 
 from deconstruct.config.analysis import TRAINING, AnalysisConfig
 from deconstruct.config.base import Settings
+from deconstruct.config.corpus import CorpusConfig, LabelColumn, LabelKind, ModelConfig
 from deconstruct.config.run import (
     EVERY_STAGE,
     OPTIONAL_STAGES,
@@ -24,12 +25,8 @@ from deconstruct.config.sae import (
 from deconstruct.config.stages import (
     ActivationsConfig,
     ClusterConfig,
-    CorpusConfig,
     EvaluationConfig,
-    LabelColumn,
-    LabelKind,
     LatentsConfig,
-    ModelConfig,
     ProbeConfig,
 )
 from deconstruct.config.toml import load, load_as

@@ -7,7 +7,7 @@ import re
 from pydantic import Field, field_validator, model_validator
 
 from deconstruct.config.base import NO_KEY
-from deconstruct.config.stages import CorpusConfig
+from deconstruct.config.corpus import CorpusConfig
 
 TRAINING = "corpus"
 """What the analysis of the training corpus is called."""

@@ -9,14 +9,13 @@ from pydantic import Field, field_validator, model_validator
 
 from deconstruct.config.analysis import TRAINING, AnalysisConfig
 from deconstruct.config.base import Settings
+from deconstruct.config.corpus import CorpusConfig, ModelConfig
 from deconstruct.config.sae import SaeConfig
 from deconstruct.config.stages import (
     ActivationsConfig,
     ClusterConfig,
-    CorpusConfig,
     EvaluationConfig,
     LatentsConfig,
-    ModelConfig,
     ProbeConfig,
 )
 
