@@ -39,13 +39,15 @@ def export(
             "dictionary-learning",
             "neuronpedia",
             "circuit-tracer",
+            "saebench",
             "sae_lens",
         ],
         typer.Option(
             "--format",
             help="duckdb is the whole run in one file. saelens (also sae_lens), sparsify and "
             "dictionary-learning are its SAE as those load it; neuronpedia and circuit-tracer are "
-            "pages of its latents with excerpts of the texts, and a transcoder's weights.",
+            "pages of its latents with excerpts of the texts, and a transcoder's weights; saebench "
+            "has its figures.",
         ),
     ] = "duckdb",
 ) -> None:

@@ -15,7 +15,9 @@ from deconstruct.interop.subject import Subject, slug, subject_of
 from deconstruct.store.export import free
 from deconstruct.store.query import check_query, data_root, open_store
 
-Folder = Literal["saelens", "sparsify", "dictionary-learning", "neuronpedia", "circuit-tracer"]
+Folder = Literal[
+    "saelens", "sparsify", "dictionary-learning", "neuronpedia", "circuit-tracer", "saebench"
+]
 FOLDERS: tuple[str, ...] = get_args(Folder)
 CARD = "README.md"
 
@@ -33,7 +35,7 @@ class Format:
     def part(self, name: str) -> Callable[..., Any]:
         """A function of the module, imported now: some need torch."""
         found: Callable[..., Any] = getattr(
-            import_module(f"deconstruct.interop.{self.module}"), name
+            import_module(f"deconstruct.interop.formats.{self.module}"), name
         )
         return found
 
@@ -80,7 +82,7 @@ def export(
         wanted.part("check")(subject)
         target = free(target or Path(default_name(subject, format_)), "folder")
         if wanted.texts:
-            from deconstruct.interop.contexts import READ
+            from deconstruct.interop.formats.contexts import READ
 
             check_query(store, home, READ, run_id=subject.run_id, verify=verify)
         from deconstruct.interop.card import card

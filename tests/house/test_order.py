@@ -46,7 +46,7 @@ INSIDE_SAE = (
 )
 """The same for ``deconstruct/sae``; files of one row may import each other."""
 
-PICKLED = (ROOT / "deconstruct/interop/dictionary_learning.py",)
+PICKLED = (ROOT / "deconstruct/interop/formats/dictionary_learning.py",)
 """What others can read as a pickle alone, of plain tensors."""
 
 FILES = modules(ROOT, "deconstruct", "tasks", "flows")

@@ -14,8 +14,8 @@ import pytest
 from support.store_artifacts import D_SAE, DEAD, SPORT_LATENT, Planted
 from support.taken_out import published, sae_of
 
-from deconstruct.interop import contexts
 from deconstruct.interop.export import export
+from deconstruct.interop.formats import contexts
 
 AT = "tiny/9-demo"
 

@@ -19,7 +19,7 @@ from torch.nn.functional import linear
 
 from deconstruct.common.errors import ConfigError
 from deconstruct.interop.export import export
-from deconstruct.interop.unfolding import subtracting
+from deconstruct.interop.formats.unfolding import subtracting
 from deconstruct.sae import files
 from deconstruct.sae.autoencoder import SparseAutoencoder
 

@@ -22,8 +22,8 @@ import yaml
 from safetensors.torch import save_file
 
 from deconstruct.common.site import Site
-from deconstruct.interop.contexts import Context, Latent, latents
-from deconstruct.interop.neuronpedia import short
+from deconstruct.interop.formats.contexts import Context, Latent, latents
+from deconstruct.interop.formats.neuronpedia import short
 from deconstruct.interop.subject import Subject, slug
 from deconstruct.interop.work import Made, Work, python
 from deconstruct.sae.autoencoder import SparseAutoencoder

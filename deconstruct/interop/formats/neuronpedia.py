@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from deconstruct.interop.contexts import Context, Latent, latents
+from deconstruct.interop.formats.contexts import Context, Latent, latents
 from deconstruct.interop.subject import Subject, slug
 from deconstruct.interop.work import Made, Work
 from deconstruct.sae.files import tensor_lens_name

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from deconstruct.common.errors import ConfigError
+from deconstruct.interop.formats.unfolding import subtracting
 from deconstruct.interop.subject import Subject
-from deconstruct.interop.unfolding import subtracting
 from deconstruct.interop.work import Made, Work, python, write_json
 from deconstruct.sae.autoencoder import SparseAutoencoder
 

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from deconstruct.common.errors import ConfigError
 from deconstruct.common.site import Site
+from deconstruct.interop.formats.unfolding import subtracting
 from deconstruct.interop.subject import Subject
-from deconstruct.interop.unfolding import subtracting
 from deconstruct.interop.work import Made, Work, python, write_json
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"

@@ -1,0 +1,1 @@
+"""Layouts that a run is taken out in, one per file."""
