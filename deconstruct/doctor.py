@@ -47,8 +47,12 @@ def _device() -> Finding:
     import torch
 
     if torch.cuda.is_available():
+        from deconstruct.sae.engines.cuda.options import unavailable
+
         card = torch.cuda.get_device_properties(0)
-        return Finding("device", f"cuda: {card.name}, {_size(card.total_memory)}")
+        lacks = unavailable("cuda:0")
+        told = f"cuda: {card.name}, {_size(card.total_memory)}"
+        return Finding("device", f"{told}; {lacks}" if lacks else told, sound=lacks is None)
     from deconstruct.common.hardware import pick_dtype
 
     dtype = str(pick_dtype("auto", "cpu")).removeprefix("torch.")

@@ -29,6 +29,7 @@ DEFINITIONS = "prefect.yaml"
 STOP_SECONDS = 10.0
 CPU_RUNS = 2
 """Runs at a time on this machine; more would wait for its cores all the same."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 Say = Callable[[str], None]
 
@@ -154,9 +155,16 @@ def _gpu_workers(gpus: int) -> list[Worker]:
     if gpus == 1:
         return [Worker("gpu", "local-gpu", one)]
     return [
-        Worker("gpu", f"local-gpu-{device}", one, {"CUDA_VISIBLE_DEVICES": str(device)})
-        for device in range(gpus)
+        Worker("gpu", f"local-gpu-{number}", one, {VISIBLE: device})
+        for number, device in enumerate(visible(gpus))
     ]
+
+
+def visible(gpus: int) -> list[str]:
+    """What each of the first ``gpus`` devices that torch sees is called: as whoever started us has
+    named them (numbers, UUIDs, MIG instances), or else by its number."""
+    named = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
+    return named[:gpus] if len(named) >= gpus else [str(device) for device in range(gpus)]
 
 
 def _prefect(*arguments: str, **environment: str) -> subprocess.Popen[bytes]:

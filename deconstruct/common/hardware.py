@@ -22,13 +22,16 @@ def pick_device(device: str = "auto") -> str:
 
 
 def pick_dtype(dtype: str = "auto", device: str = "cpu") -> torch.dtype:
-    """``auto`` is bfloat16 where its matrix products are fast: GPUs, and CPUs with AVX512-bf16.
+    """``auto`` is bfloat16 where its matrix products are fast: GPUs that have it (not those of
+    before Ampere, which emulate it), and CPUs with AVX512-bf16.
 
     Such a CPU runs GEMMs in bfloat16 almost four times as fast as in float32.
     """
     if dtype != "auto":
         return torch.float32 if dtype == "float32" else torch.bfloat16
     if device != "cpu":
-        return torch.bfloat16
+        with torch.cuda.device(device):  # it looks at the current one alone
+            there = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if there else torch.float32
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32

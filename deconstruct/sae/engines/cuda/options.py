@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from os import environ
+from shutil import which
 from typing import Literal
 
 import torch
@@ -13,6 +14,13 @@ from deconstruct.sae.spec import StepSpec
 
 MAX_K = 512  # beyond, the second level of the selection no longer fits a program's registers
 MAX_D_IN = 8192  # a program holds rows of that width
+
+
+COMPILERS = ("gcc", "clang")
+NO_COMPILER = (
+    "the fused GPU step needs a C compiler, by which Triton makes its launchers; install gcc, or "
+    "name one in the variable CC"
+)
 
 
 def unavailable(device: torch.device | str = "cuda") -> str | None:
@@ -25,7 +33,12 @@ def unavailable(device: torch.device | str = "cuda") -> str | None:
         return "no CUDA device; TRITON_INTERPRET=1 runs the kernels on the CPU, slowly, for tests"
     if torch.cuda.get_device_capability(device) < (8, 0):
         return "the fused GPU step needs bf16 tensor cores: compute capability 8.0 or later"
-    return None
+    return None if has_compiler() else NO_COMPILER
+
+
+def has_compiler() -> bool:
+    """Whether Triton finds a C compiler: where it looks itself (``triton/runtime/build.py``)."""
+    return "CC" in environ or any(which(name) for name in COMPILERS)
 
 
 def unsuited(spec: StepSpec) -> str | None:

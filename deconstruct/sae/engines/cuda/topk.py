@@ -186,6 +186,7 @@ class FusedTopK(Engine):
             tensor.copy_(saved[name])
         self._refresh()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Its own default is a stream of whichever device was captured on first.
+        with torch.cuda.graph(graph, pool=self._pool, stream=stream):
             self._launcher.launch(capacity)
         return graph

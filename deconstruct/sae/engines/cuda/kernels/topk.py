@@ -18,6 +18,17 @@ import triton.language as tl
 
 
 @triton.jit
+def upper_half(bits, carry):
+    """The bits, int16, of a bfloat16: those of a float32, int32, with ``carry`` in 0..65535 added.
+
+    What is no number stays none: there the sum would run over into exponent and sign, NVIDIA's
+    0x7FFFFFFF would become minus zero, and a training that has diverged would look well.
+    """
+    nan = (bits & 0x7FFFFFFF) > 0x7F800000
+    return tl.where(nan, (bits >> 16) | 0x40, (bits + carry) >> 16).to(tl.int16)
+
+
+@triton.jit
 def bf16_bits(value):
     """The bits, int16, of float32s rounded to the nearest bfloat16, ties to even.
 
@@ -25,7 +36,7 @@ def bf16_bits(value):
     anew after a resume would differ from those that the steps wrote.
     """
     bits = value.to(tl.int32, bitcast=True)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.int16)
+    return upper_half(bits, 0x7FFF + ((bits >> 16) & 1))
 
 
 @triton.jit

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from deconstruct.sae.engines.cuda.kernels.gradients import gradient_row
-from deconstruct.sae.engines.cuda.kernels.topk import bf16_bits
+from deconstruct.sae.engines.cuda.kernels.topk import bf16_bits, upper_half
 
 
 @triton.jit
@@ -134,8 +134,8 @@ def _store_moment(at, m, mask, noise, HALF: tl.constexpr):
     if HALF:
         # Up or down with the probability that keeps the mean: a step of v, a thousandth of it, is
         # below bf16's resolution and rounding to nearest would freeze it.
-        bits = m.to(tl.int32, bitcast=True) + noise
-        tl.store(at, (bits >> 16).to(tl.int16), mask=mask, eviction_policy="evict_first")
+        half = upper_half(m.to(tl.int32, bitcast=True), noise)
+        tl.store(at, half, mask=mask, eviction_policy="evict_first")
     else:
         tl.store(at, m, mask=mask, eviction_policy="evict_first")
 
