@@ -10,6 +10,7 @@ from torch import Tensor
 from deconstruct.sae.engines.cuda.topk import FusedTopK
 from deconstruct.sae.engines.dense import DenseEngine
 from deconstruct.sae.engines.engine import Engine, UnfitError
+from deconstruct.sae.engines.memory import within_memory
 from deconstruct.sae.engines.ranks import ranks
 from deconstruct.sae.spec import StepSpec
 
@@ -22,7 +23,8 @@ def build_engine(
     """The fastest engine that can make the step on this device.
 
     weights, rates, dtype: see `Engine.begin`. Logs which, and why the faster ones can't: of GPUs
-    for people to see, with a warning where one failed that should have served.
+    for people to see, with a warning where one failed that should have served. Raises
+    ``ConfigError`` where the device's memory is too small.
     """
     kinds = on_cpu() if device == "cpu" else on_gpu()
     return first_that_serves(kinds, spec, weights, rates, device, dtype)
@@ -56,7 +58,8 @@ def first_that_serves(
         reason = kind.refuses(spec, device, dtype, ranks())
         if reason is None:
             try:
-                engine = kind.begin(spec, weights, rates, device, dtype)
+                with within_memory(spec, device):
+                    engine = kind.begin(spec, weights, rates, device, dtype)
             except UnfitError as error:
                 reason, level = str(error), logging.WARNING
             else:

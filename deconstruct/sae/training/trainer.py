@@ -14,6 +14,7 @@ from torch import Tensor
 from deconstruct.config import SaeConfig
 from deconstruct.sae.autoencoder import SparseAutoencoder
 from deconstruct.sae.engines.choice import build_engine
+from deconstruct.sae.engines.memory import within_memory
 from deconstruct.sae.engines.ranks import own_rows, take_first
 from deconstruct.sae.folding import Scaling, fold
 from deconstruct.sae.initial import initial_weights
@@ -70,7 +71,7 @@ class Trainer:
     ) -> None:
         self.config = config
         self.inputs, self.outputs, self.held_out = inputs, outputs, held_out
-        self.checkpoints = checkpoints
+        self.checkpoints, self.device = checkpoints, device
         spec = step_spec(config, len(inputs.mean), len(outputs.mean) if outputs else 0)
         self.steps = step_count(config)
         self.rates = learning_rates(config, self.steps)
@@ -93,7 +94,8 @@ class Trainer:
 
     def train(self, z: Tensor, target: Tensor | None) -> LogRow | None:
         """Make the next step, on that step's batch in scaled coordinates; its row of the log."""
-        self.engine.step(own_rows(z), None if target is None else own_rows(target))
+        with within_memory(self.engine.spec, self.device):
+            self.engine.step(own_rows(z), None if target is None else own_rows(target))
         self.step += 1
         every = max(1, self.steps // LOG_ROWS)
         looks = self.held_out and self.step % max(1, self.steps // HELD_OUT_LOOKS) == 0

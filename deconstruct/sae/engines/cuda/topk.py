@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from deconstruct.sae.engines.cuda.check import check_spec, disagreement
+from deconstruct.sae.engines.cuda.elsewhere import wrong_elsewhere
 from deconstruct.sae.engines.cuda.options import GpuOptions, shapes_of, unavailable, unsuited
 from deconstruct.sae.engines.engine import Engine, UnfitError, as_given
 from deconstruct.sae.spec import NAMES, StepSpec
@@ -91,13 +92,18 @@ class FusedTopK(Engine):
         cls, spec: StepSpec, weights: Mapping[str, Tensor], rates: Tensor, device: str, dtype: str
     ) -> Self:
         """An engine that is compiled, and whose steps agree with the dense ones. Raises
-        ``UnfitError`` where they don't, or can't be compiled."""
+        ``UnfitError`` where they don't, or can't be compiled, and ``torch.OutOfMemoryError``."""
+        small = check_spec(spec)
         try:
-            wrong = disagreement(cls, check_spec(spec), device)
+            on_card = torch.device(device).type == "cuda"
+            wrong = wrong_elsewhere(small, device) if on_card else None
+            wrong = wrong or disagreement(cls, small, device)
             if wrong is None:
                 engine = cls(spec, weights, rates, device)
                 engine.prepare()
                 return engine
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # compilers and drivers raise what they like
             wrong = f"the fused GPU step does not run here ({type(error).__name__}: {error})"
         raise UnfitError(wrong)
