@@ -1,9 +1,11 @@
 """Peak memory and processor time of each stage, for corpora of different sizes.
 
     python -m benchmarks.scale.memory --documents 5000 50000
+    python -m benchmarks.scale.memory --documents 5000 50000 --stages sae --tokens 128 --width 640
 
 Each stage runs in a process of its own, whose peak resident memory is what the kernel says. Texts
-and model are made from a seed: a GPT-2 of 2 layers, documents of 24 words, five labels.
+and model are made from a seed: a GPT-2 of 2 layers, five labels. The second line is of the size of
+the default run, whose rows are more than an SAE's training holds at a time from 3,300 documents on.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 import numpy as np
 
 STAGES = ("corpus", "activations", "sae", "latents", "evaluation", "probe", "cluster")
-WORDS, TOKENS, LABELS = 2000, 24, 5
+WORDS, LABELS = 2000, 5
 
 
 def main() -> None:
@@ -30,17 +32,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--documents", type=int, nargs="+", default=[5000, 50_000])
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
+    parser.add_argument("--tokens", type=int, default=24, help="per document")
+    parser.add_argument("--width", type=int, default=64, help="of the activations, d_in")
     parser.add_argument("--folder", type=Path, help="a folder to work in; none: a temporary one")
     parser.add_argument("--one", nargs=2, metavar=("STAGE", "FOLDER"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(run_stage(given.one[0], Path(given.one[1]))))
+        print(json.dumps(run_stage(given.one[0], Path(given.one[1]), given.tokens)))
         return
     with tempfile.TemporaryDirectory() as temporary:
         base = given.folder or Path(temporary)
         model = base / "model"
-        save_model(model)
-        found = [list(measured(base, model, count, given.stages)) for count in given.documents]
+        save_model(model, given.width)
+        found = [
+            list(measured(base, model, count, given.tokens, given.stages))
+            for count in given.documents
+        ]
     sizes = "".join(f"{count:>14,}" for count in given.documents)
     print(f"{'peak memory, MB':<18}{sizes}{'ratio':>8}")
     for row in zip(*found, strict=True):
@@ -54,21 +61,22 @@ def main() -> None:
 
 
 def measured(
-    base: Path, model: Path, documents: int, stages: list[str]
+    base: Path, model: Path, documents: int, tokens: int, stages: list[str]
 ) -> Iterator[dict[str, Any]]:
     """The stages of one size, one process after another."""
     folder = base / str(documents)
     folder.mkdir(parents=True, exist_ok=True)
-    write_texts(folder / "texts.csv", documents)
+    write_texts(folder / "texts.csv", documents, tokens)
     (folder / "model").symlink_to(model)
-    for stage in STAGES:
+    for stage in STAGES[: 1 + max(map(STAGES.index, stages))]:
         command = [sys.executable, "-m", __spec__.name, "--one", stage, str(folder)]
+        command += ["--tokens", str(tokens)]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
         if stage in stages:
             yield json.loads(done.stdout.splitlines()[-1])
 
 
-def run_stage(stage: str, folder: Path) -> dict[str, Any]:
+def run_stage(stage: str, folder: Path, tokens: int) -> dict[str, Any]:
     """Run a stage on what those before it left; its figures."""
     from deconstruct import (
         DataRoot,
@@ -84,7 +92,7 @@ def run_stage(stage: str, folder: Path) -> dict[str, Any]:
         train,
     )
 
-    config = load_config(None, settings(folder))
+    config = load_config(None, settings(folder, tokens))
     root = DataRoot(folder / "data")
     model, source = resolve_model(root, config.model), resolve_source(config.corpus)
 
@@ -120,24 +128,24 @@ def run_stage(stage: str, folder: Path) -> dict[str, Any]:
     began = time.process_time()
     made = make[stage]()
     seconds = time.process_time() - began
-    tokens = int(corpus().facts["tokens"])
+    total = int(corpus().facts["tokens"])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     assert made.made, f"{stage} came from cache"
-    return {"stage": stage, "peak_mb": peak, "us_per_token": 1e6 * seconds / tokens}
+    return {"stage": stage, "peak_mb": peak, "us_per_token": 1e6 * seconds / total}
 
 
-def settings(folder: Path) -> list[str]:
+def settings(folder: Path, tokens: int) -> list[str]:
     """What is other than by default."""
     found = {
         "model.name": folder / "model", "corpus.source": folder / "texts.csv",
-        "corpus.max_tokens": TOKENS, "activations.sites": "1.resid_post",
+        "corpus.max_tokens": tokens, "activations.sites": "1.resid_post",
         "sae.d_sae": 512, "sae.k": 8, "sae.tokens": 100_000, "sae.batch_size": 1024,
         "probe.bootstrap": 100, "evaluation.bootstrap": 100,
     }  # fmt: skip
     return [f"{name}={value}" for name, value in found.items()]
 
 
-def write_texts(path: Path, documents: int) -> None:
+def write_texts(path: Path, documents: int, tokens: int) -> None:
     """A CSV of texts whose words depend on their label."""
     draw = np.random.default_rng(0)
     shares = 1 / np.arange(1, WORDS + 1)
@@ -145,13 +153,13 @@ def write_texts(path: Path, documents: int) -> None:
         file.write("text,label\n")
         for first in range(0, documents, 1000):
             label = draw.integers(LABELS, size=1000)
-            words = draw.choice(WORDS, size=(1000, TOKENS + 8), p=shares / shares.sum())
+            words = draw.choice(WORDS, size=(1000, tokens + 8), p=shares / shares.sum())
             words = (words + 7 * label[:, None]) % WORDS
             for row in range(min(1000, documents - first)):
                 file.write(" ".join(f"w{word}" for word in words[row]) + f",class{label[row]}\n")
 
 
-def save_model(folder: Path) -> None:
+def save_model(folder: Path, width: int) -> None:
     """A GPT-2 of 2 layers with a vocabulary of words."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -162,7 +170,7 @@ def save_model(folder: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
     torch.manual_seed(0)
-    size = {"n_layer": 2, "n_embd": 64, "n_head": 4, "n_positions": 64}
+    size = {"n_layer": 2, "n_embd": width, "n_head": 4, "n_positions": 256}
     config = GPT2Config(**size, vocab_size=len(vocabulary), bos_token_id=None, eos_token_id=None)
     GPT2LMHeadModel(config).save_pretrained(folder)
 
