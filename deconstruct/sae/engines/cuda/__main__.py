@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 
+from deconstruct.common.showing import say
 from deconstruct.sae.engines.cuda.check import disagreement
 from deconstruct.sae.engines.cuda.topk import FusedTopK
 from deconstruct.sae.spec import StepSpec
@@ -16,4 +17,4 @@ device, told = sys.argv[1:]
 fields = json.loads(told)
 for name in ("betas", "prefixes"):
     fields[name] = tuple(fields[name])
-print(json.dumps(disagreement(FusedTopK, StepSpec(**fields), device)))
+say(json.dumps(disagreement(FusedTopK, StepSpec(**fields), device)))
