@@ -32,6 +32,7 @@ from deconstruct.commands import (
 )
 from deconstruct.common.errors import StorageError
 from deconstruct.common.showing import Plain, say, say_json
+from deconstruct.examining import match
 from deconstruct.sharing import export, push
 from deconstruct.store import (
     QueryError,
@@ -252,6 +253,7 @@ def _answer(
                 render.write_json(result, stream)
 
 
+app.command()(match)
 app.command()(export)
 app.command()(push)
 

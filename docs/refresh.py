@@ -56,6 +56,8 @@ they are named after; below `show` and `latent`, `run_id` is said once.
   `cluster_metrics` and `cluster_summary`, of each the rows that the page shows.
 - `latent`: `run_id`; `features`, one record; `top_tokens`, `label_enrichment`, `feature_logits` and
   `top_contexts`.
+- `match`: `run_id`; `matchings`, each with `other_run`, `key`, the metrics of `matching_metrics`,
+  and how many living `latents`, `other_latents`, `pairs` and held-out `tokens` they are about.
 - `doctor`: `sound`, whether all is well; `findings`, each with `subject`, `found` and `sound`.
 - `plan`: `stages`, each with `stage`, `key`, `site`, `cached`, `differences` (sentences), and
   `nearest` with its `seconds` and `bytes`; `seconds` and `bytes`, the sums of these.

@@ -44,7 +44,8 @@ class Table:
     key: columns that, with the run, are unique together; empty if one of them may be null. columns:
     of the file; the store's have ``run_id`` too. file: name of the Parquet file. in_place: the rows
     stay there, as there are as many as tokens. wide: the file has one column per metric, and the
-    table one row per metric. optional: only some runs have the file.
+    table one row per metric. optional: only some runs have the file. paired: rows are of two runs,
+    and the store's have ``other_run`` too.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Table:
     in_place: bool = False
     wide: bool = False
     optional: bool = False
+    paired: bool = False
 
     @cached_property
     def arrow(self) -> pa.Schema:

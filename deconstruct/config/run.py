@@ -21,7 +21,7 @@ from deconstruct.config.stages import (
 
 STAGES = ("corpus", "activations", "sae", "latents", "evaluation", "probe", "cluster")
 """The stages of every run, in the order of the data."""
-OPTIONAL_STAGES = ("drift",)
+OPTIONAL_STAGES = ("drift", "matching")
 """Stages that only some runs have; a run's id does not depend on them."""
 EVERY_STAGE = (*STAGES, *OPTIONAL_STAGES)
 """Both, in the order of the data."""

@@ -18,7 +18,7 @@ from deconstruct.config import EVERY_STAGE, TRAINING, Growth, RunConfig
 from deconstruct.probe.tables import TASK
 from deconstruct.store.ddl import PARQUET, literal, name
 from deconstruct.store.headlines import HEADLINES
-from deconstruct.store.schema import RELATIONS, RUN_ID, Relation
+from deconstruct.store.schema import RELATIONS, Relation
 
 
 class RunRecord(BaseModel):
@@ -54,7 +54,7 @@ def load_run(
     Its rows in runs and stages are of its making: they stay. The caller holds the transaction.
     """
     for relation in RELATIONS:
-        if relation.stage is not None and not relation.in_place:
+        if relation.stage is not None and not relation.in_place and not relation.paired:
             connection.execute(f"DELETE FROM {name(relation.name)} WHERE run_id = ?", [run_id])
     column = label_column(run, artifacts["corpus"])
     for relation in RELATIONS:
@@ -71,6 +71,38 @@ def load_run(
     _insert_stages(connection, run_id, run, in_order)
     _insert_run(connection, run_id, run, artifacts)
     _insert_execution(connection, run_id, run, in_order)
+
+
+def load_matching(
+    connection: duckdb.DuckDBPyConnection, run_id: str, other_run: str, matching: Artifact
+) -> None:
+    """Put what was found of two runs' latents in the place of what is there of them.
+
+    The caller holds the transaction. Publishing either run again leaves the rows: they are of its
+    SAE and its firings, which decide its id.
+    """
+    of = {"run_id": run_id, "other_run": other_run}
+    for relation in RELATIONS:
+        if not relation.paired:
+            continue
+        connection.execute(
+            f"DELETE FROM {name(relation.name)} WHERE run_id = $run_id AND other_run = $other_run",
+            of,
+        )
+        if relation.table is not None:
+            file = matching.file(relation.table.file)
+            insert_file(connection, relation, run_id, file, other_run=other_run)
+    _insert(
+        connection,
+        "matchings",
+        **of,
+        key=matching.key,
+        version=matching.manifest.version,
+        seconds=matching.manifest.seconds,
+        path=f"matching/{matching.key}",
+        facts=json.dumps(matching.facts),
+        made=matching.manifest.finished,
+    )
 
 
 def label_column(run: RunRecord, corpus: Artifact) -> str | None:
@@ -107,12 +139,15 @@ def insert_file(
     run_id: str,
     file: Path,
     absent: Mapping[str, str | None] | None = None,
+    other_run: str | None = None,
 ) -> None:
     """Copy a Parquet file's rows into the relation's table, as those of ``run_id``.
 
     absent: what optional columns hold that the file has not; null where it does not say.
+    other_run: the second run of a relation of two.
     """
-    into = [column for column in relation.columns if column is not RUN_ID]
+    whose = {"run_id": run_id} | ({"other_run": other_run} if other_run is not None else {})
+    into = [column for column in relation.columns if column.name not in whose]
     if relation.table is not None and relation.table.wide:
         rows = (
             "SELECT step, metric, value FROM (UNPIVOT (SELECT step::UBIGINT AS step, "
@@ -133,9 +168,9 @@ def insert_file(
     columns = ", ".join(name(column.name) for column in into)
     try:
         connection.execute(
-            f"INSERT INTO {name(relation.name)} (run_id, {columns}) "
-            f"SELECT $run_id, rows.* FROM ({rows}) AS rows",
-            {"run_id": run_id, "file": str(file)},
+            f"INSERT INTO {name(relation.name)} ({', '.join(whose)}, {columns}) "
+            f"SELECT {', '.join(f'${one}' for one in whose)}, rows.* FROM ({rows}) AS rows",
+            {**whose, "file": str(file)},
         )
     except (
         duckdb.BinderException,

@@ -1,4 +1,4 @@
-"""Publishing a run: its rows go into the store, and readers never notice but by the result."""
+"""Publishing: rows go into the store, and readers never notice but by the result."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from deconstruct.common.errors import StorageError
 from deconstruct.common.paths import absolute
 from deconstruct.config import STAGES
 from deconstruct.store.ddl import create_macros, create_views
-from deconstruct.store.load import RunRecord, load_run
+from deconstruct.store.load import RunRecord, load_matching, load_run
 from deconstruct.store.migrate import migrate
+from deconstruct.store.query import open_store
 from deconstruct.store.reading.checks import check_artifacts
 from deconstruct.store.rewrite import FILE, rewriting
+
+_PAIRS = "SELECT run_id, other_run, key FROM matchings"
 
 
 def run_id_of(artifacts: Mapping[str, Artifact]) -> str:
@@ -50,3 +53,31 @@ def publish(home: Path, run: RunRecord, artifacts: Mapping[str, Artifact]) -> st
         create_views(connection, home)
         create_macros(connection)
     return run_id
+
+
+def publish_matchings(home: Path, run_id: str, matchings: Mapping[str, Artifact]) -> None:
+    """Put a run's latents beside those of others into ``<home>/deconstruct.duckdb``.
+
+    ``matchings`` maps the run_id of each other run to the artifact of the stage matching. What is
+    there of a pair is replaced; nothing is written where all of it is there. Raises
+    ``StorageError`` as `publish` does, and if one of the runs is not in the store any more.
+    """
+    home = absolute(home)
+    store = home / FILE
+    check_artifacts(home, matchings.values())
+    wanted = {(run_id, other, artifact.key) for other, artifact in matchings.items()}
+    with open_store(home, files=False, verify=False) as reader:
+        if wanted <= set(reader.execute(_PAIRS).fetchall()):
+            return
+    with rewriting(store, start_from=store) as connection:
+        migrate(connection, str(store))
+        there = {str(run) for (run,) in connection.execute("SELECT run_id FROM runs").fetchall()}
+        if gone := {run_id, *matchings} - there:
+            raise StorageError(
+                f"run {', '.join(sorted(gone))} was removed meanwhile; name runs of 'deconstruct "
+                "runs'"
+            )
+        for other, artifact in matchings.items():
+            load_matching(connection, run_id, other, artifact)
+        create_views(connection, home)
+        create_macros(connection)

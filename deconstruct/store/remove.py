@@ -64,9 +64,11 @@ def remove_runs(home: Path | str | None, runs: Iterable[str]) -> list[str]:
         migrate(connection, str(store))
         for relation in RELATIONS:
             if not relation.in_place and relation.name != "meta":
+                either = " OR other_run = $run" if relation.paired else ""
                 for run_id in run_ids:
                     connection.execute(
-                        f"DELETE FROM {name(relation.name)} WHERE run_id = ?", [run_id]
+                        f"DELETE FROM {name(relation.name)} WHERE run_id = $run{either}",
+                        {"run": run_id},
                     )
         create_views(connection, root)
         create_macros(connection)
@@ -194,7 +196,7 @@ def _needed(home: Path | str | None, root: DataRoot, partial: bool) -> set[tuple
         by_key.setdefault(key, set()).add((stage, key))
     with open_store(home, files=False, verify=False) as connection:
         waiting = {(str(s), str(k)) for s, k in connection.execute(
-            "SELECT DISTINCT stage, key FROM stages"
+            "SELECT stage, key FROM stages UNION SELECT 'matching', key FROM matchings"
         ).fetchall()}  # fmt: skip
     for thing in _folders(root):
         if thing.kind == "partial" and not (partial and _given_up(root, thing, since)):

@@ -19,11 +19,12 @@ from deconstruct.corpus.tables import TABLES as CORPUS
 from deconstruct.drift.tables import TABLES as DRIFT
 from deconstruct.evaluation.tables import TABLES as EVALUATION
 from deconstruct.latents.tables import TABLES as LATENTS
+from deconstruct.matching.tables import TABLES as MATCHING
 from deconstruct.probe.tables import TABLES as PROBE
 from deconstruct.sae.tables import TABLES as SAE
 from deconstruct.store.headlines import HEADLINES
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ class Relation:
     @classmethod
     def of(cls, stage: str, table: Table) -> Relation:
         """What a stage's table is in the store: the same for every run."""
-        key = ("run_id", *table.key) if table.key else ()
+        whose = (RUN_ID, OTHER_RUN) if table.paired else (RUN_ID,)
+        key = (*(column.name for column in whose), *table.key) if table.key else ()
         beside = DOCUMENT_METADATA if table is DOCUMENTS else None
-        return cls(table.name, table.comment, key, (RUN_ID, *table.columns), stage, table, beside)
+        return cls(table.name, table.comment, key, (*whose, *table.columns), stage, table, beside)
 
     @property
     def file(self) -> str | None:
@@ -68,12 +70,18 @@ class Relation:
         return self.table is not None and self.table.in_place
 
     @property
+    def paired(self) -> bool:
+        """Whether a row is of two runs."""
+        return OTHER_RUN in self.columns
+
+    @property
     def from_file(self) -> tuple[Column, ...]:
-        """The columns that every such Parquet file holds: all but ``run_id`` and optional ones."""
-        return tuple(c for c in self.columns if c is not RUN_ID and not c.optional)
+        """The columns that every such Parquet file holds: all but runs' ids and optional ones."""
+        return tuple(c for c in self.columns if c not in (RUN_ID, OTHER_RUN) and not c.optional)
 
 
 RUN_ID = Column("run_id", "VARCHAR", "Run that the row belongs to: key of runs.")
+OTHER_RUN = Column("other_run", "VARCHAR", "Run that it is compared with: key of runs.")
 
 
 def _columns(*lines: tuple[str, str, str]) -> tuple[Column, ...]:
@@ -150,7 +158,8 @@ STAGES = Relation(
         (
             "stage",
             "VARCHAR",
-            f"{', '.join(ALWAYS)}; {', '.join(OPTIONAL_STAGES)}.",
+            f"{', '.join(ALWAYS)}; {', '.join(OPTIONAL_STAGES)} (this one, of two runs, is in "
+            "matchings).",
         ),
         ("ordinal", "UTINYINT", "Place of the stage in the pipeline, from 0."),
         ("key", "VARCHAR", "Key of the artifact: a digest of all that decides its content."),
@@ -216,6 +225,23 @@ NAMES = Relation(
     ),
 )
 
+MATCHINGS = Relation(
+    "matchings",
+    "The pairs of runs whose latents were matched (deconstruct match), and the artifact of each. "
+    "A pair goes with either of its runs.",
+    ("run_id", "other_run"),
+    (
+        RUN_ID,
+        OTHER_RUN,
+        Column("key", "VARCHAR", "Key of the artifact: a digest of all that decides its content."),
+        Column("version", "UINTEGER", "Version of the stage's code."),
+        Column("seconds", "DOUBLE", "Wall time that making the artifact took."),
+        Column("path", "VARCHAR", "Folder of the artifact, relative to the data root."),
+        Column("facts", "JSON", "What the stage noted about its result."),
+        Column("made", "TIMESTAMPTZ", "When the artifact was finished."),
+    ),
+)
+
 _OF_STAGES = {
     "corpus": CORPUS,
     "latents": LATENTS,
@@ -224,6 +250,7 @@ _OF_STAGES = {
     "probe": PROBE,
     "cluster": CLUSTER,
     "drift": DRIFT,
+    "matching": MATCHING,
 }
 """In the order in which a reader meets them."""
 
@@ -233,5 +260,6 @@ RELATIONS = (
     NAMES,
     EXECUTIONS,
     STAGES,
+    MATCHINGS,
     *(Relation.of(stage, table) for stage, tables in _OF_STAGES.items() for table in tables),
 )

@@ -23,11 +23,11 @@ ORDER = (
     ("sae",),
     ("features",),
     ("latents", "evaluation"),
-    ("probe", "cluster", "drift"),
+    ("probe", "cluster", "drift", "matching"),
     ("store",),
     ("recurring", "interop", "report", "suggest"),
     ("commands", "doctor"),
-    ("sharing",),
+    ("sharing", "examining"),
     ("cli",),
 )
 """Packages of ``deconstruct/``, from the ground up: each imports from rows above its own alone."""

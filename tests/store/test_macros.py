@@ -281,11 +281,7 @@ def test_counterparts(store: duckdb.DuckDBPyConnection, demo: Planted, other: Pl
     assert own["counterpart"] == best
     assert own["cosine"] == pytest.approx(cosine[best], rel=1e-4)
     assert own["share"] == pytest.approx(fires[best] / 20)
-    back = {
-        r["latent"]: r["counterpart"] for r in rows(store, "FROM counterparts('other', 'demo')")
-    }
-    for row in found:
-        assert row["mutual"] == (back[row["counterpart"]] == row["latent"])
+    assert "mutual" not in own  # random rows are mutually nearest nearly half of the time
 
 
 def test_a_run_is_its_own_counterpart(store: duckdb.DuckDBPyConnection) -> None:

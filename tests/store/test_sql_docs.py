@@ -16,6 +16,7 @@ from support.store_artifacts import plant
 from typer.testing import CliRunner
 
 from deconstruct.cli import app
+from deconstruct.recurring.matches import match_runs
 from deconstruct.store import open_store, publish
 from deconstruct.store.describe import columns, er_diagram, references, schema_page
 from deconstruct.store.headlines import HEADLINES
@@ -47,6 +48,7 @@ def store(home: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     for seed, name in enumerate(("layer-9", "layer-5", "layer-9-seed-1")):
         run = plant(home, name, seed=seed, names=NAMES)
         publish(home, run.record, run.artifacts)
+    match_runs(home, "layer-9", ["layer-9-seed-1"])
     with open_store(home) as connection:
         first = re.findall(r"```sql\n(SET VARIABLE.*?)```", PAGE, re.DOTALL)
         assert len(first) == 1

@@ -27,7 +27,11 @@ from deconstruct.store.rewrite import FILE
 from deconstruct.store.schema import RELATIONS, Relation
 
 TwoRuns = tuple[Path, Planted, Planted]
-FROM_FILES = [r for r in RELATIONS if r.table and not r.table.optional and r.name != "training_log"]
+FROM_FILES = [
+    r
+    for r in RELATIONS
+    if r.table and not r.table.optional and not r.paired and r.name != "training_log"
+]
 
 
 def run_of(planted: Planted) -> str:

@@ -107,56 +107,47 @@ CREATE OR REPLACE MACRO latent_across_runs(run, latent, other := NULL, n := 1) A
 
 -- For each latent of a run its likeliest counterpart in another run of the same corpus: of the 8
 -- that fire most often on its `top` strongest tokens, the one whose decoder row has the largest
--- cosine with its own. share: of those tokens on which the counterpart fires; mutual: it is its
--- counterpart's counterpart too. Some pairs are missed, few of the close ones (an eighth of those
--- with a cosine above 0.5, between two seeds). Across widths cosine is null, and share decides.
--- Example: FROM counterparts('latest', 'demo') WHERE mutual
+-- cosine with its own. share: of those tokens on which the counterpart fires. Some pairs are
+-- missed, few of the close ones (an eighth of those with a cosine above 0.5, between two seeds).
+-- Across widths cosine is null, and share decides. Several latents may have one counterpart, and
+-- random rows have counterparts too: how much is found again, latent_matches and matching_metrics
+-- say (deconstruct match).
+-- Example: FROM counterparts('latest', 'demo') WHERE cosine > 0.7
 CREATE OR REPLACE MACRO counterparts(run, other, top := 20) AS TABLE
-    WITH pair AS (
-        SELECT resolve_run(run) AS here, resolve_run(other) AS there
-        UNION SELECT resolve_run(other), resolve_run(run)
-    ),
-    strongest AS MATERIALIZED (
-        SELECT s.run_id, s.latent, unnest(s.places) AS token_index, len(s.places) AS n
+    WITH strongest AS MATERIALIZED (
+        SELECT s.latent, unnest(s.places) AS token_index, len(s.places) AS n
         FROM (
-            SELECT l.run_id, l.latent,
+            SELECT l.latent,
                 list(l.token_index ORDER BY l.activation DESC, l.token_index)[:top] AS places
             FROM latents AS l
-            WHERE l.run_id IN (SELECT p.here FROM pair AS p)
-            GROUP BY l.run_id, l.latent
+            WHERE l.run_id = resolve_run(run)
+            GROUP BY l.latent
         ) AS s
     ),
     candidate AS MATERIALIZED (
-        SELECT s.run_id, s.latent, o.run_id AS there, o.latent AS counterpart,
-            count(*) / any_value(s.n) AS share
+        SELECT s.latent, o.latent AS counterpart, count(*) / any_value(s.n) AS share
         FROM strongest AS s
-        JOIN pair AS p ON p.here = s.run_id
-        JOIN latents_by_token AS o ON o.run_id = p.there AND o.token_index = s.token_index
-        GROUP BY s.run_id, s.latent, o.run_id, o.latent
-        QUALIFY row_number() OVER (
-            PARTITION BY s.run_id, s.latent ORDER BY count(*) DESC, o.latent
-        ) <= 8
+        JOIN latents_by_token AS o
+            ON o.run_id = resolve_run(other) AND o.token_index = s.token_index
+        GROUP BY s.latent, o.latent
+        QUALIFY row_number() OVER (PARTITION BY s.latent ORDER BY count(*) DESC, o.latent) <= 8
     ),
     matched AS MATERIALIZED (
-        SELECT c.run_id, c.latent, c.counterpart, c.share,
+        SELECT c.latent, c.counterpart, c.share,
             CASE WHEN len(a.decoder) = len(b.decoder)
                 THEN list_cosine_similarity(a.decoder, b.decoder) END AS cosine
         FROM candidate AS c
-        JOIN directions AS a ON a.run_id = c.run_id AND a.latent = c.latent
-        JOIN directions AS b ON b.run_id = c.there AND b.latent = c.counterpart
+        JOIN directions AS a ON a.run_id = resolve_run(run) AND a.latent = c.latent
+        JOIN directions AS b ON b.run_id = resolve_run(other) AND b.latent = c.counterpart
         QUALIFY row_number() OVER (
-            PARTITION BY c.run_id, c.latent ORDER BY cosine DESC NULLS LAST, c.share DESC,
-                c.counterpart
+            PARTITION BY c.latent ORDER BY cosine DESC NULLS LAST, c.share DESC, c.counterpart
         ) = 1
     )
-    SELECT m.latent, m.counterpart, m.cosine, m.share, back.counterpart = m.latent AS mutual,
-        f.n_fires, g.n_fires AS counterpart_fires, f.top_token, g.top_token AS counterpart_token
+    SELECT m.latent, m.counterpart, m.cosine, m.share, f.n_fires,
+        g.n_fires AS counterpart_fires, f.top_token, g.top_token AS counterpart_token
     FROM matched AS m
-    LEFT JOIN matched AS back
-        ON back.run_id = resolve_run(other) AND back.latent = m.counterpart
     LEFT JOIN features AS f ON f.run_id = resolve_run(run) AND f.latent = m.latent
     LEFT JOIN features AS g ON g.run_id = resolve_run(other) AND g.latent = m.counterpart
-    WHERE m.run_id = resolve_run(run)
     ORDER BY m.cosine DESC NULLS LAST, m.latent;
 
 -- Latents that fire never (dead), on less than a share `rare` of the tokens, or on more than
