@@ -59,7 +59,7 @@ Safe = Annotated[
 ]
 ORDER = (
     *("init", "plan", "run", "analyse", "retry", "sweep"),
-    *("runs", "show", "latent", "sql", "match", "export", "push"),
+    *("runs", "show", "latent", "sql", "match", "steer", "export", "push"),
     *("serve", "doctor", "config", "verify", "gc"),
 )
 """Of commands in the help and in docs/commands.md; others follow."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
-from deconstruct.commands import Home, Json, Run, report_errors
+from deconstruct.commands import MOST, Home, Json, Run, report_errors
+from deconstruct.common.errors import ConfigError
 from deconstruct.common.showing import say, say_json
+from deconstruct.store.render import Listing, terminal
+
+if TYPE_CHECKING:
+    from deconstruct.causes.experiment import Steered
 
 
 @report_errors
@@ -41,3 +48,73 @@ def match(
         return
     for one in found:
         say(f"{one.run_id} in {one.other_run}: {sentence(one.matching)}")
+
+
+@report_errors
+def steer(
+    run: Run,
+    number: Annotated[
+        int, typer.Argument(metavar="LATENT", min=0, max=MOST, help="Number of the latent.")
+    ],
+    scale: Annotated[
+        float | None,
+        typer.Option(metavar="S", help="Multiply its activations by S where it fires."),
+    ] = None,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Take it out: the same as --scale 0.")
+    ] = False,
+    texts: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Held-out texts in which each latent is changed.")
+    ] = 8,
+    controls: Annotated[
+        int, typer.Option(min=0, max=MOST, help="Latents of like density and length beside it.")
+    ] = 20,
+    home: Home = None,
+    format_: Json = "table",
+) -> None:
+    """Change one latent inside the language model, and show what that does to its predictions.
+
+    Where it fires, its direction is added or taken away, and what the SAE does not explain is left
+    as it is. Other latents of like density and length are changed alike, each where it fires.
+    """
+    if (scale is not None) == ablate:
+        raise ConfigError("steer takes either --scale S or --ablate; name one of them")
+    factor = 0.0 if scale is None else scale
+    if not math.isfinite(factor):
+        raise ConfigError(f"--scale {factor} is no finite number; name one, such as 2 or -1")
+    from deconstruct.causes import experiment
+
+    found = experiment.steer(home, run, number, factor, texts=texts, controls=controls)
+    if format_ == "json":
+        return say_json(found.record())
+    terminal().print(*_steered(found), sep="\n")
+
+
+def _steered(found: Steered) -> list[Listing | Text]:
+    """The page of a latent that was changed."""
+    effect, n = found.effect, len(found.controls)
+    told = {
+        "kl": "KL where it fires",
+        "loss": "loss added there",
+        "kl_later": "KL later, where it is silent",
+    }
+    rows = [
+        (label, getattr(effect, name), *found.spread(name), f"{found.rank(name)} of {n + 1}")
+        for name, label in told.items()
+    ]
+    names = ["nats a prediction", "latent", "least", "median", "largest", "rank"]
+    moved = [
+        (what, " ".join(f"{token!r} {change:+.2f}" for _, token, change in tokens))
+        for what, tokens in (("rise", found.rising), ("fall", found.falling))
+    ]
+    return [
+        Text(f"Latent {effect.latent} of run {found.run_id}, times {found.factor:g}", style="bold"),
+        Text(
+            f"{effect.firings} firings in {effect.texts} held-out texts, beside {n} latents of "
+            "like density"
+        ),
+        Text(""),
+        Listing(names, rows),
+        Text(""),
+        Listing(["", ""], moved, "Logits that move most where it fires"),
+    ]

@@ -58,6 +58,9 @@ they are named after; below `show` and `latent`, `run_id` is said once.
   `top_contexts`.
 - `match`: `run_id`; `matchings`, each with `other_run`, `key`, the metrics of `matching_metrics`,
   and how many living `latents`, `other_latents`, `pairs` and held-out `tokens` they are about.
+- `steer`: `run_id`, `factor`, `latent`, `texts`, `firings`, `kl`, `loss`, `later` and `kl_later`;
+  `controls`, each with the latter seven; `rising` and `falling`, each with `token_id`, `token` and
+  `change`.
 - `doctor`: `sound`, whether all is well; `findings`, each with `subject`, `found` and `sound`.
 - `plan`: `stages`, each with `stage`, `key`, `site`, `cached`, `differences` (sentences), and
   `nearest` with its `seconds` and `bytes`; `seconds` and `bytes`, the sums of these.

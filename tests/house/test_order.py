@@ -25,7 +25,7 @@ ORDER = (
     ("latents", "evaluation"),
     ("probe", "cluster", "drift", "matching"),
     ("store",),
-    ("recurring", "interop", "report", "suggest"),
+    ("recurring", "interop", "report", "suggest", "causes"),
     ("commands", "doctor"),
     ("sharing", "examining"),
     ("cli",),
