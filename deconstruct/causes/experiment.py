@@ -45,7 +45,7 @@ class Steered:
     def rank(self, measure: str) -> int:
         """Place of the latent among the controls and itself, from 1: the largest |change|."""
         own = abs(getattr(self.effect, measure))
-        return 1 + sum(abs(getattr(one, measure)) > own for one in self.controls)
+        return 1 + sum(bool(abs(getattr(one, measure)) > own) for one in self.controls)
 
     def spread(self, measure: str) -> tuple[float, float, float]:
         """Least, median and largest of the controls; NaN without any."""

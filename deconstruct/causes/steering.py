@@ -151,7 +151,7 @@ class Steering:
         apart = None
         if trial.logits:
             apart = np.zeros(clean.shape[1])
-            pieces = clean[here].split(ROWS), changed[here].split(ROWS)
+            pieces = torch.split(clean[here], ROWS), torch.split(changed[here], ROWS)
             for ours, theirs in zip(*pieces, strict=True):
                 apart += (theirs.double() - ours.double()).sum(0).cpu().numpy()
         return _Sums(int(here.sum()), kl, loss, int(after.sum()), kl_later, apart)
@@ -186,7 +186,7 @@ class Steering:
 def _figures(clean: Tensor, changed: Tensor, targets: Tensor) -> tuple[float, float]:
     """Sums of KL and of the loss' growth over predictions: logits [n, vocabulary], ids [n]."""
     kl, loss = 0.0, 0.0
-    parts = (clean.split(ROWS), changed.split(ROWS), targets.split(ROWS))
+    parts = [torch.split(rows, ROWS) for rows in (clean, changed, targets)]
     for ours, theirs, target in zip(*parts, strict=True):
         log_p, log_q = ours.float().log_softmax(-1), theirs.float().log_softmax(-1)
         each = (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)
