@@ -32,7 +32,7 @@ from deconstruct.commands import (
 )
 from deconstruct.common.errors import StorageError
 from deconstruct.common.showing import Plain, say, say_json
-from deconstruct.examining import match, steer
+from deconstruct.examining import absorption, match, steer
 from deconstruct.sharing import export, push
 from deconstruct.store import (
     QueryError,
@@ -255,6 +255,7 @@ def _answer(
 
 app.command()(match)
 app.command()(steer)
+app.command()(absorption)
 app.command()(export)
 app.command()(push)
 

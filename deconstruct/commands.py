@@ -59,7 +59,7 @@ Safe = Annotated[
 ]
 ORDER = (
     *("init", "plan", "run", "analyse", "retry", "sweep"),
-    *("runs", "show", "latent", "sql", "match", "steer", "export", "push"),
+    *("runs", "show", "latent", "sql", "match", "steer", "absorption", "export", "push"),
     *("serve", "doctor", "config", "verify", "gc"),
 )
 """Of commands in the help and in docs/commands.md; others follow."""

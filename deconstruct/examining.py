@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +16,7 @@ from deconstruct.store.render import Listing, terminal
 
 if TYPE_CHECKING:
     from deconstruct.causes.experiment import Steered
+    from deconstruct.causes.first_letter import Absorption
 
 
 @report_errors
@@ -118,3 +120,43 @@ def _steered(found: Steered) -> list[Listing | Text]:
         Text(""),
         Listing(["", ""], moved, "Logits that move most where it fires"),
     ]
+
+
+@report_errors
+def absorption(run: Run, home: Home = None, format_: Json = "table") -> None:
+    """Measure how much other latents absorb of what words' first letters are (SAEBench 0.6.0).
+
+    Letters are those that a linear probe reads from words that it was not fitted on. An SAE whose
+    latents know no letters scores low as well: then recall is low, the share of the words on which
+    a letter's main latents fire.
+    """
+    from deconstruct.causes import first_letter
+
+    found = first_letter.absorption(home, run)
+    if format_ == "json":
+        return say_json(found.record())
+    terminal().print(*_absorbed(found), sep="\n")
+
+
+def _absorbed(found: Absorption) -> list[Listing | Text]:
+    """The page of absorption: a row a letter, and their mean."""
+    figures = ("probe_f1", "main_f1", "recall", "fraction", "full")
+    rows = [
+        (one.letter, one.words, *(getattr(one, name) for name in figures), _numbers(one.main))
+        for one in found.letters
+    ]
+    words = sum(one.words for one in found.letters)
+    rows.append(("mean", words, *(found.mean(name) for name in figures), ""))
+    names = ["letter", "words", "probe f1", "main f1", "recall", "fraction", "full", "main latents"]
+    return [
+        Text(f"First-letter absorption of run {found.run_id}", style="bold"),
+        Text(f"{len(found.letters)} letters that a probe reads from unseen words"),
+        Text(""),
+        Listing(names, rows),
+    ]
+
+
+def _numbers(latents: Sequence[int]) -> str:
+    """The first three, in a column of no more than twenty characters."""
+    more = f" +{len(latents) - 3}" if len(latents) > 3 else ""
+    return ", ".join(map(str, latents[:3])) + more

@@ -61,6 +61,8 @@ they are named after; below `show` and `latent`, `run_id` is said once.
 - `steer`: `run_id`, `factor`, `latent`, `texts`, `firings`, `kl`, `loss`, `later` and `kl_later`;
   `controls`, each with the latter seven; `rising` and `falling`, each with `token_id`, `token` and
   `change`.
+- `absorption`: `run_id`; `words`, how many by part; the means `probe_f1`, `main_f1`, `recall`,
+  `fraction` and `full`; `letters`, each with `letter`, `words`, those figures and `main` (latents).
 - `doctor`: `sound`, whether all is well; `findings`, each with `subject`, `found` and `sound`.
 - `plan`: `stages`, each with `stage`, `key`, `site`, `cached`, `differences` (sentences), and
   `nearest` with its `seconds` and `bytes`; `seconds` and `bytes`, the sums of these.

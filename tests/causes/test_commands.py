@@ -12,7 +12,10 @@ from support.growing import TRAINED, Home
 from support.store_artifacts import plant
 from typer.testing import CliRunner
 
+from deconstruct.activations.shards import ShardFile
 from deconstruct.artifacts import DataRoot
+from deconstruct.causes.subject import subject_of
+from deconstruct.causes.words import words_of
 from deconstruct.cli import app
 from deconstruct.config import ModelConfig, RunConfig
 from deconstruct.model.resolve import resolve
@@ -95,3 +98,32 @@ def test_what_can_not_be_steered_is_said_in_a_sentence(home: Path) -> None:
     assert gone.startswith("error: ")
     assert "Traceback" not in gone
     assert "model" in gone
+
+
+def test_words_are_whole_and_each_is_of_one_part(home: Path) -> None:
+    subject = subject_of(home, "demo")
+    parts = words_of(subject)
+    words = [word for of in parts.values() for word in of.words]
+    assert len(words) == len(set(words)) >= 5
+    assert all(of.letters.tolist() == [word[0] for word in of.words] for of in parts.values())
+    tokens = subject.corpus.table("tokens.parquet").to_pydict()
+    spelled, position = tokens["token"], tokens["position"]
+    for part, of in parts.items():
+        split = "test" if part == "test" else "train"
+        places: dict[str, list[np.ndarray]] = {word: [] for word in of.words}
+        for path in subject.activations.files(f"{split}-*.parquet"):
+            shard = ShardFile(path)
+            index, x = shard.column(0, "token_index"), shard.activation(0).float().numpy()
+            for place, token in enumerate(index.tolist()):
+                last = token + 1 == len(spelled) or position[token + 1] == 0
+                ends = not last and not spelled[token + 1][:1].isalpha()
+                if spelled[token][1:].lower() in places and spelled[token][:1] == " " and ends:
+                    places[spelled[token][1:].lower()].append(x[place])
+        for word, x in zip(of.words, of.x, strict=True):
+            assert (x == places[word][0]).all(), word
+
+
+def test_absorption_of_a_run_without_letters_is_said(home: Path) -> None:
+    said = called(home, "absorption", "demo", code=1)
+    assert "no letter of run" in said
+    assert "with an F1 of 0.6 or more" in said
