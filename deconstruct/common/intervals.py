@@ -1,15 +1,17 @@
-"""Bootstrap intervals over documents.
+"""Bootstrap intervals over documents, or groups of documents.
 
-Tokens of one document are not independent, so whole documents are resampled (Efron and Tibshirani
-1993), and a ratio is recomputed from resampled sums. All statistics of one call see the same
-resamples, so that differences are paired. The intervals speak of the choice of documents alone,
-not of the seed of a training. One document alone has no interval: its resamples are all equal.
+Tokens of one document are not independent, nor are documents of one group (texts alike, rows of
+one author), so whole groups are resampled (Efron and Tibshirani 1993; the cluster bootstrap of
+Field and Welsh 2007), and a ratio is recomputed from resampled sums. All statistics of one call see
+the same resamples, so that differences are paired. The intervals speak of the choice of documents
+alone, not of the seed of a training. One group alone has no interval: its resamples are all equal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -34,20 +36,37 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """``resamples`` draws of ``documents`` documents with replacement, the same for a seed."""
+    """``resamples`` draws of as many groups as there are with replacement, the same for a seed.
+
+    groups: [documents], equal where documents are of one group; None: each is its own.
+    """
 
     documents: int
     resamples: int
     seed: int
+    groups: NDArray[np.int64] | None = None
+
+    @cached_property
+    def _group(self) -> NDArray[np.int64]:
+        """[documents], numbered from 0."""
+        if self.groups is None:
+            return np.arange(self.documents)
+        return np.unique(self.groups, return_inverse=True)[1].astype(np.int64)
+
+    @cached_property
+    def drawn(self) -> int:
+        """How many groups there are to draw."""
+        return int(self._group.max()) + 1 if self.documents else 0
 
     def counts(self) -> Iterator[NDArray[np.float64]]:
-        """How often each document is drawn: blocks [some resamples, documents]."""
+        """How often each document is drawn, with its group: blocks [some resamples, documents]."""
         draw = np.random.default_rng(self.seed)
-        chance = np.full(self.documents, 1 / self.documents)
+        chance = np.full(self.drawn, 1 / self.drawn)
         step = max(1, BLOCK_COUNTS // self.documents)
         for first in range(0, self.resamples, step):
             size = min(step, self.resamples - first)
-            yield draw.multinomial(self.documents, chance, size).astype(np.float64)
+            counts = draw.multinomial(self.drawn, chance, size).astype(np.float64)
+            yield counts if self.drawn == self.documents else counts[:, self._group]
 
     def estimates(self, sums: Sums, statistics: Mapping[str, Statistic]) -> dict[str, Estimate]:
         """Each statistic with its percentile interval.
@@ -68,10 +87,10 @@ class Bootstrap:
         """A value with the ends of the interval that holds 95% of its resampled ones.
 
         drawn: [resamples]; those that are not finite are left out. If none is left, or there is
-        but one document, there is no interval.
+        but one group, there is no interval.
         """
         drawn = drawn[np.isfinite(drawn)]
-        if self.documents < 2 or len(drawn) == 0:
+        if self.drawn < 2 or len(drawn) == 0:
             return Estimate(float(value))
         tail = (1 - LEVEL) / 2
         low, high = np.quantile(drawn, [tail, 1 - tail])

@@ -35,15 +35,14 @@ class ResolvedSource:
 
     digest: SHA-256 of the file (of a folder: of its files' names and contents; of several files: of
     their contents in order), or the hub's commit. path: the file or folder; of a hub data set,
-    where it is cached if the hub is out of reach, else None; of several files None. renamed:
-    whether version 2 of the stage gave its labels other names. files: those of several.
+    where it is cached if the hub is out of reach, else None; of several files None. files: those
+    of several.
     """
 
     kind: Kind
     name: str
     digest: str
     path: Path | None = None
-    renamed: bool = False
     files: tuple[Path, ...] = ()
 
 
@@ -63,9 +62,10 @@ def resolve(config: CorpusConfig) -> ResolvedSource:
     kind, path, files = found
     name = NAME_OF_EMBEDDED if kind == "embedded" else source if kind == "files" else path.name
     with readable(source):
-        looks = [_look(*part, config) for part in found.parts()]
+        for part in found.parts():
+            _checked(*part, config)
         digest = _digest(kind, path, files)
-        return ResolvedSource(kind, name, digest, None if files else path, any(looks), files)
+        return ResolvedSource(kind, name, digest, None if files else path, files)
 
 
 def read(source: ResolvedSource, config: CorpusConfig) -> tuple[int, Iterator[Row]]:
@@ -151,15 +151,6 @@ def _parts(source: ResolvedSource) -> list[tuple[Kind, Path]]:
         return [(kind_of(file), file) for file in source.files]
     assert source.path is not None
     return [(source.kind, source.path)]
-
-
-def _look(kind: Kind, path: Path, config: CorpusConfig) -> bool:
-    """Raise ``DataError`` for missing columns; gives `ResolvedSource.renamed`. Cheap."""
-    reader = _checked(kind, path, config)
-    label = wanted(config).label
-    if not isinstance(reader, ParquetReader) or label is None:
-        return False
-    return values.renamed_in_3(reader.schema.field(label).type)
 
 
 def _digest(kind: Kind, path: Path, files: Sequence[Path] = (), *, again: bool = False) -> str:

@@ -1,4 +1,5 @@
-"""Which documents are held out: a digest of their text decides, and no text is on both sides.
+"""Which documents are held out: a digest of their text decides, and no text is on both sides, nor
+one that is like it.
 
 Or a digest of their group, and no group is on both sides either; or the source says it."""
 
@@ -6,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,9 @@ from numpy.typing import NDArray
 from deconstruct.common.errors import DataError
 from deconstruct.common.parquet import GroupedWriter, opened
 from deconstruct.config import CorpusConfig
+from deconstruct.corpus.alike.groups import joined
+from deconstruct.corpus.alike.minhash import components
+from deconstruct.corpus.alike.shingles import Kept
 
 log = logging.getLogger(__name__)
 
@@ -25,17 +29,39 @@ Ids = list[int] | NDArray[np.uint32]
 
 
 class Settled(NamedTuple):
-    """What was decided. test: [documents]. moved: whether any is not as it was drawn. twins: how
-    many were held out, but are no more; of a split that the source says: how many are held out all
-    the same."""
+    """What was decided.
+
+    test: [documents]. moved: whether any is not as it was drawn. part: [documents], equal where
+    documents hang together. twins: how many were held out, but are no more. across: how many are
+    held out though they hang together with a train document. template: whether so many texts are
+    alike that nothing is made of it.
+    """
 
     test: NDArray[np.bool_]
     moved: bool
+    part: NDArray[np.int64]
     twins: int
+    across: int
+    template: bool
 
     def names_in(self, batch: pa.RecordBatch) -> pa.Array:
         """The splits of some rows of ``documents.parquet``."""
         return pa.array(_names(self.test[batch.column("doc_id").to_numpy()]))
+
+    def groups_in(self, batch: pa.RecordBatch) -> pa.Array:
+        """Their ``group_id``: the smallest doc_id of those that each hangs together with."""
+        first = np.unique(self.part, return_index=True)[1]
+        return pa.array(first[self.part[batch.column("doc_id").to_numpy()]], pa.uint32())
+
+    def facts(self) -> dict[str, int]:
+        """``groups``: into how many parts the documents fall. ``alike_documents``: how many hang
+        together with others. ``twins_across``: how many are held out, with a like train text."""
+        sizes = np.bincount(self.part)
+        return {
+            "groups": int((sizes > 0).sum()),
+            "alike_documents": int(sizes[sizes > 1].sum()),
+            "twins_across": self.across,
+        }
 
     def check(self, source: str, config: CorpusConfig) -> None:
         """Raise ``DataError`` if the source's own split leaves one side empty."""
@@ -49,13 +75,26 @@ class Settled(NamedTuple):
     def say(self, source: str, config: CorpusConfig) -> None:
         """Log what may surprise: texts on both sides of a split, or a side larger than wanted."""
         share = float(self.test.mean())
+        if self.template:
+            log.warning(
+                "%s: most texts are alike, as of one template, so that only equal ones, or those "
+                "of a group, are kept on one side of the split; what is held out is nothing new "
+                "to what is trained", source,
+            )  # fmt: skip
         if config.split_column is not None:
-            if self.twins:
+            if self.across:
                 log.warning(
-                    "%s: %d held-out texts begin as train texts do, and are held out all the same, "
-                    "as column %r says", source, self.twins, config.split_column,
+                    "%s: %d held-out texts are like train texts, or begin as they do, and are held "
+                    "out all the same, as column %r says; leave corpus.split_column out to keep "
+                    "them on one side", source, self.across, config.split_column,
                 )  # fmt: skip
-        elif config.group_column is not None:
+            return
+        if self.across:
+            log.warning(
+                "%s: %d held-out texts are like train texts, as both were there before a text "
+                "that is like both came, or before likeness counted", source, self.across,
+            )  # fmt: skip
+        if config.group_column is not None:
             if not config.test_share / 2 <= share <= 2 * config.test_share:
                 log.warning(
                     "%s: %.0f%% of the documents are held out where corpus.test_share asks for "
@@ -63,28 +102,28 @@ class Settled(NamedTuple):
                     source, 100 * share, 100 * config.test_share, config.group_column,
                 )  # fmt: skip
         elif self.twins:
-            log.info(
-                "%s: %d texts begin as train texts do, so are not held out", source, self.twins
-            )
+            log.info("%s: %d texts are like train texts, so are not held out", source, self.twins)
 
 
 class Splits:
-    """Draws a split for each document of a corpus, then settles them all; 16 bytes per document.
+    """Draws a split for each document of a corpus, then settles them all; some 40 bytes per
+    document, or 240 where there are more than 20,000.
 
-    A document is held out by a digest of its text, unless a train document keeps the same
-    tokens: then it is a train document too, as nothing in it would be new to what was trained.
-    Texts that are alike but not equal may still lie on both sides.
-
-    With groups, documents hang together that share a group or the same tokens, and so do those that
-    hang together with the same one. Such a part is held out if all of its groups are drawn so. A
-    split that the source says (``held_out``) is kept, whatever tokens documents share.
+    Documents hang together that keep the same tokens, that are alike (`alike.groups.alike`), or,
+    with groups, that share one; and so do those that hang together with the same one. Such a part
+    is held out if all of its documents, or groups, are drawn so: then nothing in it is known from
+    training. A split that the source says (``held_out``) is kept, whatever hangs together.
     """
 
-    def __init__(self, test_share: float, seed: int, said: bool = False) -> None:
-        """said: whether the source says which documents are held out."""
+    def __init__(
+        self, test_share: float, seed: int, said: bool = False, kept: Kept | None = None
+    ) -> None:
+        """said: whether the source says which documents are held out. kept: where the tokens go
+        that decide which texts are alike."""
         self.test_share = test_share
         self.seed = seed
         self._said = said
+        self._kept = Kept() if kept is None else kept
         self._drawn: list[NDArray[np.float64]] = []
         self._seen: list[NDArray[np.uint64]] = []
         self._settled: list[NDArray[np.bool_]] = []
@@ -105,7 +144,7 @@ class Splits:
         if held_out is not None:
             drawn = np.where(held_out, -1.0, 2.0)
         self._drawn.append(drawn)
-        self._seen.append(np.array([_digest(ids) for ids in tokens], np.uint64))
+        self._keep(tokens)
         return _names(drawn < self.test_share)
 
     def adopt(
@@ -119,15 +158,19 @@ class Splits:
             self._groups.append(groups)
         self._settled.append(np.array(test, np.bool_))
         self._drawn.append(np.where(self._settled[-1], -1.0, 2.0))  # below, above any share
+        self._keep(tokens)
+
+    def _keep(self, tokens: Sequence[Ids]) -> None:
         self._seen.append(np.array([_digest(ids) for ids in tokens], np.uint64))
+        self._kept.add(tokens)
 
     def groups(self) -> NDArray[np.uint64] | None:
         """A digest of each document's group; None without groups."""
         return np.concatenate(self._groups) if self._groups else None
 
     def parts(self) -> int:
-        """How many parts of the documents can be held out or not."""
-        return self.distinct() if not self._groups else int(self._parts().max()) + 1
+        """How many parts of the documents can be held out or not, whatever texts are alike."""
+        return int(self._parts().max()) + 1
 
     def distinct(self) -> int:
         """How many documents differ in the tokens that are kept of them."""
@@ -136,69 +179,62 @@ class Splits:
     def settle(self) -> Settled:
         """Decide.
 
-        Held-out documents that keep the same tokens as a train document become train documents.
         Where a corpus is so small that chance leaves a split empty, the text nearest to it is
-        moved over. Adopted documents stay where they are, and those with the same tokens, or of
-        the same group, follow them. Raises ``DataError`` for one that would have to follow both
-        ways.
+        moved over, with all that hangs together with it. Adopted documents stay where they are,
+        and those that hang together with them follow: with the same tokens, or of the same group,
+        first, with texts alike second; a text that is like some of both is a train document.
+        Raises ``DataError`` for one that would have to follow its group, or its twin, both ways.
         """
-        drawn, seen = np.concatenate(self._drawn), np.concatenate(self._seen)
+        drawn, same = np.concatenate(self._drawn), self._parts()
+        distinct = np.unique(np.concatenate(self._seen), return_inverse=True)[1]
+        found = joined(self._kept, distinct, same)
+        part = same if found is None else found
         as_written = drawn < self.test_share
-        if self._said:
-            twins = int(np.isin(seen[as_written], seen[~as_written]).sum())
-            return Settled(as_written, False, twins)
-        if self._groups:
-            return self._settled_by_parts(drawn, as_written)
-        held_out = as_written.copy()
-        if self._settled:
-            known = sum(map(len, self._settled))
-            held_out[known:] |= np.isin(seen[known:], seen[:known][as_written[:known]])
-        test = held_out & ~np.isin(seen, seen[~held_out])
+        test = as_written if self._said else self._held_out(drawn, as_written, same, part)
         twins = int((as_written & ~test).sum())
-        if not test.any():
-            test = seen == seen[drawn.argmin()]
-        elif test.all():
-            test = seen != seen[drawn.argmax()]
-        return Settled(test, bool((test != as_written).any()), twins)
+        known_from_training = np.bincount(part, ~test) > 0
+        across = int((test & known_from_training[part]).sum())
+        return Settled(test, bool((test != as_written).any()), part, twins, across, found is None)
 
-    def _settled_by_parts(
-        self, drawn: NDArray[np.float64], as_written: NDArray[np.bool_]
-    ) -> Settled:
-        part = self._parts()
+    def _held_out(
+        self,
+        drawn: NDArray[np.float64],
+        as_written: NDArray[np.bool_],
+        same: NDArray[np.int64],
+        part: NDArray[np.int64],
+    ) -> NDArray[np.bool_]:
+        """[documents]. same: parts by tokens and groups; part: by likeness too."""
+        test: NDArray[np.bool_] = (np.bincount(part, ~as_written) == 0)[part]
         known = sum(map(len, self._settled))
-        held_out = np.bincount(part, ~as_written) == 0
-        stands = {
-            side: np.bincount(part[:known][as_written[:known] == side], minlength=len(held_out)) > 0
-            for side in (True, False)
-        }
-        if (stands[True] & stands[False]).any():
+        for by in (part, same):  # the second decides
+            held_out, train = (
+                np.bincount(by[:known], as_written[:known] == side, by.max() + 1)[by] > 0
+                for side in (True, False)
+            )
+            test = np.where(held_out | train, held_out & ~train, test)
+        if self._groups and (held_out & train).any():
             raise DataError(
                 "corpus.group_column: a document that is new has the text of one that is held out "
                 "and the group of one that is not, or the other way round; take growth anew"
             )
-        test = ((held_out | stands[True]) & ~stands[False])[part]
-        twins = int((as_written & ~test).sum())
+        test[:known] = as_written[:known]
         if not test.any():
             test = part == part[drawn.argmin()]
         elif test.all():
             test = part != part[drawn.argmax()]
-        return Settled(test, bool((test != as_written).any()), twins)
+        return test
 
     def _parts(self) -> NDArray[np.int64]:
         """Which part each document belongs to, numbered from 0: those that hang together by groups
         and tokens."""
-        from scipy.sparse import coo_matrix
-        from scipy.sparse.csgraph import connected_components
-
-        seen, groups = np.concatenate(self._seen), np.concatenate(self._groups)
-        count = len(seen)
+        seen = np.concatenate(self._seen)
         by_tokens = np.unique(seen, return_inverse=True)[1]
-        by_group = np.unique(groups, return_inverse=True)[1] + by_tokens.max() + 1
-        size = count + int(by_group.max()) + 1
-        ends = np.concatenate([by_tokens, by_group]) + count
-        links = (np.ones(2 * count, np.int8), (np.tile(np.arange(count), 2), ends))
-        _, found = connected_components(coo_matrix(links, (size, size)), directed=False)
-        return np.unique(found[:count], return_inverse=True)[1].astype(np.int64)
+        if not self._groups:
+            return by_tokens
+        by_group = np.unique(np.concatenate(self._groups), return_inverse=True)[1]
+        texts = int(by_tokens.max()) + 1
+        ends = np.stack([by_tokens, by_group + texts], 1)
+        return components(ends, texts + int(by_group.max()) + 1)[by_tokens]
 
 
 def split_draw(doc_key: str, seed: int) -> float:
@@ -220,16 +256,21 @@ def _names(test: NDArray[np.bool_]) -> list[str]:
     return ["test" if tested else "train" for tested in test.tolist()]
 
 
-def rewrite(path: Path, columns: Mapping[str, Callable[[pa.RecordBatch], pa.Array]]) -> None:
-    """Put what is settled in the end in place of what ``documents.parquet`` was written with."""
+Columns = dict[str, Callable[[pa.RecordBatch], pa.Array]]
+"""What makes a column's values for some rows of ``documents.parquet``."""
+
+
+def rewrite(path: Path, columns: Columns, schema: pa.Schema | None = None) -> None:
+    """Put what is settled in the end in place of what ``documents.parquet`` was written with, and
+    beside it where ``schema`` has more."""
     file = opened(path)
-    schema, rows = file.schema_arrow, file.metadata.row_group(0).num_rows
+    schema, rows = schema or file.schema_arrow, file.metadata.row_group(0).num_rows
     rewritten = path.with_name(f"{path.name}.split")
     with GroupedWriter(rewritten, schema, rows) as writer:
         for batch in file.iter_batches(batch_size=1024):
-            table = pa.Table.from_batches([batch], schema)
-            for name, settled in columns.items():
-                place = schema.get_field_index(name)
-                table = table.set_column(place, schema.field(place), settled(batch))
-            writer.write(table)
+            arrays = [
+                columns[name](batch) if name in columns else batch.column(name)
+                for name in schema.names
+            ]
+            writer.write(pa.Table.from_arrays(arrays, schema=schema))
     rewritten.replace(path)

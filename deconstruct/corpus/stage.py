@@ -7,7 +7,7 @@ for one string per entry of the vocabulary, and the names of the labels).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from deconstruct.common.parquet import GroupedWriter
 from deconstruct.common.progress import track
 from deconstruct.config import CorpusConfig
 from deconstruct.corpus import sources, spaces
+from deconstruct.corpus.alike.shingles import Kept
 from deconstruct.corpus.columns.further import Further
 from deconstruct.corpus.columns.labels import MAX_LABELS, Told
 from deconstruct.corpus.columns.texts import batches, doc_key, refuse_numbers
@@ -28,8 +29,8 @@ from deconstruct.corpus.growth import KnownDocuments, documents_of, segments
 from deconstruct.corpus.reading.chats import template_of
 from deconstruct.corpus.reading.recording import Recording
 from deconstruct.corpus.sources import ResolvedSource
-from deconstruct.corpus.splits import Settled, Splits, rewrite
-from deconstruct.corpus.tables import DOCUMENTS, GROUPS
+from deconstruct.corpus.splits import Columns, Settled, Splits, rewrite
+from deconstruct.corpus.tables import DOCUMENTS, GROUPS, WITH_GROUPS
 from deconstruct.corpus.textfiles import Row
 from deconstruct.corpus.tokens import TokenWriter
 from deconstruct.corpus.values import encodable
@@ -40,9 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
-UNCHANGED = 2
-"""What version 3 leaves as it was, byte for byte, keeps the keys of this one."""
+VERSION = 4
 
 
 def recipe(
@@ -59,9 +58,7 @@ def recipe(
         inputs["chat_template"] = sha256_of(template)
     if base is not None:
         inputs["base"] = base.key
-    changed = base is not None or source.renamed or not spaces.kept_by(model.folder)
-    version = VERSION if changed else UNCHANGED
-    return Recipe("corpus", version, settings | {"kind": source.kind}, inputs)
+    return Recipe("corpus", VERSION, settings | {"kind": source.kind}, inputs)
 
 
 def tokenise(
@@ -138,7 +135,8 @@ class _Writing:
     def run(self, model_name: str) -> None:
         """Write both files, some documents at a time, and the facts."""
         said = self.config.split_column is not None
-        self.splits = Splits(self.config.test_share, self.config.seed, said)
+        kept = Kept(self.draft.scratch, self.vocabulary.special)
+        self.splits = Splits(self.config.test_share, self.config.seed, said, kept)
         self.further = Further(self.config, self.source, self.base)
         self.tokens = TokenWriter(self.vocabulary, self.config, self.chats)
         total, rows = sources.read(self.source, self.config)
@@ -177,6 +175,7 @@ class _Writing:
             "tokenizer": model_name,
             "vocabulary": len(self.vocabulary.strings),
             "source": self.source.name,
+            **settled.facts(),
         }
         if self.config.keep_columns:
             self.draft.facts["metadata"] = list(self.config.keep_columns)
@@ -194,7 +193,7 @@ class _Writing:
         grouped = self.config.group_column is not None
         groups = base.table(GROUPS)["group"].to_numpy() if grouped else None
         for table, ids in documents_of(base):
-            documents.write(table)
+            documents.write(table.select(DOCUMENTS.arrow.names))
             those = slice(self.documents, self.documents + len(table))
             test = [split == "test" for split in table["split"].to_pylist()]
             self.splits.adopt(
@@ -269,7 +268,7 @@ class _Writing:
         columns has told."""
         settled = self.splits.settle()
         settled.check(self.source.name, self.config)
-        columns: dict[str, Callable[[pa.RecordBatch], pa.Array]] = {}
+        columns: Columns = {"group_id": settled.groups_in}
         if settled.moved:
             columns["split"] = settled.names_in
         if self.config.label_columns:
@@ -280,8 +279,7 @@ class _Writing:
             self._note_labels(self.known.labels())
             if self.known.changed():
                 columns["label"] = self.known.labels_in
-        if columns:
-            rewrite(documents, columns)
+        rewrite(documents, columns, WITH_GROUPS.arrow)
         return settled
 
     def _note_labels(self, labels: Iterable[str | None]) -> None:

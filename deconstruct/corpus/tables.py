@@ -1,5 +1,7 @@
 """Tables of the stage corpus."""
 
+from dataclasses import replace
+
 from deconstruct.artifacts.table import DOC_ID, TOKEN_INDEX, Column, Table
 
 DOCUMENTS = Table(
@@ -13,6 +15,14 @@ DOCUMENTS = Table(
         Column("label", "VARCHAR", "Class of the document; null if it has none."),
         Column("text", "VARCHAR", "The whole text, also what max_tokens cut off."),
         Column("n_tokens", "UINTEGER", "Tokens kept of it, in all of its windows."),
+        Column(
+            "group_id",
+            "UINTEGER",
+            "The smallest doc_id of those it hangs together with: texts alike, or the rows of "
+            "corpus.group_column. Groups share a split, and are what intervals draw; null in runs "
+            "of older releases: coalesce(group_id, doc_id).",
+            optional=True,
+        ),
         Column(
             "metadata",
             "JSON",
@@ -66,6 +76,15 @@ DOCUMENT_LABELS = Table(
     optional=True,
 )
 """Of corpora with several columns of labels; of others ``documents`` has all that there is."""
+
+WITH_GROUPS = replace(
+    DOCUMENTS,
+    columns=tuple(
+        replace(column, optional=column.name == "metadata") for column in DOCUMENTS.columns
+    ),
+)
+"""What the stage writes: releases before this one wrote no ``group_id``, which the store still
+reads."""
 
 DOCUMENT_METADATA = Table(
     "document_metadata",

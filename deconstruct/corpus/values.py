@@ -61,14 +61,6 @@ def _named(cell: Any, names: list[str]) -> Any:
     return label_name(cell, names)
 
 
-def renamed_in_3(kind: pa.DataType) -> bool:
-    """Whether version 2 of the stage corpus gave labels of this Arrow type other names."""
-    kind = value_type(kind)
-    types = pa.types
-    binary = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
-    return binary or types.is_fixed_size_binary(kind) or _is_short_float(kind)
-
-
 def value_type(kind: pa.DataType) -> pa.DataType:
     """The type of a column's values, dictionary or not."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind

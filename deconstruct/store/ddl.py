@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -50,16 +50,20 @@ def create_table(relation: Relation) -> str:
     return f"CREATE TABLE IF NOT EXISTS {name(relation.name)} ({', '.join(lines)})"
 
 
-def create_view(relation: Relation, there: Collection[str]) -> str:
-    """The view that finds the relation's rows in the artifacts.
+Files = Mapping[str, Mapping[str, bool]]
+"""Names of a relation's files that some artifact has; with each the optional columns that some of
+those have, and whether all have them: what older releases wrote lacks what is newer."""
 
-    there: names of the relation's files that some artifact has; a view without any is empty.
-    """
+
+def create_view(relation: Relation, there: Files) -> str:
+    """The view that finds the relation's rows in the artifacts: a view without any is empty."""
     whole = relation.file in there
     parts = [rows_of_files(relation, there)] if whole else []
     if relation.table is DOCUMENT_LABELS and DOCUMENTS.file in there:
         labelled = [column for column in DOCUMENTS.columns if column.name in ("doc_id", "label")]
-        rows = f"{_rows(relation, DOCUMENTS, labelled)} WHERE (stages.facts -> '$.tasks') IS NULL"
+        rows = (
+            f"{_rows(relation, DOCUMENTS, labelled, {})} WHERE (stages.facts -> '$.tasks') IS NULL"
+        )
         parts.append(labels_of_documents(f"({rows})"))
     if not parts:
         columns = ", ".join(f"CAST(NULL AS {c.type}) AS {name(c.name)}" for c in relation.columns)
@@ -79,7 +83,7 @@ def labels_of_documents(documents: str) -> str:
     )
 
 
-def rows_of_files(relation: Relation, there: Collection[str]) -> str:
+def rows_of_files(relation: Relation, there: Files) -> str:
     """A query for the rows in the relation's files.
 
     Without Hive's partitions: below a folder ``k=32``, 32 would stand in the place of a column k.
@@ -91,33 +95,48 @@ def rows_of_files(relation: Relation, there: Collection[str]) -> str:
     table, beside = relation.table, relation.beside
     assert table is not None
     if beside is None or beside.file not in there:
-        return _rows(relation, table, relation.columns[1:])
-    second = [column for column in relation.columns if column.optional]
+        return _rows(relation, table, relation.columns[1:], there.get(table.file, {}))
+    second = [c for c in relation.columns if c.name in {kept.name for kept in beside.columns[1:]}]
     columns = ", ".join(
         f"{'kept' if c in second else 'own'}.{name(c.name)}" for c in relation.columns
     )
     own = [column for column in relation.columns[1:] if column not in second]
-    kept = _rows(relation, beside, beside.columns)
+    kept = _rows(relation, beside, beside.columns, {})
     return (
-        f"SELECT {columns} FROM ({_rows(relation, table, own)}) AS own "
+        f"SELECT {columns} FROM ({_rows(relation, table, own, there.get(table.file, {}))}) AS own "
         f"LEFT JOIN ({kept}) AS kept ON kept.run_id = own.run_id AND kept.doc_id = own.doc_id"
     )
 
 
-def _rows(relation: Relation, table: Table, columns: Sequence[Column]) -> str:
-    """Columns of one of a relation's files; optional ones are null."""
+def _rows(
+    relation: Relation, table: Table, columns: Sequence[Column], given: Mapping[str, bool]
+) -> str:
+    """Columns of one of a relation's files; optional ones that are not ``given`` are null.
+
+    Those come by a join, as DuckDB opens all files where a constant stands among the columns. Where
+    some files lack what others have, it opens all for their columns, though not for their rows.
+    """
+    absent = [column for column in columns if column.optional and column.name not in given]
     wanted = ", ".join(
-        f"CAST({'NULL' if c.optional else f'file.{name(c.name)}'} AS {c.type}) AS {name(c.name)}"
-        if c.optional or c.stored is not None
+        f"absent.{name(c.name)}" if c in absent
+        else f"CAST(file.{name(c.name)} AS {c.type}) AS {name(c.name)}" if c.stored is not None
         else f"file.{name(c.name)}"
         for c in columns
+    )  # fmt: skip
+    nulls = ", ".join(f"CAST(NULL AS {c.type}) AS {name(c.name)}" for c in absent)
+    none = (
+        f" LEFT JOIN (SELECT CAST(NULL AS VARCHAR) AS run_id, {nulls}) AS absent "
+        "ON absent.run_id = stages.run_id"
     )
+    mixed = any(column.optional and not given.get(column.name, True) for column in columns)
+    options = f"{PARQUET}, filename = true{', union_by_name = true' if mixed else ''}"
     stage, file = literal(relation.stage or ""), literal(table.file)
     return (
         f"SELECT stages.run_id, {wanted} "
-        f"FROM read_parquet(artifact_glob({stage}, {file}), {PARQUET}, filename = true) AS file "
+        f"FROM read_parquet(artifact_glob({stage}, {file}), {options}) AS file "
         f"JOIN stages ON stages.stage = {stage} "
         f"AND file.filename = artifact_root() || '/' || stages.path || '/' || {file}"
+        f"{none if absent else ''}"
     )
 
 
@@ -150,15 +169,29 @@ def create_views(connection: duckdb.DuckDBPyConnection, home: Path) -> None:
     )
     for relation in RELATIONS:
         if relation.in_place:
-            there = [
-                file
-                for file in relation.files
-                if connection.execute(
-                    "SELECT 1 FROM glob(artifact_glob(?, ?)) LIMIT 1", [relation.stage, file]
-                ).fetchall()
-            ]
-            connection.execute(create_view(relation, there))
+            connection.execute(create_view(relation, _there(connection, relation)))
             execute_all(connection, comments(relation, "VIEW"))
+
+
+def _there(connection: duckdb.DuckDBPyConnection, relation: Relation) -> Files:
+    found: dict[str, dict[str, bool]] = {}
+    for file in relation.files:
+        place = [relation.stage, file]
+        if not connection.execute(
+            "SELECT 1 FROM glob(artifact_glob(?, ?)) LIMIT 1", place
+        ).fetchall():
+            continue
+        found[file] = {}
+        if any(column.optional for column in relation.columns) and file == relation.file:
+            having = connection.execute(
+                "SELECT name, count(*) = max(files) FROM (SELECT name, "
+                "count(DISTINCT file_name) OVER () AS files FROM parquet_schema("
+                "artifact_glob(?, ?))) GROUP BY name",
+                place,
+            ).fetchall()
+            named = {column.name for column in relation.columns if column.optional}
+            found[file] = {str(name): bool(all_have) for name, all_have in having if name in named}
+    return found
 
 
 def create_macros(connection: duckdb.DuckDBPyConnection) -> None:
