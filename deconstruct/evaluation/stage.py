@@ -50,7 +50,7 @@ from deconstruct.sae.stage import output_of
 
 log = logging.getLogger(__name__)
 
-VERSION = 6
+VERSION = 7
 HISTOGRAM_BINS = np.arange(-7, 0.01, 0.25)
 
 

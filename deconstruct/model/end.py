@@ -7,6 +7,7 @@ the last block to its unembedding are the end, if together they give the logits 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ class End:
 
     bent at the last by ``final_logit_softcapping`` where a model has it, which keeps their order.
 
-    weight: [vocabulary, width], as the model has it.
+    weight: [vocabulary, width], as the model has it. parts: in float32.
     """
 
     parts: nn.Module
@@ -36,9 +37,13 @@ class End:
 
     def added(self, directions: Tensor) -> Tensor:
         """What ``directions`` [n, d_model] give the unembedding beyond what no direction at all
-        gives it (the norm's own bias): float32 [n, width]."""
-        rows = directions.to(self.weight.dtype)
-        found: Tensor = self.parts(rows).float() - self.parts(torch.zeros_like(rows[:1])).float()
+        gives it (the norm's own bias): float32 [n, width].
+
+        In float32 throughout: in bfloat16 a large bias would be there still, as rounding, and what
+        a direction promotes would not be what its opposite suppresses.
+        """
+        rows = directions.float()
+        found: Tensor = self.parts(rows) - self.parts(torch.zeros_like(rows[:1]))
         return found
 
 
@@ -68,7 +73,8 @@ def end_of(model: nn.Module) -> End:
     linear = nn.functional.linear(seen.read, weight, getattr(head, "bias", None))
     if not _close(linear[0], seen.given[0], eps):
         raise _unlike(model, "its unembedding is no linear map")
-    return End(parts, weight, _scale(model, seen.given[0].float(), logits.float(), eps))
+    scale = _scale(model, seen.given[0].float(), logits.float(), eps)
+    return End(copy.deepcopy(parts).float(), weight, scale)
 
 
 def _scale(model: nn.Module, given: Tensor, logits: Tensor, eps: float) -> float:

@@ -86,6 +86,35 @@ def test_what_a_direction_adds_to_the_model_s_own_logits(family: str) -> None:
         assert [r["token_id"] for r in mine] == [sorted(tokens)[i] for i in order]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "opt", "mistral"])
+def test_what_a_direction_promotes_its_opposite_suppresses(
+    family: str, dtype: torch.dtype
+) -> None:
+    """Also where the last norm has a bias far larger than what it makes of a direction."""
+    changes = {"do_layer_norm_before": True, "word_embed_proj_dim": WIDTH}
+    model = tiny(family, **changes if family == "opt" else {})
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("bias") and weight.shape == (WIDTH,):
+                weight.add_(20 * torch.randn_like(weight))
+    model = model.to(dtype)
+    W_dec = torch.randn(20, WIDTH, generator=torch.Generator().manual_seed(1))
+    tokens = {i: f" t{i}" for i in range(3, WORDS)}
+
+    def found(rows: torch.Tensor, direction: str) -> list[tuple[int, int, float]]:
+        return [
+            (row["latent"], row["token_id"], abs(row["logit"]))
+            for row in feature_logits(model, rows, tokens).to_pylist()
+            if row["direction"] == direction
+        ]
+
+    for one, other in (("promoted", "suppressed"), ("suppressed", "promoted")):
+        ours, theirs = found(W_dec, one), found(-W_dec, other)
+        assert [row[:2] for row in ours] == [row[:2] for row in theirs]
+        assert [row[2] for row in ours] == pytest.approx([row[2] for row in theirs], rel=1e-4)
+
+
 def _times(output: Any, factor: float) -> Any:
     output.logits = factor * output.logits
     return output
