@@ -8,8 +8,8 @@ from scipy import sparse
 
 from deconstruct.corpus.alike.shingles import Kept
 
-PRODUCTS_AT_ONCE = 1 << 22
-"""Pairs of equal shingles that are counted at a time: some 64 MiB."""
+PRODUCTS_AT_ONCE = 1 << 20
+"""Pairs of equal shingles that are counted at a time: some 16 MiB."""
 
 Pairs = NDArray[np.int64]
 """[pairs, 2], places of documents; the larger one first."""

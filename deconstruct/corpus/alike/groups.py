@@ -16,7 +16,7 @@ GROUP_ID = "group_id"
 EXACT_DOCUMENTS = 20_000
 EXACT_TOKENS = 1 << 22
 EXACT_PRODUCTS = 1 << 29
-"""As far as all pairs are compared: 150 MiB and half a minute at the most. Beyond, `links`."""
+"""As far as all pairs are compared: some 200 MiB at the most. Beyond, `links`."""
 
 
 def alike(kept: Kept, documents: NDArray[np.int64]) -> Pairs:
