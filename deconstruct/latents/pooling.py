@@ -12,17 +12,20 @@ from scipy import sparse
 from deconstruct.activations.layout import SPLITS
 from deconstruct.activations.reader import ActivationReader
 from deconstruct.artifacts import Artifact
+from deconstruct.corpus.alike.groups import group_ids
 from deconstruct.corpus.tables import KEPT
 from deconstruct.corpus.vocabulary import whole_characters
 
 
 @dataclass(frozen=True)
 class Documents:
-    """The corpus' documents: arrays [documents], indexed by doc_id. label: None where unknown."""
+    """The corpus' documents: arrays [documents], indexed by doc_id. label: None where unknown.
+    group: equal where they hang together (`group_ids`)."""
 
     split: NDArray[Any]
     label: NDArray[Any]
     text: list[str]
+    group: NDArray[np.int64]
 
     @classmethod
     def read(cls, corpus: Artifact) -> Documents:
@@ -38,6 +41,7 @@ class Documents:
             table["split"].to_numpy(zero_copy_only=False),
             np.array(table["label"].to_pylist(), dtype=object),
             texts,
+            group_ids(corpus),
         )
 
 

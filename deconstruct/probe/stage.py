@@ -130,7 +130,8 @@ def _probed(
         return [table.empty() for table in TABLES], facts
     probing = Probing(config, task)
     probing.run(documents, pooled)
-    bootstrap = Bootstrap(len(task.test), config.bootstrap, config.seed)
+    groups = documents.group[task.test]
+    bootstrap = Bootstrap(len(task.test), config.bootstrap, config.seed, groups)
     found = [
         probing.scores.table(bootstrap, len(task.train)),
         probing.weights,

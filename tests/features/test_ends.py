@@ -88,9 +88,7 @@ def test_what_a_direction_adds_to_the_model_s_own_logits(family: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "opt", "mistral"])
-def test_what_a_direction_promotes_its_opposite_suppresses(
-    family: str, dtype: torch.dtype
-) -> None:
+def test_what_a_direction_promotes_its_opposite_suppresses(family: str, dtype: torch.dtype) -> None:
     """Also where the last norm has a bias far larger than what it makes of a direction."""
     changes = {"do_layer_norm_before": True, "word_embed_proj_dim": WIDTH}
     model = tiny(family, **changes if family == "opt" else {})
