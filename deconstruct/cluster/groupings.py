@@ -31,7 +31,8 @@ class Grouping:
     @property
     def labels(self) -> Labels:
         """[n]: the cluster of each row."""
-        return self.real.labels[self.at]
+        labels: Labels = self.real.labels[self.at]
+        return labels
 
     def metrics(self, label: NDArray[Any]) -> list[tuple[str, str, float]]:
         """Rows (kind, metric, value) of ``cluster_metrics``. label: [n], None where unknown."""

@@ -92,7 +92,8 @@ def centres_of(rows: Rows, labels: Labels) -> NDArray[np.float64]:
     shape = (int(labels.max()) + 1, len(labels))
     inside = sparse.csr_matrix((np.ones(len(labels)), (labels, np.arange(len(labels)))), shape)
     sums = inside @ rows
-    return normalize(sums.toarray() if sparse.issparse(sums) else sums)
+    centres: NDArray[np.float64] = normalize(sums.toarray() if sparse.issparse(sums) else sums)
+    return centres
 
 
 def largest_first(labels: NDArray[np.int32]) -> Labels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,8 @@ from scipy import sparse
 
 WORD = r"(?u)\b[^\W\d_]{3,}\b"
 """Three letters or more."""
-Matrix = sparse.csr_matrix
+Matrix = Any
+"""A scipy CSR matrix."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def standardised(pooled: NDArray[np.float64]) -> NDArray[np.float64]:
 
     centred = pooled - pooled.mean(0)
     spread = centred.std(0)
-    return normalize(centred / np.where(spread > 0, spread, 1))
+    rows: NDArray[np.float64] = normalize(centred / np.where(spread > 0, spread, 1))
+    return rows
 
 
 def words_of(texts: list[str]) -> Matrix | None:

@@ -143,7 +143,7 @@ class ClusterConfig(Settings):
         20,
         ge=3,
         le=1000,
-        description="Fits on 80% of the documents each (of the groups of documents, where there are any): "
+        description="Fits on 80% of the documents each (of their groups, where they have some): "
         "they tell how stable clusters are.",
     )
     max_documents: int = Field(

@@ -87,8 +87,9 @@ def activations_of(activations: Artifact, documents: int, wanted: Ids) -> NDArra
                 continue
             at = place[block.doc_id[mine]]
             starts = np.concatenate([[0], np.flatnonzero(at[1:] != at[:-1]) + 1])
-            x = block.activation.numpy()[mine].astype(np.float64)
-            np.add.at(pooled, at[starts], np.add.reduceat(x, starts))
+            x = block.activation.float().numpy()
+            x = x if len(mine) == len(x) else x[mine]
+            np.add.at(pooled, at[starts], np.add.reduceat(x, starts, dtype=np.float64))
             np.add.at(tokens, at[starts], np.diff(starts, append=len(at)))
     return pooled / np.maximum(tokens, 1)[:, None]
 
