@@ -73,16 +73,11 @@ def spherical_kmeans(
     """
     n = len(gram)
     draws = draw.random((starts, k, 2 + int(np.log(k))))
-    most, best, best_sums = -1.0, np.empty(n, np.int32), np.empty((k, n), np.float32)
-    labels, sums = np.empty_like(best), np.empty_like(best_sums)
-    for drawn in draws:
-        seed(gram, drawn, labels)
-        value = settle(gram, labels, sums, ROUNDS)
-        if value > most:
-            most, best, labels = value, labels, best
-            best_sums, sums = sums, best_sums
-    stand_apart = silhouette(best, best_sums)
-    return Clusters(largest_first(best), stand_apart)
+    labels, sums = np.empty((starts, n), np.int32), np.empty((starts, k, n), np.float32)
+    for start in range(starts):
+        seed(gram, draws[start], labels[start])
+    best = int(np.argmax(settle(gram, labels, sums, ROUNDS)))
+    return Clusters(largest_first(labels[best]), silhouette(labels[best], sums[best]))
 
 
 def centres_of(rows: Rows, labels: Labels) -> NDArray[np.float64]:

@@ -101,7 +101,7 @@ LATENT_CLUSTERS = Table(
     ("latent",),
     (
         LATENT,
-        _CLUSTER,
+        Column("latent_cluster", "UINTEGER", "Number of the cluster of latents, from 0."),
         _DISTANCE,
         Column(
             "support",

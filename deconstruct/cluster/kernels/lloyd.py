@@ -55,40 +55,58 @@ def seed(gram: NDArray[np.float32], draws: NDArray[np.float64], labels: NDArray[
 @njit(cache=True, nogil=True)
 def settle(
     gram: NDArray[np.float32], labels: NDArray[np.int32], sums: NDArray[np.float32], rounds: int
-) -> float:
-    """Lloyd's rounds until no row moves, or ``rounds`` of them; the sum of the centres' lengths.
+) -> NDArray[np.float64]:
+    """Lloyd's rounds of several starts until no row moves, or ``rounds`` of them.
 
-    That sum is the sum of the rows' cosines with their own centres: what k-means maximises. gram:
-    [n, n]. labels: [n], changed in place. sums: [k, n], written: sums of cosines of each row with
-    the rows of each cluster. A cluster that lost all of its rows stays empty. Of centres that are
-    equally near, a row takes its own, or else the first.
+    Returns [starts], the sum of the centres' lengths, which is that of the rows' cosines with their
+    own centres: what k-means maximises. gram: [n, n]. labels: [starts, n], changed in place. sums:
+    [starts, k, n], written: sums of cosines of each row with the rows of each cluster. A cluster
+    that lost all of its rows stays empty. Of centres that are equally near, a row takes its own,
+    or else the first. Starts don't meet: they go side by side so that cosines are read once.
     """
-    k, n = sums.shape
+    starts, k, n = sums.shape
     sums[:] = 0
-    for i in range(n):
-        for j in range(n):
-            sums[labels[i], j] += gram[i, j]
+    before = np.full_like(labels, -1)
+    moved = np.ones(starts, np.bool_)
+    values = np.zeros(starts, np.float64)
     inverse = np.empty(k, np.float32)
-    moved_to = np.empty(n, np.int32)
     nearest = np.empty(n, np.float32)
-    value = 0.0
     for step in range(rounds + 1):
-        value = _scale(labels, sums, inverse)
-        if step == rounds:
+        _move(gram, before, labels, sums, moved)
+        for s in range(starts):
+            if not moved[s]:
+                continue
+            values[s] = _scale(labels[s], sums[s], inverse)
+            before[s] = labels[s]
+            moved[s] = step < rounds and _look(before[s], sums[s], inverse, nearest, labels[s])
+        if not moved.any():
             break
-        _look(labels, sums, inverse, nearest, moved_to)
-        moved = 0
-        for i in range(n):
-            old, new = labels[i], moved_to[i]
-            if old != new:
-                moved += 1
-                labels[i] = new
+    return values
+
+
+@njit(cache=True, nogil=True)
+def _move(
+    gram: NDArray[np.float32],
+    before: NDArray[np.int32],
+    after: NDArray[np.int32],
+    sums: NDArray[np.float32],
+    moved: NDArray[np.bool_],
+) -> None:
+    """Take rows from the sums of the clusters where they were (-1: nowhere) to where they are."""
+    starts, _, n = sums.shape
+    for i in range(n):
+        row = gram[i]
+        for s in range(starts):
+            old, new = before[s, i], after[s, i]
+            if not moved[s] or old == new:
+                continue
+            if old >= 0:
+                left = sums[s, old]
                 for j in range(n):
-                    sums[old, j] -= gram[i, j]
-                    sums[new, j] += gram[i, j]
-        if moved == 0:
-            break
-    return value
+                    left[j] -= row[j]
+            into = sums[s, new]
+            for j in range(n):
+                into[j] += row[j]
 
 
 @njit(cache=True, nogil=True)
@@ -114,12 +132,12 @@ def _look(
     sums: NDArray[np.float32],
     inverse: NDArray[np.float32],
     nearest: NDArray[np.float32],
-    moved_to: NDArray[np.int32],
-) -> None:
-    """Write the nearest centre of each row, and the cosine with it."""
+    found: NDArray[np.int32],
+) -> bool:
+    """Write the nearest centre of each row; whether it is another for any of them."""
     k, n = sums.shape
     for i in range(n):
-        moved_to[i] = labels[i]
+        found[i] = labels[i]
         nearest[i] = sums[labels[i], i] * inverse[labels[i]]
     for c in range(k):
         if inverse[c] == 0:
@@ -128,4 +146,8 @@ def _look(
             cosine = sums[c, i] * inverse[c]
             if cosine > nearest[i]:
                 nearest[i] = cosine
-                moved_to[i] = c
+                found[i] = c
+    other = 0
+    for i in range(n):
+        other += found[i] != labels[i]
+    return other > 0
