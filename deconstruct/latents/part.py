@@ -81,6 +81,8 @@ def activations_of(activations: Artifact, documents: int, wanted: Ids) -> NDArra
     pooled = np.zeros((len(wanted), int(activations.facts["d_in"])))
     tokens = np.zeros(len(wanted))
     for split in SPLITS:
+        if not activations.files(f"{split}-*.parquet"):
+            continue
         for block in ActivationReader(activations, split).rows_in_order():
             mine = np.flatnonzero(place[block.doc_id] >= 0)
             if len(mine) == 0:

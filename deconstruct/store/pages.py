@@ -99,7 +99,7 @@ WHERE d.run_id = ? ORDER BY abs(d.log2_ratio) DESC, d.latent LIMIT 5""",
     "Clustering, beside other representations and shuffled columns (null)": """
 PIVOT (
     SELECT kind, metric, representation, value FROM cluster_metrics WHERE run_id = ?
-) ON representation IN ('latents', 'activations', 'tfidf', 'decoder') USING any_value(value)
+) ON representation IN ('latents', 'activations', 'tfidf') USING any_value(value)
 ORDER BY kind DESC, metric""",
     "Numbers of clusters": """
 SELECT k, stability, standard_error, null_stability, silhouette, chosen
