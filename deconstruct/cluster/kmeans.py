@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from deconstruct.cluster.kernels.lloyd import seed, settle
 from deconstruct.common.cores import even, share
 
 STARTS = 10
@@ -71,6 +70,8 @@ def spherical_kmeans(
     rounds until no row moves, `ROUNDS` at most; what is maximised is the sum of the rows' cosines
     with their centres. Clusters are numbered from the largest to the smallest.
     """
+    from deconstruct.cluster.kernels.lloyd import seed, settle  # loads numba
+
     n = len(gram)
     draws = draw.random((starts, k, 2 + int(np.log(k))))
     labels, sums = np.empty((starts, n), np.int32), np.empty((starts, k, n), np.float32)

@@ -101,6 +101,8 @@ def fit_parts(
     and the number of clusters alone; fits are made side by side, each on one thread. advance: told
     of each.
     """
+    import deconstruct.cluster.kernels.lloyd  # noqa: F401 - before the threads that need it
+
     n = len(gram)
     labels = np.empty((len(ks), n), np.int64)
     silhouette = np.empty(len(ks))
