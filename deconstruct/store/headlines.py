@@ -126,7 +126,7 @@ HEADLINES = (
     _cluster("silhouette", "clusters stand apart (silhouette)"),
     Headline(
         "cluster_stability",
-        "clusters are found again in 80% of the documents (ARI)",
+        "clusters are found again (ARI)",
         "cluster_metrics",
         "representation = 'latents' AND kind = 'stability' AND metric = 'ari'",
         stage="cluster",
