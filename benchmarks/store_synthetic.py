@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
-from deconstruct.cluster.tables import CLUSTER_METRICS, CLUSTER_SUMMARY, CLUSTERS
+from deconstruct.cluster.tables import CLUSTER_CURVE, CLUSTER_METRICS, CLUSTER_SUMMARY, CLUSTERS
 from deconstruct.cluster.tables import TABLES as CLUSTER
 from deconstruct.common.parquet import GroupedWriter
 from deconstruct.common.progress import track
@@ -241,6 +241,7 @@ def _small_tables(size: Size, draw: np.random.Generator) -> dict[str, Contents]:
         CLUSTERS,
         cluster=draw.integers(0, 5, size.documents).astype(np.uint32),
         distance=draw.random(size.documents),
+        support=0.9,
     )
     single = {  # a row each
         SAE_METRICS: {"metric": "fvu", "value": 0.2, **ends, "n": 1, "unit": "share"},
@@ -251,8 +252,11 @@ def _small_tables(size: Size, draw: np.random.Generator) -> dict[str, Contents]:
         PROBE_PREDICTIONS: {"representation": "latents", "k": None, "label": LABELS[0]}
         | {"predicted": LABELS[1], "probability": 0.8},
         CLUSTER_SUMMARY: {"size": 1, "top_label": LABELS[0], "top_label_share": 0.5}
-        | {"latents": [[1]], "keywords": [["word1"]], "exemplars": [[0]]},
-        CLUSTER_METRICS: {"metric": "nmi", "value": 0.1},
+        | {"latents": [[1]], "keywords": [["word1"]], "exemplars": [[0]], "jaccard": 0.8},
+        CLUSTER_METRICS: {"representation": "latents", "kind": "value", "metric": "nmi"}
+        | {"value": 0.1},
+        CLUSTER_CURVE: {"k": 5, "stability": 0.9, "standard_error": 0.02, "null_stability": 0.0}
+        | {"silhouette": 0.1, "chosen": True},
     }
     rows = {table: filled(table, **own) for table, own in single.items()}
     rows |= {TOKEN_ERRORS: errors, PROBE_WEIGHTS: effects, CLUSTERS: members}

@@ -119,7 +119,8 @@ def run_stage(stage: str, folder: Path, tokens: int) -> dict[str, Any]:
         return fit_probes(root, config.probe, **read)
 
     def cluster() -> Any:
-        return group_documents(root, config.cluster, corpus=corpus(), latents=latents())
+        read = {"corpus": corpus(), "activations": activations(), "latents": latents()}
+        return group_documents(root, config.cluster, **read)
 
     make = {
         "corpus": corpus, "activations": activations, "sae": sae, "latents": latents,

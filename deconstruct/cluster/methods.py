@@ -2,54 +2,79 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from deconstruct.common.threads import one_quiet_thread
+WORD = r"(?u)\b[^\W\d_]{3,}\b"
+"""Three letters or more."""
+Matrix = Any
+"""A scipy CSR matrix."""
 
-STARTS = 10
+
+@dataclass(frozen=True)
+class Weighing:
+    """tf-idf of latents, as the fitted documents have it.
+
+    usual: [d_sae], the mean of a latent's activation over the documents in which it fires. rarity:
+    [d_sae], its idf; 0 of a latent that is left out, or that fires in none of them.
+    """
+
+    usual: NDArray[np.float64]
+    rarity: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, pooled: Matrix, keep: NDArray[np.bool_]) -> Weighing:
+        """pooled: [documents, d_sae], of those that are fitted. keep: [d_sae], latents that are."""
+        documents, latents = pooled.shape
+        fires = pooled.data != 0
+        in_documents = np.bincount(pooled.indices[fires], minlength=latents)
+        total = np.bincount(pooled.indices, pooled.data, minlength=latents)
+        usual = np.divide(total, in_documents, out=np.ones(latents), where=in_documents > 0)
+        rarity = np.log((1 + documents) / (1 + in_documents)) + 1
+        return cls(usual, np.where(keep & (in_documents > 0), rarity, 0.0))
+
+    def rows(self, pooled: Matrix) -> Matrix:
+        """Rows of unit length; [documents, d_sae], columns not kept are zero.
+
+        Activations are damped by log1p of their ratio to the latent's own mean, so that strong
+        latents don't drown the others.
+        """
+        from sklearn.preprocessing import normalize
+
+        data = np.log1p(pooled.data / self.usual[pooled.indices]) * self.rarity[pooled.indices]
+        weighed = sparse.csr_matrix((data, pooled.indices, pooled.indptr), pooled.shape, copy=True)
+        weighed.eliminate_zeros()
+        return normalize(weighed, copy=False)
 
 
-def weigh(pooled: sparse.csr_matrix, keep: NDArray[np.bool_]) -> sparse.csr_matrix:
-    """tf-idf of latents, rows of unit length; [documents, d_sae], columns not kept are zero.
+def standardised(pooled: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[documents, features], columns of mean 0 and deviation 1, rows scaled to unit length.
 
-    Activations are damped by log1p of their ratio to the latent's own mean, so that strong
-    latents don't drown the others.
+    Without that, a few large dimensions that all documents share would rule every cosine.
     """
     from sklearn.preprocessing import normalize
 
-    kept = sparse.csr_matrix(pooled @ sparse.diags(keep.astype(np.float64)))
-    kept.eliminate_zeros()
-    documents, latents = kept.shape
-    in_documents = np.bincount(kept.indices, minlength=latents)
-    total = np.asarray(kept.sum(0)).ravel()
-    usual = np.divide(total, in_documents, out=np.ones(latents), where=in_documents > 0)
-    kept.data = np.log1p(kept.data / usual[kept.indices])
-    kept.data *= np.log((1 + documents) / (1 + in_documents[kept.indices])) + 1
-    return normalize(kept, copy=False)
+    centred = pooled - pooled.mean(0)
+    spread = centred.std(0)
+    rows: NDArray[np.float64] = normalize(centred / np.where(spread > 0, spread, 1))
+    return rows
 
 
-def spherical_kmeans(
-    rows: sparse.csr_matrix, k: int, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """k-means by cosine (Dhillon and Modha 2001): assignment [n] and unit centres [k, features].
+def words_of(texts: list[str]) -> Matrix | None:
+    """TF-IDF of the words that two texts have, rows of unit length; None without such a word."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
-    On rows of unit length, squared Euclidean distance is 2 - 2 cosine. The best of `STARTS`
-    starts; clusters are numbered from the largest to the smallest. Fewer than k come out if rows
-    are equal. On one thread: others would add up in another order each time.
-    """
-    from sklearn.cluster import KMeans
-    from sklearn.preprocessing import normalize
-
-    with one_quiet_thread():
-        found = KMeans(k, n_init=STARTS, random_state=seed, algorithm="lloyd").fit(rows)
-    sizes = np.bincount(found.labels_, minlength=k)
-    order = np.argsort(-sizes, kind="stable")
-    order = order[sizes[order] > 0]
-    number = np.empty(k, np.int64)
-    number[order] = np.arange(len(order))
-    return number[found.labels_], normalize(found.cluster_centers_[order])
+    words = TfidfVectorizer(
+        stop_words="english", token_pattern=WORD, sublinear_tf=True, min_df=2, dtype=np.float32
+    )
+    try:
+        return words.fit_transform(texts)
+    except ValueError:
+        return None
 
 
 def class_keywords(
@@ -62,7 +87,7 @@ def class_keywords(
     """
     from sklearn.feature_extraction.text import CountVectorizer
 
-    words = CountVectorizer(stop_words="english", token_pattern=r"(?u)\b[^\W\d_]{3,}\b")
+    words = CountVectorizer(stop_words="english", token_pattern=WORD)
     try:
         counts = words.fit_transform(texts)
     except ValueError:  # not a single word

@@ -2,183 +2,218 @@
 
 Spherical k-means on tf-idf weighted latents: latents that fire on more than a tenth of all tokens
 are left out, the others weighted down by how many documents they fire in, and rows scaled to unit
-length, as for words in texts. Labels play no part in it but to choose k where none is given; the
-scores against labels say how far the groups are the labels' groups, not how good they are. All
-documents are grouped, train and test: nothing is held out, and the scores describe this corpus.
-One start of k-means with another seed gives other groups: there is no measure of stability here.
+length, as for words in texts. The number of clusters is the largest that is as stable as any
+(`stability.choose`); labels play no part in it. The scores against labels say how far the groups
+are the labels' groups, not how good they are: beside them stand those of the same method on
+activations and on words, and on the same numbers shuffled. All documents are grouped, train and
+test: nothing is held out, and the scores describe this corpus.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy import sparse
 
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, keys_of
-from deconstruct.cluster.methods import STARTS, class_keywords, spherical_kmeans, weigh
-from deconstruct.cluster.tables import CLUSTER_METRICS, CLUSTER_SUMMARY, CLUSTERS, TABLES
+from deconstruct.artifacts.table import Table
+from deconstruct.cluster.directions import DECODER, group_latents
+from deconstruct.cluster.groupings import Grouping, grouped, work
+from deconstruct.cluster.kmeans import Rows, centres_of
+from deconstruct.cluster.methods import Matrix, Weighing, standardised, words_of
+from deconstruct.cluster.sample import Sample
+from deconstruct.cluster.stability import KS
+from deconstruct.cluster.summary import Placed, summary
+from deconstruct.cluster.tables import (
+    CLUSTER_CURVE,
+    CLUSTER_METRICS,
+    CLUSTER_SUMMARY,
+    CLUSTERS,
+    LATENT_CLUSTERS,
+    TABLES,
+)
 from deconstruct.common.errors import ConfigError
 from deconstruct.common.progress import track
+from deconstruct.common.threads import one_blas_thread
 from deconstruct.config import ClusterConfig
-from deconstruct.latents.pooling import Documents, pooled_latents
+from deconstruct.latents.part import activations_of, latents_in_blocks, latents_of, texts_of
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 DENSE = 0.1
 """Latents denser than this fire on everything; they would rule every distance."""
-DEFAULT_K = 8
-SILHOUETTE_DOCUMENTS = 5000
-DISTANCES_MB = 4
-"""Of the distances between these, so many are computed at a time; scikit-learn takes 1024, and lets
-no other thread run meanwhile: a bar's clock would stand still."""
+LATENTS, ACTIVATIONS, WORDS = "latents", "activations", "tfidf"
+"""What documents are grouped as."""
 
 
-def recipe(config: ClusterConfig, *, corpus: Artifact, latents: Artifact) -> Recipe:
+def recipe(
+    config: ClusterConfig, *, corpus: Artifact, latents: Artifact, activations: Artifact
+) -> Recipe:
     """All that decides the clusters."""
-    inputs = keys_of(corpus=corpus, latents=latents)
+    inputs = keys_of(corpus=corpus, latents=latents, activations=activations)
     return Recipe("cluster", VERSION, config.key_fields(), inputs)
 
 
 def group_documents(
-    root: DataRoot, config: ClusterConfig, *, corpus: Artifact, latents: Artifact
+    root: DataRoot,
+    config: ClusterConfig,
+    *,
+    corpus: Artifact,
+    latents: Artifact,
+    activations: Artifact,
 ) -> Artifact:
-    """Group documents: ``clusters``, ``cluster_summary`` and ``cluster_metrics``.
+    """Group documents: ``clusters``, ``cluster_summary``, ``cluster_metrics``, ``cluster_curve``.
 
-    Documents in which no latent fires (of those that are not left out) belong to no cluster. With
-    fewer than two documents left the files are empty and the fact ``skipped`` gives the reason.
-    Raises ``ConfigError`` if ``config.k`` is more than there are documents to group.
+    Documents in which no latent fires (of those that are not left out) belong to no cluster. Of
+    more than ``config.max_documents`` of them so many are fitted, all scores are of these, and the
+    others are assigned to the nearest centre. With fewer than two documents left the files are
+    empty and the fact ``skipped`` gives the reason. With ``config.latents``, latents are grouped
+    too: ``latent_clusters``. Raises ``ConfigError`` if ``config.k`` is more than there are
+    documents to group, or ``config.latents`` more than there are latents.
     """
 
     def write(draft: Draft) -> None:
-        documents = Documents.read(corpus)
-        density = latents.table("features.parquet", ["density"])["density"]
-        weighted = weigh(
-            pooled_latents(latents, len(documents.text), "mean"), density.to_numpy() <= DENSE
-        )
-        members = np.flatnonzero(np.diff(weighted.indptr) > 0)
-        found = [table.empty() for table in TABLES]
-        if len(members) < 2:
+        keep = latents.table("features.parquet", ["density"])["density"].to_numpy() <= DENSE
+        sample = Sample.of(corpus, latents, keep, config.max_documents)
+        found: dict[Table, pa.Table] = {t: t.empty() for t in TABLES if not t.optional}
+        if len(sample.fitted) < 2:
             draft.facts["skipped"] = (
-                f"in {len(members)} of {len(documents.text)} documents fires a latent that is not "
-                f"on more than {DENSE:.0%} of all tokens; clusters need two"
+                f"in {len(sample.fitted)} of {sample.documents} documents fires a latent that is "
+                f"not on more than {DENSE:.0%} of all tokens; clusters need two"
             )
             log.warning("no clusters: %s", draft.facts["skipped"])
         else:
-            k = _number(config, documents, len(members))
-            found, metrics = _grouped(config, documents, weighted, members, k)
-            draft.facts |= metrics
-        for table, rows in zip(TABLES, found, strict=True):
+            ks = _numbers(config, len(sample.fitted))
+            with one_blas_thread():
+                tables, facts = Clustering(config, sample, keep, ks).run(
+                    corpus, latents, activations
+                )
+            found |= tables
+            draft.facts |= facts
+        for table, rows in found.items():
             draft.write_table(table.file, rows)
 
-    return root.make(recipe(config, corpus=corpus, latents=latents), write)
+    wanted = recipe(config, corpus=corpus, latents=latents, activations=activations)
+    return root.make(wanted, write)
 
 
 STAGE = Stage("cluster", recipe, group_documents)
 
 
-def _number(config: ClusterConfig, documents: Documents, members: int) -> int:
-    """How many clusters: as told, or one per label, at most one for two documents."""
+def _numbers(config: ClusterConfig, fitted: int) -> tuple[int, ...]:
+    """How many clusters are tried: as many as told, or `KS`, at most one for two documents."""
     if config.k is None:
-        names = {label for label in documents.label if label is not None}
-        return max(2, min(len(names) if len(names) > 1 else DEFAULT_K, members // 2))
-    if config.k > members:
+        return tuple(k for k in KS if k <= fitted // 2) or (2,)
+    if config.k > fitted:
         raise ConfigError(
-            f"cluster.k = {config.k} is more than the {members} documents in which a latent "
-            f"fires; take {members} or fewer"
+            f"cluster.k = {config.k} is more than the {fitted} documents in which a latent "
+            f"fires and that are fitted; take {fitted} or fewer"
         )
-    return config.k
+    return (config.k,)
 
 
-def _grouped(
-    config: ClusterConfig,
-    documents: Documents,
-    weighted: sparse.csr_matrix,
-    members: NDArray[np.int64],
-    k: int,
-) -> tuple[list[pa.Table], dict[str, float]]:
-    """Rows of `TABLES`, and the metrics. members: the documents that are grouped."""
-    rows = weighted if len(members) == weighted.shape[0] else weighted[members]
-    with track("cluster", STARTS + 1, "starts") as advance:
-        assigned, centres = spherical_kmeans(rows, k, config.seed)
-        advance(STARTS)
-        similarity = np.asarray(rows @ centres.T)
-        distance = 1 - similarity[np.arange(len(members)), assigned]
-        metrics = _metrics(rows, assigned, documents.label[members], config.seed)
-        advance()
-    summary = _summary(config, documents, members, assigned, distance, rows)
-    tables = [
-        CLUSTERS.of(members, assigned, distance),
-        CLUSTER_SUMMARY.of_rows(summary),
-        CLUSTER_METRICS.of(list(metrics), list(metrics.values())),
-    ]
-    return tables, metrics
+class Clustering:
+    """Groups the documents of one corpus. ks: the numbers of clusters that are tried."""
 
+    def __init__(
+        self, config: ClusterConfig, sample: Sample, keep: NDArray[np.bool_], ks: tuple[int, ...]
+    ) -> None:
+        self.config, self.sample, self.keep, self.ks = config, sample, keep, ks
+        self.metrics: list[tuple[str, str, str, float]] = []
 
-def _metrics(
-    rows: sparse.csr_matrix, assigned: NDArray[np.int64], label: NDArray[Any], seed: int
-) -> dict[str, float]:
-    """Silhouette by cosine, and, where labels are known, agreement with them."""
-    from sklearn import config_context
-    from sklearn import metrics as agreement
-
-    k = int(assigned.max()) + 1
-    metrics: dict[str, float] = {"k": float(k)}
-    if 1 < k < len(assigned):
-        size = min(SILHOUETTE_DOCUMENTS, len(assigned))
-        with config_context(working_memory=DISTANCES_MB):
-            metrics["silhouette"] = float(
-                agreement.silhouette_score(
-                    rows, assigned, metric="cosine", sample_size=size, random_state=seed
-                )
+    def run(
+        self, corpus: Artifact, latents: Artifact, activations: Artifact
+    ) -> tuple[dict[Table, pa.Table], dict[str, float]]:
+        """The tables and the facts: the scores of the documents' clusters."""
+        documents, fitted = self.sample.documents, self.sample.fitted
+        wanted = self.config.latents
+        steps = (3 if wanted is None else 4) * work(self.config.fits)
+        tables: dict[Table, pa.Table] = {}
+        with track("cluster", steps, "fits") as advance:
+            pooled = latents_of(latents, documents, fitted)
+            weighing = Weighing.of(pooled, self.keep)
+            rows = weighing.rows(pooled)
+            del pooled
+            own = self.group(LATENTS, rows, self.ks, advance)
+            texts = texts_of(corpus, documents, fitted)
+            tables |= self.describe(own, rows, weighing, latents, texts)
+            del rows
+            chosen = (own.real.ks[own.at],)
+            self.group(
+                ACTIVATIONS,
+                standardised(activations_of(activations, documents, fitted)),
+                chosen,
+                advance,
             )
-    known = np.array([one is not None for one in label], dtype=bool)
-    if known.any():
-        truth, found = label[known].astype(str), assigned[known]
-        metrics["nmi"] = float(agreement.normalized_mutual_info_score(truth, found))
-        metrics["ami"] = float(agreement.adjusted_mutual_info_score(truth, found))
-        metrics["ari"] = float(agreement.adjusted_rand_score(truth, found))
-        majority = sum(
-            np.unique(truth[found == c], return_counts=True)[1].max() for c in np.unique(found)
-        )
-        metrics["purity"] = float(majority / len(truth))
-    return metrics
+            words = words_of(texts)
+            if words is not None:
+                self.group(WORDS, words, chosen, advance)
+            if wanted is not None:
+                tables[LATENT_CLUSTERS], found = group_latents(
+                    latents, self.config, wanted, advance
+                )
+                self.metrics += [(DECODER, *row) for row in found]
+        tables[CLUSTER_METRICS] = CLUSTER_METRICS.of(*map(list, zip(*self.metrics, strict=True)))
+        return tables, self.facts()
 
+    def group(
+        self, representation: str, rows: Rows, ks: tuple[int, ...], advance: Callable[[int], None]
+    ) -> Grouping:
+        """Group the fitted documents' rows, and keep the scores."""
+        config, groups = self.config, self.sample.groups
+        found = grouped(rows, groups, ks, config.fits, config.seed, advance)
+        label = self.sample.label[self.sample.fitted]
+        self.metrics += [(representation, *row) for row in found.metrics(label)]
+        return found
 
-def _summary(
-    config: ClusterConfig,
-    documents: Documents,
-    members: NDArray[np.int64],
-    assigned: NDArray[np.int64],
-    distance: NDArray[np.float64],
-    rows: sparse.csr_matrix,
-) -> list[dict[str, Any]]:
-    """One row per cluster. Its latents are those whose mean weight in it most exceeds all's."""
-    k = int(assigned.max()) + 1
-    keywords = class_keywords([documents.text[d] for d in members], assigned, k, config.top)
-    overall = np.asarray(rows.mean(0)).ravel()
-    summary = []
-    for number in range(k):
-        inside = np.flatnonzero(assigned == number)
-        lift = np.asarray(rows[inside].mean(0)).ravel() - overall
-        best = np.argsort(-lift, kind="stable")[: config.top]
-        labels = [str(x) for x in documents.label[members[inside]] if x is not None]
-        names, counts = np.unique(labels, return_counts=True) if labels else ([None], [0])
-        top = int(np.argmax(counts))
-        nearest = inside[np.argsort(distance[inside], kind="stable")][: config.top]
-        summary.append(
-            {
-                "cluster": number,
-                "size": len(inside),
-                "top_label": None if names[top] is None else str(names[top]),
-                "top_label_share": counts[top] / len(labels) if labels else None,
-                "latents": [int(j) for j in best if lift[j] > 0],
-                "keywords": keywords[number],
-                "exemplars": members[nearest].tolist(),
-            }
-        )
-    return summary
+    def describe(
+        self, own: Grouping, rows: Matrix, weighing: Weighing, latents: Artifact, texts: list[str]
+    ) -> dict[Table, pa.Table]:
+        """What is told of the clusters themselves. rows: latents of the fitted, weighed."""
+        jaccard, support = own.real.found_again(own.at)
+        placed = self.place(own, rows, weighing, latents, support)
+        told = summary(self.sample, placed, rows, own.labels, texts, self.config.top)
+        for one, again in zip(told, jaccard, strict=True):
+            one["jaccard"] = float(again) if np.isfinite(again) else None
+        supported = pa.array(placed.support, from_pandas=True)  # nan: null
+        return {
+            CLUSTERS: CLUSTERS.of(placed.doc_id, placed.cluster, placed.distance, supported),
+            CLUSTER_SUMMARY: CLUSTER_SUMMARY.of_rows(told),
+            CLUSTER_CURVE: CLUSTER_CURVE.of_rows(own.curve()),
+        }
+
+    def place(
+        self,
+        own: Grouping,
+        rows: Matrix,
+        weighing: Weighing,
+        latents: Artifact,
+        support: NDArray[np.float64],
+    ) -> Placed:
+        """All documents: the fitted ones in their clusters, the others in the nearest."""
+        sample, centres = self.sample, centres_of(rows, own.labels)
+        assigned = np.full(sample.documents, -1)
+        assigned[sample.fitted] = own.labels
+        distance = np.full(sample.documents, np.nan)
+        supported = np.full(sample.documents, np.nan)
+        supported[sample.fitted] = support
+        for doc_id, pooled in latents_in_blocks(latents):
+            cosine = np.asarray(weighing.rows(pooled) @ centres.T)
+            cluster = np.where(assigned[doc_id] < 0, cosine.argmax(1), assigned[doc_id])
+            assigned[doc_id] = cluster
+            distance[doc_id] = 1 - cosine[np.arange(len(doc_id)), cluster]
+        members = sample.members
+        return Placed(members, assigned[members], distance[members], supported[members])
+
+    def facts(self) -> dict[str, Any]:
+        """The scores of the documents' clusters by their latents."""
+        own = {(kind, metric): value for r, kind, metric, value in self.metrics if r == LATENTS}
+        facts = {metric: value for (kind, metric), value in own.items() if kind == "value"}
+        facts["stability"] = own["stability", "ari"]
+        facts["null_stability"] = own["stability", "null_ari"]
+        return facts

@@ -43,7 +43,7 @@ def import_before_threads() -> None:
     Python breaks a deadlock between threads that import each other's libraries by handing out half
     a module, and the limits below are of the libraries that are there.
     """
-    import sklearn.cluster
+    import numba  # noqa: F401
     import sklearn.feature_extraction.text
     import sklearn.linear_model
     import sklearn.metrics

@@ -133,7 +133,32 @@ class ClusterConfig(Settings):
     """Clusters of documents by their latents."""
 
     k: int | None = Field(
-        None, ge=2, le=MOST_ROWS, description="Number of clusters; none: one per label, or 8."
+        None,
+        ge=2,
+        le=MOST_ROWS,
+        description="Number of clusters; none: the largest of 2 to 24 that is as stable as any, "
+        "whatever the labels.",
+    )
+    fits: int = Field(
+        20,
+        ge=3,
+        le=1000,
+        description="Fits on 80% of the documents each (of their groups, where they have some): "
+        "they tell how stable clusters are.",
+    )
+    max_documents: int = Field(
+        4000,
+        ge=10,
+        le=50_000,
+        description="Documents that are fitted: of more, those of the smallest digests; all others "
+        "are assigned to the nearest centre. Memory grows with its square.",
+    )
+    latents: int | None = Field(
+        None,
+        ge=2,
+        le=MOST_LATENTS,
+        description="Number of clusters of latents by decoder direction; none: latents are not "
+        "grouped.",
     )
     top: int = Field(
         10, ge=1, le=MOST_LATENTS, description="Latents, keywords and texts listed per cluster."

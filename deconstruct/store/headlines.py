@@ -73,8 +73,12 @@ def _probe(representation: str, reading: str, comment: str | None = None) -> Hea
     )
 
 
+CLUSTERS_OF_THE_RUN = "representation = 'latents' AND kind = 'value'"
+"""Of rows of cluster_metrics: what was found, not what stands beside it for comparison."""
+
+
 def _cluster(name: str, label: str, comment: str | None = None) -> Headline:
-    where = f"metric = '{name}'"
+    where = f"{CLUSTERS_OF_THE_RUN} AND metric = '{name}'"
     table = "cluster_metrics"
     return Headline(name, label, table, where, comment, name, "cluster", name, HIGHER)
 
@@ -120,4 +124,13 @@ HEADLINES = (
         "Normalised mutual information of clusters and labels.",
     ),
     _cluster("silhouette", "clusters stand apart (silhouette)"),
+    Headline(
+        "cluster_stability",
+        "clusters are found again (ARI)",
+        "cluster_metrics",
+        "representation = 'latents' AND kind = 'stability' AND metric = 'ari'",
+        stage="cluster",
+        fact="stability",
+        reading=HIGHER,
+    ),
 )

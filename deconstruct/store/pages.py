@@ -96,9 +96,16 @@ SELECT d.latent, d.reference_density AS reference, d.current_density AS current,
     f.top_token
 FROM latent_drift AS d LEFT JOIN features AS f USING (run_id, latent)
 WHERE d.run_id = ? ORDER BY abs(d.log2_ratio) DESC, d.latent LIMIT 5""",
-    "Clustering": "SELECT metric, value FROM cluster_metrics WHERE run_id = ? ORDER BY metric",
+    "Clustering, beside other representations and shuffled columns (null)": """
+PIVOT (
+    SELECT kind, metric, representation, value FROM cluster_metrics WHERE run_id = ?
+) ON representation IN ('latents', 'activations', 'tfidf') USING any_value(value)
+ORDER BY kind DESC, metric""",
+    "Numbers of clusters": """
+SELECT k, stability, standard_error, null_stability, silhouette, chosen
+FROM cluster_curve WHERE run_id = ? ORDER BY k""",
     "Clusters": """
-SELECT cluster, size, top_label, top_label_share AS share,
+SELECT cluster, size, jaccard, top_label, top_label_share AS share,
     array_to_string(keywords[:6], ', ') AS keywords, array_to_string(latents[:6], ', ') AS latents
 FROM cluster_summary WHERE run_id = ? ORDER BY cluster""",
 }

@@ -40,7 +40,9 @@ _SHOWN = {
     "drift": "FROM drift WHERE run_id = $run ORDER BY subject, metric",
     "latent_drift": "FROM latent_drift WHERE run_id = $run "
     "ORDER BY abs(log2_ratio) DESC, latent LIMIT 5",
-    "cluster_metrics": "FROM cluster_metrics WHERE run_id = $run ORDER BY metric",
+    "cluster_metrics": "FROM cluster_metrics WHERE run_id = $run "
+    "ORDER BY representation, kind, metric",
+    "cluster_curve": "FROM cluster_curve WHERE run_id = $run ORDER BY k",
     "cluster_summary": "FROM cluster_summary WHERE run_id = $run ORDER BY cluster",
 }
 """Relation -> the rows that `deconstruct.store.pages.show` shows of it."""

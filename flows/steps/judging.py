@@ -45,7 +45,9 @@ def judged_on(run: Running, stages: Stages, recorded: Recorded, sae: Artifact) -
         stages.call(
             task.probe, config.probe, corpus=corpus, latents=latents, activations=activations
         ),
-        stages.call(task.cluster, config.cluster, corpus=corpus, latents=latents),
+        stages.call(
+            task.cluster, config.cluster, corpus=corpus, latents=latents, activations=activations
+        ),
     )  # fmt: skip
     return [corpus, activations, sae, latents, evaluation, probe, cluster]
 

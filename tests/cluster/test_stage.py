@@ -5,44 +5,35 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from scipy import sparse
 from sklearn.metrics import adjusted_rand_score, silhouette_score
+from support.planted_groups import (
+    D_SAE,
+    LOUD,
+    OWN,
+    group,
+    metric,
+    planted,
+    planted_activations,
+    rows,
+)
 from support.planted_latents import labels_of, plant
 from support.texts import SUBJECTS
 
 from deconstruct.artifacts import Artifact, DataRoot
 from deconstruct.cluster import stage as cluster
-from deconstruct.cluster.methods import class_keywords, spherical_kmeans, weigh
+from deconstruct.cluster.kmeans import cosines, spherical_kmeans
+from deconstruct.cluster.methods import Weighing, class_keywords
 from deconstruct.common.errors import ConfigError
 from deconstruct.config import ClusterConfig, CorpusConfig
 from deconstruct.corpus import sources
 from deconstruct.corpus import stage as corpus
 from deconstruct.latents.pooling import pooled_latents
 from deconstruct.model.resolve import ResolvedModel
-
-D_SAE = 60
-OWN = {"business": (5, 6, 7), "film": (17, 18), "sport": (31, 32, 33)}
-LOUD = 2
-
-
-def planted(labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Means [documents, D_SAE] and densities: sparse noise, latents of each label, and a latent
-    that fires everywhere, much louder than all others, in two kinds that cut across labels."""
-    draw = np.random.default_rng(seed)
-    shape = (len(labels), D_SAE)
-    mean = draw.gamma(1, 1, shape) * (draw.random(shape) < 0.05)
-    for label, latents in OWN.items():
-        for latent in latents:
-            mean[labels == label, latent] += draw.gamma(2, 2, (labels == label).sum())
-    mean[:, LOUD] = np.where(draw.random(len(labels)) < 0.5, 500, 5000)
-    density = np.full(D_SAE, 0.01)
-    density[LOUD] = 0.9
-    return mean, density
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +42,7 @@ def grouped(
 ) -> tuple[Artifact, Artifact]:
     root = DataRoot(tmp_path_factory.mktemp("grouped"))
     firings = plant(root, *planted(labels_of(corpus_artifact)))
-    return cluster.group_documents(
-        root, ClusterConfig(top=4), corpus=corpus_artifact, latents=firings
-    ), firings
-
-
-def rows(artifact: Artifact, name: str) -> list[dict[str, Any]]:
-    table = pq.read_table(artifact.file(f"{name}.parquet"), page_checksum_verification=True)
-    assert artifact.manifest.files[f"{name}.parquet"].rows == len(table)
-    found: list[dict[str, Any]] = table.to_pylist()
-    return found
+    return group(root, corpus_artifact, firings, ClusterConfig(fits=4, top=4)), firings
 
 
 def test_planted_groups_are_found(
@@ -71,11 +53,15 @@ def test_planted_groups_are_found(
     found = rows(made, "clusters")
     assert [row["doc_id"] for row in found] == list(range(len(labels)))
     assert adjusted_rand_score(labels.astype(str), [row["cluster"] for row in found]) > 0.95
-    metrics = {row["metric"]: row["value"] for row in rows(made, "cluster_metrics")}
-    assert set(metrics) == {"k", "silhouette", "nmi", "ami", "ari", "purity"}
-    assert metrics["k"] == 3  # one per label
+    metrics = metric(made, "latents", "value")
+    assert set(metrics) == {"k", "documents", "silhouette", "nmi", "ami", "ari", "purity"}
+    assert (metrics["k"], metrics["documents"]) == (3, len(labels))
     assert min(metrics[name] for name in ("nmi", "ami", "ari", "purity")) > 0.9
-    assert made.facts == metrics
+    stable = metric(made, "latents", "stability")
+    assert made.facts == metrics | {
+        "stability": stable["ari"],
+        "null_stability": stable["null_ari"],
+    }
 
 
 def test_metrics_are_those_of_the_assignment(
@@ -88,9 +74,10 @@ def test_metrics_are_those_of_the_assignment(
     assert made.facts["purity"] == pytest.approx(majority / len(labels))
     assert made.facts["ari"] == pytest.approx(adjusted_rand_score(labels, assigned))
     density = pq.read_table(firings.file("features.parquet"))["density"].to_numpy()
-    weighted = weigh(pooled_latents(firings, len(labels), "mean"), density <= 0.1).toarray()
+    pooled = pooled_latents(firings, len(labels), "mean")
+    weighted = Weighing.of(pooled, density <= 0.1).rows(pooled).toarray()
     assert made.facts["silhouette"] == pytest.approx(
-        silhouette_score(weighted, assigned, metric="cosine")
+        silhouette_score(weighted, assigned, metric="cosine"), abs=1e-6
     )
     for row in rows(made, "cluster_summary"):
         own = weighted[assigned == row["cluster"]]
@@ -129,12 +116,11 @@ def test_dense_latents_would_rule(corpus_artifact: Artifact, tmp_path: Path) -> 
     mean, density = planted(labels)
     mean[:, LOUD + 1 : LOUD + 3] = mean[:, [LOUD]] * [1.0, 2.0]
     density[LOUD : LOUD + 3] = 0.9
-    without = cluster.group_documents(
-        root, ClusterConfig(), corpus=corpus_artifact, latents=plant(root, mean, density)
-    )
+    without = group(root, corpus_artifact, plant(root, mean, density))
     assert without.facts["ari"] > 0.95
-    plain = spherical_kmeans(sparse.csr_matrix(mean / np.linalg.norm(mean, axis=1)[:, None]), 3, 0)
-    assert adjusted_rand_score(labels.astype(str), plain[0]) < 0.3
+    gram = cosines(mean / np.linalg.norm(mean, axis=1)[:, None])
+    plain = spherical_kmeans(gram, 3, np.random.default_rng(0)).labels
+    assert adjusted_rand_score(labels.astype(str), plain) < 0.3
 
 
 def test_noise_agrees_with_no_label(corpus_artifact: Artifact, tmp_path: Path) -> None:
@@ -142,9 +128,7 @@ def test_noise_agrees_with_no_label(corpus_artifact: Artifact, tmp_path: Path) -
     draw = np.random.default_rng(0)
     shape = (len(labels_of(corpus_artifact)), D_SAE)
     noise = draw.gamma(1, 1, shape) * (draw.random(shape) < 0.2)
-    made = cluster.group_documents(
-        root, ClusterConfig(), corpus=corpus_artifact, latents=plant(root, noise)
-    )
+    made = group(root, corpus_artifact, plant(root, noise))
     assert abs(made.facts["ami"]) < 0.08
     assert abs(made.facts["ari"]) < 0.08
 
@@ -154,11 +138,14 @@ def test_bytes_are_the_same_again(
 ) -> None:
     root = DataRoot(tmp_path)
     firings = plant(root, *planted(labels_of(corpus_artifact)))
-    again = cluster.group_documents(
-        root, ClusterConfig(top=4), corpus=corpus_artifact, latents=firings
-    )
+    again = group(root, corpus_artifact, firings, ClusterConfig(fits=4, top=4))
     assert (again.key, again.digest()) == (grouped[0].key, grouped[0].digest())
-    other = cluster.recipe(ClusterConfig(top=4, seed=1), corpus=corpus_artifact, latents=firings)
+    other = cluster.recipe(
+        ClusterConfig(fits=4, top=4, seed=1),
+        corpus=corpus_artifact,
+        latents=firings,
+        activations=planted_activations(root, np.ones((3, 1))),
+    )
     assert other.key != again.key
 
 
@@ -170,18 +157,14 @@ def test_documents_in_which_nothing_fires_are_in_no_cluster(
     silent = [0, 7, 50]
     mean[silent] = 0
     mean[silent, LOUD] = 9
-    made = cluster.group_documents(
-        root, ClusterConfig(k=4), corpus=corpus_artifact, latents=plant(root, mean, density)
-    )
+    made = group(root, corpus_artifact, plant(root, mean, density), ClusterConfig(fits=4, k=4))
     ids = [row["doc_id"] for row in rows(made, "clusters")]
     assert ids == sorted(set(range(len(mean))) - set(silent))
     assert len(rows(made, "cluster_summary")) == made.facts["k"] == 4
     only = np.zeros_like(mean)
     only[:, LOUD] = 1
     only[4, 9] = 1
-    none = cluster.group_documents(
-        root, ClusterConfig(), corpus=corpus_artifact, latents=plant(root, only, density)
-    )
+    none = group(root, corpus_artifact, plant(root, only, density))
     assert none.facts == {
         "skipped": "in 1 of 120 documents fires a latent that is not on more than 10% of all "
         "tokens; clusters need two"
@@ -189,9 +172,7 @@ def test_documents_in_which_nothing_fires_are_in_no_cluster(
     for name in ("clusters", "cluster_summary", "cluster_metrics"):
         assert rows(none, name) == []
     with pytest.raises(ConfigError, match=r"cluster\.k = 118 is more than the 117 documents"):
-        cluster.group_documents(
-            root, ClusterConfig(k=118), corpus=corpus_artifact, latents=plant(root, mean, density)
-        )
+        group(root, corpus_artifact, plant(root, mean, density), ClusterConfig(fits=4, k=118))
 
 
 def test_without_labels_and_with_equal_documents(tmp_path: Path, model: ResolvedModel) -> None:
@@ -202,25 +183,26 @@ def test_without_labels_and_with_equal_documents(tmp_path: Path, model: Resolved
     texts = corpus.tokenise(root, config, source=sources.resolve(config), model=model)
     mean = np.zeros((10, 4))
     mean[:6, 1] = mean[6:, 2] = 1
-    made = cluster.group_documents(root, ClusterConfig(), corpus=texts, latents=plant(root, mean))
+    made = group(root, texts, plant(root, mean))
     # Half as many as documents were asked for; there are but two kinds.
-    assert made.facts == {"k": 2, "silhouette": pytest.approx(1)}
+    assert (made.facts["k"], made.facts["documents"]) == (2, 10)
+    assert made.facts["silhouette"] == pytest.approx(1)
+    assert not {"nmi", "ami", "ari", "purity"} & set(made.facts)
     assigned = [row["cluster"] for row in rows(made, "clusters")]
     assert assigned == [0] * 6 + [1] * 4
     for row in rows(made, "cluster_summary"):
         assert row["top_label"] is row["top_label_share"] is None
         assert row["latents"] == [1 + row["cluster"]]
-    one = cluster.group_documents(
-        root, ClusterConfig(), corpus=texts, latents=plant(root, np.ones((10, 1)))
-    )
-    assert one.facts == {"k": 1}
+    one = group(root, texts, plant(root, np.ones((10, 1))))
+    assert one.facts["k"] == 1
+    assert "silhouette" not in one.facts
 
 
 def test_weights_by_hand() -> None:
     pooled = sparse.csr_matrix(np.array([[2.0, 0, 9], [4, 1, 9], [0, 3, 9]]))
     damped = np.log1p(np.array([[2 / 3, 0], [4 / 3, 1 / 2], [0, 3 / 2]])) * (np.log(4 / 3) + 1)
     expected = damped / np.linalg.norm(damped, axis=1, keepdims=True)
-    found = weigh(pooled, np.array([True, True, False])).toarray()
+    found = Weighing.of(pooled, np.array([True, True, False])).rows(pooled).toarray()
     np.testing.assert_allclose(found[:, :2], expected)
     assert (found[:, 2] == 0).all()
 

@@ -51,7 +51,6 @@ def run(home: Path, config: RunConfig) -> dict[str, Artifact]:
         root, config.evaluation, model=model, sae=made["sae"], **known, device="cpu"
     )
     made["probe"] = probe.fit_probes(root, config.probe, **known)
-    del known["activations"]
     made["cluster"] = cluster.group_documents(root, config.cluster, **known)
     record = RunRecord(config=config, started=started, finished=datetime.now(UTC))
     publish(home, record, made)

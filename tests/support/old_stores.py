@@ -1,6 +1,21 @@
 """What takes a store back to the schema of an earlier release."""
 
-TO_VERSION_4 = """
+CLUSTERS_TO_5 = """
+CREATE TABLE c AS SELECT run_id, metric, value FROM cluster_metrics
+    WHERE representation = 'latents' AND kind = 'value';
+DROP TABLE cluster_metrics;
+CREATE TABLE cluster_metrics (run_id VARCHAR, metric VARCHAR, value DOUBLE,
+    PRIMARY KEY (run_id, metric));
+INSERT INTO cluster_metrics FROM c; DROP TABLE c;
+ALTER TABLE clusters DROP COLUMN support;
+ALTER TABLE cluster_summary DROP COLUMN jaccard;
+DROP TABLE cluster_curve; DROP TABLE latent_clusters;
+UPDATE meta SET value = '5' WHERE name = 'schema_version';
+"""
+"""What release 5 had of clusters."""
+
+TO_VERSION_4 = f"""
+{CLUSTERS_TO_5}
 DROP VIEW document_labels;
 CREATE TABLE p AS SELECT * EXCLUDE task FROM probes; DROP TABLE probes;
 ALTER TABLE p RENAME TO probes;
@@ -13,5 +28,15 @@ ALTER TABLE d RENAME TO probe_predictions;
 ALTER TABLE runs DROP COLUMN label_column;
 UPDATE meta SET value = '4' WHERE name = 'schema_version';
 """
-SINCE_4 = ("task", "label_column", "document_labels")
+SINCE_4 = (
+    "task",
+    "label_column",
+    "document_labels",
+    "cluster_curve",
+    "latent_clusters",
+    "clusters.support",
+    "cluster_summary.jaccard",
+    "cluster_metrics.representation",
+    "cluster_metrics.kind",
+)
 """Columns and relations that came after it."""

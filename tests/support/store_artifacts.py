@@ -12,7 +12,7 @@ import pyarrow as pa
 from support.planted import Contents, artifact_of, filled
 
 from deconstruct.artifacts import Artifact, DataRoot, Recipe
-from deconstruct.cluster.tables import CLUSTER_METRICS, CLUSTER_SUMMARY, CLUSTERS
+from deconstruct.cluster.tables import CLUSTER_CURVE, CLUSTER_METRICS, CLUSTER_SUMMARY, CLUSTERS
 from deconstruct.config import RunConfig, SaeConfig
 from deconstruct.corpus.tables import DOCUMENTS, TOKENS
 from deconstruct.drift.tables import DRIFT, LATENT_DRIFT
@@ -318,7 +318,10 @@ def _cluster(drawn: Drawn) -> Contents:
     sizes = np.bincount(drawn.clusters)
     return {
         CLUSTERS: filled(
-            CLUSTERS, cluster=drawn.clusters, distance=np.arange(len(drawn.clusters)) * 7 % 11 / 11
+            CLUSTERS,
+            cluster=drawn.clusters,
+            distance=np.arange(len(drawn.clusters)) * 7 % 11 / 11,
+            support=0.9,
         ),
         CLUSTER_SUMMARY: filled(
             CLUSTER_SUMMARY,
@@ -328,11 +331,23 @@ def _cluster(drawn: Drawn) -> Contents:
             latents=[[SPORT_LATENT, 1]] * len(sizes),
             keywords=[["match", "goal"]] * len(sizes),
             exemplars=[[0, 3]] * len(sizes),
+            jaccard=0.8,
         ),
         CLUSTER_METRICS: filled(
             CLUSTER_METRICS,
-            metric=["silhouette", "nmi", "ari", "purity"],
-            value=[0.1, 0.6, 0.5, 0.8],
+            representation=["latents"] * 5 + ["tfidf"],
+            kind=["value"] * 4 + ["stability", "null"],
+            metric=["silhouette", "nmi", "ari", "purity", "ari", "nmi"],
+            value=[0.1, 0.6, 0.5, 0.8, 0.9, 0.0],
+        ),
+        CLUSTER_CURVE: filled(
+            CLUSTER_CURVE,
+            k=[len(sizes)],
+            stability=0.9,
+            standard_error=0.02,
+            null_stability=0.0,
+            silhouette=0.1,
+            chosen=True,
         ),
     }
 

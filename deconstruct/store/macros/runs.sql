@@ -14,6 +14,7 @@ CREATE OR REPLACE MACRO compare_runs(a, b) AS TABLE
         FROM probes AS p JOIN runs AS r ON r.run_id = p.run_id
         UNION ALL
         SELECT m.run_id, 'cluster', m.metric, m.value, NULL, NULL FROM cluster_metrics AS m
+        WHERE m.representation = 'latents' AND m.kind = 'value'
     )
     SELECT coalesce(x.stage, y.stage) AS stage, coalesce(x.metric, y.metric) AS metric,
         x.value AS value_a, y.value AS value_b, y.value - x.value AS difference,

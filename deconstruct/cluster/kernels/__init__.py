@@ -1,0 +1,1 @@
+"""Kernels in numba: k-means among documents of which only the cosines are known."""
