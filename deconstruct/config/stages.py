@@ -93,9 +93,20 @@ class EvaluationConfig(Settings):
         48,
         ge=2,
         le=MOST_ROWS,
-        description="Held-out documents (of split ones: windows) run through the whole model, four "
-        "times each, for the losses; none: all. Reconstruction is judged on all of them in any "
-        "case.",
+        description="Held-out documents (of split ones: windows) run through the whole model for "
+        "the losses, with the SAE and without; none: all. Reconstruction is judged on all of them "
+        "in any case. Of each source of `other`, how many documents are read.",
+    )
+    outlier_multiple: float = Field(
+        10,
+        gt=1,
+        description="A token is an outlier if its activation is so many times as far from the "
+        "train rows' mean, squared, as their median; fvu_typical leaves outliers out.",
+    )
+    other: tuple[str, ...] = Field(
+        (),
+        description="Further sources, as in corpus.source, that the SAE is judged on without "
+        "training: their texts are cut into tokens as the corpus' are.",
     )
     bootstrap: int = Field(
         1000, ge=10, le=1_000_000, description="Resamples of documents for intervals."

@@ -242,7 +242,8 @@ def _evaluation(errors: np.ndarray, seed: int) -> Contents:
     return {
         SAE_METRICS: filled(
             SAE_METRICS,
-            metric=["fvu", "l0", "dead_share", "loss_recovered"],
+            text="own",
+            metric=["fvu", "l0", "dead_share", "loss_recovered_bos_kept"],
             value=values,
             ci_low=values - 0.01,
             ci_high=values + 0.01,
@@ -343,7 +344,7 @@ def _drift(dense: np.ndarray) -> Contents:
         DRIFT: filled(
             DRIFT,
             subject=["reconstruction", "label share"],
-            metric=["fvu", LABELS[1]],
+            metric=["fvu_train_mean", LABELS[1]],
             reference=[0.2, 0.4],
             current=[0.3, 0.1],
             difference=[0.3 - 0.2, 0.1 - 0.4],
