@@ -41,7 +41,11 @@ def store_of_version_1(home: Path) -> Path:
 
 def columns_of(relation: Relation) -> str:
     """The columns that schema 4 had, as SQL."""
-    return ", ".join(c.name for c in relation.columns if c.name not in SINCE_4)
+    return ", ".join(
+        column.name
+        for column in relation.columns
+        if not {column.name, f"{relation.name}.{column.name}"} & {*SINCE_4}
+    )
 
 
 def rows(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:

@@ -1,6 +1,20 @@
 """What takes a store back to the schema of an earlier release."""
 
-TO_VERSION_4 = """
+TO_VERSION_5 = """
+CREATE TABLE m (run_id VARCHAR, metric VARCHAR, value DOUBLE, ci_low DOUBLE, ci_high DOUBLE,
+    n UBIGINT, unit VARCHAR, note VARCHAR, PRIMARY KEY (run_id, metric));
+INSERT INTO m BY NAME SELECT * EXCLUDE text FROM sae_metrics WHERE text = 'own';
+DROP TABLE sae_metrics;
+ALTER TABLE m RENAME TO sae_metrics;
+UPDATE sae_metrics SET metric = 'loss_recovered' WHERE metric = 'loss_recovered_bos_kept';
+UPDATE sae_metrics SET metric = 'loss_zero' WHERE metric = 'loss_zero_bos_kept';
+UPDATE drift SET metric = 'fvu' WHERE metric = 'fvu_train_mean';
+DROP TABLE document_metrics;
+DROP TABLE document_losses;
+UPDATE meta SET value = '5' WHERE name = 'schema_version';
+"""
+TO_VERSION_4 = f"""
+{TO_VERSION_5}
 DROP VIEW document_labels;
 CREATE TABLE p AS SELECT * EXCLUDE task FROM probes; DROP TABLE probes;
 ALTER TABLE p RENAME TO probes;
@@ -13,5 +27,14 @@ ALTER TABLE d RENAME TO probe_predictions;
 ALTER TABLE runs DROP COLUMN label_column;
 UPDATE meta SET value = '4' WHERE name = 'schema_version';
 """
-SINCE_4 = ("task", "label_column", "document_labels")
+SINCE_4 = (
+    "task",
+    "label_column",
+    "document_labels",
+    "sae_metrics.text",
+    "sae_metrics.metric",  # some have other names since
+    "drift.metric",
+    "document_metrics",
+    "document_losses",
+)
 """Columns and relations that came after it."""
