@@ -113,6 +113,20 @@ class EvaluationConfig(Settings):
     )
     seed: int = Field(0, ge=0, description="Seed of the resampling.")
 
+    @field_validator("other")
+    @classmethod
+    def _told_apart(cls, other: tuple[str, ...]) -> tuple[str, ...]:
+        for one in other:
+            if not one.strip():
+                raise ValueError("a source has no name; name a file, a folder or a data set")
+            if one == "own":
+                raise ValueError(
+                    "'own' is what the run's own documents are called in the store; write './own'"
+                )
+            if other.count(one) > 1:
+                raise ValueError(f"{one!r} is named twice; name each source once")
+        return other
+
 
 class ProbeConfig(Settings):
     """Linear probes of labels from pooled latents."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
 from deconstruct.common.site import Site
 from deconstruct.config import EvaluationConfig, LatentsConfig
+from deconstruct.corpus.sources import ResolvedSource
 from deconstruct.evaluation import stage as evaluate
 from deconstruct.evaluation import tables
 from deconstruct.latents import stage as latents
@@ -74,6 +76,13 @@ class Bench:
         self.model, self.corpus, self.recorded = model, corpus, recorded
 
     def __call__(self, sae: SparseAutoencoder, **fields: Any) -> Artifact:
+        return self.judge(sae, (), **fields)
+
+    def judge(
+        self, sae: SparseAutoencoder, sources: Sequence[ResolvedSource], **fields: Any
+    ) -> Artifact:
+        """The evaluation. sources: those of the setting ``other``; fields: other settings."""
+
         def write(draft: Draft) -> None:
             with draft.writing(files.WEIGHTS) as path:
                 files.save_weights(sae, path)
@@ -92,7 +101,7 @@ class Bench:
         config = EvaluationConfig.model_validate({"max_documents": 12, **fields})
         return evaluate.evaluate(
             self.root, config, model=self.model, reference=self.alone(config), sae=made,
-            latents=firings, device="cpu",
+            latents=firings, other=sources, device="cpu",
         )  # fmt: skip
 
     def alone(self, config: EvaluationConfig) -> Artifact:
