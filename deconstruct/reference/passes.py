@@ -125,7 +125,7 @@ def divergence(
 
 def likeliest(logits: Tensor) -> Tensor:
     """The likeliest next token of each prediction: int64 [batch, length]; of equals the first."""
-    parts = [some.argmax(-1) for some in _pieces(logits)]
+    parts = [some.float().max(-1).indices for some in _pieces(logits)]  # argmax takes twice as long
     return torch.cat(parts).view(logits.shape[:2])
 
 

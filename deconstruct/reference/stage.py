@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from deconstruct.activations.reader import ActivationReader
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, keys_of
-from deconstruct.common.cores import each_on_one_thread
+from deconstruct.common.cores import each_on_one_thread, on_one_thread
 from deconstruct.common.errors import ConfigError
 from deconstruct.common.hardware import pick_device
 from deconstruct.common.progress import track
@@ -31,6 +31,7 @@ from deconstruct.model.loading import load
 from deconstruct.model.resolve import ResolvedModel
 from deconstruct.reference.floors import Floors, fit
 from deconstruct.reference.passes import Passes, divergence, loss, normaliser, putting
+from deconstruct.reference.positions import ByPosition, alike, by_position
 from deconstruct.reference.tables import DOCUMENT_LOSSES
 from deconstruct.reference.texts import Text, equal_lengths, held_out_texts
 
@@ -125,6 +126,7 @@ class _Measuring:
         self.passes, self.device = Passes(lm, site), device
         self.floors = floors.to(device)
         self.unigram = torch.from_numpy(floors.unigram).to(device)
+        self.shared: dict[str, ByPosition] = {}
 
     def all(self, texts: list[Text]) -> dict[int, NDArray[np.float64]]:
         """The sums of each document, as in `COLUMNS`; those of windows of one are added up."""
@@ -132,6 +134,10 @@ class _Measuring:
         total = sum(len(text.ids) for text in texts)
         batches = {}
         with track("reference", total, "tokens") as advance, self.passes.hooked():
+            if self.passes.on_cpu:  # as the passes of a batch, on one thread
+                on_one_thread(lambda: self._share(texts))
+            else:
+                self._share(texts)
             for number, batch, figures in side_by_side(
                 self._judge, enumerate(equal_lengths(texts))
             ):
@@ -142,6 +148,21 @@ class _Measuring:
             for text, sums in batches[number]:
                 found[text.doc_id] = found.get(text.doc_id, np.zeros(len(COLUMNS))) + sums
         return found
+
+    def _share(self, texts: list[Text]) -> None:
+        """Make the passes that are the same for all texts."""
+        self.shared = {}
+        constants = ["zero", *(["zero_bos_kept", "mean"] if alike(texts) else [])]
+        kept = 0 if len(texts) == 0 else int(np.argmax(texts[0].recorded))
+        for name in constants:
+
+            def put(stream: Tensor, name: str = name) -> Tensor:
+                recorded = torch.arange(stream.shape[1], device=stream.device)[None] >= kept
+                return self._constants(recorded)[name](stream)
+
+            found = by_position(self.passes, texts, put, self.device)
+            if found is not None:
+                self.shared[name] = found
 
     @torch.inference_mode()
     def _judge(
@@ -156,8 +177,11 @@ class _Measuring:
         log_z = normaliser(clean)
         losses = {"clean": loss(clean, log_z, targets), "unigram": -self.unigram[targets]}
         for name, put in self._ablations(ids, recorded).items():
-            logits = self.passes.replaced(ids, put)
-            its_log_z = normaliser(logits)
+            if name in self.shared:
+                logits, its_log_z = self.shared[name].of(*targets.shape)
+            else:
+                logits = self.passes.replaced(ids, put)
+                its_log_z = normaliser(logits)
             losses[name] = loss(logits, its_log_z, targets)
             if name == "zero":
                 losses["kl_zero"] = divergence(clean, log_z, logits, its_log_z)
@@ -174,10 +198,15 @@ class _Measuring:
     def _ablations(self, ids: Tensor, recorded: Tensor) -> dict[str, Replace]:
         """What is put in the place of the activations, [batch, length, d], by column."""
         floors = self.floors
+        return self._constants(recorded) | {
+            "token_lookup": putting(recorded, lambda _: floors.by_token(ids[recorded])),
+            "pca": putting(recorded, floors.projected),
+        }
+
+    def _constants(self, recorded: Tensor) -> dict[str, Replace]:
+        """Those of them that look at no token."""
         return {
             "zero": torch.zeros_like,
             "zero_bos_kept": putting(recorded, torch.zeros_like),
-            "mean": putting(recorded, floors.constant),
-            "token_lookup": putting(recorded, lambda _: floors.by_token(ids[recorded])),
-            "pca": putting(recorded, floors.projected),
+            "mean": putting(recorded, self.floors.constant),
         }
