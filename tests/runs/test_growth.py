@@ -134,7 +134,8 @@ def test_drift_of_a_transcoder_is_about_what_it_writes(
         "SELECT reference, (SELECT value FROM sae_metrics WHERE metric = 'fvu' "
         "AND text = 'own' AND run_id = "
         "(SELECT run_id FROM runs WHERE name = 'coded' ORDER BY published LIMIT 1)) AS judged "
-        "FROM drift JOIN runs USING (run_id) WHERE runs.name = 'coded' AND metric = 'fvu_train_mean'"
+        "FROM drift JOIN runs USING (run_id) "
+        "WHERE runs.name = 'coded' AND metric = 'fvu_train_mean'"
     )
     (row,) = ask(home, query)
     # The held-out tokens of the first evaluation, about the train mean in place of their own
