@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from deconstruct.latents.stage import encode
     from deconstruct.model.resolve import resolve as resolve_model
     from deconstruct.probe.stage import fit_probes
+    from deconstruct.reference.stage import measure
     from deconstruct.sae.files import load as load_sae
     from deconstruct.sae.stage import train
     from deconstruct.store import open_store
@@ -35,6 +36,7 @@ _PLACES = {
     "resolve_source": "corpus.sources:resolve",
     "tokenise": "corpus.stage:tokenise",
     "extract": "activations.stage:extract",
+    "measure": "reference.stage:measure",
     "train": "sae.stage:train",
     "load_sae": "sae.files:load",
     "encode": "latents.stage:encode",
@@ -53,6 +55,7 @@ __all__ = [
     "group_documents",
     "load_config",
     "load_sae",
+    "measure",
     "open_store",
     "resolve_model",
     "resolve_source",

@@ -1,6 +1,6 @@
 """The main flow.
 
-text -> tokens -> activations -> SAE -> latents -> evaluation, probe, cluster -> store
+text -> tokens -> activations -> reference, SAE -> latents -> evaluation, probe, cluster -> store
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from deconstruct.store.query import data_root
 from deconstruct.suggest.duration import about, foreseen
 from flows.environment import give_caches_a_place
 from flows.liveness import hold_lock
-from flows.preflight import preflight
+from flows.preflight import other_texts, preflight
 from flows.steps.judging import drifted, judged
 from flows.steps.publishing import SiteResult, published
 from flows.steps.reading import HERE, going_on, read, record
@@ -86,7 +86,8 @@ def pipeline(
     anew = growth == "anew"
     model, sources = preflight(root, config, device, whole=anew, trains=not sae_of)
     standing = going_on(root, config, model, growth, sae_of)
-    run, stages = Running(config, model, device, started, growth, standing), Stages(root)
+    run = Running(config, model, device, started, other_texts(config), growth, standing)
+    stages = Stages(root)
     corpora = read(run, stages, sources)
     if not standing:
         foretell(run, stages, corpora)
@@ -104,7 +105,8 @@ def plan(root: DataRoot, config: RunConfig, device: str, growth: Growth) -> list
     """
     model, sources = preflight(root, config, device, whole=growth == "anew")
     standing = going_on(root, config, model, growth)
-    run = Running(config, model, device, datetime.now(UTC), growth, standing)
+    other = other_texts(config)
+    run = Running(config, model, device, datetime.now(UTC), other, growth, standing)
     planning = Planning(root)
     return explained(root, planned(run, planning, read(run, planning, sources)))
 

@@ -54,6 +54,7 @@ def preflight(
     for name, corpus in read.items():
         with said_of(name):
             found[name] = sources.resolve(corpus)
+    other_texts(config)
     if whole and trains and foreign is None:
         check_batch(config, found[TRAINING])
     if root.mirror is not None:
@@ -78,6 +79,18 @@ def preflight(
 
         pretrained.find(config, model)
     return model, found
+
+
+def other_texts(config: RunConfig) -> tuple[ResolvedSource, ...]:
+    """The sources of ``evaluation.other``, in their order, which read as each corpus that is judged
+    on does. Raises ``DeconstructError``."""
+    if not config.evaluation.other:
+        return ()
+    from deconstruct.evaluation.others import resolve
+
+    corpora = config.analysed().values()
+    found = [[resolve(corpus, other) for other in config.evaluation.other] for corpus in corpora]
+    return tuple(found[0])
 
 
 @contextmanager

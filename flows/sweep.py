@@ -16,7 +16,7 @@ from deconstruct.store.query import data_root
 from flows.environment import give_caches_a_place
 from flows.liveness import hold_lock
 from flows.pipeline import take_apart
-from flows.preflight import preflight
+from flows.preflight import other_texts, preflight
 from flows.steps.publishing import SiteResult
 from flows.steps.reading import HERE, read, record
 from flows.steps.running import Running
@@ -50,7 +50,8 @@ def sweep(
     hold_lock(root.path)
     give_caches_a_place(root.path)
     model, sources = preflight(root, config, device)
-    run, stages = Running(config, model, device, started), Stages(root)
+    run = Running(config, model, device, started, other_texts(config))
+    stages = Stages(root)
     members = config.members()
     results = []
     at_sites = record(run, stages, read(run, stages, sources), engine)

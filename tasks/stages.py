@@ -13,6 +13,7 @@ from deconstruct.drift import stage as drift_stage
 from deconstruct.evaluation import stage as evaluation_stage
 from deconstruct.latents import stage as latents_stage
 from deconstruct.probe import stage as probe_stage
+from deconstruct.reference import stage as reference_stage
 from tasks.spread import extraction_over
 from tasks.stage import Inputs, Ref, opened, stage_task
 
@@ -30,6 +31,7 @@ def record(
 
 corpus = stage_task(corpus_stage.STAGE)
 activations = stage_task(activations_stage.STAGE, record)
+reference = stage_task(reference_stage.STAGE)
 latents = stage_task(latents_stage.STAGE)
 evaluation = stage_task(evaluation_stage.STAGE)
 probe = stage_task(probe_stage.STAGE)

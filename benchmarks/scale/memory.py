@@ -23,7 +23,9 @@ from typing import Any
 
 import numpy as np
 
-STAGES = ("corpus", "activations", "sae", "latents", "evaluation", "probe", "cluster")
+STAGES = (
+    "corpus", "activations", "reference", "sae", "latents", "evaluation", "probe", "cluster",
+)  # fmt: skip
 WORDS, LABELS = 2000, 5
 
 
@@ -78,53 +80,45 @@ def measured(
 
 def run_stage(stage: str, folder: Path, tokens: int) -> dict[str, Any]:
     """Run a stage on what those before it left; its figures."""
-    from deconstruct import (
-        DataRoot,
-        encode,
-        evaluate,
-        extract,
-        fit_probes,
-        group_documents,
-        load_config,
-        resolve_model,
-        resolve_source,
-        tokenise,
-        train,
-    )
+    import deconstruct as d
 
-    config = load_config(None, settings(folder, tokens))
-    root = DataRoot(folder / "data")
-    model, source = resolve_model(root, config.model), resolve_source(config.corpus)
+    config = d.load_config(None, settings(folder, tokens))
+    root = d.DataRoot(folder / "data")
+    model, source = d.resolve_model(root, config.model), d.resolve_source(config.corpus)
 
     def corpus() -> Any:
-        return tokenise(root, config.corpus, source=source, model=model)
+        return d.tokenise(root, config.corpus, source=source, model=model)
 
     def activations() -> Any:
-        [found] = extract(root, config.activations, model=model, corpus=corpus()).values()
+        [found] = d.extract(root, config.activations, model=model, corpus=corpus()).values()
         return found
 
+    judging = config.evaluation
+
+    def reference() -> Any:
+        return d.measure(root, judging, model=model, corpus=corpus(), activations=activations())
+
     def sae() -> Any:
-        return train(root, config.sae, activations=activations())
+        return d.train(root, config.sae, activations=activations())
 
     def latents() -> Any:
-        read = {"sae": sae(), "activations": activations(), "corpus": corpus()}
-        return encode(root, config.latents, **read)
+        return d.encode(root, config.latents, sae=sae(), activations=activations(), corpus=corpus())
 
     def evaluation() -> Any:
-        read = {"corpus": corpus(), "activations": activations(), "sae": sae()}
-        return evaluate(root, config.evaluation, model=model, **read, latents=latents())
+        read = {"reference": reference(), "sae": sae(), "latents": latents()}
+        return d.evaluate(root, judging, model=model, **read)
 
     def probe() -> Any:
         read = {"corpus": corpus(), "activations": activations(), "latents": latents()}
-        return fit_probes(root, config.probe, **read)
+        return d.fit_probes(root, config.probe, **read)
 
     def cluster() -> Any:
         read = {"corpus": corpus(), "activations": activations(), "latents": latents()}
-        return group_documents(root, config.cluster, **read)
+        return d.group_documents(root, config.cluster, **read)
 
     make = {
-        "corpus": corpus, "activations": activations, "sae": sae, "latents": latents,
-        "evaluation": evaluation, "probe": probe, "cluster": cluster,
+        "corpus": corpus, "activations": activations, "reference": reference, "sae": sae,
+        "latents": latents, "evaluation": evaluation, "probe": probe, "cluster": cluster,
     }  # fmt: skip
     began = time.process_time()
     made = make[stage]()

@@ -16,7 +16,7 @@ from deconstruct.causes.steering import Effect, Steering, Trial
 from deconstruct.causes.subject import subject_of
 from deconstruct.common.progress import track
 from deconstruct.corpus.vocabulary import token_strings
-from deconstruct.evaluation.splice import Text
+from deconstruct.reference.texts import Text
 from deconstruct.sae import files
 from deconstruct.store import QueryError
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from deconstruct.common.cores import each_on_one_thread
 from deconstruct.common.progress import Advance
 from deconstruct.common.site import Site
-from deconstruct.evaluation.splice import Text
 from deconstruct.model.hooks import Prefix, Replace, repeating, replacing
+from deconstruct.reference.texts import Text
 from deconstruct.sae.autoencoder import SparseAutoencoder
 
 ROWS = 16

@@ -12,10 +12,9 @@ from deconstruct.common.errors import ConfigError
 from deconstruct.common.hardware import pick_device
 from deconstruct.common.site import Site
 from deconstruct.config import RunConfig
-from deconstruct.evaluation.splice import Text
-from deconstruct.evaluation.stage import held_out_texts
 from deconstruct.model.loading import load
 from deconstruct.model.resolve import resolve
+from deconstruct.reference.texts import Text, held_out_texts
 from deconstruct.store import data_root, open_store, resolve_run
 from deconstruct.store.query import executed
 

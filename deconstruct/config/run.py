@@ -19,7 +19,16 @@ from deconstruct.config.stages import (
     ProbeConfig,
 )
 
-STAGES = ("corpus", "activations", "sae", "latents", "evaluation", "probe", "cluster")
+STAGES = (
+    "corpus",
+    "activations",
+    "reference",
+    "sae",
+    "latents",
+    "evaluation",
+    "probe",
+    "cluster",
+)
 """The stages of every run, in the order of the data."""
 OPTIONAL_STAGES = ("drift", "matching")
 """Stages that only some runs have; a run's id does not depend on them."""

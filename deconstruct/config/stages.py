@@ -93,14 +93,39 @@ class EvaluationConfig(Settings):
         48,
         ge=2,
         le=MOST_ROWS,
-        description="Held-out documents (of split ones: windows) run through the whole model, four "
-        "times each, for the losses; none: all. Reconstruction is judged on all of them in any "
-        "case.",
+        description="Held-out documents (of split ones: windows) run through the whole model for "
+        "the losses, with the SAE and without; none: all. Reconstruction is judged on all of them "
+        "in any case. Of each source of `other`, how many documents are read.",
+    )
+    outlier_multiple: float = Field(
+        10,
+        gt=1,
+        description="A token is an outlier if its activation is so many times as far from the "
+        "train rows' mean, squared, as their median; fvu_typical leaves outliers out.",
+    )
+    other: tuple[str, ...] = Field(
+        (),
+        description="Further sources, as in corpus.source, that the SAE is judged on without "
+        "training: their texts are cut into tokens as the corpus' are.",
     )
     bootstrap: int = Field(
         1000, ge=10, le=1_000_000, description="Resamples of documents for intervals."
     )
     seed: int = Field(0, ge=0, description="Seed of the resampling.")
+
+    @field_validator("other")
+    @classmethod
+    def _told_apart(cls, other: tuple[str, ...]) -> tuple[str, ...]:
+        for one in other:
+            if not one.strip():
+                raise ValueError("a source has no name; name a file, a folder or a data set")
+            if one == "own":
+                raise ValueError(
+                    "'own' is what the run's own documents are called in the store; write './own'"
+                )
+            if other.count(one) > 1:
+                raise ValueError(f"{one!r} is named twice; name each source once")
+        return other
 
 
 class ProbeConfig(Settings):

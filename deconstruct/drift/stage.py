@@ -34,14 +34,14 @@ from deconstruct.evaluation.reconstruction import sampled
 from deconstruct.sae import files
 from deconstruct.sae.stage import trained_on
 
-VERSION = 2
+VERSION = 3
 SAMPLE_TOKENS = 65_536
 """Tokens of either side whose reconstruction is compared."""
 SMOOTHING = 0.5
 """Firings on the side of fewer tokens whose density is added to both sides' densities, so that a
 latent which fires on one side alone has a ratio, and one that is silent on both has moved by 0."""
 _METRICS: dict[str, Callable[[Sums], NDArray[np.float64]]] = {
-    "fvu": lambda s: s["error"] / s["variance"],
+    "fvu_train_mean": lambda s: s["error"] / s["variance"],
     "l0": lambda s: s["fires"] / s["tokens"],
     "cosine": lambda s: s["cosine"] / s["tokens"],
     "squared_norm": lambda s: s["squares_in"] / s["tokens"],
@@ -104,8 +104,10 @@ def compare(
 ) -> Artifact:
     """Compare the documents of ``reference`` with those that the corpus of ``latents`` has beyond.
 
-    ``drift.parquet``: FVU, L0 and the like, the labels' shares, and as distances the
-    Jensen-Shannon divergence in bits of the latents' and of the labels' distributions.
+    ``drift.parquet``: ``fvu_train_mean``, whose squares are about the mean of the train rows on
+    both sides, where the evaluation's ``fvu`` is about that of the rows judged; L0 and the like,
+    the labels' shares, and as distances the Jensen-Shannon divergence in bits of the latents' and
+    of the labels' distributions.
     ``latent_drift.parquet``: each latent's density on either side, over all recorded tokens.
     output: over that corpus, of the site that a transcoder writes; None: an autoencoder. Raises
     ``DataError`` if no new document has a recorded token.
@@ -144,10 +146,10 @@ def sentence(drift: Artifact, since: str = "training") -> str:
     """What the comparison found, for a log."""
     facts = drift.facts
     return (
-        f"{facts['documents']:,} documents since {since}: fvu {facts['fvu']:.3f} "
-        f"(reference {facts['reference_fvu']:.3f}), l0 {facts['l0']:.1f} "
-        f"({facts['reference_l0']:.1f}), latents' JS {facts['latents_js']:.3f} bits, "
-        f"labels' {facts['labels_js']:.3f}"
+        f"{facts['documents']:,} documents since {since}: fvu about the train mean "
+        f"{facts['fvu_train_mean']:.3f} (reference {facts['reference_fvu_train_mean']:.3f}), "
+        f"l0 {facts['l0']:.1f} ({facts['reference_l0']:.1f}), "
+        f"latents' JS {facts['latents_js']:.3f} bits, labels' {facts['labels_js']:.3f}"
     )
 
 

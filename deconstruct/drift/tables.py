@@ -9,7 +9,13 @@ DRIFT = Table(
     ("subject", "metric"),
     (
         Column("subject", "VARCHAR", "reconstruction, label share or distance."),
-        Column("metric", "VARCHAR", "fvu, l0, ...; the label; what the distance is between."),
+        Column(
+            "metric",
+            "VARCHAR",
+            "fvu_train_mean (about the mean of the train rows on both sides, where the fvu of "
+            "sae_metrics is about that of the rows judged), l0, ...; the label; what the distance "
+            "is between.",
+        ),
         Column(
             "reference", "DOUBLE", "Value on the documents it was trained among (held-out ones)."
         ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -19,51 +20,135 @@ from deconstruct.activations.reader import ActivationReader, Block
 from deconstruct.activations.shards import Rows
 from deconstruct.common.progress import Advance, track
 from deconstruct.evaluation.tables import TOKEN_ERRORS
-from deconstruct.sae.autoencoder import SparseAutoencoder
+from deconstruct.sae.autoencoder import Sparse, SparseAutoencoder
+
+
+@dataclass(frozen=True)
+class Typical:
+    """Which tokens are typical: |x - mean|^2 of the activation is at most ``bound``.
+
+    mean: [d_out] float64, that of the train rows; the bound is a multiple of their median.
+    """
+
+    mean: NDArray[np.float64]
+    bound: float
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """documents: name -> [documents with a recorded token]. tokens: `TOKEN_ERRORS`, in order."""
+    """doc_id: uint32 [documents with a recorded token], ascending. documents: name -> [documents].
 
+    tokens: `TOKEN_ERRORS`, in order. firings: int64 [d_sae], tokens that each latent fires on.
+    ratios: |x - x'|^2 / |x - mean|^2 of each token, about the train mean, and ``places``, which of
+    the documents each one is of.
+    """
+
+    doc_id: NDArray[np.uint32]
     documents: dict[str, NDArray[np.float64]]
     tokens: pa.Table
+    firings: NDArray[np.int64]
+    ratios: NDArray[np.float64]
+    places: NDArray[np.int64]
 
 
+class InOrder(Protocol):
+    """Rows with their activations, as `ActivationReader` has them. rows: how many."""
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def d_in(self) -> int: ...
+
+    def rows_in_order(self) -> Iterator[Block]:
+        """All of them, some at a time; each time the same."""
+
+
+@torch.no_grad()
 def fidelity(
-    reader: ActivationReader,
+    reader: InOrder,
     sae: SparseAutoencoder,
     documents: int,
     device: str,
-    output: ActivationReader | None = None,
+    output: InOrder | None = None,
+    typical: Typical | None = None,
 ) -> Fidelity:
     """Encode and decode a split. documents: of the whole corpus.
 
-    output: the rows that a transcoder reconstructs, x below; none: those of ``reader``.
+    output: the same rows as a transcoder reconstructs them, x below; none: those of ``reader``.
+    typical: which tokens are no outliers; none: all.
 
     Sums by document: ``error`` of |x - x'|^2, ``variance`` of |x - mean|^2 about the mean of all
     rows of the split, ``inner`` of x.x', ``squares_in`` and ``squares_out`` of |x|^2 and |x'|^2,
-    ``cosine``, ``fires`` of latents that fire, ``tokens`` and ``elements`` counts.
+    ``cosine``, ``fires`` of latents that fire, ``tokens`` and ``elements`` counts. Of the typical
+    tokens ``tokens_typical``, ``error_typical`` and ``variance_typical``, about their own mean; of
+    the others ``variance_outliers``, about that of all.
     """
-    sums = DocumentSums(documents)
-    errors: list[pa.Table] = []
+    sums, parts = DocumentSums(documents), _Parts([], [], [], [])
+    firings = np.zeros(sae.d_sae, np.int64)
     output = output or reader
-    total = np.zeros(output.d_in)
+    typical = typical or Typical(np.zeros(output.d_in), np.inf)
+    centre = torch.from_numpy(typical.mean).to(device)
+    total, total_typical = np.zeros(output.d_in), np.zeros(output.d_in)
     with track("evaluation", reader.rows, "tokens") as advance:
-        for block, wanted in _pairs(reader, output):
-            values = judged(sae, block.activation.to(device), wanted.to(device))
+        for block, own in _pairs(reader, output):
+            x, wanted = block.activation.to(device), own.to(device).double()
+            sparse = sae.encode_sparse(x)
+            values = _values(sae, sparse, x, wanted)
+            firings += np.bincount(sparse.latents.cpu().numpy(), minlength=sae.d_sae)
+            distance = (wanted - centre).square().sum(1).cpu().numpy()
+            near = distance <= typical.bound
+            values["tokens_typical"] = near.astype(np.float64)
+            values["error_typical"] = np.where(near, values["error"], 0)
             sums.add(block.doc_id, values)
-            total += wanted.to(device).double().sum(0).cpu().numpy()
-            squared = (values[name].astype(np.float32) for name in ("error", "squares_in"))
-            errors.append(TOKEN_ERRORS.of(block.token_index, *squared))
+            total += wanted.sum(0).cpu().numpy()
+            total_typical += wanted[torch.from_numpy(near).to(device)].sum(0).cpu().numpy()
+            parts.add(block, values, distance, near)
             advance(len(block))
     mean = total / reader.rows
-    for block in output.rows_in_order():  # once more, about the mean of these very rows
-        centred = block.activation.double().numpy() - mean
-        sums.add(block.doc_id, {"variance": np.einsum("nd,nd->n", centred, centred)})
-    by_document = sums.of_seen()
+    mean_typical = total_typical / max(1, sum(int(near.sum()) for near in parts.near))
+    for block, near in zip(output.rows_in_order(), parts.near, strict=True):  # about these means
+        y = block.activation.double().numpy()
+        squares, typically = (np.square(y - m).sum(1) for m in (mean, mean_typical))
+        sums.add(
+            block.doc_id,
+            {
+                "variance": squares,
+                "variance_outliers": np.where(near, 0, squares),
+                "variance_typical": np.where(near, typically, 0),
+            },
+        )
+    doc_id, by_document = sums.seen(), sums.of_seen()
     by_document["elements"] = by_document["tokens"] * output.d_in
-    return Fidelity(by_document, pa.concat_tables(errors).sort_by("token_index").combine_chunks())
+    places = np.searchsorted(doc_id, np.concatenate(parts.doc_id))
+    ratios = np.concatenate(parts.ratios)
+    return Fidelity(doc_id, by_document, parts.errors(), firings, ratios, places)
+
+
+class _Parts(NamedTuple):
+    """What is kept of each token, block after block."""
+
+    tables: list[pa.Table]
+    near: list[NDArray[np.bool_]]
+    ratios: list[NDArray[np.float64]]
+    doc_id: list[NDArray[np.uint32]]
+
+    def add(
+        self,
+        block: Block,
+        values: Mapping[str, NDArray[np.float64]],
+        distance: NDArray[np.float64],
+        near: NDArray[np.bool_],
+    ) -> None:
+        squared = (values[name].astype(np.float32) for name in ("error", "squares_in"))
+        self.tables.append(TOKEN_ERRORS.of(block.token_index, *squared))
+        self.near.append(near)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            self.ratios.append(values["error"] / distance)
+        self.doc_id.append(block.doc_id)
+
+    def errors(self) -> pa.Table:
+        return pa.concat_tables(self.tables).sort_by("token_index").combine_chunks()
 
 
 def sampled(
@@ -107,17 +192,25 @@ class DocumentSums:
                 self._sums[name] = np.zeros(self._documents)
             self._sums[name][seen] += np.bincount(place, value)
 
+    def seen(self) -> NDArray[np.uint32]:
+        """The documents that have any, ascending."""
+        return np.flatnonzero(self._sums["tokens"]).astype(np.uint32)
+
     def of_seen(self) -> dict[str, NDArray[np.float64]]:
         """Of the documents that have any: [documents seen]."""
-        seen = self._sums["tokens"] > 0
-        return {name: total[seen] for name, total in self._sums.items()}
+        return {name: total[self.seen()] for name, total in self._sums.items()}
 
 
 @torch.no_grad()
 def judged(sae: SparseAutoencoder, x: Tensor, wanted: Tensor) -> dict[str, NDArray[np.float64]]:
     """`per_token` of what ``sae`` makes of x, [n, d_in], against ``wanted``, [n, d_out]; how many
     latents fire (``fires``), and a count of one per token (``tokens``): [n] each."""
-    sparse = sae.encode_sparse(x)
+    return _values(sae, sae.encode_sparse(x), x, wanted)
+
+
+def _values(
+    sae: SparseAutoencoder, sparse: Sparse, x: Tensor, wanted: Tensor
+) -> dict[str, NDArray[np.float64]]:
     return {
         "tokens": np.ones(len(x)),
         **per_token(wanted, sae.decode(sparse, x)),
@@ -125,12 +218,13 @@ def judged(sae: SparseAutoencoder, x: Tensor, wanted: Tensor) -> dict[str, NDArr
     }
 
 
-def _pairs(reader: ActivationReader, output: ActivationReader) -> Iterator[tuple[Block, Tensor]]:
+def _pairs(reader: InOrder, output: InOrder) -> Iterator[tuple[Block, Tensor]]:
     """Blocks of one reader with the other's activations of the same rows."""
     if output is reader:
         yield from ((block, block.activation) for block in reader.rows_in_order())
         return
-    reader.check_rows(output)
+    if isinstance(reader, ActivationReader) and isinstance(output, ActivationReader):
+        reader.check_rows(output)
     both = zip(reader.rows_in_order(), output.rows_in_order(), strict=True)
     yield from ((block, wanted.activation) for block, wanted in both)
 

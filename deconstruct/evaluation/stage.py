@@ -1,19 +1,17 @@
 """The stage evaluation: how faithful an SAE is, on held-out documents alone.
 
-Definitions, as peers' differ. FVU: sum of squared errors over sum of squares about the
-per-dimension mean of the tokens judged, in float64 (SAELens 6's explained variance is 1 - FVU).
-Dead: fires on no recorded token of the whole corpus; a larger corpus would revive some. Loss
-recovered: (ablated - spliced) / (ablated - clean); zero ablation is catastrophic on residual
-streams and makes any SAE look good, so the mean ablation and the difference in nats stand beside
-it. Intervals resample documents; they say nothing of other seeds, sites or kinds of text.
+`metrics` has every definition and how those of peers differ. Dead: fires on no recorded token of
+the whole corpus, train and test; a larger corpus would revive some. Silent: on no held-out one.
+What no SAE is needed for comes from the stage reference. Intervals resample documents; they say
+nothing of other seeds, sites or kinds of text.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,17 +24,20 @@ from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, keys
 from deconstruct.common import parquet
 from deconstruct.common.errors import ConfigError
 from deconstruct.common.hardware import pick_device
-from deconstruct.common.intervals import Bootstrap, Estimate, Statistic, Sums
+from deconstruct.common.intervals import Estimate
 from deconstruct.common.progress import track
 from deconstruct.common.site import Site
 from deconstruct.common.threads import one_blas_thread
 from deconstruct.config import EvaluationConfig
-from deconstruct.corpus.tables import RECORDED
+from deconstruct.corpus.sources import ResolvedSource
 from deconstruct.corpus.vocabulary import token_strings
-from deconstruct.evaluation.reconstruction import fidelity
-from deconstruct.evaluation.splice import Text, spliced_losses
+from deconstruct.evaluation import metrics, others
+from deconstruct.evaluation.reconstruction import Fidelity, InOrder, Typical, fidelity
+from deconstruct.evaluation.splice import Losses, spliced_losses
 from deconstruct.evaluation.tables import (
     DENSITY_HISTOGRAM,
+    DOCUMENT_METRICS,
+    OWN,
     SAE_METRICS,
     TOKEN_ERRORS,
 )
@@ -44,6 +45,10 @@ from deconstruct.features.logit_lens import feature_logits
 from deconstruct.features.tables import FEATURE_LOGITS
 from deconstruct.model.loading import load
 from deconstruct.model.resolve import ResolvedModel
+from deconstruct.reference.passes import Passes
+from deconstruct.reference.stage import as_recorded, judged_texts
+from deconstruct.reference.tables import DOCUMENT_LOSSES
+from deconstruct.reference.texts import Text
 from deconstruct.sae import files
 from deconstruct.sae.autoencoder import SparseAutoencoder
 from deconstruct.sae.stage import output_of
@@ -54,72 +59,28 @@ VERSION = 7
 HISTOGRAM_BINS = np.arange(-7, 0.01, 0.25)
 
 
-def _fvu(sums: Sums) -> NDArray[np.float64]:
-    return sums["error"] / sums["variance"]
-
-
-_WITH_FIRST = (
-    "fvu with the leading positions and special tokens that training left out, of the documents "
-    "whose losses are judged; where the first token's activations are massive they hold most of "
-    "the variance, and this tells of little else"
-)
-_RECONSTRUCTION: dict[str, tuple[Statistic, str, str]] = {
-    "fvu": (
-        _fvu,
-        "share",
-        "squared error over squares about the mean, held-out recorded tokens",
-    ),
-    "explained_variance": (lambda s: 1 - _fvu(s), "share", "1 - fvu"),
-    "mse": (lambda s: s["error"] / s["elements"], "squared activation", "mean over elements"),
-    "cosine": (lambda s: s["cosine"] / s["tokens"], "cosine", "of activation and reconstruction"),
-    "relative_reconstruction_bias": (
-        lambda s: s["squares_out"] / s["inner"],
-        "ratio",
-        "E|x'|^2 / E[x.x'], 1 is unbiased, below 1 shrinks (arXiv 2404.16014)",
-    ),
-    "l0": (lambda s: s["fires"] / s["tokens"], "latents", "latents that fire on a token"),
-}
-
-_LOSS: dict[str, tuple[Statistic, str, str]] = {
-    "loss_clean": (lambda s: s["clean"] / s["predictions"], "nats", "next-token loss"),
-    "loss_spliced": (
-        lambda s: s["spliced"] / s["predictions"],
-        "nats",
-        "with the reconstruction in place; leading positions that training left out stay clean",
-    ),
-    "loss_zero": (lambda s: s["zero"] / s["predictions"], "nats", "with zeros in place"),
-    "loss_mean": (lambda s: s["mean"] / s["predictions"], "nats", "with the train mean in place"),
-    "delta_loss": (
-        lambda s: (s["spliced"] - s["clean"]) / s["predictions"],
-        "nats",
-        "spliced - clean",
-    ),
-    "loss_recovered": (
-        lambda s: (s["zero"] - s["spliced"]) / (s["zero"] - s["clean"]),
-        "share",
-        "against zero ablation",
-    ),
-    "loss_recovered_mean": (
-        lambda s: (s["mean"] - s["spliced"]) / (s["mean"] - s["clean"]),
-        "share",
-        "against mean ablation",
-    ),
-    "kl": (lambda s: s["kl"] / s["predictions"], "nats", "KL(clean || spliced)"),
-}
-
-
 def recipe(
     config: EvaluationConfig,
     *,
     model: ResolvedModel,
-    corpus: Artifact,
-    activations: Artifact,
+    reference: Artifact,
     sae: Artifact,
     latents: Artifact,
+    other: Sequence[ResolvedSource] = (),
 ) -> Recipe:
-    """All that decides the metrics."""
-    upstream = keys_of(corpus=corpus, activations=activations, sae=sae, latents=latents)
-    inputs = {"model": model.digest} | upstream
+    """All that decides the metrics. other: the sources of ``config.other``, in their order.
+
+    Raises ``ConfigError`` if they are not as many.
+    """
+    if len(other) != len(config.other):
+        raise ConfigError(
+            f"evaluation.other names {len(config.other)} sources, and {len(other)} are given; "
+            "resolve each of them (deconstruct.evaluation.others.resolve)"
+        )
+    read = {name: latents.manifest.inputs[name] for name in ("corpus", "activations")}
+    upstream = keys_of(reference=reference, sae=sae, latents=latents)
+    texts = {f"other {place}": source.digest for place, source in enumerate(other)}
+    inputs = {"model": model.digest} | read | upstream | texts
     return Recipe("evaluation", VERSION, config.key_fields(), inputs)
 
 
@@ -128,17 +89,20 @@ def evaluate(
     config: EvaluationConfig,
     *,
     model: ResolvedModel,
-    corpus: Artifact,
-    activations: Artifact,
+    reference: Artifact,
     sae: Artifact,
     latents: Artifact,
+    other: Sequence[ResolvedSource] = (),
     device: str = "auto",
 ) -> Artifact:
-    """Judge an SAE: ``metrics``, ``density_histogram``, ``token_errors``, ``feature_logits``.
+    """Judge an SAE: ``metrics``, ``document_metrics``, ``density_histogram``, ``token_errors``,
+    ``feature_logits``.
 
-    Reconstruction is judged on every recorded token of the test split, the language model's
-    losses on ``config.max_documents`` of its documents, drawn evenly. A transcoder is judged by
-    what it reconstructs: its output site's activations, which it replaces in the model.
+    Corpus and activations are those that ``latents`` are of. Reconstruction is judged on every
+    recorded token of the test split, the language model's losses on ``config.max_documents`` of its
+    documents, drawn evenly: those of ``reference``. Of each other source at most as many documents
+    are read. A transcoder is judged by what it reconstructs: its output site's activations, which
+    it replaces in the model.
 
     The model runs as it ran when the activations were recorded. If it names another dtype than
     that, ``ConfigError``: the SAE would be spliced into another stream than it was made for.
@@ -146,73 +110,164 @@ def evaluate(
 
     @one_blas_thread()
     def write(draft: Draft) -> None:
-        recorded_with = _as_recorded(model, activations)
-        where = pick_device(device)
-        dictionary = files.load(sae.path).to(where)
-        output = output_of(root, sae, activations)
-        rows: list[dict[str, Any]] = []
-        rows += _reconstruction(dictionary, corpus, activations, output, config, draft, where)
-        lm = load(recorded_with, where)
-        rows += _losses(dictionary, lm, corpus, activations, output, config, where)
-        rows += _density(latents, draft)
-        _logits(dictionary, lm, corpus, draft)
-        recorded_with.check_unchanged()
+        judging = _Judging.of(root, config, model, reference, sae, latents, pick_device(device))
+        judging.own(draft)
+        for name, source in zip(config.other, other, strict=True):
+            judging.other(name, source)
+        rows = judging.rows + _density(latents, draft)
+        _logits(judging.sae, judging.lm, judging.corpus, draft)
+        judging.model.check_unchanged()
         _warn(rows)
         with draft.writing(SAE_METRICS.file) as path:
             parquet.write(path, SAE_METRICS.of_rows(rows))
-        draft.facts.update({str(row["metric"]): row["value"] for row in rows})
+        draft.write_table(DOCUMENT_METRICS.file, pa.concat_tables(judging.documents))
+        own = {str(row["metric"]): row["value"] for row in rows if row["text"] == OWN}
+        draft.facts |= own | {"outlier_bound": judging.typical.bound}
 
-    upstream = {"corpus": corpus, "activations": activations, "sae": sae, "latents": latents}
-    return root.make(recipe(config, model=model, **upstream), write)
+    wanted = recipe(config, model=model, reference=reference, sae=sae, latents=latents, other=other)
+    return root.make(wanted, write)
 
 
 STAGE = Stage("evaluation", recipe, evaluate)
 
 
-def _reconstruction(
-    sae: SparseAutoencoder,
-    corpus: Artifact,
-    activations: Artifact,
-    output: Artifact | None,
-    config: EvaluationConfig,
-    draft: Draft,
-    device: str,
-) -> list[dict[str, Any]]:
-    """Metrics of x' against x over the test rows; writes ``token_errors.parquet``."""
-    reader = ActivationReader(activations, "test")
-    wanted = ActivationReader(output, "test") if output else None
-    found = fidelity(reader, sae, int(corpus.facts["documents"]), device, wanted)
-    draft.write_table(TOKEN_ERRORS.file, found.tokens)
-    return _rows(_RECONSTRUCTION, found.documents, config, reader.rows)
+@dataclass
+class _Judging:
+    """One SAE and what it is judged with; ``rows`` and ``documents`` are what was found."""
 
+    config: EvaluationConfig
+    model: ResolvedModel
+    corpus: Artifact
+    activations: Artifact
+    output: Artifact | None
+    reference: Artifact
+    sae: SparseAutoencoder
+    device: str
+    rows: list[dict[str, Any]]
+    documents: list[pa.Table]
 
-def _losses(
-    sae: SparseAutoencoder,
-    lm: torch.nn.Module,
-    corpus: Artifact,
-    activations: Artifact,
-    output: Artifact | None,
-    config: EvaluationConfig,
-    device: str,
-) -> list[dict[str, Any]]:
-    """The language model's losses, and the FVU with the skipped leading positions in it."""
-    skip = int(activations.manifest.config["skip_positions"])
-    texts = held_out_texts(corpus, config.max_documents, skip)
-    if not texts:
-        log.warning(
-            "no held-out document is long enough to predict a token in, so there are no losses"
+    @classmethod
+    def of(
+        cls,
+        root: DataRoot,
+        config: EvaluationConfig,
+        model: ResolvedModel,
+        reference: Artifact,
+        sae: Artifact,
+        latents: Artifact,
+        device: str,
+    ) -> _Judging:
+        read = latents.manifest.inputs
+        activations = root.open("activations", read["activations"])
+        return cls(
+            config=config,
+            model=as_recorded(model, activations),
+            corpus=root.open("corpus", read["corpus"]),
+            activations=activations,
+            output=output_of(root, sae, activations),
+            reference=reference,
+            sae=files.load(sae.path).to(device),
+            device=device,
+            rows=[],
+            documents=[],
         )
-        return []
-    source = Site.parse(str(activations.facts["site"]))
-    site = Site.parse(str((output or activations).facts["site"]))
-    moments = ActivationReader(output or activations).moments
-    mean = torch.from_numpy(moments.mean).float().to(device)
-    total = sum(len(text.ids) for text in texts)
-    with track("splicing", total, "tokens") as advance:
-        sums = vars(spliced_losses(lm, site, texts, sae, mean, advance, source))
-    whole = {"fvu_with_first": (_fvu, "share", _WITH_FIRST)}
-    predictions, positions = int(sums["predictions"].sum()), int(sums["positions"].sum())
-    return _rows(_LOSS, sums, config, predictions) + _rows(whole, sums, config, positions)
+
+    @cached_property
+    def lm(self) -> torch.nn.Module:
+        """The language model, loaded once it is needed."""
+        return load(self.model, self.device)
+
+    @cached_property
+    def train_mean(self) -> NDArray[np.float64]:
+        """Of what is reconstructed."""
+        return ActivationReader(self.output or self.activations).moments.mean
+
+    @cached_property
+    def typical(self) -> Typical:
+        median = float(self.reference.facts["median_distance"])
+        return Typical(self.train_mean, self.config.outlier_multiple * median)
+
+    @property
+    def sites(self) -> list[Site]:
+        """Where it reads, and where it is spliced in."""
+        both = (self.activations, self.output or self.activations)
+        return [Site.parse(str(artifact.facts["site"])) for artifact in both]
+
+    def own(self, draft: Draft) -> None:
+        """The corpus' held-out documents; writes ``token_errors.parquet``."""
+        reader = ActivationReader(self.activations, "test")
+        wanted = ActivationReader(self.output, "test") if self.output else None
+        found = self._reconstructed(reader, wanted, int(self.corpus.facts["documents"]))
+        draft.write_table(TOKEN_ERRORS.file, found.tokens)
+        self._tell(OWN, found)
+        losses = self._losses(judged_texts(self.corpus, self.activations, self.config))
+        if losses is not None:
+            alone = self.reference.table(DOCUMENT_LOSSES.file)
+            assert np.array_equal(alone["doc_id"].to_numpy(), losses.doc_id)
+            floors = {name: alone[name].to_numpy() for name in alone.column_names[1:]}
+            sums = floors | _sums(losses)  # of the clean loss its own
+            predictions, positions = (int(sums[n].sum()) for n in ("predictions", "positions"))
+            self.rows += metrics.rows(metrics.SPLICED, sums, self.config, predictions)
+            self.rows += metrics.rows(metrics.AGAINST, sums, self.config, predictions)
+            self.rows += metrics.rows(metrics.WITH_FIRST, sums, self.config, positions)
+        self.documents.append(_document_metrics(OWN, found, losses))
+
+    def other(self, name: str, source: ResolvedSource) -> None:
+        """Texts of another source; nothing is kept of single tokens."""
+        skip = int(self.activations.manifest.config["skip_positions"])
+        limit = self.config.max_documents
+        texts = others.read(source, name, self.corpus, self.model, skip, limit)
+        at = others.activations(self.lm, self.sites, texts, self.device)
+        reader, wanted = (at[site] for site in self.sites)
+        count = 1 + max(text.doc_id for text in texts)
+        found = self._reconstructed(reader, None if wanted is reader else wanted, count)
+        self._tell(name, found)
+        losses = self._losses(texts)
+        if losses is not None:
+            sums = _sums(losses)
+            predictions = int(sums["predictions"].sum())
+            self.rows += metrics.rows(metrics.SPLICED, sums, self.config, predictions, name)
+        self.documents.append(_document_metrics(name, found, losses))
+
+    def _reconstructed(self, reader: InOrder, wanted: InOrder | None, documents: int) -> Fidelity:
+        return fidelity(reader, self.sae, documents, self.device, wanted, self.typical)
+
+    def _tell(self, text: str, found: Fidelity) -> None:
+        tokens = len(found.ratios)
+        self.rows += metrics.rows(
+            metrics.RECONSTRUCTION, found.documents, self.config, tokens, text
+        )
+        self.rows.append(metrics.median_row(found.ratios, found.places, text))
+        self.rows += metrics.firing_rows(found.firings, text)
+
+    def _losses(self, texts: list[Text]) -> Losses | None:
+        """The language model's losses with the SAE and without; None where no text has any."""
+        if not texts:
+            log.warning(
+                "no held-out document is long enough to predict a token in, so there are no losses"
+            )
+            return None
+        source, site = self.sites
+        mean = torch.from_numpy(self.train_mean).float().to(self.device)
+        with track("splicing", sum(len(text.ids) for text in texts), "tokens") as advance:
+            return spliced_losses(Passes(self.lm, site, source), texts, self.sae, mean, advance)
+
+
+def _sums(losses: Losses) -> dict[str, NDArray[np.float64]]:
+    return {name: of for name, of in vars(losses).items() if name != "doc_id"}
+
+
+def _document_metrics(text: str, found: Fidelity, losses: Losses | None) -> pa.Table:
+    """Rows of `DOCUMENT_METRICS`: null where a document's losses are not judged."""
+    columns: dict[str, Any] = {
+        "text": [text] * len(found.doc_id), "doc_id": found.doc_id
+    } | found.documents  # fmt: skip
+    place = {int(doc): n for n, doc in enumerate([] if losses is None else losses.doc_id)}
+    which = [place.get(int(doc)) for doc in found.doc_id]
+    for name in ("predictions", "clean", "spliced", "kl", "top1"):
+        of = [] if losses is None else getattr(losses, name).tolist()
+        columns[name] = [None if n is None else of[n] for n in which]
+    return DOCUMENT_METRICS.of(*(columns[column.name] for column in DOCUMENT_METRICS.columns))
 
 
 def _logits(sae: SparseAutoencoder, lm: torch.nn.Module, corpus: Artifact, draft: Draft) -> None:
@@ -226,76 +281,6 @@ def _logits(sae: SparseAutoencoder, lm: torch.nn.Module, corpus: Artifact, draft
     draft.write_table(FEATURE_LOGITS.file, table)
 
 
-def _as_recorded(model: ResolvedModel, activations: Artifact) -> ResolvedModel:
-    """In what the activations were recorded in, so that equal keys stand for equal results."""
-    recorded = str(activations.facts["dtype"])
-    dtype = model.dtype
-    if dtype not in ("auto", recorded):
-        raise ConfigError(
-            f"dtype = {dtype!r} is not what the activations were recorded in ({recorded}); leave "
-            f"it at 'auto', or extract them with model.dtype = {dtype!r}"
-        )
-    return replace(model, dtype=recorded)
-
-
-def held_out_texts(corpus: Artifact, limit: int | None, skip_positions: int) -> list[Text]:
-    """Test documents of at least two tokens, at most ``limit``, drawn evenly over the corpus.
-
-    Of documents that are split it is windows that are drawn.
-    """
-    documents = corpus.table("documents.parquet", ["split", "n_tokens"])
-    length = int(corpus.manifest.config["max_tokens"])
-    lengths = documents["n_tokens"].to_numpy().astype(np.int64)
-    test = np.flatnonzero(documents["split"].to_numpy(zero_copy_only=False) == "test")
-    windows = -(-lengths[test] // length)
-    document = np.repeat(test, windows)
-    number = np.arange(len(document)) - np.repeat(np.cumsum(windows) - windows, windows)
-    if limit is not None and len(document) > limit:
-        drawn = np.linspace(0, len(document) - 1, limit).round().astype(int)
-        document, number = document[drawn], number[drawn]
-    starts = (np.cumsum(lengths) - lengths)[document] + number * length
-    sizes = np.minimum(lengths[document] - number * length, length)
-    columns = ["position", "token_id", "special"]
-    tables = _token_rows(corpus, "tokens.parquet", columns, starts, sizes)
-    masks: Iterator[pa.Table | None] = itertools.repeat(None)
-    if RECORDED in corpus.manifest.files:
-        masks = _token_rows(corpus, RECORDED, ["recorded"], starts, sizes)
-    texts = []
-    for doc_id, table, role in zip(document, tables, masks, strict=False):
-        ids = table["token_id"].to_numpy().astype(np.int64)
-        special = table["special"].to_numpy(zero_copy_only=False)
-        recorded = (table["position"].to_numpy() >= skip_positions) & ~special
-        if role is not None:
-            recorded &= role["recorded"].to_numpy(zero_copy_only=False)
-        if recorded[:-1].any():
-            texts.append(Text(int(doc_id), ids, recorded))
-    return texts
-
-
-def _token_rows(
-    corpus: Artifact,
-    name: str,
-    columns: list[str],
-    starts: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-) -> Iterator[pa.Table]:
-    """Rows of a file that has one per token: so many from each start, in ascending order of starts.
-    Only the row groups that hold any are read, one after another."""
-    with parquet.opened(corpus.file(name)) as file:
-        metadata = file.metadata
-        groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        ends = np.cumsum(groups)
-        held: dict[int, pa.Table] = {}
-        for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
-            first, last = np.searchsorted(ends, [start, start + size - 1], side="right").tolist()
-            held = {
-                group: held[group] if group in held else file.read_row_group(group, columns)
-                for group in range(first, last + 1)
-            }
-            offset = start - int(ends[first]) + groups[first]
-            yield pa.concat_tables(list(held.values())).slice(offset, size)
-
-
 def _density(latents: Artifact, draft: Draft) -> list[dict[str, Any]]:
     """Dead share, and the histogram of log10 densities; dead latents are in none of its bins."""
     values = latents.table("features.parquet", ["density"])["density"].to_numpy()
@@ -304,35 +289,20 @@ def _density(latents: Artifact, draft: Draft) -> list[dict[str, Any]]:
     with draft.writing(DENSITY_HISTOGRAM.file) as path:
         parquet.write(path, DENSITY_HISTOGRAM.of(edges[:-1], edges[1:], counts))
     dead, n = len(values) - len(alive), len(values)
-    note = "fire on no recorded token of the corpus, train and test"
+    note = "fire on no recorded token of the corpus, train and test: training tokens count"
     return [
-        _row("dead_share", Estimate(dead / n), n, "share", note),
-        _row("dead_latents", Estimate(float(dead)), n, "latents", note),
+        metrics.row("dead_share", Estimate(dead / n), n, "share", note),
+        metrics.row("dead_latents", Estimate(float(dead)), n, "latents", note),
     ]
-
-
-def _rows(
-    metrics: Mapping[str, tuple[Statistic, str, str]],
-    sums: Sums,
-    config: EvaluationConfig,
-    n: int,
-) -> list[dict[str, Any]]:
-    documents = len(next(iter(sums.values())))
-    bootstrap = Bootstrap(documents, config.bootstrap, config.seed)
-    found = bootstrap.estimates(sums, {name: told[0] for name, told in metrics.items()})
-    return [_row(name, found[name], n, *told[1:]) for name, told in metrics.items()]
 
 
 def _warn(rows: list[dict[str, Any]]) -> None:
     """Say which metrics are no numbers: a ratio to something that does not vary, or is zero."""
-    undefined = [str(row["metric"]) for row in rows if not np.isfinite(row["value"])]
+    undefined = [
+        row["metric"] if row["text"] == OWN else f"{row['metric']} of {row['text']!r}"
+        for row in rows
+        if not np.isfinite(row["value"])
+    ]
     if undefined:
         log.warning("evaluation: %s undefined, as what they are measured against is zero",
                     ", ".join(undefined) + (" is" if len(undefined) == 1 else " are"))  # fmt: skip
-
-
-def _row(metric: str, found: Estimate, n: int, unit: str, note: str) -> dict[str, Any]:
-    return {
-        "metric": metric, "value": found.value, "ci_low": found.low, "ci_high": found.high,
-        "n": n, "unit": unit, "note": note,
-    }  # fmt: skip

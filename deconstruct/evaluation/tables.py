@@ -3,12 +3,16 @@
 from deconstruct.artifacts.table import TOKEN_INDEX, Column, Table
 from deconstruct.features.tables import FEATURE_LOGITS
 
+OWN = "own"
+"""What the run's own held-out documents are called among texts."""
+
 SAE_METRICS = Table(
     "sae_metrics",
-    "How good the SAE is, on held-out documents.",
-    ("metric",),
+    "How good the SAE is, on held-out documents and on the other texts of evaluation.other.",
+    ("text", "metric"),
     (
-        Column("metric", "VARCHAR", "What is measured: fvu, l0, loss_recovered, ..."),
+        Column("text", "VARCHAR", "own: the corpus' held-out documents; or the other source."),
+        Column("metric", "VARCHAR", "What is measured: fvu_typical, l0, delta_loss, kl, ..."),
         Column("value", "DOUBLE", "The estimate."),
         Column("ci_low", "DOUBLE", "Lower end of its 95% interval; null if it has none."),
         Column("ci_high", "DOUBLE", "Upper end of it."),
@@ -44,4 +48,33 @@ TOKEN_ERRORS = Table(
     in_place=True,
 )
 
-TABLES = (FEATURE_LOGITS, SAE_METRICS, DENSITY_HISTOGRAM, TOKEN_ERRORS)
+DOCUMENT_METRICS = Table(
+    "document_metrics",
+    "Sums over the tokens of each document that the SAE is judged on: metrics are ratios of them "
+    "(fvu_typical = sum(error_typical) / sum(variance_typical)), and two runs are compared on the "
+    "documents that both judged.",
+    ("text", "doc_id"),
+    (
+        Column("text", "VARCHAR", "As in sae_metrics."),
+        Column("doc_id", "UINTEGER", "Document of the run's corpus; of other texts, its place."),
+        Column("tokens", "DOUBLE", "Recorded tokens."),
+        Column("tokens_typical", "DOUBLE", "Those that are no outliers."),
+        Column("error", "DOUBLE", "Squared distance of activation and reconstruction."),
+        Column("variance", "DOUBLE", "Squared distance of activation and mean of the text."),
+        Column("error_typical", "DOUBLE", "error of the typical tokens alone."),
+        Column("variance_typical", "DOUBLE", "variance of those, about their own mean."),
+        Column("fires", "DOUBLE", "Latents that fire, over tokens."),
+        Column(
+            "predictions",
+            "DOUBLE",
+            "Predictions whose loss is judged; null, as the rest, where the document's is not.",
+        ),
+        Column("clean", "DOUBLE", "Next-token loss of the model as it is, in nats."),
+        Column("spliced", "DOUBLE", "The same with the reconstruction in place."),
+        Column("kl", "DOUBLE", "KL(clean || spliced), in nats."),
+        Column("top1", "DOUBLE", "Predictions whose likeliest token stays the same."),
+    ),
+    "document_metrics.parquet",
+)
+
+TABLES = (FEATURE_LOGITS, SAE_METRICS, DOCUMENT_METRICS, DENSITY_HISTOGRAM, TOKEN_ERRORS)

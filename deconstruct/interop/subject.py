@@ -34,7 +34,10 @@ SELECT run_id, name, site, model, model_digest, source, trained_on, architecture
     ) AS training_corpus
 FROM runs WHERE run_id = ?
 """
-_METRICS = "SELECT metric, value, ci_low, ci_high, n, unit, note FROM sae_metrics WHERE run_id = ?"
+_METRICS = """
+SELECT metric, value, ci_low, ci_high, n, unit, note FROM sae_metrics
+WHERE run_id = ? AND text = 'own'
+"""
 _STAGES = "SELECT stage, path, facts FROM stages WHERE run_id = ?"
 
 

@@ -22,7 +22,7 @@ def figures(artifacts: Mapping[str, Artifact]) -> dict[str, float | None]:
     found = {h.name: artifacts[h.stage].facts.get(h.fact) for h in HEADLINES if h.fact is not None}
     if "drift" in artifacts:
         facts = artifacts["drift"].facts
-        found["fvu_ratio"] = facts["fvu"] / facts["reference_fvu"]
+        found["fvu_ratio"] = facts["fvu_train_mean"] / facts["reference_fvu_train_mean"]
         found["latents_js"] = facts["latents_js"]
     return found
 

@@ -49,11 +49,17 @@ LOWER, HIGHER, BASELINE = "lower is better", "higher is better", "a baseline"
 
 
 def _metric(
-    name: str, label: str, reading: str, comment: str | None = None, heading: str = ""
+    name: str,
+    label: str,
+    reading: str,
+    comment: str | None = None,
+    heading: str = "",
+    metric: str = "",
 ) -> Headline:
-    where = f"metric = '{name}'"
+    metric = metric or name
+    where = f"text = 'own' AND metric = '{metric}'"
     return Headline(
-        name, label, "sae_metrics", where, comment, heading, "evaluation", name, reading
+        name, label, "sae_metrics", where, comment, heading, "evaluation", metric, reading
     )
 
 
@@ -110,8 +116,9 @@ HEADLINES = (
         "loss_recovered",
         "loss recovered, against zeros",
         HIGHER,
-        "Share of the model's loss that the spliced SAE keeps.",
+        "Of the loss that zeros in place add, leading positions kept, what the SAE recovers.",
         "recovered",
+        "loss_recovered_bos_kept",
     ),
     _metric("loss_recovered_mean", "loss recovered, against the mean", HIGHER),
     _probe("latents", HIGHER, "Held-out accuracy of the probe on all latents."),

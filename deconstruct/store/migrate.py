@@ -31,11 +31,13 @@ CREATE TABLE IF NOT EXISTS names (
 CREATE TABLE names_of_4 AS SELECT run_id, name, first_execution, last_execution FROM names;
 DROP TABLE names
 """,
-    6: (
-        "CREATE TABLE cluster_metrics_5 AS FROM cluster_metrics; DROP TABLE cluster_metrics;"
-        "ALTER TABLE clusters ADD COLUMN IF NOT EXISTS support DOUBLE;"
-        "ALTER TABLE cluster_summary ADD COLUMN IF NOT EXISTS jaccard DOUBLE;"
-    ),
+    6: """
+CREATE TABLE sae_metrics_5 AS FROM sae_metrics; DROP TABLE sae_metrics;
+CREATE TABLE cluster_metrics_5 AS FROM cluster_metrics;
+DROP TABLE cluster_metrics;
+ALTER TABLE clusters ADD COLUMN IF NOT EXISTS support DOUBLE;
+ALTER TABLE cluster_summary ADD COLUMN IF NOT EXISTS jaccard DOUBLE;
+""",
 }
 """Version -> SQL that makes room for that version's tables among those of the one before it.
 
@@ -72,11 +74,17 @@ INSERT INTO probe_predictions BY NAME
     SELECT p.*, r.label_column AS task FROM probe_predictions_4 AS p JOIN runs AS r USING (run_id);
 DROP TABLE probes_4; DROP TABLE probe_weights_4; DROP TABLE probe_predictions_4;
 """,
-    6: (
-        "INSERT INTO cluster_metrics BY NAME"
-        "    SELECT *, 'latents' AS representation, 'value' AS kind FROM cluster_metrics_5;"
-        "DROP TABLE cluster_metrics_5;"
-    ),
+    6: """
+INSERT INTO sae_metrics BY NAME
+    SELECT * REPLACE (CASE metric WHEN 'loss_recovered' THEN 'loss_recovered_bos_kept'
+        WHEN 'loss_zero' THEN 'loss_zero_bos_kept' ELSE metric END AS metric), 'own' AS text
+    FROM sae_metrics_5;
+DROP TABLE sae_metrics_5;
+UPDATE drift SET metric = 'fvu_train_mean' WHERE subject = 'reconstruction' AND metric = 'fvu';
+INSERT INTO cluster_metrics BY NAME
+    SELECT *, 'latents' AS representation, 'value' AS kind FROM cluster_metrics_5;
+DROP TABLE cluster_metrics_5;
+""",
 }
 """Version -> SQL that fills that version's new tables from those that were there before."""
 

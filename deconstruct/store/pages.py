@@ -68,10 +68,12 @@ SELECT run_id, {_NAME}, model, site, source, documents, tokens,
 FROM runs WHERE run_id = ?
 """
 
+_OTHER = "Metrics of the SAE, on other texts"
 _PROBES = "Probes, on held-out documents"
 _DRIFT = "Drift of the documents since the SAE was trained"
 _DRIFTED = "Latents whose firing drifted most"
-"""The last two sections only runs with a standing SAE have."""
+"""The last two sections only runs with a standing SAE have; that of other texts, those that name
+any."""
 
 _SECTIONS = {
     "Stages": """
@@ -79,8 +81,12 @@ SELECT stage, key, CASE WHEN cached THEN 'cached' ELSE 'made' END AS "was", seco
     round(bytes / 1e6, 2) AS mb
 FROM stages WHERE run_id = ? ORDER BY ordinal""",
     "Metrics of the SAE, on held-out documents": f"""
-SELECT metric, value, ci_low, ci_high, n, unit FROM sae_metrics WHERE run_id = ?
+SELECT metric, value, ci_low, ci_high, n, unit FROM sae_metrics WHERE run_id = ? AND text = 'own'
 ORDER BY list_indexof({_FIRST}, metric) DESC, metric""",
+    _OTHER: f"""
+SELECT text, metric, value, ci_low, ci_high, n, unit FROM sae_metrics
+WHERE run_id = ? AND text <> 'own'
+ORDER BY text, list_indexof({_FIRST}, metric) DESC, metric""",
     _PROBES: """
 SELECT task, representation, coalesce(k::VARCHAR, 'all') AS k, metric, value, ci_low, ci_high,
     n_test
@@ -160,7 +166,7 @@ def show(connection: duckdb.DuckDBPyConnection, run_id: str) -> list[RenderableT
         names, rows = names_of(result), result.fetchall()
         if title == _PROBES and len({row[0] for row in rows}) < 2:  # one column of labels
             names, rows = names[1:], [row[1:] for row in rows]
-        if rows or title not in (_DRIFT, _DRIFTED):
+        if rows or title not in (_OTHER, _DRIFT, _DRIFTED):
             page += ["", Listing(names, rows, title) if rows else f"{title}: none"]
     return page
 

@@ -34,7 +34,7 @@ ORDER BY (SELECT max(n.last_execution) FROM names AS n WHERE n.run_id = runs.run
 
 _SHOWN = {
     "stages": "FROM stages WHERE run_id = $run ORDER BY ordinal",
-    "sae_metrics": "FROM sae_metrics WHERE run_id = $run ORDER BY metric",
+    "sae_metrics": "FROM sae_metrics WHERE run_id = $run ORDER BY text <> 'own', text, metric",
     "probes": "FROM probes WHERE run_id = $run AND label IS NULL "
     "ORDER BY task, metric, representation, k NULLS FIRST",
     "drift": "FROM drift WHERE run_id = $run ORDER BY subject, metric",

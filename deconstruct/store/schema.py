@@ -21,6 +21,7 @@ from deconstruct.evaluation.tables import TABLES as EVALUATION
 from deconstruct.latents.tables import TABLES as LATENTS
 from deconstruct.matching.tables import TABLES as MATCHING
 from deconstruct.probe.tables import TABLES as PROBE
+from deconstruct.reference.tables import TABLES as REFERENCE
 from deconstruct.sae.tables import TABLES as SAE
 from deconstruct.store.headlines import HEADLINES
 
@@ -246,6 +247,7 @@ _OF_STAGES = {
     "corpus": CORPUS,
     "latents": LATENTS,
     "evaluation": EVALUATION,
+    "reference": REFERENCE,
     "sae": SAE,
     "probe": PROBE,
     "cluster": CLUSTER,

@@ -19,12 +19,15 @@ from deconstruct.config import RunConfig
 from deconstruct.model.hooks import blocks
 from deconstruct.model.resolve import ResolvedModel
 from deconstruct.model.skeleton import skeleton
+from deconstruct.reference.floors import FIT_ROWS
 
 SIDE, TIMED_SECONDS = 1024, 0.1
 FORWARD = 1.6
 """A forward pass takes so many times its products."""
 JUDGED = 1.9
-"""A forward pass whose logits are judged, likewise: softmax over the vocabulary, four times."""
+"""A forward pass whose logits are judged, likewise: softmax over the vocabulary."""
+ABLATIONS = 5
+"""Passes of the reference beside the clean one, which begin at the site."""
 STEP = 2.0
 """A training step on a CPU, likewise the encoder's product; by a dense step it is `DENSE`."""
 DENSE = 8.0
@@ -69,7 +72,9 @@ def foreseen(
     streamed = 0
     if config.activations.keep == "window":
         streamed = config.sae.tokens + config.activations.window_moment_tokens
-    passes = 2 * judged * (sum(layers) + head + 3 * (sum(layers[last + 1 :]) + head))
+    whole, upper = sum(layers) + head, sum(layers[last + 1 :]) + head
+    passes = JUDGED * 2 * judged / speed
+    fitted = 2 * width**2 * min(tokens, FIT_ROWS) / speed
     return {
         "activations": (
             tokens * reading,
@@ -80,7 +85,8 @@ def foreseen(
             16 * width * config.sae.d_sae,
         ),
         "latents": (tokens * encoded + firings / FIRINGS_A_SECOND, FIRING_BYTES * firings),
-        "evaluation": (JUDGED * passes / speed + held_out / documents * tokens * encoded, 0),
+        "reference": (passes * (whole + ABLATIONS * upper) + fitted, 0),
+        "evaluation": (passes * (whole + upper) + held_out / documents * tokens * encoded, 0),
         "probe": (SECONDS_A_DOCUMENT * documents / 2, 0),
         "cluster": (SECONDS_A_DOCUMENT * documents / 2, 0),
     }

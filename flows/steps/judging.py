@@ -18,17 +18,30 @@ log = logging.getLogger("deconstruct.stages")
 
 def judged(run: Running, stages: Stages, site: str, recorded: AtSite) -> dict[str, list[Artifact]]:
     """Of each analysis the artifacts of the stages that every run has, in their order."""
-    found = {}
+    found, references = {}, {}
+    for name in run.config.analysed():
+        stages.begin(run.about(name, site))
+        references[name] = reference(run, stages, on_disk(recorded, name))
     stages.begin(run.about(site=site))
     sae = autoencoder(run, stages, site, recorded)
     for name in run.config.analysed():
         if run.config.analysis:
             stages.begin(run.about(name, site))
-        found[name] = judged_on(run, stages, on_disk(recorded, name), sae)
+        found[name] = judged_on(run, stages, on_disk(recorded, name), references[name], sae)
     return found
 
 
-def judged_on(run: Running, stages: Stages, recorded: Recorded, sae: Artifact) -> list[Artifact]:
+def reference(run: Running, stages: Stages, recorded: Recorded) -> Artifact:
+    """What the model loses without an SAE at the site that one would replace."""
+    return stages.run(
+        task.reference, run.config.evaluation, model=run.model, corpus=recorded.corpus,
+        activations=recorded.output or recorded.activations, device=run.device,
+    )  # fmt: skip
+
+
+def judged_on(
+    run: Running, stages: Stages, recorded: Recorded, reference: Artifact, sae: Artifact
+) -> list[Artifact]:
     """The artifacts of an SAE on one corpus.
 
     Evaluation, probe and cluster need nothing of each other, and run at the same time.
@@ -39,8 +52,8 @@ def judged_on(run: Running, stages: Stages, recorded: Recorded, sae: Artifact) -
     latents = stages.run(task.latents, config.latents, **read, device=device)
     evaluation, probe, cluster = stages.side_by_side(
         stages.call(
-            task.evaluation, config.evaluation, model=run.model, **read, latents=latents,
-            device=device,
+            task.evaluation, config.evaluation, model=run.model, reference=reference, sae=sae,
+            latents=latents, other=run.other, device=device,
         ),
         stages.call(
             task.probe, config.probe, corpus=corpus, latents=latents, activations=activations
@@ -49,7 +62,7 @@ def judged_on(run: Running, stages: Stages, recorded: Recorded, sae: Artifact) -
             task.cluster, config.cluster, corpus=corpus, latents=latents, activations=activations
         ),
     )  # fmt: skip
-    return [corpus, activations, sae, latents, evaluation, probe, cluster]
+    return [corpus, activations, reference, sae, latents, evaluation, probe, cluster]
 
 
 def autoencoder(run: Running, stages: Stages, site: str, recorded: AtSite) -> Artifact:
@@ -82,13 +95,13 @@ def drifted(
     found: what `judged` has of it.
     """
     root, device = stages.root, run.device
-    corpus, activations, sae, latents, *_ = found
+    corpus, activations, _, sae, latents, *_ = found
     own = name == TRAINING
-    reference = reference_of(root, corpus, sae) if own else beginning_of(root, corpus)
-    if reference is None:
+    before = reference_of(root, corpus, sae) if own else beginning_of(root, corpus)
+    if before is None:
         return []
     drift = stages.run(
-        task.drift, run.config.evaluation, reference=reference, activations=activations, sae=sae,
+        task.drift, run.config.evaluation, reference=before, activations=activations, sae=sae,
         latents=latents, output=recorded.output, device=device,
     )  # fmt: skip
     log.info("%-12s %s", "drift", sentence(drift, "training" if own else "its first run"))

@@ -9,6 +9,7 @@ from datetime import datetime
 from deconstruct.activations.window import Stream
 from deconstruct.artifacts import Artifact
 from deconstruct.config import TRAINING, CorpusConfig, Growth, RunConfig
+from deconstruct.corpus.sources import ResolvedSource
 from deconstruct.model.resolve import ResolvedModel
 from deconstruct.recurring.standing import Standing
 
@@ -52,13 +53,15 @@ def on_disk(recorded: AtSite, analysis: str) -> Recorded:
 class Running:
     """What all sites, SAEs and analyses of one run share.
 
-    standing: site -> the run that this one goes on from.
+    other: the sources of ``config.evaluation.other``. standing: site -> the run that this one goes
+    on from.
     """
 
     config: RunConfig
     model: ResolvedModel
     device: str
     started: datetime
+    other: tuple[ResolvedSource, ...] = ()
     growth: Growth = "anew"
     standing: Mapping[str, Standing] = field(default_factory=dict)
 

@@ -12,10 +12,10 @@ from support.tiny_models import LAYERS, WIDTH, save_tiny
 from deconstruct.causes.experiment import alike
 from deconstruct.causes.steering import Steering, Trial
 from deconstruct.common.site import Site
-from deconstruct.evaluation.splice import Text
 from deconstruct.model.hooks import capture, replacing
 from deconstruct.model.loading import load
 from deconstruct.model.resolve import ResolvedModel
+from deconstruct.reference.texts import Text
 from deconstruct.sae.autoencoder import SparseAutoencoder
 
 LAST = Site(LAYERS - 1, "resid_post")

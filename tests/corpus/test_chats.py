@@ -20,8 +20,8 @@ from deconstruct.corpus import sources
 from deconstruct.corpus import stage as corpus
 from deconstruct.corpus.reading.chats import Chats
 from deconstruct.corpus.tables import RECORDED
-from deconstruct.evaluation import stage as evaluate
 from deconstruct.model.resolve import ResolvedModel, resolve
+from deconstruct.reference.texts import held_out_texts
 
 TURNS = (
     "{{ bos_token }}{% for m in messages %}{% if m.role not in ['user', 'assistant', 'system'] %}"
@@ -151,7 +151,7 @@ def test_tokens_of_one_role_are_recorded(
     )
     wanted = tokens[tokens.recorded & ~tokens.special & (tokens.position >= 1)]
     assert found == wanted.token_index.tolist()
-    judged = evaluate.held_out_texts(made, None, 1)
+    judged = held_out_texts(made, None, 1)
     documents = pq.read_table(made.file("documents.parquet"))["split"].to_pylist()
     test = [n for n, split in enumerate(documents) if split == "test"]
     assert {text.doc_id for text in judged} == set(test)

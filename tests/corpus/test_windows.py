@@ -30,9 +30,9 @@ from deconstruct.config import ActivationsConfig, CorpusConfig, RunConfig
 from deconstruct.corpus import sources, vocabulary
 from deconstruct.corpus import stage as corpus
 from deconstruct.corpus.vocabulary import Vocabulary
-from deconstruct.evaluation import stage as evaluate
 from deconstruct.model.loading import load
 from deconstruct.model.resolve import ResolvedModel
+from deconstruct.reference.texts import held_out_texts
 from flows import preflight
 
 LENGTH = 24
@@ -250,7 +250,7 @@ def test_windows_of_a_document_lie_apart_but_never_on_both_sides(recorded: Artif
 
 
 def test_windows_are_judged_and_counted_by_document(split: Artifact) -> None:
-    texts = evaluate.held_out_texts(split, None, 1)
+    texts = held_out_texts(split, None, 1)
     documents = pq.read_table(split.file("documents.parquet")).to_pylist()
     test = {d["doc_id"] for d in documents if d["split"] == "test"}
     assert {text.doc_id for text in texts} == test
@@ -259,7 +259,7 @@ def test_windows_are_judged_and_counted_by_document(split: Artifact) -> None:
     assert [i for t in texts for i in t.ids] == of_test.token_id.tolist() or len(texts) < (
         of_test.position == 0
     ).sum()
-    assert len(evaluate.held_out_texts(split, 7, 1)) == 7
+    assert len(held_out_texts(split, 7, 1)) == 7
     assert max(len(text.ids) for text in texts) == LENGTH
 
 

@@ -17,6 +17,7 @@ from deconstruct.config import ActivationsConfig, EvaluationConfig
 from deconstruct.drift import stage as drift
 from deconstruct.drift.stage import jensen_shannon
 from deconstruct.evaluation.stage import evaluate
+from deconstruct.reference.stage import measure
 from deconstruct.sae import files
 from deconstruct.sae import stage as sae
 
@@ -46,9 +47,13 @@ def test_drift_of_a_transcoder(growing: Home, texts: Path, grown: Path) -> None:
     own = drift.recipe(EvaluationConfig(), **compared, output=wanted)
     assert own.key != drift.recipe(EvaluationConfig(), **compared).key
 
+    settings = EvaluationConfig(max_documents=4, bootstrap=20)
+    alone = measure(
+        growing.root, settings, model=growing.model, corpus=more, activations=wanted, device="cpu"
+    )
     judged = evaluate(
-        growing.root, EvaluationConfig(max_documents=4, bootstrap=20), model=growing.model,
-        corpus=more, activations=read, sae=coder, latents=firings, device="cpu",
+        growing.root, settings, model=growing.model, reference=alone, sae=coder, latents=firings,
+        device="cpu",
     )  # fmt: skip
     assert judged.manifest.inputs["activations"] == read.key  # not those it was trained on
     beside = sae.output_of(growing.root, coder, read)
@@ -70,8 +75,10 @@ def test_drift_of_a_transcoder(growing: Home, texts: Path, grown: Path) -> None:
                 rows = (source.doc_id >= 120) == new
                 if new or split == "test":
                     sums[new] += error[rows].sum(), squares[rows].sum()
-    assert made.facts["fvu"] == pytest.approx(sums[True][0] / sums[True][1], rel=1e-5)
-    assert made.facts["reference_fvu"] == pytest.approx(sums[False][0] / sums[False][1], rel=1e-5)
+    assert made.facts["fvu_train_mean"] == pytest.approx(sums[True][0] / sums[True][1], rel=1e-5)
+    assert made.facts["reference_fvu_train_mean"] == pytest.approx(
+        sums[False][0] / sums[False][1], rel=1e-5
+    )
 
 
 def test_the_divergence_of_two_distributions() -> None:

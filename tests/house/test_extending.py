@@ -31,7 +31,7 @@ from deconstruct.artifacts import DataRoot, Recipe
 from deconstruct.cofiring.stage import STAGE
 from deconstruct.config import CorpusConfig, RunConfig
 from deconstruct.corpus import sources
-from deconstruct.evaluation import stage as evaluation
+from deconstruct.evaluation import metrics
 from deconstruct.sae.training.loop import train
 from deconstruct.store.headlines import HEADLINES
 from deconstruct.store.schema import RELATIONS
@@ -75,7 +75,7 @@ assert (count, [row[:2] for row in texts]) == (2, [("one text", "a"), ("another"
 
 name = "norm_ratio"
 assert name in {headline.name for headline in HEADLINES}
-of = evaluation._RECONSTRUCTION[name][0]
+of = metrics.RECONSTRUCTION[name][0]
 assert of({"squares_out": np.array([9.0]), "squares_in": np.array([36.0])}) == 0.5
 """
 
@@ -110,7 +110,7 @@ def test_each_edits_as_few_files_as_the_page_says() -> None:
         new = before.count("/dev/null")
         found.append((str(new), str(len(before) - new)))
     assert found == COUNTS
-    assert all(int(edited) <= most for (_, edited), most in zip(found, (3, 4, 2, 2), strict=True))
+    assert all(int(edited) <= most for (_, edited), most in zip(found, (3, 4, 2, 3), strict=True))
 
 
 def test_what_is_added_works(extended: Path, tmp_path: Path) -> None:

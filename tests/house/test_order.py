@@ -21,7 +21,7 @@ ORDER = (
     ("corpus",),
     ("activations",),
     ("sae",),
-    ("features",),
+    ("features", "reference"),
     ("latents", "evaluation"),
     ("probe", "cluster", "drift", "matching"),
     ("store",),

@@ -66,7 +66,7 @@ def test_a_gate_stops_what_is_not_good_enough_before_it_is_published(
 def test_drift_is_reported_against_what_the_sae_was_trained_on(home: Path) -> None:
     rows = ask(home, "FROM drift ORDER BY subject, metric")
     found = {(row["subject"], row["metric"]): row for row in rows}
-    fvu = found["reconstruction", "fvu"]
+    fvu = found["reconstruction", "fvu_train_mean"]
     assert 0 < fvu["reference"] < 1 < 100 * fvu["current"]
     assert fvu["ci_low"] <= fvu["difference"] <= fvu["ci_high"]
     shares = [row["current"] for (subject, _), row in found.items() if subject == "label share"]
@@ -131,9 +131,11 @@ def test_drift_of_a_transcoder_is_about_what_it_writes(
     second = deconstruct(home, "run", config, *coded, *more, env=env)
     assert second.returncode == 0, second.stderr
     query = (
-        "SELECT reference, (SELECT value FROM sae_metrics WHERE metric = 'fvu' AND run_id = "
+        "SELECT reference, (SELECT value FROM sae_metrics WHERE metric = 'fvu' "
+        "AND text = 'own' AND run_id = "
         "(SELECT run_id FROM runs WHERE name = 'coded' ORDER BY published LIMIT 1)) AS judged "
-        "FROM drift JOIN runs USING (run_id) WHERE runs.name = 'coded' AND metric = 'fvu'"
+        "FROM drift JOIN runs USING (run_id) "
+        "WHERE runs.name = 'coded' AND metric = 'fvu_train_mean'"
     )
     (row,) = ask(home, query)
     # The held-out tokens of the first evaluation, about the train mean in place of their own

@@ -208,4 +208,4 @@ def test_a_failed_run_without_a_worker_is_retried_in_place(
     assert "retry        small: tiny-llama 1.resid_post topk-4" in retried.stderr
     assert "fraction of variance unexplained" in retried.stdout
     assert digests(home) == digests(finished)
-    assert [s for s in STAGES if f"{s:<12} from cache" in retried.stderr] == list(STAGES[:3])
+    assert [s for s in STAGES if f"{s:<12} from cache" in retried.stderr] == list(STAGES[:4])

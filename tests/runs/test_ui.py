@@ -64,8 +64,8 @@ def test_its_log_says_how_each_stage_went(run: dict[str, Any], server: str) -> N
     lines = ask(server, "POST", "/logs/filter", where)
     said = [line["message"].split()[:2] for line in lines if line["name"] == "deconstruct.stages"]
     done = [stage for stage, how in said if how == "done"]
-    assert done[:4] == list(STAGES[:4])
-    assert sorted(done[4:]) == sorted(STAGES[4:])  # side by side
+    assert done[:5] == list(STAGES[:5])
+    assert sorted(done[5:]) == sorted(STAGES[5:])  # side by side
 
 
 def test_its_graph_shows_what_was_made_from_what(run: dict[str, Any], server: str) -> None:
@@ -78,9 +78,10 @@ def test_its_graph_shows_what_was_made_from_what(run: dict[str, Any], server: st
     assert made_from == {
         "corpus": set(),
         "activations": {"corpus"},
+        "reference": {"corpus", "activations"},
         "sae": {"activations"},
         "latents": {"corpus", "activations", "sae"},
-        "evaluation": {"corpus", "activations", "sae", "latents"},
+        "evaluation": {"reference", "sae", "latents"},
         "probe": {"corpus", "activations", "latents"},
         "cluster": {"corpus", "latents"},
         "store": set(STAGES),
@@ -89,9 +90,8 @@ def test_its_graph_shows_what_was_made_from_what(run: dict[str, Any], server: st
 
 def test_every_long_stage_leaves_its_progress_which_ends_at_100(run: dict[str, Any]) -> None:
     progress = {k: a for k, a in run["artifacts"].items() if a["type"] == "progress"}
-    assert {f"{s}-progress" for s in ("activations", "sae", "latents", "evaluation")} <= set(
-        progress
-    )
+    long = ("activations", "reference", "sae", "latents", "evaluation")
+    assert {f"{stage}-progress" for stage in long} <= set(progress)
     assert {key: made["data"] for key, made in progress.items()} == dict.fromkeys(progress, 100)
     assert all(made["task_run_id"] for made in progress.values())
     assert progress["sae-progress"]["description"].startswith("sae: 19,")

@@ -18,6 +18,7 @@ from deconstruct.config import ActivationsConfig, EvaluationConfig, LatentsConfi
 from deconstruct.evaluation.stage import evaluate
 from deconstruct.latents.stage import encode
 from deconstruct.model.resolve import ResolvedModel
+from deconstruct.reference.stage import measure
 from deconstruct.sae import stage
 from deconstruct.sae.files import load
 from deconstruct.sae.initial import initial_weights
@@ -286,8 +287,9 @@ def test_a_transcoder_through_the_stages(
         root,
         settings_,
         model=model,
-        corpus=corpus_artifact,
-        activations=source,
+        reference=measure(
+            root, settings_, model=model, corpus=corpus_artifact, activations=onto, device="cpu"
+        ),
         sae=trained,
         latents=encoded,
         device="cpu",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import duckdb
-from support.old_stores import CLUSTERS_TO_5
+from support.old_stores import TO_VERSION_5
 from support.store_artifacts import plant
 
 from deconstruct.store import open_store, publish
@@ -17,7 +17,7 @@ def test_clusters_of_schema_5_stay_what_they_were(tmp_path: Path) -> None:
     planted = plant(tmp_path)
     publish(tmp_path, planted.record, planted.artifacts)
     with duckdb.connect(tmp_path / FILE) as old:
-        old.execute(CLUSTERS_TO_5)
+        old.execute(TO_VERSION_5)
         expected = old.execute("SELECT metric, value FROM cluster_metrics ORDER BY ALL").fetchall()
         documents = old.execute("SELECT count(*) FROM clusters").fetchall()
     assert len(expected) == 4

@@ -11,11 +11,11 @@ import pytest
 from support.old_stores import TO_VERSION_4
 from support.store_artifacts import Planted, plant
 
-from deconstruct.config import Growth
+from deconstruct.config import EVERY_STAGE, Growth
 from deconstruct.store import QueryError, open_store, publish, remove_runs, resolve_run
 from deconstruct.store.rewrite import FILE
 
-ALL = ["corpus", "activations", "sae", "latents", "evaluation", "probe", "cluster", "drift"]
+ALL = [*EVERY_STAGE]
 EVENING = datetime(2026, 3, 1, 3, tzinfo=UTC)
 
 
@@ -98,7 +98,7 @@ def test_a_night_without_news_leaves_a_trace(tmp_path: Path) -> None:
            for n, p in enumerate((first, second))}  # fmt: skip
     assert [(row[0] - EVENING).days for row in rows] == [0, 1, 1, 2]
     assert [row[1:3] for row in rows] == [
-        ("nightly", 8), ("nightly", 0), ("trial", 8), ("nightly", 8)
+        ("nightly", 9), ("nightly", 0), ("trial", 9), ("nightly", 9)
     ]  # fmt: skip
     assert [row[4] for row in rows] == [None, 0, None, pytest.approx(fvu["b"] - fvu["a"])]
     found = ask(tmp_path, "SELECT growth, made, cached, finished - started FROM executions")

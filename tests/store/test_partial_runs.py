@@ -83,7 +83,15 @@ def test_the_page_of_a_run_has_its_drift(tmp_path: Path) -> None:
     home = published(tmp_path, planted)
     page = CliRunner().invoke(app, ["show", "--home", str(home)]).stdout
     drift = page.split("Drift of the documents since the SAE was trained")[1].splitlines()
-    assert drift[2].split() == ["reconstruction", "fvu", "0.2", "0.3", "0.1", "0.05", "0.15"]
+    assert drift[2].split() == [
+        "reconstruction",
+        "fvu_train_mean",
+        "0.2",
+        "0.3",
+        "0.1",
+        "0.05",
+        "0.15",
+    ]
     assert drift[3].split()[-3:] == ["0.4", "0.1", "-0.3"]
     drifted = page.split("Latents whose firing drifted most")[1].splitlines()
     assert drifted[1].split() == ["latent", "reference", "current", "log2_ratio", "top_token"]

@@ -42,9 +42,9 @@ def store_of_version_1(home: Path) -> Path:
 def columns_of(relation: Relation) -> str:
     """The columns that schema 4 had, as SQL."""
     return ", ".join(
-        c.name
-        for c in relation.columns
-        if not {c.name, f"{relation.name}.{c.name}"}.intersection(SINCE_4)
+        column.name
+        for column in relation.columns
+        if not {column.name, f"{relation.name}.{column.name}"} & {*SINCE_4}
     )
 
 

@@ -26,6 +26,7 @@ from deconstruct.evaluation import stage as evaluation
 from deconstruct.latents import stage as latents
 from deconstruct.model.resolve import resolve
 from deconstruct.probe import stage as probe
+from deconstruct.reference import stage as reference
 from deconstruct.sae import stage as sae
 from deconstruct.store import RunRecord, publish
 from deconstruct.store.schema import RELATIONS
@@ -43,13 +44,18 @@ def run(home: Path, config: RunConfig) -> dict[str, Artifact]:
     (made["activations"],) = activations.extract(
         root, config.activations, model=model, corpus=texts, device="cpu"
     ).values()
+    made["reference"] = reference.measure(
+        root, config.evaluation, model=model, corpus=texts, activations=made["activations"],
+        device="cpu",
+    )  # fmt: skip
     made["sae"] = sae.train(root, config.sae, activations=made["activations"], device="cpu")
     known = {"corpus": texts, "activations": made["activations"]}
     made["latents"] = latents.encode(root, config.latents, sae=made["sae"], **known, device="cpu")
     known["latents"] = made["latents"]
     made["evaluation"] = evaluation.evaluate(
-        root, config.evaluation, model=model, sae=made["sae"], **known, device="cpu"
-    )
+        root, config.evaluation, model=model, reference=made["reference"], sae=made["sae"],
+        latents=made["latents"], device="cpu",
+    )  # fmt: skip
     made["probe"] = probe.fit_probes(root, config.probe, **known)
     made["cluster"] = cluster.group_documents(root, config.cluster, **known)
     record = RunRecord(config=config, started=started, finished=datetime.now(UTC))

@@ -1,6 +1,16 @@
 """What takes a store back to the schema of an earlier release."""
 
-CLUSTERS_TO_5 = """
+TO_VERSION_5 = """
+CREATE TABLE m (run_id VARCHAR, metric VARCHAR, value DOUBLE, ci_low DOUBLE, ci_high DOUBLE,
+    n UBIGINT, unit VARCHAR, note VARCHAR, PRIMARY KEY (run_id, metric));
+INSERT INTO m BY NAME SELECT * EXCLUDE text FROM sae_metrics WHERE text = 'own';
+DROP TABLE sae_metrics;
+ALTER TABLE m RENAME TO sae_metrics;
+UPDATE sae_metrics SET metric = 'loss_recovered' WHERE metric = 'loss_recovered_bos_kept';
+UPDATE sae_metrics SET metric = 'loss_zero' WHERE metric = 'loss_zero_bos_kept';
+UPDATE drift SET metric = 'fvu' WHERE metric = 'fvu_train_mean';
+DROP TABLE document_metrics;
+DROP TABLE document_losses;
 CREATE TABLE c AS SELECT run_id, metric, value FROM cluster_metrics
     WHERE representation = 'latents' AND kind = 'value';
 DROP TABLE cluster_metrics;
@@ -12,10 +22,8 @@ ALTER TABLE cluster_summary DROP COLUMN jaccard;
 DROP TABLE cluster_curve; DROP TABLE latent_clusters;
 UPDATE meta SET value = '5' WHERE name = 'schema_version';
 """
-"""What release 5 had of clusters."""
-
 TO_VERSION_4 = f"""
-{CLUSTERS_TO_5}
+{TO_VERSION_5}
 DROP VIEW document_labels;
 CREATE TABLE p AS SELECT * EXCLUDE task FROM probes; DROP TABLE probes;
 ALTER TABLE p RENAME TO probes;
@@ -38,5 +46,10 @@ SINCE_4 = (
     "cluster_summary.jaccard",
     "cluster_metrics.representation",
     "cluster_metrics.kind",
+    "sae_metrics.text",
+    "sae_metrics.metric",  # some have other names since
+    "drift.metric",
+    "document_metrics",
+    "document_losses",
 )
 """Columns and relations that came after it."""

@@ -16,10 +16,16 @@ from deconstruct.cluster.tables import CLUSTER_CURVE, CLUSTER_METRICS, CLUSTER_S
 from deconstruct.config import RunConfig, SaeConfig
 from deconstruct.corpus.tables import DOCUMENTS, TOKENS
 from deconstruct.drift.tables import DRIFT, LATENT_DRIFT
-from deconstruct.evaluation.tables import DENSITY_HISTOGRAM, SAE_METRICS, TOKEN_ERRORS
+from deconstruct.evaluation.tables import (
+    DENSITY_HISTOGRAM,
+    DOCUMENT_METRICS,
+    SAE_METRICS,
+    TOKEN_ERRORS,
+)
 from deconstruct.features.tables import DIRECTIONS, FEATURE_LOGITS, FEATURES
 from deconstruct.latents.tables import DOCUMENT_LATENTS, LATENTS, LATENTS_BY_TOKEN
 from deconstruct.probe.tables import PROBE_PREDICTIONS, PROBE_WEIGHTS, PROBES
+from deconstruct.reference.tables import DOCUMENT_LOSSES
 from deconstruct.sae.tables import TRAINING_LOG
 from deconstruct.store import RunRecord
 
@@ -97,7 +103,8 @@ def plant(
         "activations": {},
         "sae": {TRAINING_LOG: filled(TRAINING_LOG, step=[10, 20], fvu=[0.5, 0.3], loss=[2.0, 1.0])},
         "latents": _latents(drawn),
-        "evaluation": _evaluation(drawn.errors, seed),
+        "reference": _reference(drawn),
+        "evaluation": _evaluation(drawn, seed),
         "probe": _probe(drawn),
         "cluster": _cluster(drawn),
         "drift": _drift(drawn.activations),
@@ -237,17 +244,48 @@ def _pooled(dense: np.ndarray, docs: np.ndarray) -> pa.Table:
     )
 
 
-def _evaluation(errors: np.ndarray, seed: int) -> Contents:
+def _reference(drawn: Drawn) -> Contents:
+    predictions = np.bincount(drawn.doc_of)[drawn.test_docs] - 2.0
+    losses = {
+        name: predictions * nats
+        for name, nats in {
+            "predictions": 1, "clean": 3, "zero": 12, "kl_zero": 9, "zero_bos_kept": 20, "mean": 8,
+            "token_lookup": 5, "pca": 4, "unigram": 7,
+        }.items()
+    }  # fmt: skip
+    return {DOCUMENT_LOSSES: filled(DOCUMENT_LOSSES, doc_id=drawn.test_docs, **losses)}
+
+
+def _evaluation(drawn: Drawn, seed: int) -> Contents:
+    errors, test = drawn.errors, drawn.test_docs
+    sums = {
+        "tokens": (~drawn.special).astype(float),
+        "error": errors[:, 0] * ~drawn.special,
+        "variance": errors[:, 1] * ~drawn.special,
+        "fires": (drawn.activations > 0).sum(1),
+    }
+    of = {name: np.bincount(drawn.doc_of, value)[test] for name, value in sums.items()}
+    losses = {"clean": 3.0, "spliced": 3.4 + seed / 10, "kl": 0.5, "top1": 0.7}
     values = np.array([0.2 + seed / 100, 3.5, 1 / D_SAE, 0.95])
     return {
         SAE_METRICS: filled(
             SAE_METRICS,
-            metric=["fvu", "l0", "dead_share", "loss_recovered"],
+            text="own",
+            metric=["fvu", "l0", "dead_share", "loss_recovered_bos_kept"],
             value=values,
             ci_low=values - 0.01,
             ci_high=values + 0.01,
             n=100,
             unit=["share", "latents", "share", "share"],
+        ),
+        DOCUMENT_METRICS: filled(
+            DOCUMENT_METRICS,
+            text="own",
+            doc_id=test,
+            **of,
+            **{f"{n}_typical": of[n] for n in ("tokens", "error", "variance")},
+            predictions=of["tokens"] - 1,
+            **{name: (of["tokens"] - 1) * value for name, value in losses.items()},
         ),
         FEATURE_LOGITS: filled(
             FEATURE_LOGITS,
@@ -358,7 +396,7 @@ def _drift(dense: np.ndarray) -> Contents:
         DRIFT: filled(
             DRIFT,
             subject=["reconstruction", "label share"],
-            metric=["fvu", LABELS[1]],
+            metric=["fvu_train_mean", LABELS[1]],
             reference=[0.2, 0.4],
             current=[0.3, 0.1],
             difference=[0.3 - 0.2, 0.1 - 0.4],

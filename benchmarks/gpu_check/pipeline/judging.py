@@ -10,11 +10,12 @@ from benchmarks.gpu_check.machine.versions import why_not
 from benchmarks.gpu_check.pipeline.bench import Bench, Corpus
 from benchmarks.gpu_check.running.job import Missing, attempt
 from deconstruct.activations.reader import ActivationReader
-from deconstruct.artifacts import Artifact, DataRoot
+from deconstruct.artifacts import Artifact
 from deconstruct.config import EvaluationConfig, LatentsConfig, ProbeConfig
 from deconstruct.evaluation import stage as evaluation
 from deconstruct.latents import stage as latents
 from deconstruct.probe import stage as probe
+from deconstruct.reference import stage as reference
 from deconstruct.sae import files
 
 _TIMED = "latents, device"
@@ -46,7 +47,7 @@ def judge(bench: Bench, made: Trained) -> None:
     record["latents_tokens_s"] = bench.rate(_TIMED, made.corpus.tokens)
     _compare_encodings(bench, made)
     judged = bench.clock(
-        "evaluation, device", lambda: _evaluate(root, bench, made, firings, bench.device)
+        "evaluation, device", lambda: _evaluate(bench, made, firings, bench.device)
     )
     record.note("metrics", judged)
     probed = bench.clock(
@@ -77,17 +78,24 @@ def _compare_encodings(bench: Bench, made: Trained) -> None:
     bench.record.note("latents: activations", relative(on_device, on_cpu))
 
 
-def _evaluate(
-    root: DataRoot, bench: Bench, made: Trained, firings: Artifact, device: str
-) -> dict[str, Any]:
+def _evaluate(bench: Bench, made: Trained, firings: Artifact, device: str) -> dict[str, Any]:
     """The metrics' headlines."""
-    config = EvaluationConfig(max_documents=8 if bench.job.smoke else 48, bootstrap=50)
+    seed = int(device == "cpu")  # of intervals alone, so that the CPU's are not found in the cache
+    documents = 8 if bench.job.smoke else 48
+    config = EvaluationConfig(max_documents=documents, bootstrap=50, seed=seed)
+    root, model = made.corpus.root, made.corpus.model
     judged = evaluation.evaluate(
         root,
         config,
-        model=made.corpus.model,
-        corpus=made.corpus.artifact,
-        activations=made.activations,
+        model=model,
+        reference=reference.measure(
+            root,
+            config,
+            model=model,
+            corpus=made.corpus.artifact,
+            activations=made.activations,
+            device=device,
+        ),
         sae=made.sae,
         latents=firings,
         device=device,
@@ -98,4 +106,4 @@ def _evaluate(
 def _on_cpu(bench: Bench, made: Trained, firings: Artifact) -> dict[str, Any]:
     if reason := why_not("numba"):
         raise Missing(reason)
-    return _evaluate(bench.root("home-judged"), bench, made, firings, "cpu")
+    return _evaluate(bench, made, firings, "cpu")

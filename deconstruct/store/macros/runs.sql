@@ -5,7 +5,7 @@
 CREATE OR REPLACE MACRO compare_runs(a, b) AS TABLE
     WITH measured AS (
         SELECT m.run_id, 'evaluation' AS stage, m.metric, m.value, m.ci_low, m.ci_high
-        FROM sae_metrics AS m
+        FROM sae_metrics AS m WHERE m.text = 'own'
         UNION ALL
         SELECT p.run_id, 'probe', p.metric || ' of ' || p.representation
                 || coalesce(', k = ' || p.k, '') || coalesce(', ' || p.label, '')
@@ -191,7 +191,8 @@ CREATE OR REPLACE MACRO pareto(sweep) AS TABLE
         ) AS on_loss_front,
         o.run_id
     FROM own AS o
-    LEFT JOIN sae_metrics AS m ON m.run_id = o.run_id AND m.metric = 'fvu'
+    LEFT JOIN sae_metrics AS m
+        ON m.run_id = o.run_id AND m.text = 'own' AND m.metric = 'fvu'
     ORDER BY o.analysis, o.site, o.output_site, o.l0, o.fvu;
 
 -- The n tokens in different texts whose activations the SAE renders worst, relative to their

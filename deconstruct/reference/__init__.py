@@ -1,0 +1,1 @@
+"""What an autoencoder is measured against: the model's losses without one."""
