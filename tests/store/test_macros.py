@@ -319,7 +319,7 @@ def test_fires_with(store: duckdb.DuckDBPyConnection, demo: Planted) -> None:
         assert row["lift"] == pytest.approx(both * recorded / (own.sum() * rest.sum()))
 
 
-def test_compare_runs(store: duckdb.DuckDBPyConnection) -> None:
+def test_compare_runs(store: duckdb.DuckDBPyConnection, demo: Planted) -> None:
     found = {
         (row["stage"], row["metric"]): row
         for row in rows(store, "FROM compare_runs('demo', 'other')")
@@ -327,9 +327,11 @@ def test_compare_runs(store: duckdb.DuckDBPyConnection) -> None:
     fvu = found["evaluation", "fvu"]
     assert (fvu["value_a"], fvu["value_b"]) == pytest.approx((0.2, 0.21))
     assert fvu["difference"] == pytest.approx(0.01)
-    assert fvu["apart"] is False
+    assert (fvu["paired"], fvu["n"]) == (True, len(demo.test_docs))
+    assert fvu["ci_low"] < 0.01 < fvu["ci_high"]
     assert found["probe", "accuracy of latents, k = 5"]["value_a"] == 0.9
-    assert found["cluster", "nmi"]["apart"] is None
+    nmi = found["cluster", "nmi"]
+    assert (nmi["paired"], nmi["ci_low"], nmi["p_corrected"]) == (False, None, None)
 
 
 def test_documents_in_cluster(store: duckdb.DuckDBPyConnection, demo: Planted) -> None:

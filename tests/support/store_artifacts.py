@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from support.document_sums import document_metrics, ratios_of
 from support.planted import Contents, artifact_of, filled
 
 from deconstruct.artifacts import Artifact, DataRoot, Recipe
@@ -103,7 +104,6 @@ def plant(
         "activations": {},
         "sae": {TRAINING_LOG: filled(TRAINING_LOG, step=[10, 20], fvu=[0.5, 0.3], loss=[2.0, 1.0])},
         "latents": _latents(drawn),
-        "reference": _reference(drawn),
         "evaluation": _evaluation(drawn, seed),
         "probe": _probe(drawn),
         "cluster": _cluster(drawn),
@@ -244,49 +244,21 @@ def _pooled(dense: np.ndarray, docs: np.ndarray) -> pa.Table:
     )
 
 
-def _reference(drawn: Drawn) -> Contents:
-    predictions = np.bincount(drawn.doc_of)[drawn.test_docs] - 2.0
-    losses = {
-        name: predictions * nats
-        for name, nats in {
-            "predictions": 1, "clean": 3, "zero": 12, "kl_zero": 9, "zero_bos_kept": 20, "mean": 8,
-            "token_lookup": 5, "pca": 4, "unigram": 7,
-        }.items()
-    }  # fmt: skip
-    return {DOCUMENT_LOSSES: filled(DOCUMENT_LOSSES, doc_id=drawn.test_docs, **losses)}
-
-
 def _evaluation(drawn: Drawn, seed: int) -> Contents:
-    errors, test = drawn.errors, drawn.test_docs
-    sums = {
-        "tokens": (~drawn.special).astype(float),
-        "error": errors[:, 0] * ~drawn.special,
-        "variance": errors[:, 1] * ~drawn.special,
-        "fires": (drawn.activations > 0).sum(1),
-    }
-    of = {name: np.bincount(drawn.doc_of, value)[test] for name, value in sums.items()}
-    losses = {"clean": 3.0, "spliced": 3.4 + seed / 10, "kl": 0.5, "top1": 0.7}
-    values = np.array([0.2 + seed / 100, 3.5, 1 / D_SAE, 0.95])
+    ratios = ratios_of(seed)
+    values = np.array([*ratios.values(), 1 / D_SAE, 2 / D_SAE, 0.95])
     return {
         SAE_METRICS: filled(
             SAE_METRICS,
             text="own",
-            metric=["fvu", "l0", "dead_share", "loss_recovered_bos_kept"],
+            metric=[*ratios, "dead_share", "silent_share", "loss_recovered_bos_kept"],
             value=values,
             ci_low=values - 0.01,
             ci_high=values + 0.01,
             n=100,
-            unit=["share", "latents", "share", "share"],
+            unit="share",
         ),
-        DOCUMENT_METRICS: filled(
-            DOCUMENT_METRICS,
-            text="own",
-            doc_id=test,
-            **of,
-            **{f"{n}_typical": of[n] for n in ("tokens", "error", "variance")},
-            predictions=of["tokens"] - 1,
-            **{name: (of["tokens"] - 1) * value for name, value in losses.items()},
-        ),
+        DOCUMENT_METRICS: document_metrics(drawn.test_docs, np.bincount(drawn.doc_of), seed),
         FEATURE_LOGITS: filled(
             FEATURE_LOGITS,
             latent=SPORT_LATENT,
@@ -301,8 +273,8 @@ def _evaluation(drawn: Drawn, seed: int) -> Contents:
         ),
         TOKEN_ERRORS: filled(
             TOKEN_ERRORS,
-            squared_error=errors[:, 0].astype(np.float32),
-            squared_norm=errors[:, 1].astype(np.float32),
+            squared_error=drawn.errors[:, 0].astype(np.float32),
+            squared_norm=drawn.errors[:, 1].astype(np.float32),
         ),
     }
 
