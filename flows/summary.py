@@ -31,7 +31,7 @@ LABEL, SHORT, KEYWORDS = 20, 14, 5
 """Characters of a label in a table and in a sentence; words of a cluster."""
 CLUSTERS, CONTEXTS, TOKENS = 3, 3, 12
 """Clusters and contexts that a summary has, and tokens on each side of a context's."""
-SPARE = ("95%", "loss_recovered", "dead", "seed")
+SPARE = ("95%", "dead", "delta_loss", "seed")
 """Columns of a sweep's front that a narrow terminal does without, the first one first."""
 
 
@@ -228,20 +228,20 @@ def _one(store: duckdb.DuckDBPyConnection, query: str, run_id: str) -> tuple[obj
 
 
 def print_front(home: Path, sweep: str) -> None:
-    """Print the runs of a sweep by L0, those on the Pareto front of L0 and FVU marked."""
+    """Print the runs of a sweep by L0, those on the front of L0 and fvu_typical marked."""
     with open_store(home, files=False, verify=False) as store:
         result = store.execute(
             "SELECT CASE WHEN p.on_front THEN '*' ELSE '' END AS front, "
             "p.site || CASE WHEN p.analysis = 'corpus' THEN '' ELSE '/' || p.analysis END AS site, "
             "p.architecture, "
-            "p.d_sae, p.seed, p.l0, p.fvu, "
-            "printf('%.4f .. %.4f', p.fvu_low, p.fvu_high) AS \"95%\", p.loss_recovered, "
-            "p.dead_share AS dead, p.run_id FROM pareto(?) AS p",
+            "p.d_sae, p.seed, p.l0, p.fvu_typical, "
+            "printf('%.4f .. %.4f', p.fvu_typical_low, p.fvu_typical_high) AS \"95%\", "
+            "p.delta_loss, p.dead_share AS dead, p.run_id FROM pareto(?) AS p",
             [sweep],
         )
         table = Listing(names_of(result), result.fetchall(), spare=SPARE)
     console = terminal()
-    heading = "  * on the Pareto front of L0 and FVU of its site; lower is better"
+    heading = "  * on the Pareto front of L0 and fvu_typical of its site; lower is better"
     console.print(Text.assemble("\n", (printable(sweep), "bold"), heading))
     console.print(table)
     _print_next(console, home, ["sql", f"FROM pareto({literal(sweep)})"])

@@ -42,12 +42,42 @@ Growth = Literal["anew", "encode", "retrain", "retrain-warm"]
 class GatesConfig(Settings):
     """What a run must reach to be published; none: no gate. Gates change no artifact."""
 
-    max_fvu: float | None = Field(None, gt=0, description="Held-out FVU, at most.")
+    max_fvu_typical: float | None = Field(
+        None, gt=0, description="Held-out FVU of typical tokens, outliers left out, at most."
+    )
+    max_fvu: float | None = Field(
+        None, gt=0, description="Held-out FVU of all tokens, which outliers may lead, at most."
+    )
+    max_delta_loss: float | None = Field(
+        None,
+        ge=0,
+        description="Nats that the model's loss grows by when the SAE is spliced in, at most.",
+    )
+    max_kl: float | None = Field(
+        None,
+        gt=0,
+        description="KL divergence of the spliced model from the model, in nats, at most.",
+    )
+    min_top1_agreement: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of predictions whose likeliest token stays as it was, at least.",
+    )
+    max_silent_share: float | None = Field(
+        None, ge=0, le=1, description="Share of latents that fire on no held-out token, at most."
+    )
     max_dead_share: float | None = Field(
-        None, ge=0, le=1, description="Share of latents that never fire, at most."
+        None,
+        ge=0,
+        le=1,
+        description="Share of latents that fire on no token of the whole corpus, at most.",
     )
     min_loss_recovered: float | None = Field(
-        None, le=1, description="Loss recovered against zero ablation, at least."
+        None,
+        le=1,
+        description="Loss recovered against zeros at recorded positions, the leading ones kept "
+        "(loss_recovered_bos_kept, not the score of SAELens), at least.",
     )
     min_probe_accuracy: float | None = Field(
         None, ge=0, le=1, description="Held-out accuracy of the probe on all latents, at least."

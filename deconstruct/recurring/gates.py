@@ -20,6 +20,7 @@ def figures(artifacts: Mapping[str, Artifact]) -> dict[str, float | None]:
     artifacts: of a run, by stage; drift is among them if the run kept a standing SAE.
     """
     found = {h.name: artifacts[h.stage].facts.get(h.fact) for h in HEADLINES if h.fact is not None}
+    found["loss_recovered"] = found["loss_recovered_bos_kept"]  # min_loss_recovered is older
     if "drift" in artifacts:
         facts = artifacts["drift"].facts
         found["fvu_ratio"] = facts["fvu_train_mean"] / facts["reference_fvu_train_mean"]

@@ -16,9 +16,10 @@ class Headline:
 
     name: of its column in ``runs``, and of its gate. label: for people. table, where: the row that
     has it, its ``value`` and, if it has one, its interval. comment: of the column; None: it has
-    none. heading: of the column in the list of runs. stage, fact: where the figure stands among a
-    stage's facts; None: nowhere, so that no gate can be about it. reading: which end is the better
-    one, or what else it stands there for, in words to be set beside it; empty: nothing of both.
+    none. heading: of the column in the list of runs; empty: the list is without it. stage, fact:
+    where the figure stands among a stage's facts; None: nowhere, so that no gate can be about it.
+    reading: which end is the better one, or what else it stands there for, in words to be set
+    beside it; empty: nothing of both.
     """
 
     name: str
@@ -49,17 +50,11 @@ LOWER, HIGHER, BASELINE = "lower is better", "higher is better", "a baseline"
 
 
 def _metric(
-    name: str,
-    label: str,
-    reading: str,
-    comment: str | None = None,
-    heading: str = "",
-    metric: str = "",
+    name: str, label: str, reading: str, comment: str | None = None, heading: str = ""
 ) -> Headline:
-    metric = metric or name
-    where = f"text = 'own' AND metric = '{metric}'"
+    where = f"text = 'own' AND metric = '{name}'"
     return Headline(
-        name, label, "sae_metrics", where, comment, heading, "evaluation", metric, reading
+        name, label, "sae_metrics", where, comment, heading, "evaluation", name, reading
     )
 
 
@@ -91,11 +86,19 @@ def _cluster(name: str, label: str, comment: str | None = None) -> Headline:
 
 HEADLINES = (
     _metric(
-        "fvu",
-        "fraction of variance unexplained",
+        "fvu_typical",
+        "variance unexplained, no outliers",
         LOWER,
-        "Share of the held-out activations' variance that is not explained.",
+        "Share of the held-out activations' variance that is not explained, without outliers: "
+        "tokens that are far from the mean, few and easily rendered. null before schema 6.",
+        "typical",
+    ),
+    _metric(
         "fvu",
+        "variance unexplained, all tokens",
+        LOWER,
+        "Share of the held-out activations' variance that is not explained, outliers included, "
+        "which may hold most of it.",
     ),
     _metric(
         "l0",
@@ -105,22 +108,52 @@ HEADLINES = (
         "l0",
     ),
     _metric(
-        "dead_share",
-        "share of latents that never fire",
+        "silent_share",
+        "latents silent on held-out tokens",
         LOWER,
-        "Share of latents that never fire.",
+        "Share of latents that fire on no held-out token; null before schema 6.",
+        "silent",
+    ),
+    _metric(
+        "dead_share",
+        "latents that never fire (dead)",
+        LOWER,
+        "Share of latents that fire on no recorded token of the corpus, train or test.",
         "dead",
     ),
-    _metric("delta_loss", "loss added to the model, in nats", LOWER),
     _metric(
-        "loss_recovered",
-        "loss recovered, against zeros",
-        HIGHER,
-        "Of the loss that zeros in place add, leading positions kept, what the SAE recovers.",
-        "recovered",
-        "loss_recovered_bos_kept",
+        "delta_loss",
+        "loss added to the model, in nats",
+        LOWER,
+        "Nats that the model's next-token loss grows by when the SAE is spliced in.",
+        "delta",
     ),
-    _metric("loss_recovered_mean", "loss recovered, against the mean", HIGHER),
+    _metric(
+        "kl",
+        "KL from the model, in nats",
+        LOWER,
+        "KL divergence of the spliced model's predictions from the model's own, in nats.",
+        "kl",
+    ),
+    _metric(
+        "top1_agreement",
+        "likeliest next tokens that stay",
+        HIGHER,
+        "Share of predictions whose likeliest token the spliced SAE leaves as it was; null before "
+        "schema 6.",
+        "top1",
+    ),
+    _metric("loss_clean", "loss of the model alone, in nats", BASELINE),
+    _metric("loss_token_lookup", "loss by a lookup of the token", BASELINE),
+    _metric("loss_pca", "loss by principal components", BASELINE),
+    _metric("ce_loss_score", "loss recovered, as SAELens has it", HIGHER),
+    _metric(
+        "loss_recovered_bos_kept",
+        "loss recovered, first tokens kept",
+        HIGHER,
+        "Of the loss that zeros add at recorded positions, the share that the SAE does not add; "
+        "leading positions stay clean, so that it is nearer to 1 than the score of SAELens.",
+    ),
     _probe("latents", HIGHER, "Held-out accuracy of the probe on all latents."),
     _probe("activations", BASELINE),
     _probe("tfidf", BASELINE),

@@ -37,6 +37,12 @@ CREATE TABLE cluster_metrics_5 AS FROM cluster_metrics;
 DROP TABLE cluster_metrics;
 ALTER TABLE clusters ADD COLUMN IF NOT EXISTS support DOUBLE;
 ALTER TABLE cluster_summary ADD COLUMN IF NOT EXISTS jaccard DOUBLE;
+ALTER TABLE runs RENAME COLUMN loss_recovered TO loss_recovered_bos_kept;
+ALTER TABLE runs ADD COLUMN fvu_typical DOUBLE;
+ALTER TABLE runs ADD COLUMN silent_share DOUBLE;
+ALTER TABLE runs ADD COLUMN delta_loss DOUBLE;
+ALTER TABLE runs ADD COLUMN kl DOUBLE;
+ALTER TABLE runs ADD COLUMN top1_agreement DOUBLE;
 """,
 }
 """Version -> SQL that makes room for that version's tables among those of the one before it.
@@ -84,6 +90,11 @@ UPDATE drift SET metric = 'fvu_train_mean' WHERE subject = 'reconstruction' AND 
 INSERT INTO cluster_metrics BY NAME
     SELECT *, 'latents' AS representation, 'value' AS kind FROM cluster_metrics_5;
 DROP TABLE cluster_metrics_5;
+UPDATE runs SET
+    delta_loss = (SELECT max(m.value) FROM sae_metrics AS m
+        WHERE m.run_id = runs.run_id AND m.metric = 'delta_loss'),
+    kl = (SELECT max(m.value) FROM sae_metrics AS m
+        WHERE m.run_id = runs.run_id AND m.metric = 'kl');
 """,
 }
 """Version -> SQL that fills that version's new tables from those that were there before."""

@@ -18,7 +18,7 @@ from deconstruct.store.remove import Garbage
 from deconstruct.store.render import Listing, names_of
 from deconstruct.store.rewrite import REMEDY
 
-SPARE = ("nmi", "published", "probe", "recovered", "dead")
+SPARE = ("nmi", "published", "probe", "dead", "silent", "top1", "kl")
 """Columns of the list of runs that a narrow terminal does without, the first one first."""
 
 FIRING = "bold black on yellow"
@@ -38,8 +38,8 @@ _ADVICE = {
 }
 """What DuckDB says in its messages, and what helps."""
 
-_COLUMNS = [headline for headline in HEADLINES if headline.column]
-_FIRST = [headline.name for headline in reversed(_COLUMNS) if headline.table == "sae_metrics"]
+_COLUMNS = [headline for headline in HEADLINES if headline.column and headline.heading]
+_FIRST = [headline.name for headline in reversed(HEADLINES) if headline.table == "sae_metrics"]
 
 _NAME = f"""(
     SELECT string_agg({CALLED}, ', ' ORDER BY n.last_execution DESC) FROM names AS n

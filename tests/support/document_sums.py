@@ -50,6 +50,7 @@ def document_metrics(held_out: list[int], lengths: np.ndarray, seed: int) -> pa.
         text="own",
         doc_id=docs,
         tokens=tokens,
+        tokens_typical=tokens,
         error=share("fvu", variance[""]),
         variance=variance[""],
         error_typical=share("fvu_typical", variance["_typical"]),

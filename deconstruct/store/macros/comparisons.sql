@@ -40,11 +40,12 @@ CREATE OR REPLACE MACRO document_groups(run) AS TABLE
 
 -- The part of each held-out document in the metrics of an SAE, for a list of run_ids: their mean
 -- over the documents is the metric, their spread its uncertainty. Of a ratio R of sums a / b, the
--- part is R + (a - R b) / mean(b).
+-- part is R + (a - R b) / mean(b). read: tokens read of another text; runs that read as many of it
+-- read the same documents.
 -- Example: FROM document_parts([resolve_run('latest')]) WHERE metric = 'fvu'
 CREATE OR REPLACE MACRO document_parts(runs) AS TABLE
     WITH sums AS (
-        SELECT m.run_id, m.text, m.doc_id, unnest([
+        SELECT m.run_id, m.text, m.doc_id, m.tokens, unnest([
             {'metric': 'fvu', 'a': m.error, 'b': m.variance},
             {'metric': 'fvu_typical', 'a': m.error_typical, 'b': m.variance_typical},
             {'metric': 'explained_variance', 'a': m.variance - m.error, 'b': m.variance},
@@ -63,12 +64,13 @@ CREATE OR REPLACE MACRO document_parts(runs) AS TABLE
     -- In the order of the documents: equal documents then have the same value to the last digit.
     whole AS (
         SELECT j.run_id, j.text, j.metric, avg(j.b ORDER BY j.doc_id) AS mean,
+            CASE WHEN j.text = 'own' THEN 0 ELSE sum(j.tokens) END AS read,
             sum(j.a ORDER BY j.doc_id) / nullif(sum(j.b ORDER BY j.doc_id), 0) AS value
         FROM judged AS j GROUP BY j.run_id, j.text, j.metric
     )
     SELECT j.run_id, 'evaluation' AS stage,
         j.metric || CASE WHEN j.text = 'own' THEN '' ELSE ' on ' || j.text END AS metric,
-        j.doc_id, w.value + (j.a - w.value * j.b) / w.mean AS part
+        j.text, w.read, j.doc_id, w.value + (j.a - w.value * j.b) / w.mean AS part
     FROM judged AS j
     JOIN whole AS w ON w.run_id = j.run_id AND w.text = j.text AND w.metric = j.metric
     WHERE w.value IS NOT NULL;
@@ -76,7 +78,8 @@ CREATE OR REPLACE MACRO document_parts(runs) AS TABLE
 -- What is measured of runs, as differences and compare_runs call it, for a list of run_ids.
 -- Example: FROM measured([resolve_run('latest')])
 CREATE OR REPLACE MACRO measured(runs) AS TABLE
-    SELECT m.run_id, 'evaluation' AS stage, m.metric, m.value
+    SELECT m.run_id, 'evaluation' AS stage,
+        m.metric || CASE WHEN m.text = 'own' THEN '' ELSE ' on ' || m.text END AS metric, m.value
     FROM sae_metrics AS m WHERE of_store(:store) AND list_contains(runs, m.run_id)
     UNION ALL
     SELECT p.run_id, 'probe', p.metric || ' of ' || p.representation
@@ -105,6 +108,10 @@ CREATE OR REPLACE MACRO differences(base, others, metrics := NULL) AS TABLE
             FROM (SELECT unnest(others) AS called) AS o
         ) AS x
     ),
+    value AS MATERIALIZED (
+        FROM measured((SELECT list(p.other_id) || [any_value(p.base_id)] FROM pair AS p)) AS m
+        WHERE metrics IS NULL OR list_contains(metrics, m.metric)
+    ),
     part AS MATERIALIZED (
         FROM document_parts((
             SELECT list(p.other_id) || [any_value(p.base_id)] FROM pair AS p WHERE p.same_corpus
@@ -112,15 +119,15 @@ CREATE OR REPLACE MACRO differences(base, others, metrics := NULL) AS TABLE
         WHERE metrics IS NULL OR list_contains(metrics, d.metric)
     ),
     summed AS MATERIALIZED (
-        SELECT p.other_id, x.stage, x.metric, g.group_id, count(*) AS documents,
-            fsum(y.part - x.part) AS total
+        SELECT p.other_id, x.stage, x.metric, coalesce(g.group_id, x.doc_id) AS group_id,
+            count(*) AS documents, fsum(y.part - x.part) AS total
         FROM pair AS p
         JOIN part AS x ON x.run_id = p.base_id
         JOIN part AS y ON y.run_id = p.other_id AND y.stage = x.stage AND y.metric = x.metric
-            AND y.doc_id = x.doc_id
-        JOIN document_groups(base) AS g ON g.doc_id = x.doc_id
+            AND y.doc_id = x.doc_id AND y.read = x.read
+        LEFT JOIN document_groups(base) AS g ON x.text = 'own' AND g.doc_id = x.doc_id
         WHERE p.same_corpus
-        GROUP BY p.other_id, x.stage, x.metric, g.group_id
+        GROUP BY p.other_id, x.stage, x.metric, coalesce(g.group_id, x.doc_id)
     ),
     meant AS (
         SELECT s.other_id, s.stage, s.metric, sum(s.documents)::UBIGINT AS n, count(*) - 1 AS freedom,
@@ -140,20 +147,12 @@ CREATE OR REPLACE MACRO differences(base, others, metrics := NULL) AS TABLE
         GROUP BY m.other_id, m.stage, m.metric
     ),
     beside AS (
-        SELECT p.other_id, coalesce(x.stage, y.stage) AS stage,
-            coalesce(x.metric, y.metric) AS metric, x.value AS value_base, y.value AS value_other,
-            1e-12 * greatest(abs(x.value), abs(y.value)) AS rounding
-        FROM pair AS p
-        CROSS JOIN (
-            SELECT DISTINCT m.stage, m.metric
-            FROM measured((SELECT list(p.other_id) || list(p.base_id) FROM pair AS p)) AS m
-            WHERE metrics IS NULL OR list_contains(metrics, m.metric)
-        ) AS k
-        LEFT JOIN measured((SELECT list(p.base_id) FROM pair AS p)) AS x
-            ON x.stage = k.stage AND x.metric = k.metric
-        LEFT JOIN measured((SELECT list(p.other_id) FROM pair AS p)) AS y
-            ON y.run_id = p.other_id AND y.stage = k.stage AND y.metric = k.metric
-        WHERE x.run_id IS NOT NULL OR y.run_id IS NOT NULL
+        SELECT p.other_id, v.stage, v.metric,
+            max(v.value) FILTER (v.run_id = p.base_id) AS value_base,
+            max(v.value) FILTER (v.run_id = p.other_id) AS value_other,
+            1e-12 * max(abs(v.value)) AS rounding
+        FROM pair AS p JOIN value AS v ON v.run_id IN (p.base_id, p.other_id)
+        GROUP BY p.other_id, v.stage, v.metric
     ),
     tested AS (
         SELECT b.other_id, b.stage, b.metric, b.value_base, b.value_other,

@@ -1,14 +1,15 @@
 -- How good runs are, beside each other and over time, and what became of a latent in others.
 
 -- Headline metrics of every execution, oldest first, also of those that made nothing new; the
--- change of FVU is against the execution before of the same name, analysis and site.
+-- change of fvu_typical is against the execution before of the same name, analysis and site.
 -- Example: FROM metrics_over_time()
 CREATE OR REPLACE MACRO metrics_over_time() AS TABLE
-    SELECT e.started, e.name, e.analysis, r.site, r.run_id, len(e.made) AS made, r.tokens, r.fvu,
-        r.fvu - lag(r.fvu) OVER (
+    SELECT e.started, e.name, e.analysis, r.site, r.run_id, len(e.made) AS made, r.tokens,
+        r.fvu_typical, r.fvu_typical - lag(r.fvu_typical) OVER (
             PARTITION BY e.name, e.analysis, r.site ORDER BY e.execution
-        ) AS fvu_change,
-        r.l0, r.dead_share, r.loss_recovered, r.probe_accuracy, r.nmi
+        ) AS fvu_typical_change,
+        r.fvu, r.l0, r.delta_loss, r.kl, r.top1_agreement, r.silent_share, r.dead_share,
+        r.loss_recovered_bos_kept, r.probe_accuracy, r.nmi
     FROM executions AS e JOIN runs AS r ON r.run_id = e.run_id
     WHERE of_store(:store)
     ORDER BY e.execution;
@@ -138,8 +139,9 @@ CREATE OR REPLACE MACRO unusual_latents(run, rare := 0.0001, dense := 0.1) AS TA
     ORDER BY f.density DESC, f.latent;
 
 -- The runs of a sweep (all that carry its name), with the Pareto front of each site and analysis:
--- on_front: no other has an FVU as low at an L0 as low; on_loss_front: the same of the loss
--- recovered. Intervals are the evaluation's: runs of other seeds differ by more than they say.
+-- on_front: no other has an fvu_typical as low at an L0 as low; on_loss_front: the same of the loss
+-- added; null where that is not known. Intervals are the evaluation's: runs of other seeds differ by
+-- more than they say.
 -- Example: FROM pareto('demo')
 CREATE OR REPLACE MACRO pareto(sweep) AS TABLE
     WITH own AS (
@@ -149,26 +151,28 @@ CREATE OR REPLACE MACRO pareto(sweep) AS TABLE
         WHERE n.name = sweep AND of_store(:store)
     )
     SELECT o.analysis, o.site, o.output_site, o.architecture, o.d_sae, o.k,
-        CAST(json_extract(o.config, '$.sae.seed') AS UBIGINT) AS seed, o.l0, o.fvu,
-        m.ci_low AS fvu_low, m.ci_high AS fvu_high, o.loss_recovered, o.dead_share,
-        NOT EXISTS (
+        CAST(json_extract(o.config, '$.sae.seed') AS UBIGINT) AS seed, o.l0, o.fvu_typical,
+        m.ci_low AS fvu_typical_low, m.ci_high AS fvu_typical_high, o.fvu, o.delta_loss, o.kl,
+        o.top1_agreement, o.silent_share, o.dead_share,
+        CASE WHEN o.fvu_typical IS NOT NULL THEN NOT EXISTS (
             FROM own AS p
             WHERE p.analysis = o.analysis AND p.site = o.site
                 AND p.output_site IS NOT DISTINCT FROM o.output_site
-                AND p.l0 <= o.l0 AND p.fvu <= o.fvu AND (p.l0 < o.l0 OR p.fvu < o.fvu)
-        ) AS on_front,
-        NOT EXISTS (
+                AND p.l0 <= o.l0 AND p.fvu_typical <= o.fvu_typical
+                AND (p.l0 < o.l0 OR p.fvu_typical < o.fvu_typical)
+        ) END AS on_front,
+        CASE WHEN o.delta_loss IS NOT NULL THEN NOT EXISTS (
             FROM own AS p
             WHERE p.analysis = o.analysis AND p.site = o.site
                 AND p.output_site IS NOT DISTINCT FROM o.output_site
-                AND p.l0 <= o.l0 AND p.loss_recovered >= o.loss_recovered
-                AND (p.l0 < o.l0 OR p.loss_recovered > o.loss_recovered)
-        ) AS on_loss_front,
+                AND p.l0 <= o.l0 AND p.delta_loss <= o.delta_loss
+                AND (p.l0 < o.l0 OR p.delta_loss < o.delta_loss)
+        ) END AS on_loss_front,
         o.run_id
     FROM own AS o
     LEFT JOIN sae_metrics AS m
-        ON m.run_id = o.run_id AND m.text = 'own' AND m.metric = 'fvu'
-    ORDER BY o.analysis, o.site, o.output_site, o.l0, o.fvu;
+        ON m.run_id = o.run_id AND m.text = 'own' AND m.metric = 'fvu_typical'
+    ORDER BY o.analysis, o.site, o.output_site, o.l0, o.fvu_typical;
 
 -- The n tokens in different texts whose activations the SAE renders worst, relative to their
 -- length, in context.

@@ -1,0 +1,163 @@
+"""Paired differences of runs: the macros' own SQL on tables of synthetic runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy import stats
+
+from deconstruct.store.ddl import create_macros, create_views
+from deconstruct.store.migrate import migrate
+
+DOCUMENTS, JUDGED = 445, 48
+"""Held out, and of these with losses: as in the embedded default."""
+CORPORA, TEXTS = 200, ("own", "x", "y", "z")
+METRICS = ("delta_loss", "fvu", "fvu_typical", "kl", "l0", "top1_agreement")
+
+Sums = dict[str, np.ndarray]
+Row = dict[str, Any]
+
+
+@pytest.fixture
+def store() -> Iterator[duckdb.DuckDBPyConnection]:
+    """An empty store whose documents are a table."""
+    with duckdb.connect() as connection:
+        connection.execute("SET threads = 2")
+        migrate(connection, "an empty store")
+        create_views(connection, Path("nowhere"))
+        create_macros(connection)
+        connection.execute("DROP VIEW documents")
+        connection.execute(
+            "CREATE TABLE documents (run_id VARCHAR, doc_id UINTEGER, group_id UINTEGER)"
+        )
+        yield connection
+
+
+@dataclass(frozen=True)
+class Run:
+    """A synthetic run, of this name and id. sums: column -> [documents], NaN where there is none;
+    groups: group_id of each document."""
+
+    name: str
+    sums: Sums
+    groups: np.ndarray | None = None
+    corpus: str = "corpus"
+    text: str = "own"
+
+
+def add(store: duckdb.DuckDBPyConnection, *runs: Run) -> None:
+    """Put runs into the tables, as if they had been published."""
+    documents, metrics = [], []
+    for run in runs:
+        doc_id = np.arange(len(run.sums["tokens"]))
+        own = {"run_id": np.full(len(doc_id), run.name), "doc_id": doc_id}
+        documents.append(pa.table(own | {"group_id": doc_id if run.groups is None else run.groups}))
+        sums = {column: pa.array(values, from_pandas=True) for column, values in run.sums.items()}
+        metrics.append(pa.table(own | {"text": np.full(len(doc_id), run.text)} | sums))
+    made = {
+        "runs": [{"run_id": run.name, "name": run.name, "d_in": 16} for run in runs],
+        "names": [
+            {"run_id": r.name, "name": r.name, "analysis": "corpus",
+             "first_execution": 1, "last_execution": 1} for r in runs
+        ],
+        "stages": [{"run_id": run.name, "stage": "corpus", "key": run.corpus} for run in runs],
+    }  # fmt: skip
+    tables = {name: pa.Table.from_pylist(rows) for name, rows in made.items()}
+    tables |= {
+        "documents": pa.concat_tables(documents),
+        "document_metrics": pa.concat_tables(metrics),
+    }
+    for name, table in tables.items():
+        store.register("made", table)
+        store.execute(f"INSERT INTO {name} BY NAME FROM made")
+    store.execute(
+        "INSERT INTO sae_metrics BY NAME "
+        "SELECT run_id, metric, avg(part) AS value FROM document_parts(?) GROUP BY run_id, metric",
+        [[run.name for run in runs]],
+    )
+
+
+def asked(store: duckdb.DuckDBPyConnection, query: str, *values: Any) -> list[Row]:
+    result = store.execute(query, list(values))
+    names = [column[0] for column in result.description or []]
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
+def drawn(draw: np.random.Generator, n: int, judged: int = JUDGED) -> tuple[Sums, Sums]:
+    """Documents of two runs: long tails over documents; of a few tokens, massive activations."""
+    tokens = np.clip(draw.lognormal(4.5, 0.5, n), 5, 127).round()
+    hard = np.exp(draw.normal(0, 0.6, n) - 0.18)  # a document's own share of error
+    spread = np.exp(draw.normal(0, 0.2, n))
+    massive = draw.poisson(0.18, n)  # tokens; each holds as much variance as 400 others
+    predictions = np.where(np.arange(n) < judged, tokens - 1, np.nan)
+    noise = draw.normal(0, 0.1, (4, n))
+    runs: list[Sums] = []
+    for worse in (1.0, 1.03):
+        own = 0.1 * worse * tokens * hard * np.exp(draw.normal(0, 0.1, n))
+        lost = draw.normal(0, 0.05, (4, n))
+        runs.append({
+            "tokens": tokens,
+            "error": own + 4 * massive * np.exp(draw.normal(0, 0.4, n)),
+            "variance": tokens * spread + 400.0 * massive,
+            "error_typical": own,
+            "variance_typical": tokens * spread,
+            "fires": tokens * (30 + draw.normal(0, 2, n) + 20 * noise[0]),
+            "predictions": predictions,
+            "clean": predictions * 3 * np.exp(noise[1]),
+            "spliced": predictions * (3 * np.exp(noise[1]) + 0.4 * worse * hard + lost[1]),
+            "kl": predictions * 0.5 * worse * hard * np.exp(noise[2] + lost[2]),
+            "top1": predictions * np.clip(0.67 + noise[3] + lost[3], 0, 1),
+        })  # fmt: skip
+    return runs[0], runs[1]
+
+
+def ratios(sums: Sums) -> dict[str, float]:
+    total = {name: float(np.nansum(values)) for name, values in sums.items()}
+    return {
+        "fvu": total["error"] / total["variance"],
+        "fvu_typical": total["error_typical"] / total["variance_typical"],
+        "l0": total["fires"] / total["tokens"],
+        "delta_loss": (total["spliced"] - total["clean"]) / total["predictions"],
+        "kl": total["kl"] / total["predictions"],
+        "top1_agreement": total["top1"] / total["predictions"],
+    }
+
+
+def with_twins(draw: np.random.Generator, *runs: Sums) -> tuple[np.ndarray, list[Sums]]:
+    """Each tenth document twice, as often as it is held out; group_id, and the runs."""
+    n = len(runs[0]["tokens"])
+    order = np.repeat(np.arange(n), np.where(draw.random(n) < 0.1, 2, 1))
+    groups = np.searchsorted(order, order)  # the smallest doc_id of each
+    return groups, [{name: sums[order] for name, sums in run.items()} for run in runs]
+
+
+def test_the_paired_interval_holds_the_truth(store: duckdb.DuckDBPyConnection) -> None:
+    draw = np.random.default_rng(14)
+    base, other = (ratios(sums) for sums in drawn(draw, 1_000_000, 1_000_000))
+    truth = {metric: other[metric] - base[metric] for metric in METRICS}
+    runs = []
+    for number in range(CORPORA):  # four of them are texts of one pair of runs
+        groups, pair = np.arange(DOCUMENTS), list(drawn(draw, DOCUMENTS))
+        text = TEXTS[number % len(TEXTS)]
+        if text == "own":
+            groups, pair = with_twins(draw, *pair)
+        for name, sums in zip("ab", pair, strict=True):
+            runs.append(Run(f"{name}{number // len(TEXTS)}", sums, groups, text=text))
+    add(store, *runs)
+    held = dict.fromkeys(METRICS, 0)
+    query = "SELECT metric, ci_low, ci_high FROM differences($1, [$2], metrics := $3)"
+    metrics = [metric + of for metric in METRICS for of in ("", " on x", " on y", " on z")]
+    for number in range(CORPORA // len(TEXTS)):
+        for row in asked(store, query, f"a{number}", f"b{number}", metrics):
+            metric = row["metric"].split()[0]
+            held[metric] += row["ci_low"] <= truth[metric] <= row["ci_high"]
+    shares = {metric: count / CORPORA for metric, count in held.items()}
+    assert 0.93 <= np.mean(list(shares.values())) <= 0.97, shares
+    assert all(0.9 <= share <= 0.99 for share in shares.values()), shares  # 3 binomial errors
