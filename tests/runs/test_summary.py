@@ -53,7 +53,7 @@ def test_a_front_says_what_it_hides_and_cuts_no_number(
     print_front(home, "it's a sweep")
     page = capsys.readouterr().out
     assert page.count("1254") == page.count("131072") == 2
-    for heading in ("dead", "loss_recovered", "95%", "seed", "fvu"):
+    for heading in ("dead", "delta_loss", "95%", "seed", "fvu_typical"):
         assert heading in page
     ((command, query, *rest),) = next_queries(page)
     found = CliRunner().invoke(app, [command, query, *rest, "--format", "csv"])
@@ -88,8 +88,9 @@ def test_a_summary_has_clusters_a_latent_and_which_end_is_better_in_80_columns(
     page = capsys.readouterr().out.split("\nnext\n")[0]
     assert all(len(line) <= 80 for line in page.splitlines())
     for line in (
-        r"fraction of variance unexplained +0\.2\d+ +[\d.]+ \.\. [\d.]+ +lower is better",
-        r"loss recovered, against zeros .+ higher is better",
+        r"variance unexplained, no outliers +0\.3\d+ +[\d.]+ \.\. [\d.]+ +lower is better",
+        r"loss added to the model, in nats .+ lower is better",
+        r"loss recovered, first tokens kept .+ higher is better",
         r"probe accuracy on latents .+ higher is better",
         r"probe accuracy on majority .+ a baseline",
         r"clusters agree with labels \(NMI\) .+ higher is better",

@@ -109,10 +109,11 @@ def test_the_command_leaves_a_run_a_member_and_a_front(
     for row in rows:
         beaten = [
             o for o in rows
-            if o["l0"] <= row["l0"] and o["fvu"] <= row["fvu"] and o["run_id"] != row["run_id"]
+            if o["l0"] <= row["l0"] and o["fvu_typical"] <= row["fvu_typical"]
+            and o["run_id"] != row["run_id"]
         ]  # fmt: skip
         assert row["on_front"] == (not beaten)
-        assert row["fvu_low"] <= row["fvu"] <= row["fvu_high"]
+        assert row["fvu_typical_low"] <= row["fvu_typical"] <= row["fvu_typical_high"]
         assert row["run_id"] in done.stdout
     assert any(row["on_front"] for row in rows)
     assert any(row["on_loss_front"] for row in rows)

@@ -101,7 +101,7 @@ def test_the_table_has_figures_with_intervals(run: dict[str, Any]) -> None:
     table = run["artifacts"]["results-small-1-resid-post"]
     assert table["type"] == "table"
     rows = {row["metric"]: row for row in json.loads(table["data"])}
-    fvu = rows["fraction of variance unexplained"]
+    fvu = rows["variance unexplained, no outliers"]
     assert fvu["from"] < fvu["value"] < fvu["to"]
     assert fvu["reading"] == "lower is better"
     assert rows["probe accuracy on latents"]["reading"] == "higher is better"

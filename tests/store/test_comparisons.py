@@ -53,34 +53,37 @@ class Run:
 
 
 def add(store: duckdb.DuckDBPyConnection, *runs: Run) -> None:
-    """Put runs into the tables, as if they had been published."""
+    """Put runs into the tables, as if they had been published; a name may stand for several texts,
+    the first of them with the run's groups."""
     documents, metrics = [], []
+    first = {run.name: run for run in reversed(runs)}
     for run in runs:
         doc_id = np.arange(len(run.sums["tokens"]))
         own = {"run_id": np.full(len(doc_id), run.name), "doc_id": doc_id}
-        documents.append(pa.table(own | {"group_id": doc_id if run.groups is None else run.groups}))
+        groups = doc_id if run.groups is None else run.groups
+        if run is first[run.name]:
+            documents.append(pa.table(own | {"group_id": groups}))
         sums = {column: pa.array(values, from_pandas=True) for column, values in run.sums.items()}
         metrics.append(pa.table(own | {"text": np.full(len(doc_id), run.text)} | sums))
+    called = {"analysis": "corpus", "first_execution": 1, "last_execution": 1}
     made = {
-        "runs": [{"run_id": run.name, "name": run.name, "d_in": 16} for run in runs],
-        "names": [
-            {"run_id": r.name, "name": r.name, "analysis": "corpus",
-             "first_execution": 1, "last_execution": 1} for r in runs
+        "runs": [{"run_id": name, "name": name, "d_in": 16} for name in first],
+        "names": [{"run_id": name, "name": name, **called} for name in first],
+        "stages": [
+            {"run_id": name, "stage": "corpus", "key": run.corpus} for name, run in first.items()
         ],
-        "stages": [{"run_id": run.name, "stage": "corpus", "key": run.corpus} for run in runs],
-    }  # fmt: skip
-    tables = {name: pa.Table.from_pylist(rows) for name, rows in made.items()}
-    tables |= {
-        "documents": pa.concat_tables(documents),
-        "document_metrics": pa.concat_tables(metrics),
     }
+    tables = {name: pa.Table.from_pylist(rows) for name, rows in made.items()}
+    tables["documents"] = pa.concat_tables(documents)
+    tables["document_metrics"] = pa.concat_tables(metrics)
     for name, table in tables.items():
         store.register("made", table)
         store.execute(f"INSERT INTO {name} BY NAME FROM made")
     store.execute(
-        "INSERT INTO sae_metrics BY NAME "
-        "SELECT run_id, metric, avg(part) AS value FROM document_parts(?) GROUP BY run_id, metric",
-        [[run.name for run in runs]],
+        "INSERT INTO sae_metrics BY NAME SELECT run_id, text, "
+        "replace(metric, ' on ' || text, '') AS metric, avg(part) AS value "
+        "FROM document_parts(?) GROUP BY ALL",
+        [list(first)],
     )
 
 
@@ -104,6 +107,7 @@ def drawn(draw: np.random.Generator, n: int, judged: int = JUDGED) -> tuple[Sums
         lost = draw.normal(0, 0.05, (4, n))
         runs.append({
             "tokens": tokens,
+            "tokens_typical": tokens - massive,
             "error": own + 4 * massive * np.exp(draw.normal(0, 0.4, n)),
             "variance": tokens * spread + 400.0 * massive,
             "error_typical": own,
@@ -161,3 +165,103 @@ def test_the_paired_interval_holds_the_truth(store: duckdb.DuckDBPyConnection) -
     shares = {metric: count / CORPORA for metric, count in held.items()}
     assert 0.93 <= np.mean(list(shares.values())) <= 0.97, shares
     assert all(0.9 <= share <= 0.99 for share in shares.values()), shares  # 3 binomial errors
+
+
+def test_equal_runs_differ_by_nothing(store: duckdb.DuckDBPyConnection) -> None:
+    sums, _ = drawn(np.random.default_rng(0), 50)
+    add(store, Run("a", sums), Run("b", sums))
+    for other in ("a", "b"):
+        rows = asked(store, "FROM compare_runs('a', ?)", other)
+        assert {row["metric"] for row in rows} >= set(METRICS)
+        for row in rows:
+            assert (row["difference"], row["ci_low"], row["ci_high"]) == (0, 0, 0), row
+            assert (row["paired"], row["p_corrected"]) == (True, 1)
+
+
+def test_intervals_are_those_of_groups(store: duckdb.DuckDBPyConnection) -> None:
+    draw = np.random.default_rng(1)
+    groups, (base, other) = with_twins(draw, *drawn(draw, 90, judged=20))
+    add(store, Run("a", base, groups), Run("b", other, groups))
+    [row] = asked(store, "FROM differences('a', ['b'], metrics := ['kl'])")
+    known = np.isfinite(base["predictions"])
+    parts = []
+    for sums in (base, other):
+        kl, predictions = sums["kl"][known], sums["predictions"][known]
+        ratio = kl.sum() / predictions.sum()
+        parts.append(ratio + (kl - ratio * predictions) / predictions.mean())
+    delta = parts[1] - parts[0]
+    spread = np.bincount(groups[known], delta - delta.mean())[np.unique(groups[known])]
+    count = len(spread)
+    error = np.sqrt((spread**2).sum() * count / (count - 1)) / len(delta)
+    assert count < len(delta) == row["n"]
+    assert row["difference"] == pytest.approx(ratios(other)["kl"] - ratios(base)["kl"])
+    half = stats.t.ppf(0.975, count - 1) * error
+    assert row["difference"] - row["ci_low"] == pytest.approx(half, rel=1e-3)
+    assert row["ci_high"] - row["difference"] == pytest.approx(half, rel=1e-3)
+    p = 2 * stats.t.sf(abs(row["difference"]) / error, count - 1)
+    assert row["p_corrected"] == pytest.approx(p, rel=1e-3)
+
+
+def test_holms_correction_is_over_the_rows_asked(store: duckdb.DuckDBPyConnection) -> None:
+    base, other = drawn(np.random.default_rng(2), 200)
+    add(store, Run("a", base), Run("b", other))
+    alone = {
+        metric: asked(store, "FROM differences('a', ['b'], metrics := [?])", metric)[0]
+        for metric in METRICS
+    }
+    ordered = sorted(METRICS, key=lambda metric: alone[metric]["p_corrected"])
+    held, expected = 0.0, {}
+    for place, metric in enumerate(ordered):
+        held = max(held, min(1.0, (len(METRICS) - place) * alone[metric]["p_corrected"]))
+        expected[metric] = held
+    together = asked(store, "FROM differences('a', ['b'], metrics := ?)", list(METRICS))
+    assert {row["metric"]: row["p_corrected"] for row in together} == pytest.approx(expected)
+    for metric, row in alone.items():  # an interval and its own p say the same
+        assert (row["p_corrected"] < 0.05) == (row["ci_low"] * row["ci_high"] > 0), metric
+
+
+def test_what_cannot_be_paired_says_so(store: duckdb.DuckDBPyConnection) -> None:
+    base, other = drawn(np.random.default_rng(3), 60)
+    late = {name: np.where(np.arange(60) < 48, np.nan, values) for name, values in other.items()}
+    late["predictions"] = np.where(np.arange(60) < 48, np.nan, other["tokens"] - 1)
+    late |= dict.fromkeys(("clean", "spliced", "kl", "top1"), late["predictions"] * 3)
+    add(store, Run("a", base), Run("b", other), Run("else", other, corpus="another"),
+        Run("late", late))  # fmt: skip
+    store.execute(
+        "INSERT INTO cluster_metrics BY NAME "
+        "SELECT run_id, 'nmi' AS metric, length(run_id) / 10 AS value FROM runs"
+    )
+    paired = {row["metric"]: row for row in asked(store, "FROM compare_runs('a', 'b')")}
+    assert {m for m, row in paired.items() if not row["paired"]} == {"nmi"}
+    unpaired = asked(store, "FROM compare_runs('a', 'else')")
+    assert {row["metric"] for row in unpaired} == set(paired)
+    unpaired.append(paired["nmi"])
+    later = {row["metric"]: row for row in asked(store, "FROM compare_runs('a', 'late')")}
+    unpaired.append(later["kl"])  # no document whose losses both judged
+    assert (later["fvu"]["paired"], later["fvu"]["n"]) == (True, 12)
+    for row in unpaired:
+        assert row["difference"] == row["value_b"] - row["value_a"]
+        assert row["paired"] is False
+        assert {row[column] for column in ("ci_low", "ci_high", "n", "p_corrected")} == {None}
+
+
+def test_other_texts_are_paired_where_both_read_the_same(store: duckdb.DuckDBPyConnection) -> None:
+    base, other = drawn(np.random.default_rng(4), 60)
+    fewer = {name: values[:50] for name, values in other.items()}
+    add(store, Run("a", base, text="notes"), Run("b", other, text="notes"),
+        Run("fewer", fewer, text="notes"))  # fmt: skip
+    asked_for = "SELECT n, paired FROM differences('a', [?], metrics := ['fvu on notes'])"
+    assert asked(store, asked_for, "b") == [{"n": 60, "paired": True}]
+    assert asked(store, asked_for, "fewer") == [{"n": None, "paired": False}]
+
+
+@pytest.mark.parametrize("freedom", [3, 10, 47, 444, 50_000])
+def test_students_distribution(store: duckdb.DuckDBPyConnection, freedom: int) -> None:
+    [(ratio,)] = store.execute("SELECT student_ratio(?)", [freedom]).fetchall()
+    assert ratio == pytest.approx(stats.t.ppf(0.975, freedom), rel=0.02 if freedom < 10 else 1e-3)
+    [(p,)] = store.execute("SELECT student_p(?, ?)", [ratio, freedom]).fetchall()
+    assert p == pytest.approx(0.05, rel=1e-6)
+    if freedom > 100:
+        for ratio in (0.0, 0.7, -3.0, 6.0):
+            [(p,)] = store.execute("SELECT student_p(?, ?)", [ratio, freedom]).fetchall()
+            assert p == pytest.approx(2 * stats.t.sf(abs(ratio), freedom), rel=1e-3)

@@ -93,8 +93,9 @@ def test_a_night_without_news_leaves_a_trace(tmp_path: Path) -> None:
     execute(tmp_path, first, "nightly", 1, "encode")
     execute(tmp_path, first, "trial", 1, made=True)
     execute(tmp_path, second, "nightly", 2, "encode", made=True)
-    rows = ask(tmp_path, "SELECT started, name, made, fvu, fvu_change FROM metrics_over_time()")
-    fvu = {p.record.config.name: ask(tmp_path, "SELECT fvu FROM runs ORDER BY published")[n][0]
+    rows = ask(tmp_path, "SELECT started, name, made, fvu, fvu_typical_change "
+                         "FROM metrics_over_time()")
+    fvu = {p.record.config.name: ask(tmp_path, "SELECT fvu_typical FROM runs ORDER BY published")[n][0]
            for n, p in enumerate((first, second))}  # fmt: skip
     assert [(row[0] - EVENING).days for row in rows] == [0, 1, 1, 2]
     assert [row[1:3] for row in rows] == [

@@ -117,7 +117,7 @@ def test_the_list_of_runs_says_what_it_hides(extreme: Path, width: int) -> None:
     headings = set(wide.splitlines()[0].split())
     hidden = set(re.findall(r"\w+", page.split("want of width:")[1])) if "width:" in page else set()
     assert {word for word in headings - hidden if word not in page} == set()
-    assert numbers(page) >= {"0.2", "131072"}
+    assert numbers(page) >= {"0.3", "131072"}
 
 
 @pytest.mark.parametrize("width", WIDTHS)

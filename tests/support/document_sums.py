@@ -7,6 +7,7 @@ import pyarrow as pa
 from support.planted import filled
 
 from deconstruct.evaluation.tables import DOCUMENT_METRICS
+from deconstruct.reference.tables import DOCUMENT_LOSSES
 
 
 def ratios_of(seed: int) -> dict[str, float]:
@@ -58,3 +59,13 @@ def document_metrics(held_out: list[int], lengths: np.ndarray, seed: int) -> pa.
         fires=tokens * ratios["l0"],
         **{name: pa.array(values, mask=~known) for name, values in losses.items()},
     )
+
+
+def document_losses(held_out: list[int], lengths: np.ndarray) -> pa.Table:
+    """Losses without an SAE of the documents that have losses above."""
+    docs = np.array(held_out)[:4]
+    predictions = lengths[docs].astype(float) - 2
+    nats = {"clean": 3.0, "zero": 12.0, "kl_zero": 9.0, "zero_bos_kept": 11.0, "mean": 8.0}
+    floors = {"token_lookup": 5.0, "pca": 4.0, "unigram": 7.0}
+    losses = {name: predictions * value for name, value in (nats | floors).items()}
+    return filled(DOCUMENT_LOSSES, doc_id=docs, predictions=predictions, **losses)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from support.document_sums import document_metrics, ratios_of
+from support.document_sums import document_losses, document_metrics, ratios_of
 from support.planted import Contents, artifact_of, filled
 
 from deconstruct.artifacts import Artifact, DataRoot, Recipe
@@ -102,6 +102,7 @@ def plant(
     contents = {
         "corpus": _corpus(drawn),
         "activations": {},
+        "reference": {DOCUMENT_LOSSES: document_losses(drawn.test_docs, np.bincount(drawn.doc_of))},
         "sae": {TRAINING_LOG: filled(TRAINING_LOG, step=[10, 20], fvu=[0.5, 0.3], loss=[2.0, 1.0])},
         "latents": _latents(drawn),
         "evaluation": _evaluation(drawn, seed),

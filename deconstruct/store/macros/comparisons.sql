@@ -50,14 +50,30 @@ CREATE OR REPLACE MACRO document_parts(runs) AS TABLE
             {'metric': 'fvu_typical', 'a': m.error_typical, 'b': m.variance_typical},
             {'metric': 'explained_variance', 'a': m.variance - m.error, 'b': m.variance},
             {'metric': 'mse', 'a': m.error, 'b': m.tokens * r.d_in},
+            {'metric': 'outlier_share', 'a': m.tokens - m.tokens_typical, 'b': m.tokens},
             {'metric': 'l0', 'a': m.fires, 'b': m.tokens},
             {'metric': 'loss_clean', 'a': m.clean, 'b': m.predictions},
             {'metric': 'loss_spliced', 'a': m.spliced, 'b': m.predictions},
             {'metric': 'delta_loss', 'a': m.spliced - m.clean, 'b': m.predictions},
             {'metric': 'kl', 'a': m.kl, 'b': m.predictions},
-            {'metric': 'top1_agreement', 'a': m.top1, 'b': m.predictions}
+            {'metric': 'top1_agreement', 'a': m.top1, 'b': m.predictions},
+            {'metric': 'ce_loss_score', 'a': l.zero - m.spliced, 'b': l.zero - m.clean},
+            {'metric': 'kl_score', 'a': l.kl_zero - m.kl, 'b': l.kl_zero},
+            {'metric': 'loss_recovered_bos_kept', 'a': l.zero_bos_kept - m.spliced,
+                'b': l.zero_bos_kept - m.clean},
+            {'metric': 'loss_recovered_mean', 'a': l.mean - m.spliced, 'b': l.mean - m.clean},
+            {'metric': 'loss_recovered_token_lookup', 'a': l.token_lookup - m.spliced,
+                'b': l.token_lookup - m.clean},
+            {'metric': 'loss_zero', 'a': l.zero, 'b': l.predictions},
+            {'metric': 'loss_zero_bos_kept', 'a': l.zero_bos_kept, 'b': l.predictions},
+            {'metric': 'loss_mean', 'a': l.mean, 'b': l.predictions},
+            {'metric': 'loss_token_lookup', 'a': l.token_lookup, 'b': l.predictions},
+            {'metric': 'loss_pca', 'a': l.pca, 'b': l.predictions},
+            {'metric': 'loss_unigram', 'a': l.unigram, 'b': l.predictions}
         ], recursive := true)
         FROM document_metrics AS m JOIN runs AS r ON r.run_id = m.run_id
+        LEFT JOIN document_losses AS l
+            ON l.run_id = m.run_id AND l.doc_id = m.doc_id AND m.text = 'own'
         WHERE of_store(:store) AND list_contains(runs, m.run_id)
     ),
     judged AS MATERIALIZED (FROM sums AS s WHERE s.a IS NOT NULL AND s.b IS NOT NULL),
