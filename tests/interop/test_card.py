@@ -67,7 +67,7 @@ def test_what_came_from_the_hub_is_named_with_its_commit(subject: Subject) -> No
 def test_figures_have_their_intervals(subject: Subject) -> None:
     page = card(subject, "saelens", "", [])
     assert "| `fvu` | 0.2 share | 0.19 to 0.21 | 100 |" in page
-    assert page.index("`fvu`") < page.index("`l0`") < page.index("`loss_recovered`")
+    assert page.index("`fvu_typical`") < page.index("`l0`") < page.index("`delta_loss`")
     odd = (Metric("odd", float("nan"), None, float("inf"), None, "", ""),)
     assert "| `odd` | unknown |  |  |  |" in card(replace(subject, metrics=odd), "saelens", "", [])
     assert "was not judged" in card(replace(subject, metrics=()), "saelens", "", [])

@@ -93,15 +93,15 @@ def test_a_night_without_news_leaves_a_trace(tmp_path: Path) -> None:
     execute(tmp_path, first, "nightly", 1, "encode")
     execute(tmp_path, first, "trial", 1, made=True)
     execute(tmp_path, second, "nightly", 2, "encode", made=True)
-    rows = ask(tmp_path, "SELECT started, name, made, fvu, fvu_typical_change "
-                         "FROM metrics_over_time()")
-    fvu = {p.record.config.name: ask(tmp_path, "SELECT fvu_typical FROM runs ORDER BY published")[n][0]
-           for n, p in enumerate((first, second))}  # fmt: skip
+    rows = ask(
+        tmp_path, "SELECT started, name, made, fvu, fvu_typical_change FROM metrics_over_time()"
+    )
+    typical = [row[0] for row in ask(tmp_path, "SELECT fvu_typical FROM runs ORDER BY published")]
     assert [(row[0] - EVENING).days for row in rows] == [0, 1, 1, 2]
     assert [row[1:3] for row in rows] == [
         ("nightly", 9), ("nightly", 0), ("trial", 9), ("nightly", 9)
     ]  # fmt: skip
-    assert [row[4] for row in rows] == [None, 0, None, pytest.approx(fvu["b"] - fvu["a"])]
+    assert [row[4] for row in rows] == [None, 0, None, pytest.approx(typical[1] - typical[0])]
     found = ask(tmp_path, "SELECT growth, made, cached, finished - started FROM executions")
     assert found[0] == ("encode", ALL, [], timedelta(seconds=7))
     assert found[1] == ("encode", [], ALL, timedelta(seconds=7))

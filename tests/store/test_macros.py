@@ -370,4 +370,4 @@ def test_metrics_over_time(store: duckdb.DuckDBPyConnection, demo: Planted, othe
         run_id_of(demo.artifacts),
         run_id_of(other.artifacts),
     ]
-    assert [row["fvu_change"] for row in found] == [None, None]  # the names differ
+    assert [row["fvu_typical_change"] for row in found] == [None, None]  # the names differ

@@ -9,6 +9,12 @@ ALTER TABLE m RENAME TO sae_metrics;
 UPDATE sae_metrics SET metric = 'loss_recovered' WHERE metric = 'loss_recovered_bos_kept';
 UPDATE sae_metrics SET metric = 'loss_zero' WHERE metric = 'loss_zero_bos_kept';
 UPDATE drift SET metric = 'fvu' WHERE metric = 'fvu_train_mean';
+ALTER TABLE runs RENAME COLUMN loss_recovered_bos_kept TO loss_recovered;
+ALTER TABLE runs DROP COLUMN fvu_typical;
+ALTER TABLE runs DROP COLUMN silent_share;
+ALTER TABLE runs DROP COLUMN delta_loss;
+ALTER TABLE runs DROP COLUMN kl;
+ALTER TABLE runs DROP COLUMN top1_agreement;
 DROP TABLE document_metrics;
 DROP TABLE document_losses;
 CREATE TABLE c AS SELECT run_id, metric, value FROM cluster_metrics
@@ -51,5 +57,11 @@ SINCE_4 = (
     "drift.metric",
     "document_metrics",
     "document_losses",
+    "runs.fvu_typical",
+    "runs.silent_share",
+    "runs.delta_loss",
+    "runs.kl",
+    "runs.top1_agreement",
+    "runs.loss_recovered_bos_kept",
 )
 """Columns and relations that came after it."""
