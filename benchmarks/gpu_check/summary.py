@@ -14,7 +14,7 @@ Found = dict[str, Any]
 _SHOWN_VERSIONS = ("card", "python", "torch", "triton", "cuda", "numpy", "numba", "transformers")
 _TIMED = ("a", "b", "c")
 _AROUND = ("feed", "after_steps", "clipping")
-_COMPARED = ("fvu", "l0", "delta_loss", "loss_recovered")
+_COMPARED = ("fvu_typical", "fvu", "l0", "delta_loss", "kl", "loss_recovered_bos_kept")
 
 
 def summary(report: dict[str, Found]) -> str:

@@ -39,16 +39,18 @@ def written(home: Path) -> dict[str, int]:
 def test_a_run_leaves_all_its_artifacts_and_answers_sql(finished: Path) -> None:
     assert set(artifacts(finished)) == set(STAGES)
     assert not list(finished.glob("*/.*.partial"))
-    asked = deconstruct(finished, "sql", "--format", "json", "SELECT run_id, fvu, nmi FROM runs")
+    asked = deconstruct(
+        finished, "sql", "--format", "json", "SELECT run_id, fvu_typical, nmi FROM runs"
+    )
     (run,) = json.loads(asked.stdout)
-    assert 0 < run["fvu"] < 1
+    assert 0 < run["fvu_typical"] < 1
     shown = deconstruct(finished, "show", run["run_id"])
     for said in ("loss_recovered", "latents", "tfidf", "majority"):
         assert said in shown.stdout
 
 
 def test_its_summary_stands_beside_baselines_and_says_what_to_type_next(first_run: str) -> None:
-    for said in ("fraction of variance unexplained", "probe accuracy on latents", "on majority"):
+    for said in ("variance unexplained, no outliers", "probe accuracy on latents", "on majority"):
         assert said in first_run
     commands = re.findall(r"^  deconstruct (\w+)", first_run, re.MULTILINE)
     assert commands == ["show", "latent", "sql"]
