@@ -34,6 +34,7 @@ QUESTIONS = (
     "document_groups('demo')",
     "document_parts([resolve_run('demo')])",
     "measured([resolve_run('demo')])",
+    "probe_parts([resolve_run('demo')])",
     "latent_across_runs('demo', 7)",
     "counterparts('demo', 'demo')",
     "unusual_latents('demo', dense := 0)",

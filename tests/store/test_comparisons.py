@@ -249,6 +249,34 @@ def test_what_cannot_be_paired_says_so(store: duckdb.DuckDBPyConnection) -> None
         assert {row[column] for column in ("ci_low", "ci_high", "n", "p_corrected")} == {None}
 
 
+def test_accuracies_are_paired_by_document(store: duckdb.DuckDBPyConnection) -> None:
+    draw = np.random.default_rng(5)
+    sums, _ = drawn(draw, 100)
+    add(store, Run("a", sums), Run("b", sums))
+    right = {"a": draw.random(100) < 0.8, "b": draw.random(100) < 0.9}
+    for name, hits in right.items():
+        made = pa.table({"doc_id": np.arange(100), "predicted": np.where(hits, "x", "y")})
+        store.register("made", made)
+        store.execute(
+            "INSERT INTO probe_predictions BY NAME SELECT ? AS run_id, 'desk' AS task, "
+            "'latents' AS representation, 5 AS k, 'x' AS label, made.* FROM made",
+            [name],
+        )
+        store.execute(
+            "INSERT INTO probes BY NAME SELECT ? AS run_id, 'desk' AS task, 'accuracy' AS metric, "
+            "'latents' AS representation, 5 AS k, ? AS value",
+            [name, hits.mean()],
+        )
+    store.execute("UPDATE runs SET label_column = 'desk'")
+    metric = "accuracy of latents, k = 5"
+    [row] = asked(store, "FROM differences('a', ['b'], metrics := [?])", metric)
+    delta = right["b"].astype(float) - right["a"]
+    assert (row["stage"], row["n"], row["paired"]) == ("probe", 100, True)
+    assert row["difference"] == pytest.approx(delta.mean())
+    half = stats.t.ppf(0.975, 99) * delta.std(ddof=1) / 10
+    assert row["ci_high"] - row["difference"] == pytest.approx(half, rel=1e-3)
+
+
 def test_other_texts_are_paired_where_both_read_the_same(store: duckdb.DuckDBPyConnection) -> None:
     base, other = drawn(np.random.default_rng(4), 60)
     fewer = {name: values[:50] for name, values in other.items()}

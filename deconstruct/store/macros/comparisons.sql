@@ -91,6 +91,17 @@ CREATE OR REPLACE MACRO document_parts(runs) AS TABLE
     JOIN whole AS w ON w.run_id = j.run_id AND w.text = j.text AND w.metric = j.metric
     WHERE w.value IS NOT NULL;
 
+-- The part of each held-out document in the accuracy of probes, for a list of run_ids: whether the
+-- probe was right. metric: as measured calls it.
+-- Example: FROM probe_parts([resolve_run('latest')]) LIMIT 5
+CREATE OR REPLACE MACRO probe_parts(runs) AS TABLE
+    SELECT p.run_id, 'probe' AS stage, 'accuracy of ' || p.representation
+            || coalesce(', k = ' || p.k, '')
+            || CASE WHEN p.task = r.label_column THEN '' ELSE ', on ' || p.task END AS metric,
+        p.doc_id, (p.predicted = p.label)::DOUBLE AS part
+    FROM probe_predictions AS p JOIN runs AS r ON r.run_id = p.run_id
+    WHERE of_store(:store) AND list_contains(runs, p.run_id);
+
 -- What is measured of runs, as differences and compare_runs call it, for a list of run_ids.
 -- Example: FROM measured([resolve_run('latest')])
 CREATE OR REPLACE MACRO measured(runs) AS TABLE
@@ -129,7 +140,14 @@ CREATE OR REPLACE MACRO differences(base, others, metrics := NULL) AS TABLE
         WHERE metrics IS NULL OR list_contains(metrics, m.metric)
     ),
     part AS MATERIALIZED (
+        SELECT d.run_id, d.stage, d.metric, d.text, d.read, d.doc_id, d.part
         FROM document_parts((
+            SELECT list(p.other_id) || [any_value(p.base_id)] FROM pair AS p WHERE p.same_corpus
+        )) AS d
+        WHERE metrics IS NULL OR list_contains(metrics, d.metric)
+        UNION ALL
+        SELECT d.run_id, d.stage, d.metric, 'own', 0, d.doc_id, d.part
+        FROM probe_parts((
             SELECT list(p.other_id) || [any_value(p.base_id)] FROM pair AS p WHERE p.same_corpus
         )) AS d
         WHERE metrics IS NULL OR list_contains(metrics, d.metric)
