@@ -103,7 +103,7 @@ def test_a_run_on_the_workers_trains_on_pool_gpu_and_gives_the_same_bytes(
     kinds = {artifact["type"]: artifact for artifact in left}
     table, text = kinds["table"], kinds["markdown"]
     assert (table["type"], table["key"]) == ("table", "results-small-1-resid-post")
-    assert "fraction of variance unexplained" in table["data"]
+    assert "variance unexplained, no outliers" in table["data"]
     assert (text["type"], text["key"]) == ("markdown", "run-small-1-resid-post")
     assert "deconstruct show" in text["data"]
 
@@ -206,6 +206,6 @@ def test_a_failed_run_without_a_worker_is_retried_in_place(
     retried = deconstruct(home, "retry", env=env)
     assert retried.returncode == 0, retried.stderr
     assert "retry        small: tiny-llama 1.resid_post topk-4" in retried.stderr
-    assert "fraction of variance unexplained" in retried.stdout
+    assert "variance unexplained, no outliers" in retried.stdout
     assert digests(home) == digests(finished)
     assert [s for s in STAGES if f"{s:<12} from cache" in retried.stderr] == list(STAGES[:4])
