@@ -43,9 +43,9 @@ def test_metrics_of_before_are_of_the_own_text_under_the_names_of_now(
             "SELECT DISTINCT metric FROM drift WHERE subject = 'reconstruction'"
         ).fetchall()
         assert drifted == [("fvu_train_mean",)]
-        assert store.execute("SELECT loss_recovered FROM runs WHERE name = 'demo'").fetchall() == [
-            (0.95,)
-        ]
+        assert store.execute(
+            "SELECT loss_recovered_bos_kept FROM runs WHERE name = 'demo'"
+        ).fetchall() == [(0.95,)]
         for empty in ("document_metrics", "document_losses"):
             assert store.execute(
                 f"SELECT count(*) FROM {empty} JOIN runs USING (run_id) WHERE name = 'demo'"
