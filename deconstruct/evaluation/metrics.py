@@ -155,11 +155,17 @@ WITH_FIRST: Metrics = {
 
 
 def rows(
-    metrics: Metrics, sums: Sums, config: EvaluationConfig, n: int, text: str = OWN
+    metrics: Metrics,
+    sums: Sums,
+    config: EvaluationConfig,
+    n: int,
+    text: str = OWN,
+    groups: NDArray[np.int64] | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of ``sae_metrics``. sums: name -> [documents]; n: what they are taken over."""
+    """Rows of ``sae_metrics``. sums: name -> [documents]; n: what they are taken over. groups:
+    [documents], what intervals draw."""
     documents = len(next(iter(sums.values())))
-    bootstrap = Bootstrap(documents, config.bootstrap, config.seed)
+    bootstrap = Bootstrap(documents, config.bootstrap, config.seed, groups)
     found = bootstrap.estimates(sums, {name: told[0] for name, told in metrics.items()})
     return [row(name, found[name], n, *told[1:], text) for name, told in metrics.items()]
 
@@ -167,7 +173,7 @@ def rows(
 def median_row(
     ratios: NDArray[np.float64], places: NDArray[np.int64], text: str = OWN
 ) -> dict[str, Any]:
-    """``nmse_median``. ratios: [tokens], places: which document each is of."""
+    """``nmse_median``. ratios: [tokens], places: which document, or group of them, each is of."""
     there = np.isfinite(ratios)
     note = "median over tokens of |x - x'|^2 / |x - m|^2, m the train rows' mean"
     found = median(ratios[there], places[there])

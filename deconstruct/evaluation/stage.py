@@ -29,6 +29,7 @@ from deconstruct.common.progress import track
 from deconstruct.common.site import Site
 from deconstruct.common.threads import one_blas_thread
 from deconstruct.config import EvaluationConfig
+from deconstruct.corpus.alike.groups import group_ids
 from deconstruct.corpus.sources import ResolvedSource
 from deconstruct.corpus.vocabulary import token_strings
 from deconstruct.evaluation import metrics, others
@@ -207,9 +208,13 @@ class _Judging:
             floors = {name: alone[name].to_numpy() for name in alone.column_names[1:]}
             sums = floors | _sums(losses)  # of the clean loss its own
             predictions, positions = (int(sums[n].sum()) for n in ("predictions", "positions"))
-            self.rows += metrics.rows(metrics.SPLICED, sums, self.config, predictions)
-            self.rows += metrics.rows(metrics.AGAINST, sums, self.config, predictions)
-            self.rows += metrics.rows(metrics.WITH_FIRST, sums, self.config, positions)
+            groups = self._groups(OWN, losses.doc_id)
+            for told, n in (
+                (metrics.SPLICED, predictions),
+                (metrics.AGAINST, predictions),
+                (metrics.WITH_FIRST, positions),
+            ):
+                self.rows += metrics.rows(told, sums, self.config, n, OWN, groups)
         self.documents.append(_document_metrics(OWN, found, losses))
 
     def other(self, name: str, source: ResolvedSource) -> None:
@@ -234,11 +239,16 @@ class _Judging:
 
     def _tell(self, text: str, found: Fidelity) -> None:
         tokens = len(found.ratios)
+        groups = self._groups(text, found.doc_id)
         self.rows += metrics.rows(
-            metrics.RECONSTRUCTION, found.documents, self.config, tokens, text
+            metrics.RECONSTRUCTION, found.documents, self.config, tokens, text, groups
         )
-        self.rows.append(metrics.median_row(found.ratios, found.places, text))
+        self.rows.append(metrics.median_row(found.ratios, groups[found.places], text))
         self.rows += metrics.firing_rows(found.firings, text)
+
+    def _groups(self, text: str, doc_id: NDArray[np.uint32]) -> NDArray[np.int64]:
+        """What each of some documents hangs together with; of other texts, itself."""
+        return group_ids(self.corpus)[doc_id] if text == OWN else doc_id.astype(np.int64)
 
     def _losses(self, texts: list[Text]) -> Losses | None:
         """The language model's losses with the SAE and without; None where no text has any."""
