@@ -29,6 +29,7 @@ from deconstruct.common.hardware import pick_device
 from deconstruct.common.intervals import Bootstrap, Sums
 from deconstruct.common.progress import track
 from deconstruct.config import EvaluationConfig
+from deconstruct.corpus.alike.groups import group_ids
 from deconstruct.drift.tables import DRIFT, LATENT_DRIFT
 from deconstruct.evaluation.reconstruction import sampled
 from deconstruct.sae import files
@@ -188,14 +189,14 @@ def _fidelity_rows(
     held_out = [p for p in shards if p not in new and p[0].path.name.startswith("test")]
     if not new:
         raise DataError("no document that came after the SAE was trained has a recorded token")
-    documents = int(corpus.facts["documents"])
+    documents, groups = int(corpus.facts["documents"]), group_ids(corpus)
     draw = np.random.default_rng(config.seed)
     with track("drift", 2 * SAMPLE_TOKENS, "tokens") as advance:
         sides = []
         for seed, source in enumerate((held_out, new), config.seed):
             blocks = _drawn(source, draw)
-            sums = sampled(blocks, dictionary, mean, documents, SAMPLE_TOKENS, advance)
-            bootstrap = Bootstrap(len(sums["tokens"]), config.bootstrap, seed)
+            seen, sums = sampled(blocks, dictionary, mean, documents, SAMPLE_TOKENS, advance)
+            bootstrap = Bootstrap(len(seen), config.bootstrap, seed, groups[seen])
             counts = list(bootstrap.counts())
             drawn = {
                 name: np.concatenate([c @ value for c in counts]) for name, value in sums.items()

@@ -158,8 +158,9 @@ def sampled(
     documents: int,
     tokens: int,
     advance: Advance,
-) -> dict[str, NDArray[np.float64]]:
-    """The sums of `fidelity` over blocks until ``tokens`` are seen: [documents seen].
+) -> tuple[NDArray[np.uint32], dict[str, NDArray[np.float64]]]:
+    """The documents seen until ``tokens`` are, and the sums of `fidelity` over them: [documents
+    seen] each.
 
     blocks: rows, what is read of them and what is reconstructed. mean: [d_out], what ``variance``
     is about.
@@ -174,7 +175,7 @@ def sampled(
         advance(len(rows))
         if seen >= tokens:
             break
-    return sums.of_seen()
+    return sums.seen(), sums.of_seen()
 
 
 class DocumentSums:
