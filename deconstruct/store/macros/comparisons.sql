@@ -116,7 +116,9 @@ CREATE OR REPLACE MACRO measured(runs) AS TABLE
     FROM probes AS p JOIN runs AS r ON r.run_id = p.run_id WHERE of_store(:store) AND list_contains(runs, p.run_id)
     UNION ALL
     SELECT m.run_id, 'cluster', m.metric, m.value
-    FROM cluster_metrics AS m WHERE of_store(:store) AND list_contains(runs, m.run_id);
+    FROM cluster_metrics AS m
+    WHERE of_store(:store) AND list_contains(runs, m.run_id)
+        AND m.representation = 'latents' AND m.kind = 'value';
 
 -- Every metric of the runs `others` (a list) beside that of `base`: difference (other - base) with
 -- its 95% interval, over the n documents that both judged; p_corrected: Holm's, over all rows of
