@@ -23,7 +23,9 @@ from typing import Any
 
 import numpy as np
 
-STAGES = ("corpus", "activations", "sae", "latents", "evaluation", "probe", "cluster")
+STAGES = (
+    "corpus", "activations", "sae", "latents", "evaluation", "probe", "cluster", "interpretation"
+)  # fmt: skip
 WORDS, LABELS = 2000, 5
 
 
@@ -85,6 +87,7 @@ def run_stage(stage: str, folder: Path, tokens: int) -> dict[str, Any]:
         extract,
         fit_probes,
         group_documents,
+        interpret,
         load_config,
         resolve_model,
         resolve_source,
@@ -118,12 +121,14 @@ def run_stage(stage: str, folder: Path, tokens: int) -> dict[str, Any]:
         read = {"corpus": corpus(), "activations": activations(), "latents": latents()}
         return fit_probes(root, config.probe, **read)
 
-    def cluster() -> Any:
-        return group_documents(root, config.cluster, corpus=corpus(), latents=latents())
+    def of_latents(verb: Any, own: Any) -> Any:
+        return verb(root, own, corpus=corpus(), latents=latents())
 
     make = {
         "corpus": corpus, "activations": activations, "sae": sae, "latents": latents,
-        "evaluation": evaluation, "probe": probe, "cluster": cluster,
+        "evaluation": evaluation, "probe": probe,
+        "cluster": lambda: of_latents(group_documents, config.cluster),
+        "interpretation": lambda: of_latents(interpret, config.interpretation),
     }  # fmt: skip
     began = time.process_time()
     made = make[stage]()

@@ -26,6 +26,7 @@ from deconstruct.config.stages import (
     ActivationsConfig,
     ClusterConfig,
     EvaluationConfig,
+    InterpretationConfig,
     LatentsConfig,
     ProbeConfig,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "EvaluationConfig",
     "GatesConfig",
     "Growth",
+    "InterpretationConfig",
     "LabelColumn",
     "LabelKind",
     "LatentsConfig",

@@ -15,11 +15,21 @@ from deconstruct.config.stages import (
     ActivationsConfig,
     ClusterConfig,
     EvaluationConfig,
+    InterpretationConfig,
     LatentsConfig,
     ProbeConfig,
 )
 
-STAGES = ("corpus", "activations", "sae", "latents", "evaluation", "probe", "cluster")
+STAGES = (
+    "corpus",
+    "activations",
+    "sae",
+    "latents",
+    "evaluation",
+    "probe",
+    "cluster",
+    "interpretation",
+)
 """The stages of every run, in the order of the data."""
 OPTIONAL_STAGES = ("drift", "matching")
 """Stages that only some runs have; a run's id does not depend on them."""
@@ -80,6 +90,7 @@ class RunConfig(Settings):
     evaluation: EvaluationConfig = EvaluationConfig()
     probe: ProbeConfig = ProbeConfig()
     cluster: ClusterConfig = ClusterConfig()
+    interpretation: InterpretationConfig = InterpretationConfig()
     gates: GatesConfig = GatesConfig()
 
     @field_validator("analysis", mode="before")

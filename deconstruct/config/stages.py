@@ -139,3 +139,33 @@ class ClusterConfig(Settings):
         10, ge=1, le=MOST_LATENTS, description="Latents, keywords and texts listed per cluster."
     )
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of k-means.")
+
+
+class InterpretationConfig(Settings):
+    """How clear single latents are, on held-out documents."""
+
+    latents: int = Field(
+        1000, ge=1, le=MOST_LATENTS, description="Latents that are scored: a sample of the living."
+    )
+    quantiles: int = Field(
+        5,
+        ge=1,
+        le=100,
+        description="Parts of equal count that a latent's activations are cut into.",
+    )
+    trials: int = Field(
+        4,
+        ge=1,
+        le=1000,
+        description="Trials in each of them, of four firing contexts and a silent one.",
+    )
+    width: int = Field(
+        10, ge=1, le=1000, description="Tokens on each side of the one that a context is about."
+    )
+    max_documents: int = Field(
+        4000,
+        ge=1,
+        le=MOST_ROWS,
+        description="Held-out documents that contexts are taken from, at most.",
+    )
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of all that is drawn.")

@@ -18,6 +18,7 @@ from deconstruct.corpus.tables import DOCUMENT_LABELS, DOCUMENT_METADATA, DOCUME
 from deconstruct.corpus.tables import TABLES as CORPUS
 from deconstruct.drift.tables import TABLES as DRIFT
 from deconstruct.evaluation.tables import TABLES as EVALUATION
+from deconstruct.interpretation.tables import TABLES as INTERPRETATION
 from deconstruct.latents.tables import TABLES as LATENTS
 from deconstruct.matching.tables import TABLES as MATCHING
 from deconstruct.probe.tables import TABLES as PROBE
@@ -249,6 +250,7 @@ _OF_STAGES = {
     "sae": SAE,
     "probe": PROBE,
     "cluster": CLUSTER,
+    "interpretation": INTERPRETATION,
     "drift": DRIFT,
     "matching": MATCHING,
 }

@@ -28,7 +28,7 @@ max_tokens = 20
 label_column = "kind"
 seed = 3
 """
-JUDGED = {"latents", "evaluation", "probe", "cluster"}
+JUDGED = {"latents", "evaluation", "probe", "cluster", "interpretation"}
 
 
 class Place(NamedTuple):

@@ -21,6 +21,8 @@ QUESTIONS = (
     "top_contexts('demo', 7)",
     "context_tokens('demo', 7)",
     "top_tokens('demo', 7)",
+    "contexts_by_quantile('demo', 7)",
+    "groups_of('demo')",
     "fires_with('demo', 7)",
     "co_firing('demo', 4, 5)",
     "latents_for_label('demo', 'business')",

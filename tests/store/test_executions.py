@@ -11,11 +11,11 @@ import pytest
 from support.old_stores import TO_VERSION_4
 from support.store_artifacts import Planted, plant
 
-from deconstruct.config import Growth
+from deconstruct.config import STAGES, Growth
 from deconstruct.store import QueryError, open_store, publish, remove_runs, resolve_run
 from deconstruct.store.rewrite import FILE
 
-ALL = ["corpus", "activations", "sae", "latents", "evaluation", "probe", "cluster", "drift"]
+ALL = [*STAGES, "drift"]
 EVENING = datetime(2026, 3, 1, 3, tzinfo=UTC)
 
 

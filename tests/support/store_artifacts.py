@@ -18,6 +18,7 @@ from deconstruct.corpus.tables import DOCUMENTS, TOKENS
 from deconstruct.drift.tables import DRIFT, LATENT_DRIFT
 from deconstruct.evaluation.tables import DENSITY_HISTOGRAM, SAE_METRICS, TOKEN_ERRORS
 from deconstruct.features.tables import DIRECTIONS, FEATURE_LOGITS, FEATURES
+from deconstruct.interpretation.tables import INTERPRETATION_ITEMS, LATENT_SCORES
 from deconstruct.latents.tables import DOCUMENT_LATENTS, LATENTS, LATENTS_BY_TOKEN
 from deconstruct.probe.tables import PROBE_PREDICTIONS, PROBE_WEIGHTS, PROBES
 from deconstruct.sae.tables import TRAINING_LOG
@@ -100,6 +101,7 @@ def plant(
         "evaluation": _evaluation(drawn.errors, seed),
         "probe": _probe(drawn),
         "cluster": _cluster(drawn),
+        "interpretation": _interpretation(drawn),
         "drift": _drift(drawn.activations),
     }
     artifacts = {}
@@ -335,6 +337,24 @@ def _cluster(drawn: Drawn) -> Contents:
             value=[0.1, 0.6, 0.5, 0.8],
         ),
     }
+
+
+def _interpretation(drawn: Drawn) -> Contents:
+    """One latent's trial of five contexts, in which the intruder was found."""
+    fires = np.flatnonzero(drawn.activations[:, SPORT_LATENT])[:4]
+    silent = np.flatnonzero(~drawn.special & (drawn.activations[:, SPORT_LATENT] == 0))[0]
+    intruder = [False] * 4 + [True]
+    method = "intruder-tfidf"
+    return {
+        LATENT_SCORES: filled(
+            LATENT_SCORES, latent=[SPORT_LATENT, DEAD], method=method, value=[1.0, None],
+            n=[1, 0], floor=0.2, ci_low=[0.2, None], ci_high=[1.0, None],
+        ),
+        INTERPRETATION_ITEMS: filled(
+            INTERPRETATION_ITEMS, latent=SPORT_LATENT, method=method, item=0, quantile=1,
+            token_index=[*fires, silent], truth=intruder, answer=intruder,
+        ),
+    }  # fmt: skip
 
 
 def _drift(dense: np.ndarray) -> Contents:
