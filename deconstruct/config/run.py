@@ -15,6 +15,7 @@ from deconstruct.config.stages import (
     ActivationsConfig,
     ClusterConfig,
     EvaluationConfig,
+    ExplanationConfig,
     InterpretationConfig,
     LatentsConfig,
     ProbeConfig,
@@ -31,7 +32,7 @@ STAGES = (
     "interpretation",
 )
 """The stages of every run, in the order of the data."""
-OPTIONAL_STAGES = ("drift", "matching")
+OPTIONAL_STAGES = ("drift", "matching", "explanation")
 """Stages that only some runs have; a run's id does not depend on them."""
 EVERY_STAGE = (*STAGES, *OPTIONAL_STAGES)
 """Both, in the order of the data."""
@@ -91,6 +92,7 @@ class RunConfig(Settings):
     probe: ProbeConfig = ProbeConfig()
     cluster: ClusterConfig = ClusterConfig()
     interpretation: InterpretationConfig = InterpretationConfig()
+    explanation: ExplanationConfig = ExplanationConfig()
     gates: GatesConfig = GatesConfig()
 
     @field_validator("analysis", mode="before")

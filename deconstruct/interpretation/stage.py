@@ -44,7 +44,7 @@ def interpret(
     """
 
     def write(draft: Draft) -> None:
-        sample = sampled(latents, config)
+        sample = sampled(latents, config.latents, config.seed)
         documents = drawn_documents(corpus, "test", config.max_documents, config.seed)
         with track("interpretation", len(sample) + 2, "latents") as advance:
             texts, firings = read(corpus, latents, documents, sample)
@@ -68,11 +68,11 @@ def interpret(
 STAGE = Stage("interpretation", recipe, interpret)
 
 
-def sampled(latents: Artifact, config: InterpretationConfig) -> NDArray[np.int64]:
-    """At most ``config.latents`` of those that fire in the corpus, drawn alike, ascending."""
+def sampled(latents: Artifact, most: int, seed: int) -> NDArray[np.int64]:
+    """At most ``most`` of those that fire in the corpus, drawn alike, ascending."""
     features = latents.table("features.parquet", ["latent", "dead"])
     living = features["latent"].to_numpy()[~features["dead"].to_numpy(zero_copy_only=False)]
-    drawn = np.random.default_rng(config.seed).permutation(living)[: config.latents]
+    drawn = np.random.default_rng(seed).permutation(living)[:most]
     return np.sort(drawn).astype(np.int64)
 
 

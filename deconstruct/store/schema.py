@@ -18,6 +18,7 @@ from deconstruct.corpus.tables import DOCUMENT_LABELS, DOCUMENT_METADATA, DOCUME
 from deconstruct.corpus.tables import TABLES as CORPUS
 from deconstruct.drift.tables import TABLES as DRIFT
 from deconstruct.evaluation.tables import TABLES as EVALUATION
+from deconstruct.explanation.tables import TABLES as EXPLANATION
 from deconstruct.interpretation.tables import TABLES as INTERPRETATION
 from deconstruct.latents.tables import TABLES as LATENTS
 from deconstruct.matching.tables import TABLES as MATCHING
@@ -251,6 +252,7 @@ _OF_STAGES = {
     "probe": PROBE,
     "cluster": CLUSTER,
     "interpretation": INTERPRETATION,
+    "explanation": EXPLANATION,
     "drift": DRIFT,
     "matching": MATCHING,
 }

@@ -28,7 +28,7 @@ ORDER = (
     ("store",),
     ("recurring", "interop", "report", "suggest", "causes"),
     ("commands", "doctor"),
-    ("sharing", "examining"),
+    ("sharing", "examining", "asking"),
     ("cli",),
 )
 """Packages of ``deconstruct/``, from the ground up: each imports from rows above its own alone."""

@@ -23,6 +23,8 @@ QUESTIONS = (
     "top_tokens('demo', 7)",
     "contexts_by_quantile('demo', 7)",
     "groups_of('demo')",
+    "interpretability('demo')",
+    "shown_and_scored('demo')",
     "fires_with('demo', 7)",
     "co_firing('demo', 4, 5)",
     "latents_for_label('demo', 'business')",

@@ -11,11 +11,11 @@ import pytest
 from support.old_stores import TO_VERSION_4
 from support.store_artifacts import Planted, plant
 
-from deconstruct.config import STAGES, Growth
+from deconstruct.config import EVERY_STAGE, Growth
 from deconstruct.store import QueryError, open_store, publish, remove_runs, resolve_run
 from deconstruct.store.rewrite import FILE
 
-ALL = [*STAGES, "drift"]
+ALL = list(EVERY_STAGE)
 EVENING = datetime(2026, 3, 1, 3, tzinfo=UTC)
 
 

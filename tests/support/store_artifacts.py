@@ -17,6 +17,7 @@ from deconstruct.config import RunConfig, SaeConfig
 from deconstruct.corpus.tables import DOCUMENTS, TOKENS
 from deconstruct.drift.tables import DRIFT, LATENT_DRIFT
 from deconstruct.evaluation.tables import DENSITY_HISTOGRAM, SAE_METRICS, TOKEN_ERRORS
+from deconstruct.explanation.tables import EXPLANATION_ITEMS, EXPLANATION_SCORES, EXPLANATIONS
 from deconstruct.features.tables import DIRECTIONS, FEATURE_LOGITS, FEATURES
 from deconstruct.interpretation.tables import INTERPRETATION_ITEMS, LATENT_SCORES
 from deconstruct.latents.tables import DOCUMENT_LATENTS, LATENTS, LATENTS_BY_TOKEN
@@ -102,6 +103,7 @@ def plant(
         "probe": _probe(drawn),
         "cluster": _cluster(drawn),
         "interpretation": _interpretation(drawn),
+        "explanation": _explanation(drawn),
         "drift": _drift(drawn.activations),
     }
     artifacts = {}
@@ -353,6 +355,26 @@ def _interpretation(drawn: Drawn) -> Contents:
         INTERPRETATION_ITEMS: filled(
             INTERPRETATION_ITEMS, latent=SPORT_LATENT, method=method, item=0, quantile=1,
             token_index=[*fires, silent], truth=intruder, answer=intruder,
+        ),
+    }  # fmt: skip
+
+
+def _explanation(drawn: Drawn) -> Contents:
+    """One latent explained from train documents, one held-out context judged."""
+    fires = np.flatnonzero(drawn.activations[:, SPORT_LATENT])
+    held_out = np.isin(drawn.doc_of[fires], drawn.test_docs)
+    own = {"latent": SPORT_LATENT, "method": "detection"}
+    return {
+        EXPLANATIONS: filled(
+            EXPLANATIONS, latent=SPORT_LATENT, text="goals", model="m",
+            shown=[fires[~held_out][:3].tolist()],
+        ),
+        EXPLANATION_ITEMS: filled(
+            EXPLANATION_ITEMS, **own, quantile=1, token_index=fires[held_out][:1], truth=True,
+            answer=None,
+        ),
+        EXPLANATION_SCORES: filled(
+            EXPLANATION_SCORES, **own, value=None, ci_low=None, ci_high=None, failed=[1], floor=0.5
         ),
     }  # fmt: skip
 

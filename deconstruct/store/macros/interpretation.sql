@@ -78,3 +78,42 @@ AS TABLE
     LEFT JOIN documents AS d ON d.run_id = resolve_run(run) AND d.doc_id = s.doc_id
     QUALIFY row_number() OVER (PARTITION BY f.quantile ORDER BY s.rank) <= n
     ORDER BY f.quantile DESC, s.rank;
+
+-- The scores of single latents, those by words and those by a language model, with its explanation.
+-- Compare values with their floor: guessing, or always the same answer, gives that.
+-- Example: FROM interpretability('latest') WHERE value IS NOT NULL LIMIT 5
+CREATE OR REPLACE MACRO interpretability(run) AS TABLE
+    WITH score AS (
+        SELECT s.run_id, s.latent, s.method, s.value, s.ci_low, s.ci_high, s.floor, s.n, s.failed
+        FROM latent_scores AS s WHERE s.run_id = resolve_run(run)
+        UNION ALL
+        SELECT s.run_id, s.latent, s.method, s.value, s.ci_low, s.ci_high, s.floor, s.n, s.failed
+        FROM explanation_scores AS s WHERE s.run_id = resolve_run(run)
+    )
+    SELECT s.latent, s.method, s.value, s.ci_low, s.ci_high, s.floor, s.n, s.failed,
+        e.text AS explanation, f.top_token
+    FROM score AS s
+    LEFT JOIN explanations AS e ON e.run_id = s.run_id AND e.latent = s.latent
+    LEFT JOIN features AS f ON f.run_id = s.run_id AND f.latent = s.latent
+    ORDER BY s.method, s.value DESC NULLS LAST, s.latent;
+
+-- Contexts by which an explanation is scored that lie in a document, or in a copy of one, of which
+-- it was shown a context: none, in every run.
+-- Example: FROM shown_and_scored('latest')
+CREATE OR REPLACE MACRO shown_and_scored(run) AS TABLE
+    WITH shown AS (
+        SELECT x.latent, x.token_index, g.group_id
+        FROM (
+            SELECT e.latent, unnest(e.shown) AS token_index FROM explanations AS e
+            WHERE e.run_id = resolve_run(run)
+        ) AS x
+        JOIN tokens AS t ON t.run_id = resolve_run(run) AND t.token_index = x.token_index
+        JOIN groups_of(run) AS g ON g.doc_id = t.doc_id
+    )
+    SELECT i.latent, i.method, i.item, i.token_index, s.token_index AS shown
+    FROM explanation_items AS i
+    JOIN tokens AS t ON t.run_id = resolve_run(run) AND t.token_index = i.token_index
+    JOIN groups_of(run) AS g ON g.doc_id = t.doc_id
+    JOIN shown AS s ON s.latent = i.latent AND s.group_id = g.group_id
+    WHERE i.run_id = resolve_run(run)
+    ORDER BY i.latent, i.method, i.item;
