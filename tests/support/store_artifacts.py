@@ -366,7 +366,7 @@ def _explanation(drawn: Drawn) -> Contents:
     own = {"latent": SPORT_LATENT, "method": "detection"}
     return {
         EXPLANATIONS: filled(
-            EXPLANATIONS, latent=SPORT_LATENT, text="goals", model="m",
+            EXPLANATIONS, latent=SPORT_LATENT, text=f"{len(fires)} goals", model="m",
             shown=[fires[~held_out][:3].tolist()],
         ),
         EXPLANATION_ITEMS: filled(
