@@ -4,7 +4,7 @@
 -- text, so they count as one. Without groups each document is its own.
 -- Example: FROM groups_of('latest') LIMIT 5
 CREATE OR REPLACE MACRO groups_of(run) AS TABLE
-    SELECT d.doc_id, d.doc_id AS group_id, d.split
+    SELECT d.doc_id, coalesce(d.group_id, d.doc_id) AS group_id, d.split
     FROM documents AS d WHERE d.run_id = resolve_run(run);
 
 -- A whole number in the place of another, the same in every release: an order without meaning.
