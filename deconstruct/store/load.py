@@ -78,8 +78,51 @@ def load_run(
     _insert_execution(connection, run_id, run, in_order)
 
 
-        kept = relation.paired or (relation.stage in BESIDE and relation.stage not in artifacts)
-        if relation.stage is not None and not relation.in_place and not kept:
+def load_matching(
+    connection: duckdb.DuckDBPyConnection, run_id: str, other_run: str, matching: Artifact
+) -> None:
+    """Put what was found of two runs' latents in the place of what is there of them.
+
+    The caller holds the transaction. Publishing either run again leaves the rows: they are of its
+    SAE and its firings, which decide its id.
+    """
+    of = {"run_id": run_id, "other_run": other_run}
+    for relation in RELATIONS:
+        if not relation.paired:
+            continue
+        connection.execute(
+            f"DELETE FROM {name(relation.name)} WHERE run_id = $run_id AND other_run = $other_run",
+            of,
+        )
+        if relation.table is not None:
+            file = matching.file(relation.table.file)
+            insert_file(connection, relation, run_id, file, other_run=other_run)
+    _insert(
+        connection,
+        "matchings",
+        **of,
+        key=matching.key,
+        version=matching.manifest.version,
+        seconds=matching.manifest.seconds,
+        path=f"matching/{matching.key}",
+        facts=json.dumps(matching.facts),
+        made=matching.manifest.finished,
+    )
+
+
+def load_beside(connection: duckdb.DuckDBPyConnection, run_id: str, artifact: Artifact) -> None:
+    """Put the rows of a stage of `BESIDE` in the place of those that a run has of it.
+
+    The caller holds the transaction.
+    """
+    for relation in RELATIONS:
+        if relation.stage == artifact.stage and relation.table is not None:
+            connection.execute(f"DELETE FROM {name(relation.name)} WHERE run_id = ?", [run_id])
+            insert_file(connection, relation, run_id, artifact.file(relation.table.file))
+    connection.execute(
+        "DELETE FROM stages WHERE run_id = ? AND stage = ?", [run_id, artifact.stage]
+    )
+    _insert_stage(connection, run_id, artifact, EVERY_STAGE.index(artifact.stage), cached=False)
 
 
 def label_column(run: RunRecord, corpus: Artifact) -> str | None:
