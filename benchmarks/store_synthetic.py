@@ -31,6 +31,8 @@ from deconstruct.evaluation.tables import TABLES as EVALUATION
 from deconstruct.features.counts import FeatureCounts
 from deconstruct.features.geometry import Geometry, directions
 from deconstruct.features.tables import DIRECTIONS, FEATURE_LOGITS, FEATURES
+from deconstruct.interpretation.tables import INTERPRETATION_ITEMS, LATENT_SCORES
+from deconstruct.interpretation.tables import TABLES as INTERPRETATION
 from deconstruct.latents.buckets import FIRING, Buckets
 from deconstruct.latents.stage import BUCKET_TOKENS, _Encoding
 from deconstruct.probe.tables import PROBE_PREDICTIONS, PROBE_WEIGHTS, PROBES
@@ -217,7 +219,7 @@ def _corpus(draft: Draft, size: Size, labels: np.ndarray) -> None:
 
 
 def _small_tables(size: Size, draw: np.random.Generator) -> dict[str, Contents]:
-    """Evaluation, probe and cluster: small beside the firings, so few rows do."""
+    """What is told of the firings: small beside the firings, so few rows do."""
     held_out = np.arange(0, size.tokens, 5, dtype=np.uint64)
     weights = draw.normal(size=(len(LABELS), size.d_sae))
     label, latent = np.indices(weights.shape, np.uint32).reshape(2, -1)
@@ -257,8 +259,13 @@ def _small_tables(size: Size, draw: np.random.Generator) -> dict[str, Contents]:
         | {"value": 0.1},
         CLUSTER_CURVE: {"k": 5, "stability": 0.9, "standard_error": 0.02, "null_stability": 0.0}
         | {"silhouette": 0.1, "chosen": True},
+        LATENT_SCORES: {"method": "intruder-tfidf", "value": 0.4, "n": 20, "floor": 0.2} | ends,
+        INTERPRETATION_ITEMS: {"method": "intruder-tfidf", "truth": True, "answer": True},
     }
     rows = {table: filled(table, **own) for table, own in single.items()}
     rows |= {TOKEN_ERRORS: errors, PROBE_WEIGHTS: effects, CLUSTERS: members}
-    stages = {"evaluation": EVALUATION, "probe": PROBE, "cluster": CLUSTER}
+    stages = {
+        "evaluation": EVALUATION, "probe": PROBE, "cluster": CLUSTER,
+        "interpretation": INTERPRETATION,
+    }  # fmt: skip
     return {stage: {table: rows[table] for table in own} for stage, own in stages.items()}

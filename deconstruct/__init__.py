@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from deconstruct.corpus.sources import resolve as resolve_source
     from deconstruct.corpus.stage import tokenise
     from deconstruct.evaluation.stage import evaluate
+    from deconstruct.interpretation.stage import interpret
     from deconstruct.latents.stage import encode
     from deconstruct.model.resolve import resolve as resolve_model
     from deconstruct.probe.stage import fit_probes
@@ -43,6 +44,7 @@ _PLACES = {
     "evaluate": "evaluation.stage:evaluate",
     "fit_probes": "probe.stage:fit_probes",
     "group_documents": "cluster.stage:group_documents",
+    "interpret": "interpretation.stage:interpret",
     "open_store": "store:open_store",
 }
 
@@ -53,6 +55,7 @@ __all__ = [
     "extract",
     "fit_probes",
     "group_documents",
+    "interpret",
     "load_config",
     "load_sae",
     "measure",

@@ -15,6 +15,7 @@ from typing import Annotated
 import duckdb
 import typer
 
+from deconstruct.asking import explain
 from deconstruct.commands import (
     MOST,
     Home,
@@ -258,6 +259,7 @@ app.command()(steer)
 app.command()(absorption)
 app.command()(export)
 app.command()(push)
+app.command()(explain)
 
 
 @app.command()

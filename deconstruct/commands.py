@@ -59,7 +59,8 @@ Safe = Annotated[
 ]
 ORDER = (
     *("init", "plan", "run", "analyse", "retry", "sweep"),
-    *("runs", "show", "latent", "sql", "match", "steer", "absorption", "export", "push"),
+    *("runs", "show", "latent", "sql", "match", "steer", "absorption", "explain"),
+    *("export", "push"),
     *("serve", "doctor", "config", "verify", "gc"),
 )
 """Of commands in the help and in docs/commands.md; others follow."""

@@ -11,6 +11,7 @@ from deconstruct.config import ActivationsConfig
 from deconstruct.corpus import stage as corpus_stage
 from deconstruct.drift import stage as drift_stage
 from deconstruct.evaluation import stage as evaluation_stage
+from deconstruct.interpretation import stage as interpretation_stage
 from deconstruct.latents import stage as latents_stage
 from deconstruct.probe import stage as probe_stage
 from deconstruct.reference import stage as reference_stage
@@ -37,3 +38,4 @@ evaluation = stage_task(evaluation_stage.STAGE)
 probe = stage_task(probe_stage.STAGE)
 cluster = stage_task(cluster_stage.STAGE)
 drift = stage_task(drift_stage.STAGE)
+interpretation = stage_task(interpretation_stage.STAGE)

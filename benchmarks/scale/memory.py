@@ -25,6 +25,7 @@ import numpy as np
 
 STAGES = (
     "corpus", "activations", "reference", "sae", "latents", "evaluation", "probe", "cluster",
+    "interpretation",
 )  # fmt: skip
 WORDS, LABELS = 2000, 5
 
@@ -116,9 +117,13 @@ def run_stage(stage: str, folder: Path, tokens: int) -> dict[str, Any]:
         read = {"corpus": corpus(), "activations": activations(), "latents": latents()}
         return d.group_documents(root, config.cluster, **read)
 
+    def interpretation() -> Any:
+        return d.interpret(root, config.interpretation, corpus=corpus(), latents=latents())
+
     make = {
         "corpus": corpus, "activations": activations, "reference": reference, "sae": sae,
         "latents": latents, "evaluation": evaluation, "probe": probe, "cluster": cluster,
+        "interpretation": interpretation,
     }  # fmt: skip
     began = time.process_time()
     made = make[stage]()

@@ -15,6 +15,8 @@ from deconstruct.config.stages import (
     ActivationsConfig,
     ClusterConfig,
     EvaluationConfig,
+    ExplanationConfig,
+    InterpretationConfig,
     LatentsConfig,
     ProbeConfig,
 )
@@ -28,9 +30,10 @@ STAGES = (
     "evaluation",
     "probe",
     "cluster",
+    "interpretation",
 )
 """The stages of every run, in the order of the data."""
-OPTIONAL_STAGES = ("drift", "matching")
+OPTIONAL_STAGES = ("drift", "matching", "explanation")
 """Stages that only some runs have; a run's id does not depend on them."""
 EVERY_STAGE = (*STAGES, *OPTIONAL_STAGES)
 """Both, in the order of the data."""
@@ -119,6 +122,8 @@ class RunConfig(Settings):
     evaluation: EvaluationConfig = EvaluationConfig()
     probe: ProbeConfig = ProbeConfig()
     cluster: ClusterConfig = ClusterConfig()
+    interpretation: InterpretationConfig = InterpretationConfig()
+    explanation: ExplanationConfig = ExplanationConfig()
     gates: GatesConfig = GatesConfig()
 
     @field_validator("analysis", mode="before")

@@ -189,3 +189,87 @@ class ClusterConfig(Settings):
         10, ge=1, le=MOST_LATENTS, description="Latents, keywords and texts listed per cluster."
     )
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of k-means.")
+
+
+class InterpretationConfig(Settings):
+    """How clear single latents are, on held-out documents."""
+
+    latents: int = Field(
+        1000, ge=1, le=MOST_LATENTS, description="Latents that are scored: a sample of the living."
+    )
+    quantiles: int = Field(
+        5,
+        ge=1,
+        le=100,
+        description="Parts of equal count that a latent's activations are cut into.",
+    )
+    trials: int = Field(
+        4,
+        ge=1,
+        le=1000,
+        description="Trials in each of them, of four firing contexts and a silent one.",
+    )
+    width: int = Field(
+        10, ge=1, le=1000, description="Tokens on each side of the one that a context is about."
+    )
+    max_documents: int = Field(
+        4000,
+        ge=1,
+        le=MOST_ROWS,
+        description="Held-out documents that contexts are taken from, at most.",
+    )
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of all that is drawn.")
+
+
+class ExplanationConfig(Settings):
+    """What a language model is asked about latents, by `deconstruct explain`; no part of a run."""
+
+    endpoint: str | None = Field(
+        None,
+        description="Address of an endpoint that speaks as OpenAI's, up to `/chat/completions`, as "
+        "in `http://localhost:8000/v1`. A key is read from the environment variable "
+        "`DECONSTRUCT_ENDPOINT_KEY` alone.",
+        json_schema_extra=NO_KEY,
+    )
+    model: str | None = Field(None, description="The model to ask, as the endpoint calls it.")
+    latents: int = Field(
+        20,
+        ge=1,
+        le=MOST_LATENTS,
+        description="Latents that are asked about: a sample of the living.",
+    )
+    only: tuple[int, ...] = Field((), description="These latents in the place of a sample.")
+    shown: int = Field(
+        20, ge=1, le=1000, description="Contexts of train documents that an explanation is made of."
+    )
+    scored: int = Field(
+        10,
+        ge=1,
+        le=1000,
+        description="Held-out contexts of each kind, true and false, by which it is scored.",
+    )
+    trials: int = Field(1, ge=0, le=1000, description="Intruder trials in each quantile; 0: none.")
+    batch: int = Field(5, ge=1, le=100, description="Contexts that are judged by one answer.")
+    at_once: int = Field(
+        4,
+        ge=1,
+        le=64,
+        description="Questions that wait for an answer at a time.",
+        json_schema_extra=NO_KEY,
+    )
+    quantiles: int = Field(
+        5,
+        ge=1,
+        le=100,
+        description="Parts of equal count that a latent's activations are cut into.",
+    )
+    width: int = Field(
+        10, ge=1, le=1000, description="Tokens on each side of the one that a context is about."
+    )
+    max_documents: int = Field(
+        4000,
+        ge=1,
+        le=MOST_ROWS,
+        description="Documents of each split that contexts are taken from.",
+    )
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of all that is drawn.")

@@ -15,7 +15,7 @@ readers failed.
 
 from deconstruct.store.export import export_run
 from deconstruct.store.load import RunRecord
-from deconstruct.store.publish import publish, publish_matchings, run_id_of
+from deconstruct.store.publish import publish, publish_beside, publish_matchings, run_id_of
 from deconstruct.store.query import QueryError, data_root, open_store, resolve_run
 from deconstruct.store.remove import Garbage, collect, garbage, remote_garbage, remove_runs
 
@@ -29,6 +29,7 @@ __all__ = [
     "garbage",
     "open_store",
     "publish",
+    "publish_beside",
     "publish_matchings",
     "remote_garbage",
     "remove_runs",

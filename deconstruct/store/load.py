@@ -20,6 +20,10 @@ from deconstruct.store.ddl import PARQUET, literal, name
 from deconstruct.store.headlines import HEADLINES
 from deconstruct.store.schema import RELATIONS, Relation
 
+BESIDE = ("explanation",)
+"""Stages whose rows come to a run that is there (`load_beside`), and stay when it is published
+again: they are of its corpus and its latents, which decide its id."""
+
 
 class RunRecord(BaseModel):
     """What a run's artifacts don't say: how it was asked for, when it ran, what it found done.
@@ -54,7 +58,8 @@ def load_run(
     Its rows in runs and stages are of its making: they stay. The caller holds the transaction.
     """
     for relation in RELATIONS:
-        if relation.stage is not None and not relation.in_place and not relation.paired:
+        kept = relation.paired or (relation.stage in BESIDE and relation.stage not in artifacts)
+        if relation.stage is not None and not relation.in_place and not kept:
             connection.execute(f"DELETE FROM {name(relation.name)} WHERE run_id = ?", [run_id])
     column = label_column(run, artifacts["corpus"])
     for relation in RELATIONS:
@@ -103,6 +108,21 @@ def load_matching(
         facts=json.dumps(matching.facts),
         made=matching.manifest.finished,
     )
+
+
+def load_beside(connection: duckdb.DuckDBPyConnection, run_id: str, artifact: Artifact) -> None:
+    """Put the rows of a stage of `BESIDE` in the place of those that a run has of it.
+
+    The caller holds the transaction.
+    """
+    for relation in RELATIONS:
+        if relation.stage == artifact.stage and relation.table is not None:
+            connection.execute(f"DELETE FROM {name(relation.name)} WHERE run_id = ?", [run_id])
+            insert_file(connection, relation, run_id, artifact.file(relation.table.file))
+    connection.execute(
+        "DELETE FROM stages WHERE run_id = ? AND stage = ?", [run_id, artifact.stage]
+    )
+    _insert_stage(connection, run_id, artifact, EVERY_STAGE.index(artifact.stage), cached=False)
 
 
 def label_column(run: RunRecord, corpus: Artifact) -> str | None:
@@ -190,24 +210,34 @@ def _insert_stages(
     artifacts: Mapping[str, Artifact],
 ) -> None:
     for ordinal, (stage, artifact) in enumerate(artifacts.items()):
-        manifest = artifact.manifest
-        counted = [entry.rows for entry in manifest.files.values() if entry.rows is not None]
-        _insert(
-            connection,
-            "stages",
-            run_id=run_id,
-            stage=stage,
-            ordinal=ordinal,
-            key=artifact.key,
-            version=manifest.version,
-            cached=stage in run.cached,
-            seconds=manifest.seconds,
-            rows=sum(counted) if counted else None,
-            bytes=sum(entry.bytes for entry in manifest.files.values()),
-            path=f"{stage}/{artifact.key}",
-            facts=json.dumps(artifact.facts),
-            made=manifest.finished,
-        )
+        _insert_stage(connection, run_id, artifact, ordinal, cached=stage in run.cached)
+
+
+def _insert_stage(
+    connection: duckdb.DuckDBPyConnection,
+    run_id: str,
+    artifact: Artifact,
+    ordinal: int,
+    cached: bool,
+) -> None:
+    manifest = artifact.manifest
+    counted = [entry.rows for entry in manifest.files.values() if entry.rows is not None]
+    _insert(
+        connection,
+        "stages",
+        run_id=run_id,
+        stage=artifact.stage,
+        ordinal=ordinal,
+        key=artifact.key,
+        version=manifest.version,
+        cached=cached,
+        seconds=manifest.seconds,
+        rows=sum(counted) if counted else None,
+        bytes=sum(entry.bytes for entry in manifest.files.values()),
+        path=f"{artifact.stage}/{artifact.key}",
+        facts=json.dumps(artifact.facts),
+        made=manifest.finished,
+    )
 
 
 def _insert_run(

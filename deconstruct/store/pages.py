@@ -123,8 +123,8 @@ FROM features WHERE run_id = ? AND latent = ?
 """
 
 _LABELS = """
-SELECT label, n_both AS documents, lift, p_corrected FROM label_enrichment(?)
-WHERE latent = ? AND p_corrected < 0.05 ORDER BY lift DESC
+SELECT label, n_both AS documents, lift, ci_low, ci_high FROM label_enrichment(?)
+WHERE latent = ? AND p_corrected < 0.05 AND lift_train > 1 ORDER BY low_train DESC
 """
 
 _LOGITS = """

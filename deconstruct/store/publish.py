@@ -11,7 +11,7 @@ from deconstruct.common.errors import StorageError
 from deconstruct.common.paths import absolute
 from deconstruct.config import STAGES
 from deconstruct.store.ddl import create_macros, create_views
-from deconstruct.store.load import RunRecord, load_matching, load_run
+from deconstruct.store.load import RunRecord, load_beside, load_matching, load_run
 from deconstruct.store.migrate import migrate
 from deconstruct.store.query import open_store
 from deconstruct.store.reading.checks import check_artifacts
@@ -79,5 +79,31 @@ def publish_matchings(home: Path, run_id: str, matchings: Mapping[str, Artifact]
             )
         for other, artifact in matchings.items():
             load_matching(connection, run_id, other, artifact)
+        create_views(connection, home)
+        create_macros(connection)
+
+
+def publish_beside(home: Path, run_id: str, artifact: Artifact) -> None:
+    """Put what a stage found of a run that is in the store (`load_beside`) beside its rows.
+
+    Nothing is written where it is there. Raises ``StorageError`` as `publish` does, and if the run
+    was removed meanwhile.
+    """
+    home = absolute(home)
+    store = home / FILE
+    check_artifacts(home, [artifact])
+    with open_store(home, files=False, verify=False) as reader:
+        there = reader.execute(
+            "SELECT key FROM stages WHERE run_id = ? AND stage = ?", [run_id, artifact.stage]
+        ).fetchall()
+    if there == [(artifact.key,)]:
+        return
+    with rewriting(store, start_from=store) as connection:
+        migrate(connection, str(store))
+        if not connection.execute("SELECT 1 FROM runs WHERE run_id = ?", [run_id]).fetchall():
+            raise StorageError(
+                f"run {run_id} was removed meanwhile; name one of 'deconstruct runs'"
+            )
+        load_beside(connection, run_id, artifact)
         create_views(connection, home)
         create_macros(connection)

@@ -50,7 +50,7 @@ _SHOWN = {
 _LATENT = {
     "top_tokens": "FROM top_tokens($run, $latent)",
     "label_enrichment": "FROM label_enrichment($run) WHERE latent = $latent AND p_corrected < 0.05 "
-    "ORDER BY lift DESC",
+    "AND lift_train > 1 ORDER BY low_train DESC",
     "feature_logits": "FROM feature_logits WHERE run_id = $run AND latent = $latent "
     "ORDER BY direction, rank",
     "top_contexts": "FROM top_contexts($run, $latent, n := $n, width := $width)",

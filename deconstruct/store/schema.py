@@ -18,6 +18,8 @@ from deconstruct.corpus.tables import DOCUMENT_LABELS, DOCUMENT_METADATA, DOCUME
 from deconstruct.corpus.tables import TABLES as CORPUS
 from deconstruct.drift.tables import TABLES as DRIFT
 from deconstruct.evaluation.tables import TABLES as EVALUATION
+from deconstruct.explanation.tables import TABLES as EXPLANATION
+from deconstruct.interpretation.tables import TABLES as INTERPRETATION
 from deconstruct.latents.tables import TABLES as LATENTS
 from deconstruct.matching.tables import TABLES as MATCHING
 from deconstruct.probe.tables import TABLES as PROBE
@@ -251,6 +253,8 @@ _OF_STAGES = {
     "sae": SAE,
     "probe": PROBE,
     "cluster": CLUSTER,
+    "interpretation": INTERPRETATION,
+    "explanation": EXPLANATION,
     "drift": DRIFT,
     "matching": MATCHING,
 }

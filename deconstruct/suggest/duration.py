@@ -35,6 +35,8 @@ FIRINGS_A_SECOND = 700_000
 """Firings encoded, ordered and written, beside the product."""
 SECONDS_A_DOCUMENT = 0.01
 """Of probe and cluster, which run beside the evaluation."""
+SECONDS_A_LATENT = 0.002
+"""Of the intruder trials of a latent."""
 FIRING_BYTES = 32
 """On disk, in all orders."""
 
@@ -89,6 +91,7 @@ def foreseen(
         "evaluation": (passes * (whole + upper) + held_out / documents * tokens * encoded, 0),
         "probe": (SECONDS_A_DOCUMENT * documents / 2, 0),
         "cluster": (SECONDS_A_DOCUMENT * documents / 2, 0),
+        "interpretation": (SECONDS_A_LATENT * config.interpretation.latents, 0),
     }
 
 

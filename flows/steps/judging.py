@@ -44,13 +44,13 @@ def judged_on(
 ) -> list[Artifact]:
     """The artifacts of an SAE on one corpus.
 
-    Evaluation, probe and cluster need nothing of each other, and run at the same time.
+    The stages after the latents need nothing of each other, and run at the same time.
     """
     config, device = run.config, run.device
     corpus, activations = recorded.corpus, recorded.activations
     read = {"corpus": corpus, "activations": activations, "sae": sae}
     latents = stages.run(task.latents, config.latents, **read, device=device)
-    evaluation, probe, cluster = stages.side_by_side(
+    evaluation, probe, cluster, interpretation = stages.side_by_side(
         stages.call(
             task.evaluation, config.evaluation, model=run.model, reference=reference, sae=sae,
             latents=latents, other=run.other, device=device,
@@ -61,8 +61,13 @@ def judged_on(
         stages.call(
             task.cluster, config.cluster, corpus=corpus, latents=latents, activations=activations
         ),
+        stages.call(
+            task.interpretation, config.interpretation, corpus=corpus, latents=latents
+        ),
     )  # fmt: skip
-    return [corpus, activations, reference, sae, latents, evaluation, probe, cluster]
+    return [
+        corpus, activations, reference, sae, latents, evaluation, probe, cluster, interpretation
+    ]  # fmt: skip
 
 
 def autoencoder(run: Running, stages: Stages, site: str, recorded: AtSite) -> Artifact:

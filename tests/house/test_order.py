@@ -23,11 +23,12 @@ ORDER = (
     ("sae",),
     ("features", "reference"),
     ("latents", "evaluation"),
-    ("probe", "cluster", "drift", "matching"),
+    ("probe", "cluster", "drift", "matching", "interpretation"),
+    ("explanation",),
     ("store",),
     ("recurring", "interop", "report", "suggest", "causes"),
     ("commands", "doctor"),
-    ("sharing", "examining"),
+    ("sharing", "examining", "asking"),
     ("cli",),
 )
 """Packages of ``deconstruct/``, from the ground up: each imports from rows above its own alone."""

@@ -21,6 +21,9 @@ QUESTIONS = (
     "top_contexts('demo', 7)",
     "context_tokens('demo', 7)",
     "top_tokens('demo', 7)",
+    "contexts_by_quantile('demo', 7)",
+    "groups_of('demo')",
+    "interpretability('demo')",
     "fires_with('demo', 7)",
     "co_firing('demo', 4, 5)",
     "latents_for_label('demo', 'business')",
@@ -69,7 +72,9 @@ def test_every_macro_is_asked_here(both: tuple[Path, Path]) -> None:
             "SELECT DISTINCT function_name FROM duckdb_functions() "
             "WHERE function_type = 'table_macro' AND NOT internal"
         ).fetchall()
-    assert {m for (m,) in macros} - {"tokens_around"} == {q.split("(")[0] for q in QUESTIONS}
+    assert {m for (m,) in macros} - {"tokens_around", "shown_and_scored"} == {
+        q.split("(")[0] for q in QUESTIONS
+    }
 
 
 @pytest.mark.parametrize("question", QUESTIONS)

@@ -14,7 +14,7 @@ from support.planted import remade
 from support.store_artifacts import D_SAE, LABELS, Planted, plant
 
 from deconstruct.common.errors import StorageError
-from deconstruct.config import STAGES
+from deconstruct.config import EVERY_STAGE
 from deconstruct.store import (
     QueryError,
     export_run,
@@ -84,7 +84,7 @@ def test_runs_and_stages_say_where_results_come_from(two_runs: TwoRuns) -> None:
             [run_of(demo)],
         ).fetchall()
     assert row == ("demo", "9.resid_post", 9, "topk", 16, D_SAE, 4, 0.2, 0.96, 0.6, str(D_SAE))
-    assert stages == [(s, demo.artifacts[s].key, s == "corpus") for s in (*STAGES, "drift")]
+    assert stages == [(s, demo.artifacts[s].key, s == "corpus") for s in EVERY_STAGE]
 
 
 def test_every_table_and_column_has_a_comment(two_runs: TwoRuns) -> None:

@@ -23,6 +23,7 @@ from deconstruct.config import RunConfig
 from deconstruct.corpus import sources
 from deconstruct.corpus import stage as corpus
 from deconstruct.evaluation import stage as evaluation
+from deconstruct.interpretation import stage as interpretation
 from deconstruct.latents import stage as latents
 from deconstruct.model.resolve import resolve
 from deconstruct.probe import stage as probe
@@ -58,6 +59,7 @@ def run(home: Path, config: RunConfig) -> dict[str, Artifact]:
     )  # fmt: skip
     made["probe"] = probe.fit_probes(root, config.probe, **known)
     made["cluster"] = cluster.group_documents(root, config.cluster, **known)
+    made["interpretation"] = interpretation.interpret(root, config.interpretation, **known)
     record = RunRecord(config=config, started=started, finished=datetime.now(UTC))
     publish(home, record, made)
     return made

@@ -23,7 +23,9 @@ from deconstruct.evaluation.tables import (
     SAE_METRICS,
     TOKEN_ERRORS,
 )
+from deconstruct.explanation.tables import EXPLANATION_ITEMS, EXPLANATION_SCORES, EXPLANATIONS
 from deconstruct.features.tables import DIRECTIONS, FEATURE_LOGITS, FEATURES
+from deconstruct.interpretation.tables import INTERPRETATION_ITEMS, LATENT_SCORES
 from deconstruct.latents.tables import DOCUMENT_LATENTS, LATENTS, LATENTS_BY_TOKEN
 from deconstruct.probe.tables import PROBE_PREDICTIONS, PROBE_WEIGHTS, PROBES
 from deconstruct.reference.tables import DOCUMENT_LOSSES
@@ -108,6 +110,8 @@ def plant(
         "evaluation": _evaluation(drawn, seed),
         "probe": _probe(drawn),
         "cluster": _cluster(drawn),
+        "interpretation": _interpretation(drawn),
+        "explanation": _explanation(drawn),
         "drift": _drift(drawn.activations),
     }
     artifacts = {}
@@ -361,6 +365,44 @@ def _cluster(drawn: Drawn) -> Contents:
             chosen=True,
         ),
     }
+
+
+def _interpretation(drawn: Drawn) -> Contents:
+    """One latent's trial of five contexts, in which the intruder was found."""
+    fires = np.flatnonzero(drawn.activations[:, SPORT_LATENT])[:4]
+    silent = np.flatnonzero(~drawn.special & (drawn.activations[:, SPORT_LATENT] == 0))[0]
+    intruder = [False] * 4 + [True]
+    method = "intruder-tfidf"
+    return {
+        LATENT_SCORES: filled(
+            LATENT_SCORES, latent=[SPORT_LATENT, DEAD], method=method, value=[1.0, None],
+            n=[1, 0], floor=0.2, ci_low=[0.2, None], ci_high=[1.0, None],
+        ),
+        INTERPRETATION_ITEMS: filled(
+            INTERPRETATION_ITEMS, latent=SPORT_LATENT, method=method, item=0, quantile=1,
+            token_index=[*fires, silent], truth=intruder, answer=intruder,
+        ),
+    }  # fmt: skip
+
+
+def _explanation(drawn: Drawn) -> Contents:
+    """One latent explained from train documents, one held-out context judged."""
+    fires = np.flatnonzero(drawn.activations[:, SPORT_LATENT])
+    held_out = np.isin(drawn.doc_of[fires], drawn.test_docs)
+    own = {"latent": SPORT_LATENT, "method": "detection"}
+    return {
+        EXPLANATIONS: filled(
+            EXPLANATIONS, latent=SPORT_LATENT, text=f"{len(fires)} goals", model="m",
+            shown=[fires[~held_out][:3].tolist()],
+        ),
+        EXPLANATION_ITEMS: filled(
+            EXPLANATION_ITEMS, **own, quantile=1, token_index=fires[held_out][:1], truth=True,
+            answer=None,
+        ),
+        EXPLANATION_SCORES: filled(
+            EXPLANATION_SCORES, **own, value=None, ci_low=None, ci_high=None, failed=[1], floor=0.5
+        ),
+    }  # fmt: skip
 
 
 def _drift(dense: np.ndarray) -> Contents:

@@ -42,7 +42,10 @@ def test_what_a_person_must_mend_is_not_tried_again(error: Exception, again: boo
 
 def test_every_task_that_is_tried_again_asks_whether_that_is_worth_while() -> None:
     own = [stages.corpus, stages.activations, stages.latents, stages.evaluation, stages.probe]
-    of_stages = [one.task for one in (*own, stages.cluster, stages.drift, training.sae)]
+    of_stages = [
+        one.task
+        for one in (*own, stages.cluster, stages.interpretation, stages.drift, training.sae)
+    ]
     for task in [*of_stages, training.sae_members.task, training.members, spread.shards]:
         assert task.retries == 1
         assert task.retry_condition_fn is worth_retrying, task.name

@@ -1,0 +1,1 @@
+"""How clear single latents are: items that anyone can score again, and scores of them."""

@@ -1,0 +1,43 @@
+"""Latents of a run that is there, explained: the run found, the endpoint asked, rows added."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deconstruct.artifacts import Artifact, DataRoot
+from deconstruct.config import ExplanationConfig
+from deconstruct.explanation.stage import explain
+from deconstruct.store import data_root, open_store, publish_beside, resolve_run
+from deconstruct.store.query import executed
+
+
+def explain_run(
+    home: Path | str | None, run: str, changes: Mapping[str, Any]
+) -> tuple[str, Artifact]:
+    """Explain latents of a run and publish what was answered; its id, and the artifact.
+
+    run: as in `resolve_run`. changes: fields of `ExplanationConfig` in the place of those of the
+    run's configuration. From cache the second time. Raises as `explain` does, ``QueryError`` for
+    an unknown run, ``StorageError`` if its artifacts are gone.
+    """
+    root = DataRoot(data_root(home))
+    with open_store(home, files=False, verify=False) as store:
+        run_id = resolve_run(store, run)
+        keys = dict(
+            store.execute(
+                "SELECT stage, key FROM stages WHERE run_id = ? AND stage IN ('corpus', 'latents')",
+                [run_id],
+            ).fetchall()
+        )
+    config, _ = executed(home, run_id)
+    fields = config.explanation.model_dump() | dict(changes)
+    artifact = explain(
+        root,
+        ExplanationConfig.model_validate(fields),
+        corpus=root.open("corpus", keys["corpus"]),
+        latents=root.open("latents", keys["latents"]),
+    )
+    publish_beside(root.path, run_id, artifact)
+    return run_id, artifact
