@@ -54,7 +54,7 @@ def load_run(
     Its rows in runs and stages are of its making: they stay. The caller holds the transaction.
     """
     for relation in RELATIONS:
-        if relation.stage is not None and not relation.in_place and not relation.paired:
+        if relation.stage is not None and relation.stored and not relation.paired:
             connection.execute(f"DELETE FROM {name(relation.name)} WHERE run_id = ?", [run_id])
     column = label_column(run, artifacts["corpus"])
     for relation in RELATIONS:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from support.old_stores import SINCE_5, TO_VERSION_5
 from support.store_artifacts import Planted, plant
 
 from deconstruct.config import TRAINING, AnalysisConfig
@@ -101,7 +102,8 @@ def test_probes_answer_by_corpus_and_label_in_one_query(
     with open_store(home) as store:
         rows = store.execute(
             "SELECT r.analysis, p.label, p.value FROM probes AS p JOIN runs AS r USING (run_id) "
-            "WHERE r.name = 'demo' AND p.metric = 'f1' ORDER BY ALL"
+            "WHERE r.name = 'demo' AND p.metric = 'auroc' "
+            "AND p.label IS NOT NULL ORDER BY ALL"
         ).fetchall()
     assert [row[:2] for row in rows] == [
         (TRAINING, "sp'ort; DROP TABLE runs"),
@@ -142,22 +144,26 @@ def test_fronts_of_a_sweep_are_of_one_corpus_each(three: tuple[Path, dict[str, s
     assert changes == [(None,)] * 3
 
 
+OF_PROBES = ("probes", "probe_weights", "probe_predictions")
+
+
 def as_schema_4(file: Path) -> None:
     """The store as that schema had it."""
     new = {
         RUNS: ("analysis", "trained_on", "seen_documents", "label_column"),
         EXECUTIONS: ("analysis", "training_corpus", "stands"),
         NAMES: ("analysis",),
-        **{relation: ("task",) for relation in RELATIONS if relation.stage == "probe"},
+        **{r: ("task", *SINCE_5) for r in RELATIONS if r.name in OF_PROBES},
     }
     with duckdb.connect(file) as store:
+        store.execute(TO_VERSION_5)
         for relation, gone in new.items():
             kept = tuple(column for column in relation.columns if column.name not in gone)
             key = tuple(column for column in relation.key if column not in gone)
             old = replace(relation, name=f"old_{relation.name}", columns=kept, key=key)
             store.execute(create_table(old))
-            store.execute(f"INSERT INTO {old.name} BY NAME SELECT * EXCLUDE ({', '.join(gone)}) "
-                          f"FROM {relation.name}")  # fmt: skip
+            store.execute(f"INSERT INTO {old.name} BY NAME SELECT "
+                          f"{', '.join(c.name for c in kept)} FROM {relation.name}")  # fmt: skip
             store.execute(f"CREATE TABLE kept_{relation.name} AS FROM {old.name}")
             store.execute(f"DROP TABLE {relation.name}; DROP TABLE {old.name}")
             store.execute(create_table(replace(old, name=relation.name)))

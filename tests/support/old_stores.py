@@ -14,8 +14,17 @@ UPDATE meta SET value = '5' WHERE name = 'schema_version';
 """
 """What release 5 had of clusters."""
 
-TO_VERSION_4 = f"""
+TO_VERSION_5 = f"""
 {CLUSTERS_TO_5}
+CREATE TABLE d AS FROM probe_predictions; DROP VIEW probe_predictions;
+ALTER TABLE d RENAME TO probe_predictions;
+DROP TABLE probe_scores; DROP TABLE probe_curve;
+CREATE TABLE p AS SELECT * EXCLUDE (target, seed) FROM probes; DROP TABLE probes;
+ALTER TABLE p RENAME TO probes;
+UPDATE meta SET value = '5' WHERE name = 'schema_version';
+"""
+TO_VERSION_4 = f"""
+{TO_VERSION_5}
 DROP VIEW document_labels;
 CREATE TABLE p AS SELECT * EXCLUDE task FROM probes; DROP TABLE probes;
 ALTER TABLE p RENAME TO probes;
@@ -28,7 +37,9 @@ ALTER TABLE d RENAME TO probe_predictions;
 ALTER TABLE runs DROP COLUMN label_column;
 UPDATE meta SET value = '4' WHERE name = 'schema_version';
 """
+SINCE_5 = ("target", "seed", "probe_scores", "probe_curve")
 SINCE_4 = (
+    *SINCE_5,
     "task",
     "label_column",
     "document_labels",
@@ -39,4 +50,4 @@ SINCE_4 = (
     "cluster_metrics.representation",
     "cluster_metrics.kind",
 )
-"""Columns and relations that came after it."""
+"""Columns and relations that came after them."""
