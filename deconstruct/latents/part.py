@@ -99,7 +99,8 @@ def activations_of(
             starts = np.concatenate([[0], np.flatnonzero(at[1:] != at[:-1]) + 1])
             x = block.activation.float().numpy()
             x = x if len(mine) == len(x) else x[mine]
-            np.add.at(pooled, at[starts], np.add.reduceat(x, starts, dtype=np.float64))
+            join = np.add if mean else np.maximum
+            join.at(pooled, at[starts], join.reduceat(x, starts, dtype=np.float64))
             np.add.at(tokens, at[starts], np.diff(starts, append=len(at)))
     pooled[tokens == 0] = 0
     return pooled / np.maximum(tokens, 1)[:, None] if mean else pooled

@@ -62,11 +62,9 @@ class Representations:
             return Vectors(*self._words(task), standardised=False)
         if name in ("pca", "random_projection"):
             return self._projected(name, task)
-        whole = {
-            "length": self._lengths, EMBEDDINGS: self._embedded, LATENTS: self._pooled,
-            ACTIVATIONS: self._recorded,
-        }  # fmt: skip
-        return Vectors(*self._split(whole[name], task))
+        whole = {"length": "_lengths", EMBEDDINGS: "_embedded", ACTIVATIONS: "_recorded",
+                 LATENTS: "_pooled"}  # fmt: skip
+        return Vectors(*self._split(getattr(self, whole[name]), task))
 
     def _split(self, matrix: Any, task: Task) -> tuple[Any, Any]:
         return matrix[self._place[task.train]], matrix[self._place[task.test]]

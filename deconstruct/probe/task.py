@@ -145,16 +145,21 @@ class Task:
     def folds(self, seed: int) -> list[tuple[Ints, Ints]]:
         """Train rows in turn to fit on and to judge by; documents of a group are on one side.
 
-        Classes are dealt out evenly. None, where there are no two groups.
+        Each class is dealt out evenly, beginning where its first document falls, so that nothing
+        depends on what classes are called. None, where there are no two groups.
         """
         _, first = np.unique(self.train_groups, return_index=True)
         draw = np.random.default_rng(seed)
         first = first[draw.permutation(len(first))]
-        if self.kind == "class":
-            first = first[np.argsort(self.train_truth[first].argmax(1), kind="stable")]
         count = min(FOLDS, len(first))
+        own_class = (
+            self.train_truth[first].argmax(1) if self.kind == "class" else np.zeros(len(first))
+        )
         fold = np.zeros(int(self.train_groups.max()) + 1, np.int64)
-        fold[self.train_groups[first]] = np.arange(len(first)) % count
+        for number in np.unique(own_class):
+            places = np.flatnonzero(own_class == number)
+            dealt = (places[0] + np.arange(len(places))) % count
+            fold[self.train_groups[first[places]]] = dealt
         own = fold[self.train_groups]
         if count < 2:
             return []

@@ -43,7 +43,7 @@ CREATE OR REPLACE MACRO probe_parts(runs) AS TABLE
         FROM probe_scores AS s
         SEMI JOIN (FROM probes AS p WHERE p.seed IS NOT NULL) AS now
             ON now.run_id = s.run_id AND now.task IS NOT DISTINCT FROM s.task
-        WHERE list_contains(runs, s.run_id)
+        WHERE of_store(:store) AND list_contains(runs, s.run_id)
     ),
     ranked AS (
         SELECT s.*, rank() OVER whole + (count(*) OVER (whole RANGE CURRENT ROW) - 1) / 2 AS among_all,
@@ -105,7 +105,8 @@ CREATE OR REPLACE MACRO probe_parts(runs) AS TABLE
         UNION ALL
         SELECT x.run_id, x.task, x.representation, x.k, NULL, 'accuracy', x.doc_id,
             (x.predicted = x.label)::DOUBLE
-        FROM probe_predictions AS x WHERE list_contains(runs, x.run_id)
+        FROM probe_predictions AS x
+        WHERE of_store(:store) AND list_contains(runs, x.run_id)
         UNION ALL
         SELECT y.run_id, y.task, y.representation, y.k, NULL, 'r2', y.doc_id,
             1 - avg(y.error) OVER probe / avg(y.square) OVER probe
