@@ -129,13 +129,16 @@ class Scores:
         """Share of documents that are given their class."""
         return float(self._hits[probe].mean())
 
-    def table(self, bootstrap: Bootstrap, seed: int) -> pa.Table:
+    def table(self, resamples: int, seed: int) -> pa.Table:
         """``probes.parquet``: the scores, a row each."""
         found = [*self._found, *self._gaps()]
-        parts = np.stack([score.part for score in found], 1)
-        drawn = np.concatenate(
-            [counts @ parts / counts.sum(1, keepdims=True) for counts in bootstrap.counts()]
-        )
+        groups = self.task.test_groups
+        bootstrap = Bootstrap(int(groups.max()) + 1, resamples, seed)
+        parts = np.zeros((bootstrap.documents, len(found)))
+        for column, score in enumerate(found):
+            parts[:, column] = np.bincount(groups, score.part)
+        size = np.bincount(groups).astype(np.float64)[:, None]
+        drawn = np.concatenate([counts @ parts / (counts @ size) for counts in bootstrap.counts()])
         rows = []
         for column, (probe, target, label, metric, part) in enumerate(found):
             estimate = _estimate(bootstrap, metric, part, drawn[:, column])

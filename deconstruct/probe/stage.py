@@ -21,7 +21,6 @@ import pyarrow as pa
 
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, keys_of
 from deconstruct.artifacts.table import Table
-from deconstruct.common.intervals import Bootstrap
 from deconstruct.common.progress import track
 from deconstruct.common.threads import one_quiet_thread
 from deconstruct.config import ProbeConfig
@@ -178,9 +177,8 @@ class Probing:
 
     def tables(self) -> dict[Table, pa.Table]:
         """Rows of the stage's tables."""
-        bootstrap = Bootstrap(len(self.task.test), self.config.bootstrap, self.config.seed)
         return {
-            PROBES: self.scores.table(bootstrap, self.config.seed),
+            PROBES: self.scores.table(self.config.bootstrap, self.config.seed),
             PROBE_WEIGHTS: self.weights,
             PROBE_SCORES: self.scores.scores(),
             PROBE_CURVE: PROBE_CURVE.of_rows(self.points),

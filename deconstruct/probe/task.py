@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from deconstruct.artifacts import Artifact
+from deconstruct.common.parquet import opened
 from deconstruct.corpus.tables import DOCUMENT_LABELS
 from deconstruct.probe.vectors import Floats, Ints
 
@@ -25,7 +26,8 @@ MIN_TRAIN = 2
 
 @dataclass(frozen=True)
 class Sample:
-    """The documents that are read. train, test: doc_ids, ascending; documents: in the corpus."""
+    """The documents that are read. documents: how many the corpus has. train, test: doc_ids of what
+    is read, ascending. groups: [documents], equal where texts are alike, or hang together."""
 
     documents: int
     train: Ints
@@ -52,8 +54,12 @@ class Sample:
 
 
 def _groups(corpus: Artifact, documents: int) -> Ints:
-    """[documents]: which hang together, by the smallest doc_id."""
-    return np.arange(documents)
+    """[documents]: the group of each, by its smallest doc_id; of older corpora each is its own."""
+    with opened(corpus.file("documents.parquet")) as file:
+        if "group_id" not in file.schema_arrow.names:
+            return np.arange(documents)
+    table = corpus.table("documents.parquet", ["group_id"])
+    return np.asarray(table["group_id"].to_numpy(), np.int64)
 
 
 @dataclass(frozen=True)

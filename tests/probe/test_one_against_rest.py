@@ -7,7 +7,6 @@ import pyarrow as pa
 import pytest
 from support.probing import task_of
 
-from deconstruct.common.intervals import Bootstrap
 from deconstruct.config import ProbeConfig
 from deconstruct.probe.curve import PER_CLASS, curve, drawn
 from deconstruct.probe.fitting import on_all, on_few
@@ -152,7 +151,7 @@ def test_shuffled_labels_score_as_chance_does() -> None:
         scores.add(Probe("latents", None), on_all(vectors, task, folds).scores)
         for k, told in on_few(vectors, task, folds, [1, 5]):
             scores.add(Probe("latents", k), told)
-        for row in scores.table(Bootstrap(len(task.test), 200, 0), 0).to_pylist():
+        for row in scores.table(200, 0).to_pylist():
             if row["representation"] == "latents" and row["metric"] == "auroc" and not row["label"]:
                 inside[row["k"]] += row["ci_low"] <= 0.5 <= row["ci_high"]
     for k, count in inside.items():
@@ -223,7 +222,10 @@ class Listed:
         return [pa.table({name: whole[name] for name in columns})]
 
 
-def test_no_more_documents_than_asked_for_are_read_whatever_their_order() -> None:
+def test_no_more_documents_than_asked_for_are_read_whatever_their_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("deconstruct.probe.task._groups", lambda _, documents: np.arange(documents))
     orders = (np.arange(500), np.random.default_rng(0).permutation(500))
     chosen = []
     for order in orders:
@@ -242,6 +244,22 @@ def test_scores_of_a_task_see_the_same_resamples() -> None:
     same = rows[task.test][:, :5]
     scores.add(Probe("latents", None), same)
     scores.add(Probe("activations", None), same)
-    table = scores.table(Bootstrap(len(task.test), 300, 0), 0).to_pylist()
+    table = scores.table(300, 0).to_pylist()
     [gap] = [row for row in table if row["metric"] == "accuracy_minus_activations"]
     assert (gap["value"], gap["ci_low"], gap["ci_high"]) == (0, 0, 0)
+
+
+def test_intervals_draw_documents_that_hang_together_as_one() -> None:
+    """Each document four times: the interval is that of a quarter as many."""
+    truth, rows = planted()
+    labels, fold = [[NAMES[i]] for i in truth], [np.repeat(x, 4, 0) for x in (rows, TRAIN)]
+    groups = np.repeat(np.arange(COUNT), 4)
+    repeated = [one for one in labels for _ in range(4)]
+    width = {}
+    for name, own in (("apart", None), ("grouped", groups)):
+        found = scored(task_of(repeated, fold[1], groups=own), fold[0], (1,))
+        _, low, high = found[1, None, "auroc"]
+        assert low is not None
+        assert high is not None
+        width[name] = high - low
+    assert width["grouped"] == pytest.approx(2 * width["apart"], rel=0.2)
