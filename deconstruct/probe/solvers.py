@@ -55,7 +55,7 @@ def newton(x: Floats, truth: Floats, strength: Floats) -> Floats:
         step = np.linalg.solve(hessian, gradient[..., None])[..., 0]
         step[one_sided] = 0
         decrement = (step * gradient).sum(-1)
-        if (decrement <= 1e-8 * rows).all():
+        if (decrement <= 1e-6 * rows).all():
             break
         along = step @ x.transpose(0, 2, 1)
         size = _halved(score, -along, y, theta, -step, penalty, loss, decrement)
