@@ -38,6 +38,7 @@ from deconstruct.probe.tables import (
     TASK,
 )
 from deconstruct.probe.task import Sample, Task, tasks_of
+from deconstruct.probe.tokens import token_rows
 from deconstruct.probe.vectors import Floats, Vectors
 
 log = logging.getLogger(__name__)
@@ -74,8 +75,9 @@ def fit_probes(
     """Fit and score the probes: ``probes``, ``probe_weights``, ``probe_scores``, ``probe_curve``.
 
     model: whose token embeddings are one of the representations; without it they are left out. Each
-    column of labels is a task of its own, those of classes first. The facts are those of the first
-    task; of a corpus with several columns those of all are the fact ``tasks``.
+    column of labels is a task of its own, those of classes first; so is each of
+    ``config.token_tasks``, of which there are rows of ``probes`` alone. The facts are those of the
+    first task; of a corpus with several columns those of all are the fact ``tasks``.
 
     Where there is nothing to probe the files are empty, and the fact ``skipped`` says why. A label
     with fewer than two train documents is left out, and named by the fact ``left_out``.
@@ -86,19 +88,24 @@ def fit_probes(
     def write(draft: Draft) -> None:
         sample = Sample.of(corpus, config.max_documents)
         vectors = Representations(config, sample, corpus, latents, activations, model)
-        several = "tasks" in corpus.facts
+        several = "tasks" in corpus.facts or bool(config.token_tasks)
         found, facts = {}, {}
         for name, task in tasks_of(corpus, sample).items():
-            told = f" of column {name!r}" if several else ""
+            told = f" of column {name!r}" if "tasks" in corpus.facts else ""
             found[name], facts[name] = _probed(config, task, vectors, told)
         if not facts:
             log.warning("no probes: %s", NO_LABELS)
         draft.facts |= next(iter(facts.values()), {"skipped": NO_LABELS})
-        if several:
+        if "tasks" in corpus.facts:
             draft.facts["tasks"] = facts
+        of_tokens = []
+        if config.token_tasks:
+            of_tokens = token_rows(config, sample, corpus, latents, activations)
         for table in TABLES:
             by_task = {name: tables[table] for name, tables in found.items()}
             rows = _with_task(table, by_task) if several else next(iter(by_task.values()))
+            if table is PROBES and of_tokens:
+                rows = pa.concat_tables([rows, table.with_optional().of_rows(of_tokens)])
             draft.write_table(table.file, rows)
 
     wanted = recipe(config, corpus=corpus, latents=latents, activations=activations, model=model)

@@ -50,7 +50,7 @@ def run(home: Path, config: RunConfig) -> dict[str, Artifact]:
     made["evaluation"] = evaluation.evaluate(
         root, config.evaluation, model=model, sae=made["sae"], **known, device="cpu"
     )
-    made["probe"] = probe.fit_probes(root, config.probe, **known)
+    made["probe"] = probe.fit_probes(root, config.probe, model=model, **known)
     made["cluster"] = cluster.group_documents(root, config.cluster, **known)
     record = RunRecord(config=config, started=started, finished=datetime.now(UTC))
     publish(home, record, made)
