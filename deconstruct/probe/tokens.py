@@ -86,10 +86,8 @@ def _drawn_tokens(
 ) -> tuple[Ints, Ints]:
     """token_index and doc_id of at most `PER_DOCUMENT` recorded tokens of each chosen document, in
     the order of token_index."""
-    index, document = (
-        np.concatenate([np.asarray(read(part), np.int64) for part in reader.groups])
-        for read in (lambda part: part.token_index(), lambda part: part.doc_id())
-    )
+    index = np.concatenate([part.token_index() for part in reader.groups]).astype(np.int64)
+    document = np.concatenate([part.doc_id() for part in reader.groups]).astype(np.int64)
     mine = np.flatnonzero(chosen[document])
     mine = mine[np.argsort(index[mine])]
     mine = mine[draw.permutation(len(mine))]
