@@ -85,7 +85,7 @@ ORDER BY list_indexof({_FIRST}, metric) DESC, metric""",
 SELECT task, representation, coalesce(k::VARCHAR, 'all') AS k, metric, value, ci_low, ci_high,
     n_test
 FROM probes WHERE run_id = ? AND label IS NULL
-    AND metric IN ('accuracy', 'auroc', 'average_precision', 'r2', 'spearman')
+    AND (metric IN ('auroc', 'average_precision', 'r2') OR metric = 'accuracy' AND k IS NULL)
 ORDER BY task <> (SELECT r.label_column FROM runs AS r WHERE r.run_id = probes.run_id), task,
     metric, probes.k DESC NULLS FIRST, value DESC, representation""",
     _DRIFT: """

@@ -119,7 +119,8 @@ CREATE OR REPLACE MACRO probe_parts(runs) AS TABLE
             || coalesce(', k = ' || p.k, '') || coalesce(', ' || p.label, '')
             || CASE WHEN p.task = r.label_column THEN '' ELSE ', on ' || p.task END AS metric,
         p.task, p.representation, p.k, p.label, p.metric AS measure, p.doc_id, p.part
-    FROM parts AS p JOIN runs AS r ON r.run_id = p.run_id;
+    FROM parts AS p JOIN runs AS r ON r.run_id = p.run_id
+    ORDER BY p.run_id, 3, p.doc_id;
 
 -- What labels are read off, and how well: each representation by the number of dimensions k that a
 -- probe reads, worst first. value: mean over the labels of the area under the ROC curve, with its
@@ -171,10 +172,12 @@ CREATE OR REPLACE MACRO probe_table(run, task := NULL) AS TABLE
         SELECT h.*, least(1, max(h.product) OVER (ORDER BY h.p, h.representation, h.k)) AS holm
         FROM held AS h
     )
-    SELECT v.representation, coalesce(v.k::VARCHAR, 'all') AS k, round(v.value, 3) AS value,
-        round(v.ci_low, 3) AS low, round(v.ci_high, 3) AS high, round(c.gap, 3) AS gap,
-        round(c.gap - student_ratio(c.freedom) * c.error, 3) AS gap_low,
-        round(c.gap + student_ratio(c.freedom) * c.error, 3) AS gap_high, round(c.holm, 4) AS p
+    -- A zero more, so that none is shown as -0.
+    SELECT v.representation, coalesce(v.k::VARCHAR, 'all') AS k, round(v.value, 3) + 0 AS value,
+        round(v.ci_low, 3) + 0 AS low, round(v.ci_high, 3) + 0 AS high, round(c.gap, 3) + 0 AS gap,
+        round(c.gap - student_ratio(c.freedom) * c.error, 3) + 0 AS gap_low,
+        round(c.gap + student_ratio(c.freedom) * c.error, 3) + 0 AS gap_high,
+        round(c.holm, 4) AS p
     FROM probes AS v
     LEFT JOIN corrected AS c ON c.representation = v.representation AND c.k = coalesce(v.k, 0)
     WHERE v.run_id = resolve_run(run) AND v.label IS NULL AND v.metric IN ('auroc', 'r2')
