@@ -59,7 +59,7 @@ CREATE OR REPLACE MACRO probe_parts(runs) AS TABLE
     ),
     -- right_side: the share of documents of the other side that it lies on the right side of.
     placed AS MATERIALIZED (
-        SELECT r.* EXCLUDE (among_all, among_own), r.n / nullif(
+        SELECT r.* EXCLUDE (among_all, among_own), r.among_all - r.among_own AS above, r.n / nullif(
                 CASE WHEN r.truth = 1 THEN r.n_in ELSE r.n - r.n_in END, 0) AS weight,
             CASE WHEN r.truth = 1 THEN (r.among_all - r.among_own) / (r.n - r.n_in)
                 ELSE 1 - (r.among_all - r.among_own) / r.n_in END AS right_side,
@@ -71,8 +71,11 @@ CREATE OR REPLACE MACRO probe_parts(runs) AS TABLE
         WHERE r.n_in BETWEEN 1 AND r.n - 1
     ),
     sided AS (
-        SELECT q.*, avg(q.right_side) OVER side AS area, avg(q.hit) OVER side AS share,
-            sum(q.hit / q.n * q.weight) OVER probe / 2 AS balanced
+        -- Sums of halves and of ones: the same in any order.
+        SELECT q.*, avg(q.hit) OVER side AS share,
+            abs((q.truth = 0)::INTEGER - sum(q.above) OVER side / (q.n_in * (q.n - q.n_in))) AS area,
+            (avg(q.hit) FILTER (q.truth = 1) OVER probe
+                + avg(q.hit) FILTER (q.truth = 0) OVER probe) / 2 AS balanced
         FROM placed AS q
         WINDOW side AS (
                 PARTITION BY q.run_id, q.task, q.representation, q.k, q.target, q.truth
@@ -92,7 +95,10 @@ CREATE OR REPLACE MACRO probe_parts(runs) AS TABLE
         SELECT s.*, (s.truth - s.score) ** 2 AS error,
             (s.truth - avg(s.truth) OVER probe) ** 2 AS square
         FROM scored AS s WHERE s.target IS NULL
-        WINDOW probe AS (PARTITION BY s.run_id, s.task, s.representation, s.k)
+        WINDOW probe AS (
+            PARTITION BY s.run_id, s.task, s.representation, s.k ORDER BY s.doc_id
+            ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING
+        )
     ),
     parts AS (
         SELECT l.run_id, l.task, l.representation, l.k, l.target AS label, l.metric, l.doc_id, l.part
@@ -113,7 +119,10 @@ CREATE OR REPLACE MACRO probe_parts(runs) AS TABLE
                 - (y.error - y.square * avg(y.error) OVER probe / avg(y.square) OVER probe)
                     / avg(y.square) OVER probe
         FROM numbers AS y
-        WINDOW probe AS (PARTITION BY y.run_id, y.task, y.representation, y.k)
+        WINDOW probe AS (
+            PARTITION BY y.run_id, y.task, y.representation, y.k ORDER BY y.doc_id
+            ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING
+        )
     )
     SELECT p.run_id, 'probe' AS stage, p.metric || ' of ' || p.representation
             || coalesce(', k = ' || p.k, '') || coalesce(', ' || p.label, '')
