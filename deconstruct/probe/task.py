@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from deconstruct.artifacts import Artifact
-from deconstruct.common.parquet import opened
+from deconstruct.corpus.alike.groups import group_ids
 from deconstruct.corpus.tables import DOCUMENT_LABELS
 from deconstruct.probe.vectors import Floats, Ints
 
@@ -50,16 +50,7 @@ class Sample:
                 known[rows["doc_id"].to_numpy()] = True
         sides = (np.flatnonzero(known & side) for side in (in_train, ~in_train))
         own, held_out = (np.sort(s[np.argsort(order[s], kind="stable")[:most]]) for s in sides)
-        return cls(len(order), own, held_out, _groups(corpus, len(order)))
-
-
-def _groups(corpus: Artifact, documents: int) -> Ints:
-    """[documents]: the group of each, by its smallest doc_id; of older corpora each is its own."""
-    with opened(corpus.file("documents.parquet")) as file:
-        if "group_id" not in file.schema_arrow.names:
-            return np.arange(documents)
-    table = corpus.table("documents.parquet", ["group_id"])
-    return np.asarray(table["group_id"].to_numpy(), np.int64)
+        return cls(len(order), own, held_out, group_ids(corpus))
 
 
 @dataclass(frozen=True)

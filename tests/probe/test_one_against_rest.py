@@ -225,7 +225,7 @@ class Listed:
 def test_no_more_documents_than_asked_for_are_read_whatever_their_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("deconstruct.probe.task._groups", lambda _, documents: np.arange(documents))
+    monkeypatch.setattr("deconstruct.probe.task.group_ids", lambda _: np.arange(500))
     orders = (np.arange(500), np.random.default_rng(0).permutation(500))
     chosen = []
     for order in orders:
