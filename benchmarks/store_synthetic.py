@@ -35,7 +35,7 @@ from deconstruct.interpretation.tables import INTERPRETATION_ITEMS, LATENT_SCORE
 from deconstruct.interpretation.tables import TABLES as INTERPRETATION
 from deconstruct.latents.buckets import FIRING, Buckets
 from deconstruct.latents.stage import BUCKET_TOKENS, _Encoding
-from deconstruct.probe.tables import PROBE_PREDICTIONS, PROBE_WEIGHTS, PROBES
+from deconstruct.probe.tables import PROBE_CURVE, PROBE_SCORES, PROBE_WEIGHTS, PROBES
 from deconstruct.probe.tables import TABLES as PROBE
 from deconstruct.sae.tables import TRAINING_LOG
 from deconstruct.store import RunRecord
@@ -250,9 +250,11 @@ def _small_tables(size: Size, draw: np.random.Generator) -> dict[str, Contents]:
         FEATURE_LOGITS: {"direction": "promoted", "rank": 1, "token": " word0", "logit": 1.0},
         DENSITY_HISTOGRAM: {"low": -3.0, "high": -2.0, "latents": size.d_sae},
         PROBES: {"representation": "latents", "k": None, "label": None, "metric": "accuracy"}
+        | {"target": None, "seed": 0}
         | {"value": 0.9, **ends, "n_train": 80, "n_test": 20},
-        PROBE_PREDICTIONS: {"representation": "latents", "k": None, "label": LABELS[0]}
-        | {"predicted": LABELS[1], "probability": 0.8},
+        PROBE_SCORES: {"representation": "latents", "k": None, "target": LABELS[0]}
+        | {"score": 0.8, "truth": 1.0},
+        PROBE_CURVE: {"representation": "latents", "n": 2, "draw": 0, "value": 0.8},
         CLUSTER_SUMMARY: {"size": 1, "top_label": LABELS[0], "top_label_share": 0.5}
         | {"latents": [[1]], "keywords": [["word1"]], "exemplars": [[0]], "jaccard": 0.8},
         CLUSTER_METRICS: {"representation": "latents", "kind": "value", "metric": "nmi"}

@@ -111,7 +111,7 @@ def run_stage(stage: str, folder: Path, tokens: int) -> dict[str, Any]:
 
     def probe() -> Any:
         read = {"corpus": corpus(), "activations": activations(), "latents": latents()}
-        return d.fit_probes(root, config.probe, **read)
+        return d.fit_probes(root, config.probe, model=model, **read)
 
     def cluster() -> Any:
         read = {"corpus": corpus(), "activations": activations(), "latents": latents()}

@@ -16,6 +16,10 @@ from deconstruct.config.base import (
     Settings,
 )
 
+TokenTask = Literal["capitalised", "number", "punctuation", "word_start"]
+"""What is asked of a token: whether it begins with a capital, has a digit, is of punctuation alone,
+begins a word."""
+
 
 class ActivationsConfig(Settings):
     """Which activations are recorded."""
@@ -129,13 +133,27 @@ class EvaluationConfig(Settings):
 
 
 class ProbeConfig(Settings):
-    """Linear probes of labels from pooled latents."""
+    """Linear probes of labels from pooled latents, beside baselines."""
 
     pooling: Literal["mean", "max"] = Field(
         "mean", description="How the latents of a document's tokens become one row."
     )
     ks: tuple[int, ...] = Field(
-        (1, 2, 5, 20), description="Sizes of the sparse probes, beside the one on all latents."
+        (1, 2, 5, 20, 100),
+        description="Sizes of the sparse probes, beside the one on all dimensions: each reads the "
+        "dimensions that tell its own label best from all others.",
+    )
+    token_tasks: tuple[TokenTask, ...] = Field(
+        (),
+        description="What single tokens are probed for, on latents and activations: capitalised, "
+        "number, punctuation, word_start.",
+    )
+    max_documents: int = Field(
+        4000,
+        ge=4,
+        le=MOST_ROWS,
+        description="Train documents that probes are fitted on, and held-out ones that they are "
+        "tested on, at most: those whose text has the smallest digest.",
     )
     bootstrap: int = Field(
         1000, ge=10, le=1_000_000, description="Resamples of test documents for intervals."
@@ -148,7 +166,7 @@ class ProbeConfig(Settings):
     @classmethod
     def _sizes(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
         if any(k < 1 for k in ks):
-            raise ValueError("a probe needs one latent at least; leave out what is below 1")
+            raise ValueError("a probe needs one dimension at least; leave out what is below 1")
         if any(k > MOST_LATENTS for k in ks):
             raise ValueError(f"no SAE has more than {MOST_LATENTS} latents; leave out what is more")
         return ks

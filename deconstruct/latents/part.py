@@ -41,16 +41,18 @@ def texts_of(corpus: Artifact, documents: int, wanted: Ids) -> list[str]:
     return [whole_characters(text) for text in texts]
 
 
-def latents_in_blocks(latents: Artifact) -> Iterator[tuple[Ids, sparse.csr_matrix]]:
+def latents_in_blocks(
+    latents: Artifact, pooling: str = "mean"
+) -> Iterator[tuple[Ids, sparse.csr_matrix]]:
     """Documents in which a latent fires, ascending, and float32 CSR [documents, d_sae] of the mean
-    over each one's tokens (zeros counted); a block at a time."""
+    over each one's tokens (zeros counted), or of the ``max``; a block at a time."""
     d_sae = len(latents.table("features.parquet", ["latent"]))
     doc_id = np.empty(0, np.int64)
     latent, value = np.empty(0, np.int32), np.empty(0, np.float32)
-    for rows in latents.rows("document_latents.parquet", ["doc_id", "latent", "mean"]):
+    for rows in latents.rows("document_latents.parquet", ["doc_id", "latent", pooling]):
         doc_id = np.concatenate([doc_id, rows["doc_id"].to_numpy().astype(np.int64)])
         latent = np.concatenate([latent, rows["latent"].to_numpy().astype(np.int32)])
-        value = np.concatenate([value, rows["mean"].to_numpy().astype(np.float32)])
+        value = np.concatenate([value, rows[pooling].to_numpy().astype(np.float32)])
         whole = int(np.searchsorted(doc_id, doc_id[-1]))  # the last one may go on
         if whole:
             yield _block(doc_id[:whole], latent[:whole], value[:whole], d_sae)
@@ -59,12 +61,14 @@ def latents_in_blocks(latents: Artifact) -> Iterator[tuple[Ids, sparse.csr_matri
         yield _block(doc_id, latent, value, d_sae)
 
 
-def latents_of(latents: Artifact, documents: int, wanted: Ids) -> sparse.csr_matrix:
-    """Float32 CSR [wanted, d_sae], in their order: the mean over each one's tokens."""
+def latents_of(
+    latents: Artifact, documents: int, wanted: Ids, pooling: str = "mean"
+) -> sparse.csr_matrix:
+    """Float32 CSR [wanted, d_sae], in their order: the mean over each one's tokens, or the max."""
     d_sae = len(latents.table("features.parquet", ["latent"]))
     place = _places(documents, wanted)
     found, parts = [], [sparse.csr_matrix((0, d_sae), dtype=np.float32)]
-    for doc_id, rows in latents_in_blocks(latents):
+    for doc_id, rows in latents_in_blocks(latents, pooling):
         mine = np.flatnonzero(place[doc_id] >= 0)
         found.append(place[doc_id[mine]])
         parts.append(rows[mine])
@@ -75,10 +79,14 @@ def latents_of(latents: Artifact, documents: int, wanted: Ids) -> sparse.csr_mat
     return stacked[np.where(order < 0, len(there), order)]  # the last row is empty
 
 
-def activations_of(activations: Artifact, documents: int, wanted: Ids) -> NDArray[np.float64]:
-    """[wanted, d_in], in their order: the mean over each one's recorded tokens; zeros without."""
+def activations_of(
+    activations: Artifact, documents: int, wanted: Ids, pooling: str = "mean"
+) -> NDArray[np.float64]:
+    """[wanted, d_in], in their order: the mean over each one's recorded tokens, or the max; zeros
+    without."""
     place = _places(documents, wanted)
-    pooled = np.zeros((len(wanted), int(activations.facts["d_in"])))
+    mean = pooling == "mean"
+    pooled = np.full((len(wanted), int(activations.facts["d_in"])), 0.0 if mean else -np.inf)
     tokens = np.zeros(len(wanted))
     for split in SPLITS:
         if not activations.files(f"{split}-*.parquet"):
@@ -91,9 +99,11 @@ def activations_of(activations: Artifact, documents: int, wanted: Ids) -> NDArra
             starts = np.concatenate([[0], np.flatnonzero(at[1:] != at[:-1]) + 1])
             x = block.activation.float().numpy()
             x = x if len(mine) == len(x) else x[mine]
-            np.add.at(pooled, at[starts], np.add.reduceat(x, starts, dtype=np.float64))
+            join = np.add if mean else np.maximum
+            join.at(pooled, at[starts], join.reduceat(x, starts, dtype=np.float64))
             np.add.at(tokens, at[starts], np.diff(starts, append=len(at)))
-    return pooled / np.maximum(tokens, 1)[:, None]
+    pooled[tokens == 0] = 0
+    return pooled / np.maximum(tokens, 1)[:, None] if mean else pooled
 
 
 def _block(

@@ -30,7 +30,7 @@ _PIECES = ("*.model", "*.spm", "*.tiktoken")
 _VOCABULARIES = ("vocab*", "*.vocab", "bpe.codes", "dict.txt", "tekken.json", *_PIECES)
 _POINTER = b"version https://git-lfs"
 _OTHER_WEIGHTS = ("*.gguf", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx")
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
 _MAX_HEADER = 100_000_000
 """Bytes; the limit of the safetensors format."""
 
@@ -83,7 +83,7 @@ def embedding_of(folder: Path) -> list[int] | None:
         shape
         for header in headers
         for name, shape in (header[0] if header else {}).items()
-        if name.endswith(_EMBEDDINGS) and len(shape) == 2
+        if name.endswith(EMBEDDINGS) and len(shape) == 2
     ]
     return shapes[0] if len(shapes) == 1 else None
 

@@ -1,170 +1,186 @@
-"""Scores of classifiers on the same held-out documents, with intervals that are paired."""
+"""Scores of probes on the same held-out documents, with intervals that are paired.
+
+Every measure is the mean of its `measures` parts, and intervals resample documents (groups of them,
+where some hang together) by those. All measures of a task see the same resamples.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
-from scipy import sparse
 
-from deconstruct.common.intervals import LEVEL, Bootstrap, Estimate
-from deconstruct.probe.tables import PROBE_PREDICTIONS, PROBES
+from deconstruct.common.intervals import Bootstrap, Estimate
+from deconstruct.probe import measures
+from deconstruct.probe.measures import Floats
+from deconstruct.probe.representations import LATENTS, MAJORITY
+from deconstruct.probe.tables import PROBE_SCORES, PROBES
+from deconstruct.probe.task import Task
+
+BOUNDED = ("accuracy", "macro_f1", "recall", "auroc", "balanced_accuracy", "average_precision",
+           "micro_auroc", "micro_average_precision")  # fmt: skip
+"""Measures that lie between 0 and 1."""
 
 
 class Probe(NamedTuple):
-    """Which classifier: what it reads, and on how many dimensions (None: all)."""
+    """Which probes: what they read, and on how many dimensions (None: all)."""
 
     representation: str
     k: int | None
 
 
 class Score(NamedTuple):
-    """One number about a probe. label: the class it is about, None: all classes."""
+    """One number about the probes of a task.
+
+    target: whose probe it is about, None: all of them together. label: the label it is about. part:
+    [n] of each held-out document.
+    """
 
     probe: Probe
+    target: str | None
     label: str | None
     metric: str
-    found: Estimate
+    part: Floats
 
 
 class Scores:
-    """Gathers what classifiers say about documents, then scores them all in one go.
+    """Gathers what the probes of a task say of its held-out documents, then measures all of it."""
 
-    doc_id: [n]. truth: [n], indices into ``classes``.
-    """
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.told: dict[Probe, Floats] = {}
+        self._found: list[Score] = []
+        self._hits: dict[Probe, Floats] = {}
 
-    def __init__(
-        self, classes: list[str], doc_id: NDArray[np.int64], truth: NDArray[np.int64]
-    ) -> None:
-        self.classes, self.doc_id, self.truth = classes, doc_id, truth
-        self.predicted: dict[Probe, NDArray[np.int64]] = {}
-        self.probability: dict[Probe, NDArray[np.float64]] = {}
-        self._areas: list[Score] = []
+    def add(self, probe: Probe, score: Floats) -> None:
+        """score: [n, targets], log odds of each; of numbers the number. The majority first: what
+        scores above it is called positive in balanced accuracy, as the prior is no merit."""
+        self.told[probe] = score
+        if self.task.kind == "number":
+            self._found += self._of_numbers(probe, score[:, 0])
+            return
+        self._found += self._of_labels(probe, score)
+        if self.task.kind == "class":
+            self._found += self._of_classes(probe, score)
 
-    def add(self, probe: Probe, probability: NDArray[np.float64]) -> None:
-        """probability: [n, classes]; the largest is the prediction."""
-        best = probability.argmax(1)
-        self.predicted[probe] = best
-        self.probability[probe] = probability[np.arange(len(best)), best]
-        for column, name in enumerate(self.classes):
-            found = auroc(probability[:, column], self.truth == column)
-            if found is not None:
-                self._areas.append(Score(probe, name, "auroc", found))
+    def _of_numbers(self, probe: Probe, told: Floats) -> Iterator[Score]:
+        truth = self.task.test_truth[:, 0]
+        for metric, measure in (("r2", measures.r2), ("spearman", measures.spearman)):
+            part = measure(told, truth)
+            if part is not None:
+                yield Score(probe, None, None, metric, part)
+
+    def _of_labels(self, probe: Probe, score: Floats) -> Iterator[Score]:
+        """Of each label by its own probe, and their means; of lists of labels also of all pairs of
+        a document and a label together."""
+        positive = self.task.test_truth > 0
+        prior = self.told[Probe(MAJORITY, None)]
+        many = self.task.kind == "multilabel"
+        found: dict[str, list[Floats]] = {}
+        for column, name in enumerate(self.task.targets):
+            told, own = score[:, column], positive[:, column]
+            parts = {
+                "auroc": measures.auroc(told, own),
+                "balanced_accuracy": measures.balanced_accuracy(told > prior[:, column], own),
+            }
+            if many:
+                parts["average_precision"] = measures.average_precision(told, own)
+            for metric, part in parts.items():
+                if part is not None:
+                    found.setdefault(metric, []).append(part)
+                    yield Score(probe, name, name, metric, part)
+        for metric, of_labels in found.items():
+            yield Score(probe, None, None, metric, np.mean(of_labels, axis=0))
+        if many:
+            flat = (score.ravel(), positive.ravel())
+            for metric, pairs in (
+                ("micro_auroc", measures.auroc(*flat)),
+                ("micro_average_precision", measures.average_precision(*flat)),
+            ):
+                if pairs is not None:
+                    yield Score(probe, None, None, metric, pairs.reshape(score.shape).mean(1))
+
+    def _of_classes(self, probe: Probe, score: Floats) -> Iterator[Score]:
+        """Of the class that is given: the one of the largest score."""
+        truth = self.task.test_truth
+        given = np.eye(truth.shape[1])[score.argmax(1)]
+        hits = truth * given
+        self._hits[probe] = hits.sum(1)
+        yield Score(probe, None, None, "accuracy", self._hits[probe])
+        there = (truth + given).any(0)
+        f1 = measures.ratio(2 * hits[:, there], (truth + given)[:, there])
+        yield Score(probe, None, None, "macro_f1", f1.mean(1))
+        for column, name in enumerate(self.task.targets):
+            if truth[:, column].any():
+                part = measures.ratio(hits[:, column], truth[:, column])
+                yield Score(probe, None, name, "recall", part)
+
+    def _gaps(self) -> Iterator[Score]:
+        """Accuracy on latents less that on others of as many dimensions."""
+        for probe, own in self._hits.items():
+            for other, hits in self._hits.items():
+                if probe.representation == LATENTS != other.representation and probe.k == other.k:
+                    metric = f"accuracy_minus_{other.representation}"
+                    yield Score(probe, None, None, metric, own - hits)
 
     def accuracy(self, probe: Probe) -> float:
-        """Share of documents that it gives their class."""
-        return float((self.predicted[probe] == self.truth).mean())
+        """Share of documents that are given their class."""
+        return float(self._hits[probe].mean())
 
-    def score(self, bootstrap: Bootstrap) -> Iterator[Score]:
-        """Accuracy and macro F1, recall and AUROC of each class, and gaps in accuracy.
-
-        ``accuracy_minus_X`` is a probe on latents less the one on X of as many dimensions, on the
-        same resamples. Macro F1 is the mean over the classes of 2 hits / (predicted + true).
-        """
-        probes = list(self.predicted)
-        n, count = len(self.truth), len(self.classes)
-        true = _one_hot(self.truth, count)
-        predicted = {p: _one_hot(self.predicted[p], count) for p in probes}
-        hits = {p: sparse.csr_matrix(true.multiply(predicted[p])) for p in probes}
-        everything = np.ones((1, n))
-        drawn: dict[Probe, list[NDArray[np.float64]]] = {p: [] for p in probes}
-        whole = {p: _measures(everything, true, predicted[p], hits[p])[0] for p in probes}
-        for counts in bootstrap.counts():
-            for p in probes:
-                drawn[p].append(_measures(counts, true, predicted[p], hits[p]))
-        totals = {p: np.concatenate(parts) for p, parts in drawn.items()}
-        labels: list[str | None] = [None, None, *self.classes]
-        metrics = ["accuracy", "macro_f1", *["recall"] * count]
-        for p in probes:
-            for column, (label, metric) in enumerate(zip(labels, metrics, strict=True)):
-                if np.isfinite(whole[p][column]):
-                    found = bootstrap.estimate(whole[p][column], totals[p][:, column])
-                    yield Score(p, label, metric, found)
-        yield from self._areas
-        for p in probes:
-            for other in probes:
-                pair = p.representation == "latents" != other.representation and p.k == other.k
-                if pair:
-                    gap = bootstrap.estimate(
-                        whole[p][0] - whole[other][0], totals[p][:, 0] - totals[other][:, 0]
-                    )
-                    yield Score(p, None, f"accuracy_minus_{other.representation}", gap)
-
-    def table(self, bootstrap: Bootstrap, n_train: int) -> pa.Table:
+    def table(self, resamples: int, seed: int) -> pa.Table:
         """``probes.parquet``: the scores, a row each."""
-        rows = [
-            {
-                "representation": probe.representation,
-                "k": probe.k,
-                "label": label,
-                "metric": metric,
-                "value": found.value,
-                "ci_low": found.low,
-                "ci_high": found.high,
-                "n_train": n_train,
-                "n_test": len(self.truth),
-            }
-            for probe, label, metric, found in self.score(bootstrap)
-        ]
+        found = [*self._found, *self._gaps()]
+        groups = self.task.test_groups
+        bootstrap = Bootstrap(int(groups.max()) + 1, resamples, seed)
+        parts = np.zeros((bootstrap.documents, len(found)))
+        for column, score in enumerate(found):
+            parts[:, column] = np.bincount(groups, score.part)
+        size = np.bincount(groups).astype(np.float64)[:, None]
+        drawn = np.concatenate([counts @ parts / (counts @ size) for counts in bootstrap.counts()])
+        rows = []
+        for column, (probe, target, label, metric, part) in enumerate(found):
+            estimate = _estimate(bootstrap, metric, part, drawn[:, column])
+            rows.append({
+                "target": target, "representation": probe.representation, "k": probe.k,
+                "label": label, "metric": metric, "value": estimate.value,
+                "ci_low": estimate.low, "ci_high": estimate.high,
+                "n_train": len(self.task.train), "n_test": len(self.task.test), "seed": seed,
+            })  # fmt: skip
         return PROBES.of_rows(rows)
 
-    def predictions(self) -> pa.Table:
-        """``probe_predictions.parquet``: what each classifier says about each document."""
-        names = pa.array(self.classes)
-        n = len(self.truth)
+    def scores(self) -> pa.Table:
+        """``probe_scores.parquet``: what each probe says of each document."""
+        count, targets = self.task.test_truth.shape
+        names = pa.array(list(self.task.targets) * count, pa.string())
         tables = [
-            PROBE_PREDICTIONS.of(
-                pa.repeat(p.representation, n),
-                pa.repeat(pa.scalar(p.k, pa.uint32()), n),
-                self.doc_id,
-                names.take(pa.array(self.truth)),
-                names.take(pa.array(predicted)),
-                self.probability[p],
+            PROBE_SCORES.of(
+                pa.repeat(probe.representation, count * targets),
+                pa.repeat(pa.scalar(probe.k, pa.uint32()), count * targets),
+                names,
+                np.repeat(self.task.test, targets),
+                score.ravel(),
+                self.task.test_truth.ravel(),
             )
-            for p, predicted in self.predicted.items()
+            for probe, score in self.told.items()
         ]
-        return pa.concat_tables([PROBE_PREDICTIONS.empty(), *tables])
+        return pa.concat_tables([PROBE_SCORES.empty(), *tables])
 
 
-def auroc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> Estimate | None:
-    """Area under the ROC curve, ties counted half, with DeLong's 95% interval (1988).
-
-    None if there are no positives or no negatives; no interval with one of either, or where the
-    classes are told apart without a fault.
-    """
-    from scipy.stats import norm, rankdata
-
-    m, n = int(positive.sum()), int((~positive).sum())
-    if m == 0 or n == 0:
-        return None
-    rank = rankdata(score)
-    # For each positive the share of negatives below it, and the other way round.
-    above = (rank[positive] - rankdata(score[positive])) / n
-    below = 1 - (rank[~positive] - rankdata(score[~positive])) / m
-    area = float(above.mean())
-    if m == 1 or n == 1 or area in (0.0, 1.0):
-        return Estimate(area)
-    spread = float(np.sqrt(above.var(ddof=1) / m + below.var(ddof=1) / n))
-    half = float(norm.ppf((1 + LEVEL) / 2)) * spread
-    return Estimate(area, max(0.0, area - half), min(1.0, area + half))
+def _estimate(bootstrap: Bootstrap, metric: str, part: Floats, drawn: Floats) -> Estimate:
+    """The mean of the parts, with an interval; none of an area where no pair is out of order."""
+    value = float(part.mean())
+    if metric == "auroc" and value in (0.0, 1.0):
+        return Estimate(value)
+    found = bootstrap.estimate(value, drawn)
+    if metric not in BOUNDED or found.low is None or found.high is None:
+        return found
+    return Estimate(value, max(0.0, found.low), min(1.0, found.high))
 
 
-def _measures(counts: NDArray[np.float64], true: Any, predicted: Any, hits: Any) -> Any:
-    """Accuracy, macro F1 and each class's recall, of resamples: [resamples, 2 + classes].
-
-    A class that a resample does not hold has recall NaN, and no part in its F1 unless predicted.
-    """
-    n_true, n_predicted, n_hits = ((m.T @ counts.T).T for m in (true, predicted, hits))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        f1 = 2 * n_hits / (n_true + n_predicted)
-        recall = n_hits / n_true
-    accuracy = n_hits.sum(1) / n_true.sum(1)
-    return np.column_stack([accuracy, np.nanmean(f1, axis=1), recall])
-
-
-def _one_hot(index: NDArray[np.int64], count: int) -> Any:
-    n = len(index)
-    return sparse.csr_matrix((np.ones(n), (np.arange(n), index)), shape=(n, count))
+def prior(task: Task) -> Floats:
+    """What the majority says of held-out documents: log odds of the labels, or the mean number."""
+    share = task.train_truth.mean(0)
+    said = share if task.kind == "number" else np.log(share / (1 - share))
+    return np.tile(said, (len(task.test), 1))

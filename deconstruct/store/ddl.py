@@ -21,7 +21,7 @@ a folder that was moved, or the same files under ``s3://``."""
 PARQUET = "hive_partitioning = false"
 """How the store reads Parquet files: what is in them, and nothing of the folders they lie in."""
 
-MACROS = ("contexts", "interpretation", "labels", "comparisons", "runs")
+MACROS = ("contexts", "interpretation", "labels", "comparisons", "probing", "runs")
 """Files of macros; those of the first are used by the others."""
 
 _MACRO = re.compile(
@@ -151,13 +151,21 @@ def comments(relation: Relation, kind: str) -> Iterator[str]:
 def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
     """Make the tables that hold rows of their own; leave those that exist as they are."""
     for relation in RELATIONS:
-        if not relation.in_place:
+        if relation.stored:
             connection.execute(create_table(relation))
             execute_all(connection, comments(relation, "TABLE"))
 
 
+def create_derived(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make, or make anew, the views over other relations."""
+    for relation in RELATIONS:
+        if relation.query:
+            connection.execute(f"CREATE OR REPLACE VIEW {name(relation.name)} AS {relation.query}")
+            execute_all(connection, comments(relation, "VIEW"))
+
+
 def create_views(connection: duckdb.DuckDBPyConnection, home: Path) -> None:
-    """Make, or make anew, the views over the artifacts under ``home``."""
+    """Make, or make anew, the views: over the artifacts under ``home``, and over relations."""
     root = f"coalesce(getvariable('{HOME_VARIABLE}'), {literal(str(home))})"
     connection.execute(f"CREATE OR REPLACE MACRO artifact_root() AS {root}")
     # A root may hold characters that are wildcards in a glob; a key's first character keeps
@@ -171,6 +179,7 @@ def create_views(connection: duckdb.DuckDBPyConnection, home: Path) -> None:
         if relation.in_place:
             connection.execute(create_view(relation, _there(connection, relation)))
             execute_all(connection, comments(relation, "VIEW"))
+    create_derived(connection)
 
 
 def _there(connection: duckdb.DuckDBPyConnection, relation: Relation) -> Files:

@@ -15,6 +15,7 @@ from deconstruct.latents.tables import LATENTS, LATENTS_BY_TOKEN
 from deconstruct.store.ddl import (
     PARQUET,
     comments,
+    create_derived,
     create_macros,
     create_table,
     execute_all,
@@ -60,7 +61,7 @@ def export_run(
                 connection.execute(create_table(relation))
                 execute_all(connection, comments(relation, "TABLE"))
                 _copy_in(source, connection, home, relation, run_id)
-            elif relation is not META:
+            elif relation.stored and relation is not META:
                 rows = source.sql(
                     f"SELECT * FROM {name(relation.name)} WHERE run_id = $run",
                     params={"run": run_id},
@@ -70,6 +71,7 @@ def export_run(
                     f"INSERT INTO {name(relation.name)} BY NAME SELECT * FROM rows_to_copy"
                 )
                 connection.unregister("rows_to_copy")
+        create_derived(connection)
         create_macros(connection)
     return run_id
 

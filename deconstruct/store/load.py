@@ -59,7 +59,7 @@ def load_run(
     """
     for relation in RELATIONS:
         kept = relation.paired or (relation.stage in BESIDE and relation.stage not in artifacts)
-        if relation.stage is not None and not relation.in_place and not kept:
+        if relation.stage is not None and relation.stored and not kept:
             connection.execute(f"DELETE FROM {name(relation.name)} WHERE run_id = ?", [run_id])
     column = label_column(run, artifacts["corpus"])
     for relation in RELATIONS:

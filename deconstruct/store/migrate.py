@@ -11,6 +11,17 @@ from deconstruct.common.errors import StorageError
 from deconstruct.store.ddl import create_tables
 from deconstruct.store.schema import SCHEMA_VERSION
 
+_PROBES_5 = """
+CREATE TABLE IF NOT EXISTS probes_5 (
+    run_id VARCHAR, task VARCHAR, representation VARCHAR, k UINTEGER, label VARCHAR,
+    metric VARCHAR, value DOUBLE, ci_low DOUBLE, ci_high DOUBLE, n_train UINTEGER, n_test UINTEGER
+);
+CREATE TABLE IF NOT EXISTS probe_predictions_5 (
+    run_id VARCHAR, task VARCHAR, representation VARCHAR, k UINTEGER, doc_id UINTEGER,
+    label VARCHAR, predicted VARCHAR, probability DOUBLE
+)"""
+"""What schema 5 had of probes, for stores that are older still."""
+
 BEFORE: dict[int, str] = {
     2: "DROP TABLE feature_logits",  # was never filled; now a view over the evaluation's file
     # Tables whose key changes are made anew.
@@ -31,7 +42,7 @@ CREATE TABLE IF NOT EXISTS names (
 CREATE TABLE names_of_4 AS SELECT run_id, name, first_execution, last_execution FROM names;
 DROP TABLE names
 """,
-    6: """
+    6: f"""
 CREATE TABLE sae_metrics_5 AS FROM sae_metrics; DROP TABLE sae_metrics;
 CREATE TABLE cluster_metrics_5 AS FROM cluster_metrics;
 DROP TABLE cluster_metrics;
@@ -43,6 +54,9 @@ ALTER TABLE runs ADD COLUMN silent_share DOUBLE;
 ALTER TABLE runs ADD COLUMN delta_loss DOUBLE;
 ALTER TABLE runs ADD COLUMN kl DOUBLE;
 ALTER TABLE runs ADD COLUMN top1_agreement DOUBLE;
+ALTER TABLE IF EXISTS probes RENAME TO probes_5;
+ALTER TABLE IF EXISTS probe_predictions RENAME TO probe_predictions_5;
+{_PROBES_5};
 """,
 }
 """Version -> SQL that makes room for that version's tables among those of the one before it.
@@ -72,14 +86,16 @@ UPDATE executions SET analysis = 'corpus', stands = true, training_corpus = (
 INSERT INTO names BY NAME SELECT *, 'corpus' AS analysis FROM names_of_4;
 DROP TABLE names_of_4;
 UPDATE runs SET label_column = config ->> '$.corpus.label_column';
-INSERT INTO probes BY NAME
+INSERT INTO probes_5 BY NAME
     SELECT p.*, r.label_column AS task FROM probes_4 AS p JOIN runs AS r USING (run_id);
 INSERT INTO probe_weights BY NAME
     SELECT p.*, r.label_column AS task FROM probe_weights_4 AS p JOIN runs AS r USING (run_id);
-INSERT INTO probe_predictions BY NAME
+INSERT INTO probe_predictions_5 BY NAME
     SELECT p.*, r.label_column AS task FROM probe_predictions_4 AS p JOIN runs AS r USING (run_id);
 DROP TABLE probes_4; DROP TABLE probe_weights_4; DROP TABLE probe_predictions_4;
 """,
+    # A prediction and how sure it was: log odds of the predicted class, and of all others together,
+    # and, where it was wrong, a row that says what is true.
     6: """
 INSERT INTO sae_metrics BY NAME
     SELECT * REPLACE (CASE metric WHEN 'loss_recovered' THEN 'loss_recovered_bos_kept'
@@ -95,6 +111,19 @@ UPDATE runs SET
         WHERE m.run_id = runs.run_id AND m.metric = 'delta_loss'),
     kl = (SELECT max(m.value) FROM sae_metrics AS m
         WHERE m.run_id = runs.run_id AND m.metric = 'kl');
+INSERT INTO probes BY NAME FROM probes_5;
+INSERT INTO probe_scores BY NAME
+    WITH told AS (
+        SELECT *, least(greatest(probability, 1e-12), 1 - 1e-12) AS p FROM probe_predictions_5
+    )
+    SELECT run_id, task, representation, k, predicted AS target, doc_id, ln(p / (1 - p)) AS score,
+        (label = predicted)::DOUBLE AS truth FROM told
+    UNION ALL BY NAME
+    SELECT run_id, task, representation, k, doc_id, ln((1 - p) / p) AS score, 0 AS truth FROM told
+    UNION ALL BY NAME
+    SELECT run_id, task, representation, k, label AS target, doc_id, 1 AS truth FROM told
+    WHERE label <> predicted;
+DROP TABLE probes_5; DROP TABLE probe_predictions_5;
 """,
 }
 """Version -> SQL that fills that version's new tables from those that were there before."""

@@ -91,9 +91,9 @@ ORDER BY text, list_indexof({_FIRST}, metric) DESC, metric""",
 SELECT task, representation, coalesce(k::VARCHAR, 'all') AS k, metric, value, ci_low, ci_high,
     n_test
 FROM probes WHERE run_id = ? AND label IS NULL
+    AND (metric IN ('auroc', 'average_precision', 'r2') OR metric = 'accuracy' AND k IS NULL)
 ORDER BY task <> (SELECT r.label_column FROM runs AS r WHERE r.run_id = probes.run_id), task,
-    metric, list_indexof(['majority', 'tfidf', 'activations', 'latents'], representation) DESC,
-    probes.k DESC NULLS FIRST""",
+    metric, probes.k DESC NULLS FIRST, value DESC, representation""",
     _DRIFT: """
 SELECT subject, metric, reference, current, difference, ci_low, ci_high FROM drift
 WHERE run_id = ? ORDER BY list_indexof(['reconstruction', 'distance'], subject) DESC, metric""",

@@ -63,7 +63,7 @@ def remove_runs(home: Path | str | None, runs: Iterable[str]) -> list[str]:
     with rewriting(store, start_from=store) as connection:
         migrate(connection, str(store))
         for relation in RELATIONS:
-            if not relation.in_place and relation.name != "meta":
+            if relation.stored and relation.name != "meta":
                 either = " OR other_run = $run" if relation.paired else ""
                 for run_id in run_ids:
                     connection.execute(

@@ -2,7 +2,8 @@
 
 A relation is a table inside the DuckDB file, or (``in_place``) a view over the Parquet files of
 the artifacts where they lie. Those that grow with the tokens are in place: they are never copied,
-and runs that share a corpus share its files. An exported file holds all of them as tables.
+and runs that share a corpus share its files. An exported file holds all of them as tables. A view
+over other relations (``query``) is one in every file.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from deconstruct.artifacts.table import Column, Table
+from deconstruct.artifacts.table import DOC_ID, Column, Table
 from deconstruct.cluster.tables import TABLES as CLUSTER
 from deconstruct.config import OPTIONAL_STAGES, Architecture
 from deconstruct.config import STAGES as ALWAYS
@@ -36,7 +37,8 @@ class Relation:
 
     key: columns that are unique together; empty if one of them may be null. stage, table: whose
     file the rows come from; None if they come from elsewhere. beside: a second file of the stage,
-    where settings ask for it, that has columns of the same rows.
+    where settings ask for it, that has columns of the same rows. query: of a view over other
+    relations, what it is; empty for all others.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Relation:
     stage: str | None = None
     table: Table | None = None
     beside: Table | None = None
+    query: str = ""
 
     @classmethod
     def of(cls, stage: str, table: Table) -> Relation:
@@ -76,6 +79,11 @@ class Relation:
     def paired(self) -> bool:
         """Whether a row is of two runs."""
         return OTHER_RUN in self.columns
+
+    @property
+    def stored(self) -> bool:
+        """Whether it is a table that holds rows of its own."""
+        return not self.in_place and not self.query
 
     @property
     def from_file(self) -> tuple[Column, ...]:
@@ -245,6 +253,36 @@ MATCHINGS = Relation(
     ),
 )
 
+PROBE_PREDICTIONS = Relation(
+    "probe_predictions",
+    "The class that each probe gives each held-out document: the one of the largest score.",
+    (),
+    _columns(
+        ("task", "VARCHAR", "Column of the labels that are probed; those of classes."),
+        ("representation", "VARCHAR", "As in probe_scores."),
+        ("k", "UINTEGER", "As in probe_scores."),
+        ("doc_id", "UINTEGER", DOC_ID.comment),
+        ("label", "VARCHAR", "The document's class."),
+        ("predicted", "VARCHAR", "The class that the probe gives it."),
+        (
+            "probability",
+            "DOUBLE",
+            "How sure the probe is of that: its share of the probabilities of all classes.",
+        ),
+    ),
+    query="""
+SELECT s.run_id, s.task, s.representation, s.k, s.doc_id,
+    max(s.target) FILTER (s.truth = 1) AS label,
+    first(s.target ORDER BY s.score DESC NULLS LAST, s.target) FILTER (s.target IS NOT NULL)
+        AS predicted,
+    max(1 / (1 + exp(-s.score))) FILTER (s.target IS NOT NULL) / sum(1 / (1 + exp(-s.score)))
+        AS probability
+FROM probe_scores AS s
+SEMI JOIN (FROM probes AS p WHERE p.metric = 'accuracy') AS of_classes
+    ON of_classes.run_id = s.run_id AND of_classes.task IS NOT DISTINCT FROM s.task
+GROUP BY s.run_id, s.task, s.representation, s.k, s.doc_id""",
+)
+
 _OF_STAGES = {
     "corpus": CORPUS,
     "latents": LATENTS,
@@ -268,4 +306,5 @@ RELATIONS = (
     STAGES,
     MATCHINGS,
     *(Relation.of(stage, table) for stage, tables in _OF_STAGES.items() for table in tables),
+    PROBE_PREDICTIONS,
 )

@@ -56,7 +56,8 @@ def judged_on(
             latents=latents, other=run.other, device=device,
         ),
         stages.call(
-            task.probe, config.probe, corpus=corpus, latents=latents, activations=activations
+            task.probe, config.probe, model=run.model, corpus=corpus, latents=latents,
+            activations=activations,
         ),
         stages.call(
             task.cluster, config.cluster, corpus=corpus, latents=latents, activations=activations

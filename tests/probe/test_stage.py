@@ -9,22 +9,23 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from scipy.stats import norm
-from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 from support.planted_latents import is_train, labels_of, plant
+from support.probing import task_of
 from threadpoolctl import threadpool_limits
 
 from deconstruct.activations import stage as activations
 from deconstruct.artifacts import Artifact, DataRoot
-from deconstruct.common.intervals import Bootstrap
+from deconstruct.common.threads import one_quiet_thread
 from deconstruct.config import ActivationsConfig, CorpusConfig, ProbeConfig
 from deconstruct.corpus import sources
 from deconstruct.corpus import stage as corpus
 from deconstruct.model.resolve import ResolvedModel
 from deconstruct.probe import stage as probe
-from deconstruct.probe.scores import Probe, Scores, auroc
-from deconstruct.probe.stage import Probing, Task, sparse_dimensions
-from deconstruct.probe.tables import PROBE_PREDICTIONS, PROBES
+from deconstruct.probe.scores import Probe, prior
+from deconstruct.probe.stage import Probing
+from deconstruct.probe.tables import PROBE_SCORES, PROBES, TABLES
+from deconstruct.probe.vectors import Vectors
 
 D_SAE = 40
 OWN = {"business": 5, "film": 17, "sport": 31}
@@ -83,8 +84,7 @@ def test_what_is_planted_is_found(probed: Artifact, corpus_artifact: Artifact) -
     assert found["value"] == probed.facts["accuracy"] >= 0.95
     assert (found["n_train"], found["n_test"]) == (train.sum(), (~train).sum())
     assert value(probed, "latents", k=3)["value"] >= 0.95
-    one = value(probed, "latents", k=1)["value"]
-    assert 0.4 < one < 0.9  # one latent tells one label of three
+    assert value(probed, "latents", "auroc", k=1)["value"] > 0.98  # each label has one of its own
     names, counts = np.unique(labels[train].astype(str), return_counts=True)
     prior = (labels[~train] == names[counts.argmax()]).mean()
     assert value(probed, "majority")["value"] == pytest.approx(prior)
@@ -102,39 +102,62 @@ def test_what_is_planted_is_found(probed: Artifact, corpus_artifact: Artifact) -
         assert ranked == sorted(ranked, reverse=True)
 
 
-def test_more_dimensions_than_there_are_give_no_sparse_probe(probed: Artifact) -> None:
-    ks = {(row["representation"], row["k"]) for row in rows(probed, "probes")}
-    assert ks == {
-        ("majority", None), ("tfidf", None), ("latents", None), ("activations", None),
-        ("latents", 1), ("latents", 3), ("activations", 1), ("activations", 3),
+def test_each_representation_is_read_whole_and_in_parts(probed: Artifact) -> None:
+    """More dimensions than there are give no sparse probe; without a model, no embeddings."""
+    ks: dict[str, set[int | None]] = {}
+    for row in rows(probed, "probes"):
+        ks.setdefault(row["representation"], set()).add(row["k"])
+    assert ks["majority"] == {None}
+    assert ks["latents"] == ks["length"] == {None, 1, 3}
+    assert all({None, 1, 3} <= ks[name] for name in ks if name != "majority")
+    assert set(ks) == {
+        "majority", "length", "tfidf", "activations", "pca", "random_projection", "latents"
     }  # fmt: skip
 
 
-def test_predictions_give_the_scores(probed: Artifact, corpus_artifact: Artifact) -> None:
+def test_scores_give_the_measures(probed: Artifact, corpus_artifact: Artifact) -> None:
     labels, train = labels_of(corpus_artifact), is_train(corpus_artifact)
-    assert pq.read_schema(probed.file("probe_predictions.parquet")).equals(PROBE_PREDICTIONS.arrow)
+    assert pq.read_schema(probed.file("probe_scores.parquet")).equals(PROBE_SCORES.arrow)
     assert pq.read_schema(probed.file("probes.parquet")).equals(PROBES.arrow)
-    predictions = rows(probed, "probe_predictions")
-    correct = {}
-    for representation, k in {(row["representation"], row["k"]) for row in predictions}:
-        own = [r for r in predictions if (r["representation"], r["k"]) == (representation, k)]
-        assert sorted(r["doc_id"] for r in own) == np.flatnonzero(~train).tolist()
-        assert all(r["label"] == labels[r["doc_id"]] for r in own)
-        assert all(1 / 3 <= r["probability"] <= 1 for r in own)
-        truth, told = [r["label"] for r in own], [r["predicted"] for r in own]
-        correct[representation, k] = np.equal(truth, told)
-        found = value(probed, representation, k=k)
-        assert found["value"] == pytest.approx(np.mean(correct[representation, k]))
-        assert found["ci_low"] <= found["value"] <= found["ci_high"]
-        f1 = f1_score(truth, told, average="macro", zero_division=0)
-        assert value(probed, representation, "macro_f1", k=k)["value"] == pytest.approx(f1)
-        for label in OWN:
-            hit = np.mean([r["predicted"] == label for r in own if r["label"] == label])
+    table = probed.table("probe_scores.parquet").to_pandas()
+    held_out, names = np.flatnonzero(~train), sorted(OWN)
+    said = {}
+    for (representation, size), own in table.groupby(["representation", "k"], dropna=False):
+        k = None if np.isnan(size) else int(size)
+        score = own.pivot(index="doc_id", columns="target", values="score")
+        assert score.index.tolist() == held_out.tolist()
+        assert score.columns.tolist() == names
+        truth = own.pivot(index="doc_id", columns="target", values="truth").to_numpy()
+        assert (truth == (labels[held_out][:, None] == names)).all()
+        said[representation, k] = score.to_numpy()
+    for (representation, k), score in said.items():
+        best = score.argmax(1)
+        right = truth.argmax(1)
+        found = {
+            "accuracy": (best == right).mean(),
+            "macro_f1": f1_score(right, best, average="macro", zero_division=0),
+            "auroc": roc_auc_score(truth, score, average="macro"),
+            "balanced_accuracy": np.mean([
+                balanced_accuracy_score(t, s > prior)
+                for t, s, prior in zip(truth.T, score.T, said["majority", None][0], strict=True)
+            ]),
+        }  # fmt: skip
+        for metric, expected in found.items():
+            row = value(probed, representation, metric, k=k)
+            assert row["value"] == pytest.approx(expected), (representation, k, metric)
+            assert row["ci_low"] is None or row["ci_low"] <= row["value"] <= row["ci_high"]
+            assert (row["target"], row["seed"]) == (None, 0)
+        for number, label in enumerate(names):
+            row = value(probed, representation, "auroc", k=k, label=label)
+            assert row["value"] == pytest.approx(roc_auc_score(truth[:, number], score[:, number]))
+            assert row["target"] == label
             recall = value(probed, representation, "recall", k=k, label=label)
-            assert recall["value"] == pytest.approx(hit)
+            assert recall["value"] == pytest.approx((best == number)[right == number].mean())
+            assert recall["target"] is None
     for other, k in (("activations", None), ("activations", 3), ("majority", None)):
         gap = value(probed, "latents", f"accuracy_minus_{other}", k=k)
-        own = correct["latents", k].astype(float) - correct[other, k]
+        ours, theirs = ((said[name, k].argmax(1) == right) for name in ("latents", other))
+        own = ours.astype(float) - theirs
         assert gap["value"] == pytest.approx(own.mean())
         half = 1.96 * own.std() / len(own) ** 0.5
         assert gap["ci_low"] == pytest.approx(own.mean() - half, abs=0.05)
@@ -185,8 +208,9 @@ def test_latents_of_a_sparse_probe_are_chosen_on_train_documents(
     alone = mean.copy()
     mean[:, 0] = np.where(train, 0.01, 10 * (labels != "business"))
     mean[0, 0] = 0.02
-    truth = np.unique(labels.astype(str), return_inverse=True)[1]
-    assert sparse_dimensions(mean, truth, 1) == [0]  # so would it be, if it were looked at
+    every = np.arange(len(labels))
+    [best] = Vectors(mean, mean).strongest((labels == "business")[:, None], [every], 1)
+    assert best == [[0]]  # so would it be, if it were looked at
     made = [
         probe.fit_probes(
             root,
@@ -197,7 +221,10 @@ def test_latents_of_a_sparse_probe_are_chosen_on_train_documents(
         )
         for planted_mean in (mean, alone)
     ]
-    told = [[r for r in rows(m, "probe_predictions") if r["k"] == 1] for m in made]
+    told = [
+        [r for r in rows(m, "probe_scores") if r["k"] == 1 and r["target"] == "business"]
+        for m in made
+    ]
     assert told[0] == told[1]
 
 
@@ -263,10 +290,9 @@ def test_nothing_to_probe(
         root, ProbeConfig(), corpus=texts, latents=firings, activations=recorded
     )
     assert made.facts["skipped"].startswith(reason)
-    for name, schema in (("probes", PROBES), ("probe_predictions", PROBE_PREDICTIONS)):
-        assert rows(made, name) == []
-        assert pq.read_schema(made.file(f"{name}.parquet")).equals(schema.arrow)
-    assert rows(made, "probe_weights") == []
+    for table in TABLES:
+        assert rows(made, table.name) == []
+        assert pq.read_schema(made.file(table.file)).equals(table.arrow)
 
 
 def test_two_classes_and_some_documents_that_do_not_count(
@@ -286,7 +312,7 @@ def test_two_classes_and_some_documents_that_do_not_count(
     found = value(made, "latents")
     assert (found["n_train"], found["n_test"]) == ((train & known).sum(), (~train & known).sum())
     assert found["value"] == value(made, "latents", k=1)["value"] == 1
-    assert {row["label"] for row in rows(made, "probe_predictions")} == {"yes", "no"}
+    assert {row["target"] for row in rows(made, "probe_scores")} == {"yes", "no"}
     weights = {(row["label"], row["latent"]): row["weight"] for row in rows(made, "probe_weights")}
     assert weights["yes", 4] > 0
     for latent in range(6):
@@ -310,68 +336,16 @@ def test_bytes_are_the_same_again(
     assert (again.key, again.digest()) == (probed.key, probed.digest())
 
 
-def test_fits_do_not_depend_on_the_number_of_threads() -> None:
+def test_bytes_do_not_depend_on_the_number_of_threads() -> None:
     """At this size two threads sum in another order than one."""
-    label = np.arange(450) % 3
-    task = Task(list("abc"), label, np.arange(400), np.arange(400, 450), [], None)
+    labels = [["abc"[i % 3]] for i in range(450)]
+    task = task_of(labels, np.arange(450) < 400)
     matrix = np.random.default_rng(0).gamma(1, 1, (450, 2000)).astype(np.float32)
-    probability = []
+    told = []
     for threads in (1, 2):
-        probing = Probing(ProbeConfig(), task)
-        with threadpool_limits(threads):
-            probing.fit(Probe("latents", None), matrix[task.train], matrix[task.test])
-        probability.append(probing.scores.probability[Probe("latents", None)])
-    np.testing.assert_array_equal(*probability)
-
-
-def test_sparse_dimensions_go_to_each_class_in_turn() -> None:
-    truth = np.repeat([0, 1, 2], 50)
-    train = np.random.default_rng(0).normal(size=(150, 30)) * np.linspace(1, 1000, 30)
-    for number, dimensions in enumerate([(3, 4), (10, 11), (20, 21)]):
-        for strength, own in zip((3, 2), dimensions, strict=True):
-            train[truth == number, own] += strength * (1 + 999 * own / 29)
-    assert sparse_dimensions(train, truth, 3).tolist() == [3, 10, 20]
-    assert sparse_dimensions(train, truth, 6).tolist() == [3, 4, 10, 11, 20, 21]
-    assert len(sparse_dimensions(train, truth, 1)) == 1
-    constant = np.ones((150, 2))
-    assert sparse_dimensions(constant, truth, 1).tolist() == [0]
-
-
-def test_scores_are_paired() -> None:
-    draw = np.random.default_rng(0)
-    truth = draw.integers(0, 3, 200)
-    scores = Scores(["a", "b", "c"], np.arange(200), truth)
-    guess = draw.dirichlet(np.ones(3), 200)
-    guess[np.arange(200), truth] += 0.4
-    scores.add(Probe("latents", None), guess)
-    scores.add(Probe("activations", None), guess)
-    scores.add(Probe("majority", None), np.tile([0.2, 0.5, 0.3], (200, 1)))
-    found = {(s.probe.representation, s.metric, s.label): s.found for s in scores.score(
-        Bootstrap(200, 500, 0)
-    )}  # fmt: skip
-    assert found["latents", "accuracy_minus_activations", None] == (0, 0, 0)
-    accuracy = found["latents", "accuracy", None]
-    spread = 1.96 * (accuracy.value * (1 - accuracy.value) / 200) ** 0.5
-    assert accuracy.high - accuracy.low == pytest.approx(2 * spread, rel=0.1)
-    for column, name in enumerate("abc"):
-        expected = roc_auc_score(truth == column, guess[:, column])
-        assert found["latents", "auroc", name].value == pytest.approx(expected)
-    assert scores.accuracy(Probe("latents", None)) == pytest.approx(accuracy.value)
-
-
-def test_area_under_the_curve() -> None:
-    draw = np.random.default_rng(0)
-    positive = draw.random(300) < 0.3
-    coarse = np.round(draw.normal(size=300) + positive, 1)  # many ties
-    found = auroc(coarse, positive)
-    assert found is not None
-    assert found.value == pytest.approx(roc_auc_score(positive, coarse))
-    assert auroc(coarse, np.zeros(300, bool)) is None
-    assert auroc(positive.astype(float), positive) == (1, None, None)
-    true = norm.cdf(1 / 2**0.5)
-    inside = 0
-    for _ in range(300):
-        positive = draw.random(120) < 0.3
-        _, low, high = auroc(draw.normal(size=120) + positive, positive) or (0, 0, 0)
-        inside += low <= true <= high
-    assert 270 <= inside <= 297
+        probing = Probing(ProbeConfig(ks=(2,)), task)
+        with threadpool_limits(threads), one_quiet_thread():
+            probing.scores.add(Probe("majority", None), prior(task))
+            probing.fit("latents", Vectors(matrix[task.train], matrix[task.test]))
+        told.append(probing.tables()[PROBE_SCORES])
+    assert told[0].equals(told[1])

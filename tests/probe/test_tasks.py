@@ -45,9 +45,8 @@ def probed(folder: Path, model: ResolvedModel, **fields: Any) -> tuple[Artifact,
     return corpus, made
 
 
-def test_each_column_of_classes_is_probed_as_if_it_were_alone(
-    tmp_path: Path, model: ResolvedModel
-) -> None:
+def test_each_column_is_probed_as_if_it_were_alone(tmp_path: Path, model: ResolvedModel) -> None:
+    """Those of classes first."""
     corpus, made = probed(tmp_path / "all", model, label_columns=("stars", "topic", "tags", "tone"))
     train = is_train(corpus)
     alone = {task: probed(tmp_path / task, model, label_column=task) for task in ("topic", "tone")}
@@ -55,24 +54,45 @@ def test_each_column_of_classes_is_probed_as_if_it_were_alone(
     for table in TABLES:
         rows = made.table(table.file)
         assert rows.schema.equals(table.with_optional().arrow)
-        assert rows["task"].unique().to_pylist() == ["topic", "tone"]
+        assert rows["task"].unique().to_pylist()[:2] == ["topic", "tone"]
         for task, (_, single) in alone.items():
             mine = rows.filter(pa.compute.equal(rows["task"], task)).drop(["task"])
             assert mine.equals(single.table(table.file))
             assert single.table(table.file).schema.equals(table.arrow)
-    assert made.facts["tasks"] == {task: single.facts for task, (_, single) in alone.items()}
+    assert list(made.facts["tasks"]) == ["topic", "tone", "stars", "tags"]
+    for task, (_, single) in alone.items():
+        assert made.facts["tasks"][task] == single.facts
     first = {name: fact for name, fact in made.facts.items() if name != "tasks"}
     assert first == alone["topic"][1].facts
 
 
-def test_without_any_column_of_classes(
-    tmp_path: Path, model: ResolvedModel, caplog: pytest.LogCaptureFixture
-) -> None:
-    _, made = probed(tmp_path / "none", model, label_columns=("stars", "tags"))
-    assert made.facts["skipped"] == "no column of labels holds classes (corpus.label_columns)"
-    for table in TABLES:
-        assert made.table(table.file).equals(table.with_optional().empty())
-    assert "no column of labels holds classes" in caplog.text
+def test_numbers_and_lists_of_labels_are_tasks_too(tmp_path: Path, model: ResolvedModel) -> None:
+    corpus, made = probed(tmp_path / "none", model, label_columns=("stars", "tags"))
+    rows = made.table("probes.parquet").to_pylist()
+    held_out = np.flatnonzero(~is_train(corpus))
+    on_stars = ("stars", "latents", None)
+    stars = {
+        row["metric"]: row
+        for row in rows
+        if (row["task"], row["representation"], row["k"]) == on_stars
+    }
+    assert set(stars) == {"r2", "spearman"}
+    assert stars["r2"]["n_test"] == len(held_out)
+    tags = {(row["metric"], row["label"]) for row in rows if row["task"] == "tags"}
+    means = {"auroc", "balanced_accuracy", "average_precision"}
+    assert tags == {
+        *((metric, label) for metric in means for label in (None, "p", "q")),
+        ("micro_auroc", None),
+        ("micro_average_precision", None),
+    }
+    scores = made.table("probe_scores.parquet").to_pandas()
+    own = scores[(scores.task == "stars") & (scores.representation == "majority")]
+    assert own.truth.tolist() == [STARS[doc] for doc in held_out]
+    assert own.score.nunique() == 1
+    own = scores[(scores.task == "tags") & (scores.representation == "majority")]
+    assert {(r.doc_id, r.target) for r in own.itertuples() if r.truth} == {
+        (doc, tag) for doc in held_out for tag in TAGS[doc]
+    }
 
 
 def test_a_column_that_can_t_be_probed_leaves_the_others(

@@ -57,7 +57,7 @@ def run(home: Path, config: RunConfig) -> dict[str, Artifact]:
         root, config.evaluation, model=model, reference=made["reference"], sae=made["sae"],
         latents=made["latents"], device="cpu",
     )  # fmt: skip
-    made["probe"] = probe.fit_probes(root, config.probe, **known)
+    made["probe"] = probe.fit_probes(root, config.probe, model=model, **known)
     made["cluster"] = cluster.group_documents(root, config.cluster, **known)
     made["interpretation"] = interpretation.interpret(root, config.interpretation, **known)
     record = RunRecord(config=config, started=started, finished=datetime.now(UTC))

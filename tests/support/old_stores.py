@@ -26,6 +26,11 @@ INSERT INTO cluster_metrics FROM c; DROP TABLE c;
 ALTER TABLE clusters DROP COLUMN support;
 ALTER TABLE cluster_summary DROP COLUMN jaccard;
 DROP TABLE cluster_curve; DROP TABLE latent_clusters;
+CREATE TABLE d AS FROM probe_predictions; DROP VIEW probe_predictions;
+ALTER TABLE d RENAME TO probe_predictions;
+DROP TABLE probe_scores; DROP TABLE probe_curve;
+CREATE TABLE p AS SELECT * EXCLUDE (target, seed) FROM probes; DROP TABLE probes;
+ALTER TABLE p RENAME TO probes;
 UPDATE meta SET value = '5' WHERE name = 'schema_version';
 """
 TO_VERSION_4 = f"""
@@ -42,7 +47,9 @@ ALTER TABLE d RENAME TO probe_predictions;
 ALTER TABLE runs DROP COLUMN label_column;
 UPDATE meta SET value = '4' WHERE name = 'schema_version';
 """
+SINCE_5 = ("target", "seed", "probe_scores", "probe_curve")
 SINCE_4 = (
+    *SINCE_5,
     "task",
     "label_column",
     "document_labels",
@@ -64,4 +71,4 @@ SINCE_4 = (
     "runs.top1_agreement",
     "runs.loss_recovered_bos_kept",
 )
-"""Columns and relations that came after it."""
+"""Columns and relations that came after them."""

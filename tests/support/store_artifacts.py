@@ -27,7 +27,7 @@ from deconstruct.explanation.tables import EXPLANATION_ITEMS, EXPLANATION_SCORES
 from deconstruct.features.tables import DIRECTIONS, FEATURE_LOGITS, FEATURES
 from deconstruct.interpretation.tables import INTERPRETATION_ITEMS, LATENT_SCORES
 from deconstruct.latents.tables import DOCUMENT_LATENTS, LATENTS, LATENTS_BY_TOKEN
-from deconstruct.probe.tables import PROBE_PREDICTIONS, PROBE_WEIGHTS, PROBES
+from deconstruct.probe.tables import PROBE_CURVE, PROBE_SCORES, PROBE_WEIGHTS, PROBES
 from deconstruct.reference.tables import DOCUMENT_LOSSES
 from deconstruct.sae.tables import TRAINING_LOG
 from deconstruct.store import RunRecord
@@ -288,20 +288,25 @@ def _probe(drawn: Drawn) -> Contents:
     rows = [
         ("latents", None, None, "accuracy", 0.96),
         ("latents", 5, None, "accuracy", 0.9),
-        ("latents", None, drawn.names[1], "f1", 0.97),
+        ("latents", None, drawn.names[1], "auroc", 0.97),
+        ("latents", None, None, "auroc", 0.95),
+        ("latents", 5, None, "auroc", 0.9),
         ("activations", None, None, "accuracy", 0.97),
+        ("activations", None, None, "auroc", 0.96),
         ("majority", None, None, "accuracy", 0.33),
+        ("majority", None, None, "auroc", 0.5),
     ]
     which, k, label, metric, value = zip(*rows, strict=True)
     weights = drawn.weights
     labels, latents = np.indices(weights.shape).reshape(2, -1)
-    docs, truths, guesses = zip(*drawn.predictions, strict=True)
     return {
         PROBES: filled(
             PROBES,
             representation=which,
             k=k,
+            target=label,
             label=label,
+            seed=0,
             metric=metric,
             value=value,
             ci_low=np.array(value) - 0.02,
@@ -317,16 +322,35 @@ def _probe(drawn: Drawn) -> Contents:
             effect=weights.reshape(-1) / 2,
             rank=(np.argsort(np.argsort(-np.abs(weights), 1), 1) + 1).reshape(-1),
         ),
-        PROBE_PREDICTIONS: filled(
-            PROBE_PREDICTIONS,
-            representation=[r for r in ("latents", "tfidf") for _ in docs],
-            k=None,
-            doc_id=docs * 2,
-            label=truths * 2,
-            predicted=guesses + truths,
-            probability=0.8,
+        PROBE_SCORES: _scores(drawn),
+        PROBE_CURVE: filled(
+            PROBE_CURVE,
+            representation=["latents", "latents", "activations", "activations"],
+            n=[2, 5] * 2,
+            draw=0,
+            value=[0.6, 0.8, 0.7, 0.9],
         ),
     }
+
+
+def _scores(drawn: Drawn) -> pa.Table:
+    """On all latents what is predicted, by TF-IDF what is true; the former on one latent too."""
+    given = [("latents", None, True), ("latents", 5, True), ("tfidf", None, False),
+             ("activations", None, False)]  # fmt: skip
+    rows = [
+        (representation, k, name, doc, said, float(name == truth))
+        for representation, k, guessed in given
+        for doc, truth, guess in drawn.predictions
+        for name in drawn.names
+        for said in [(1.5 if name == (guess if guessed else truth) else -1.0) + 0.01 * (doc % 7)]
+    ]
+    rows += [
+        ("majority", None, name, doc, float(np.log(0.5)), float(name == truth))
+        for doc, truth, _ in drawn.predictions
+        for name in drawn.names
+    ]
+    names = ("representation", "k", "target", "doc_id", "score", "truth")
+    return filled(PROBE_SCORES, **dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
 
 
 def _cluster(drawn: Drawn) -> Contents:

@@ -10,7 +10,7 @@ from support.store_artifacts import Planted, plant
 
 from deconstruct.artifacts import Artifact, DataRoot, Recipe
 from deconstruct.corpus.tables import DOCUMENT_LABELS, DOCUMENT_METADATA, DOCUMENTS, TOKENS
-from deconstruct.probe.tables import PROBE_PREDICTIONS, PROBE_WEIGHTS, PROBES
+from deconstruct.probe.tables import PROBES, TABLES
 
 TASKS = (("stars", "number"), ("topic", "class"), ("tags", "multilabel"), ("tone", "class"))
 TONES = ("dry", "warm")
@@ -61,7 +61,7 @@ def plant_tasks(home: Path, name: str = "tasks", seed: int = 2) -> Planted:
 
 def _probes(root: DataRoot, probe: Artifact) -> Artifact:
     tables = {}
-    for table in (PROBES, PROBE_WEIGHTS, PROBE_PREDICTIONS):
+    for table in TABLES:
         rows = probe.table(table.file)
         columns = {name: rows[name].to_pylist() * 2 for name in rows.column_names}
         columns["task"] = ["topic"] * len(rows) + ["tone"] * len(rows)

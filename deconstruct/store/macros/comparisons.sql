@@ -28,16 +28,6 @@ CREATE OR REPLACE MACRO student_ratio(freedom) AS sqrt(
     freedom * (exp((1.959963985 * (8 * freedom + 3) / (8 * freedom + 1)) ** 2 / freedom) - 1)
 );
 
--- The group of each document of a run: documents of one group are drawn together. The smallest
--- doc_id of the texts alike, or of the rows that share a value of corpus.group_column.
--- Example: FROM document_groups('latest')
-CREATE OR REPLACE MACRO document_groups(run) AS TABLE
-    SELECT one.doc_id, coalesce(one.group_id, one.doc_id) AS group_id
-    FROM (SELECT NULL::UINTEGER AS group_id) AS absent,
-        LATERAL (
-            SELECT d.doc_id, group_id FROM documents AS d WHERE d.run_id = resolve_run(run)
-        ) AS one;
-
 -- The part of each held-out document in the metrics of an SAE, for a list of run_ids: their mean
 -- over the documents is the metric, their spread its uncertainty. Of a ratio R of sums a / b, the
 -- part is R + (a - R b) / mean(b). read: tokens read of another text; runs that read as many of it
@@ -91,17 +81,6 @@ CREATE OR REPLACE MACRO document_parts(runs) AS TABLE
     JOIN whole AS w ON w.run_id = j.run_id AND w.text = j.text AND w.metric = j.metric
     WHERE w.value IS NOT NULL;
 
--- The part of each held-out document in the accuracy of probes, for a list of run_ids: whether the
--- probe was right. metric: as measured calls it.
--- Example: FROM probe_parts([resolve_run('latest')]) LIMIT 5
-CREATE OR REPLACE MACRO probe_parts(runs) AS TABLE
-    SELECT p.run_id, 'probe' AS stage, 'accuracy of ' || p.representation
-            || coalesce(', k = ' || p.k, '')
-            || CASE WHEN p.task = r.label_column THEN '' ELSE ', on ' || p.task END AS metric,
-        p.doc_id, (p.predicted = p.label)::DOUBLE AS part
-    FROM probe_predictions AS p JOIN runs AS r ON r.run_id = p.run_id
-    WHERE of_store(:store) AND list_contains(runs, p.run_id);
-
 -- What is measured of runs, as differences and compare_runs call it, for a list of run_ids.
 -- Example: FROM measured([resolve_run('latest')])
 CREATE OR REPLACE MACRO measured(runs) AS TABLE
@@ -113,7 +92,8 @@ CREATE OR REPLACE MACRO measured(runs) AS TABLE
             || coalesce(', k = ' || p.k, '') || coalesce(', ' || p.label, '')
             || CASE WHEN p.task = r.label_column THEN '' ELSE ', on ' || p.task END,
         p.value
-    FROM probes AS p JOIN runs AS r ON r.run_id = p.run_id WHERE of_store(:store) AND list_contains(runs, p.run_id)
+    FROM probes AS p JOIN runs AS r ON r.run_id = p.run_id
+    WHERE of_store(:store) AND list_contains(runs, p.run_id)
     UNION ALL
     SELECT m.run_id, 'cluster', m.metric, m.value
     FROM cluster_metrics AS m

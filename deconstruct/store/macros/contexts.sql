@@ -39,6 +39,14 @@ CREATE OR REPLACE MACRO resolve_run(run) AS (
     FROM runs AS r JOIN names AS n ON n.run_id = r.run_id
 );
 
+-- The group of each document of a run: documents of one group hold the same or nearly the same
+-- text, or share a value of corpus.group_column, so they are drawn together, and count as one. The
+-- smallest doc_id among them; without others a document is its own.
+-- Example: FROM document_groups('latest') LIMIT 5
+CREATE OR REPLACE MACRO document_groups(run) AS TABLE
+    SELECT d.doc_id, coalesce(d.group_id, d.doc_id) AS group_id, d.split
+    FROM documents AS d WHERE d.run_id = resolve_run(run);
+
 -- A token between two marks, its leading spaces outside them.
 CREATE OR REPLACE MACRO enclosed(token, opening, closing) AS
     CASE WHEN ltrim(token, ' ') = '' THEN opening || token || closing

@@ -1,12 +1,5 @@
 -- What a latent is about: contexts over the whole range of its activations, and scores.
 
--- The group of each document of a run: documents of one group hold the same or nearly the same
--- text, so they count as one. Without groups each document is its own.
--- Example: FROM groups_of('latest') LIMIT 5
-CREATE OR REPLACE MACRO groups_of(run) AS TABLE
-    SELECT d.doc_id, coalesce(d.group_id, d.doc_id) AS group_id, d.split
-    FROM documents AS d WHERE d.run_id = resolve_run(run);
-
 -- A whole number in the place of another, the same in every release: an order without meaning.
 CREATE OR REPLACE MACRO scattered(number) AS (number::HUGEINT * 2654435761 % 4294967296)::UBIGINT;
 
@@ -44,7 +37,7 @@ AS TABLE
             ) AS among_all
         FROM drawn AS d
         JOIN tokens AS t ON t.run_id = resolve_run(run) AND t.token_index = d.token_index
-        JOIN groups_of(run) AS g ON g.doc_id = t.doc_id
+        JOIN document_groups(run) AS g ON g.doc_id = t.doc_id
         WHERE t.token_index IN (SELECT d.token_index FROM drawn AS d)
     ),
     candidate AS MATERIALIZED (
@@ -108,12 +101,12 @@ CREATE OR REPLACE MACRO shown_and_scored(run) AS TABLE
             WHERE e.run_id = resolve_run(run)
         ) AS x
         JOIN tokens AS t ON t.run_id = resolve_run(run) AND t.token_index = x.token_index
-        JOIN groups_of(run) AS g ON g.doc_id = t.doc_id
+        JOIN document_groups(run) AS g ON g.doc_id = t.doc_id
     )
     SELECT i.latent, i.method, i.item, i.token_index, s.token_index AS shown
     FROM explanation_items AS i
     JOIN tokens AS t ON t.run_id = resolve_run(run) AND t.token_index = i.token_index
-    JOIN groups_of(run) AS g ON g.doc_id = t.doc_id
+    JOIN document_groups(run) AS g ON g.doc_id = t.doc_id
     JOIN shown AS s ON s.latent = i.latent AND s.group_id = g.group_id
     WHERE i.run_id = resolve_run(run)
     ORDER BY i.latent, i.method, i.item;

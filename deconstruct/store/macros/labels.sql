@@ -25,7 +25,7 @@ CREATE OR REPLACE MACRO latents_for_label(run, label, against := NULL, task := N
     WITH labelled AS MATERIALIZED (
         SELECT y.doc_id, coalesce(bool_or(y.value = label), false) AS inside,
             any_value(g.group_id) AS group_id, any_value(g.split) = 'test' AS held_out
-        FROM labels_of(run, task := task) AS y JOIN groups_of(run) AS g ON g.doc_id = y.doc_id
+        FROM labels_of(run, task := task) AS y JOIN document_groups(run) AS g ON g.doc_id = y.doc_id
         GROUP BY y.doc_id
         HAVING against IS NULL OR bool_or(y.value = label) OR bool_or(y.value = against)
     ),
@@ -172,7 +172,7 @@ CREATE OR REPLACE MACRO lift_interval(
 CREATE OR REPLACE MACRO label_enrichment(run, task := NULL) AS TABLE
     WITH labelled AS MATERIALIZED (
         SELECT y.doc_id, y.value AS label, g.group_id, g.split = 'test' AS held_out
-        FROM labels_of(run, task := task) AS y JOIN groups_of(run) AS g ON g.doc_id = y.doc_id
+        FROM labels_of(run, task := task) AS y JOIN document_groups(run) AS g ON g.doc_id = y.doc_id
     ),
     document AS MATERIALIZED (
         SELECT d.*, count(*) OVER (PARTITION BY d.group_id) AS n_group
