@@ -63,7 +63,7 @@ def preflight(
     from deconstruct.model.kinds import check_kind
     from deconstruct.model.resolve import glimpse, resolve
 
-    packed = config.model.name.startswith(PREFIX) and not unpack
+    packed = config.model.itself.startswith(PREFIX) and not unpack
     model = (glimpse if packed else resolve)(root, config.model)
     check_kind(model)
     for name, corpus in read.items():

@@ -151,4 +151,5 @@ def _examples(found: Findings) -> list[str]:
 
 
 def _model(config: RunConfig) -> str:
-    return printable(config.model.name.rstrip("/").split(":")[-1].split("/")[-1])
+    redrawn = "" if config.model.redrawn is None else "random "
+    return redrawn + printable(config.model.name.rstrip("/").split(":")[-1].split("/")[-1])

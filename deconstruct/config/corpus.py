@@ -12,6 +12,7 @@ from deconstruct.config.base import (
     NO_KEY,
     Settings,
 )
+from deconstruct.config.redrawn import named
 
 LabelKind = Literal["class", "multilabel", "number"]
 """What a column of labels holds: one class per document, a list of them, or a real value."""
@@ -39,12 +40,29 @@ class ModelConfig(Settings):
     name: str = Field(
         "embedded:gemma-3-270m",
         description="A hub id ('openai-community/gpt2'), a local folder, or the embedded "
-        "'embedded:gemma-3-270m'.",
+        "'embedded:gemma-3-270m'. 'random:<seed>:<name>': any of these with its weights, but those "
+        "of norms, drawn anew with their own means and standard deviations: a control.",
     )
     revision: str | None = Field(None, description="Hub revision: a branch, a tag or a commit.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Arithmetic of the forward pass; auto: bfloat16 where it is fast."
     )
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_well_formed(cls, name: str) -> str:
+        named(name)
+        return name
+
+    @property
+    def redrawn(self) -> int | None:
+        """The seed that its weights are drawn anew by; None: they are not."""
+        return named(self.name).seed
+
+    @property
+    def itself(self) -> str:
+        """The name of the model that is read, whatever becomes of its weights."""
+        return named(self.name).itself
 
 
 class CorpusConfig(Settings):

@@ -17,6 +17,7 @@ import duckdb
 from deconstruct.artifacts import Artifact, DataRoot
 from deconstruct.common.errors import StorageError
 from deconstruct.common.site import Site
+from deconstruct.config.redrawn import RANDOM, named
 from deconstruct.corpus.hub import PREFIX
 from deconstruct.store.headlines import HEADLINES
 from deconstruct.store.query import resolve_run
@@ -187,6 +188,9 @@ def _revision(root: DataRoot, corpus: str) -> str | None:
 
 
 def _told(name: str, public: bool = False) -> str:
+    if name.startswith(RANDOM):  # a model's: what is made of it stays said
+        _, itself = named(name)
+        return name.removesuffix(itself) + _told(itself, public)
     if public or name.startswith(("embedded:", PREFIX)):
         return name
     return re.split(r"[/\\]", name.rstrip("/\\"))[-1]

@@ -10,11 +10,13 @@ import torch
 
 from deconstruct.common.errors import ConfigError
 from deconstruct.common.hardware import pick_dtype
+from deconstruct.model.redrawn import redraw
 from deconstruct.model.resolve import ResolvedModel
 
 
 def load(model: ResolvedModel, device: str) -> torch.nn.Module:
     """Load the causal language model for inference, in its dtype: evaluation mode, no gradients.
+    Its weights are drawn anew where its name asks for it (`deconstruct.model.redrawn`).
 
     Attention runs in `torch`'s fused kernel where the architecture allows it. Raises
     ``ConfigError`` if the folder is no such model, lacks some of its weights, or has changed
@@ -46,6 +48,8 @@ def load(model: ResolvedModel, device: str) -> torch.nn.Module:
         )
     model.check_unchanged()
     language_model: torch.nn.Module = loaded
+    if model.redrawn is not None:
+        redraw(language_model, model.redrawn)
     return language_model.to(device).eval().requires_grad_(False)
 
 

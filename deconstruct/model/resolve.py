@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from deconstruct.common.errors import ConfigError
 from deconstruct.common.paths import absolute
 from deconstruct.common.site import Site
 from deconstruct.config import ModelConfig
+from deconstruct.config.redrawn import named
 from deconstruct.model.embedded import PREFIX, SIZES, embedded_model, unpacked
 from deconstruct.model.folder import (
     check_folder,
@@ -23,6 +24,7 @@ from deconstruct.model.folder import (
     weights_of,
 )
 from deconstruct.model.hub import snapshot
+from deconstruct.model.redrawn import digest_of_redrawn
 
 TESTED = frozenset(
     "gpt2 gpt_neox llama qwen2 qwen3 gemma gemma2 gemma3_text olmo2 glm4 opt".split()
@@ -43,7 +45,8 @@ class ResolvedModel:
     files). tokenizer_digest: of the tokenizer's files alone, so that two models that share a
     tokenizer share a tokenised corpus. dtype: arithmetic of its forward passes, as the user wrote
     it (`pick_dtype`). own: whether the folder is the user's own, whose files may change under our
-    hands; those of a hub commit or an artifact do not.
+    hands; those of a hub commit or an artifact do not. redrawn: the seed that weights are drawn
+    anew by once they are loaded, which the digest says too; None: they are as the folder has them.
     """
 
     name: str
@@ -52,6 +55,7 @@ class ResolvedModel:
     tokenizer_digest: str
     dtype: str = "auto"
     own: bool = False
+    redrawn: int | None = None
 
     @property
     def short_name(self) -> str:
@@ -92,7 +96,7 @@ class ResolvedModel:
     def settings(self) -> Mapping[str, Any]:
         """config.json as it is."""
         if not self.unpacked:
-            return SIZES[self.name.removeprefix(PREFIX)]
+            return SIZES[named(self.name).itself.removeprefix(PREFIX)]
         found: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
         return found
 
@@ -135,7 +139,9 @@ class ResolvedModel:
         """
         if not self.own:
             return
-        if _digests(self.folder) != (self.digest, self.tokenizer_digest):
+        weights, tokenizer = _digests(self.folder)
+        there = (digest_of_redrawn(weights, self.redrawn), tokenizer)
+        if there != (self.digest, self.tokenizer_digest):
             raise ConfigError(
                 f"model.name = {self.name!r}: the folder's files have changed since the run began; "
                 "run it again when nobody writes to them"
@@ -160,11 +166,16 @@ class ResolvedModel:
 
 
 def resolve(root: DataRoot, config: ModelConfig) -> ResolvedModel:
-    """Find the model that ``config`` names: embedded, a local folder, or a hub id.
+    """Find the model that ``config`` names: embedded, a local folder, or a hub id; any of them also
+    with its weights drawn anew.
 
     Raises ``ConfigError`` if a folder holds no safetensors model, ``SourceUnreachable`` if the
     hub can't serve an id; both within seconds.
     """
+    if config.redrawn is not None:
+        found = resolve(root, config.model_copy(update={"name": config.itself}))
+        digest = digest_of_redrawn(found.digest, config.redrawn)
+        return replace(found, name=config.name, digest=digest, redrawn=config.redrawn)
     if config.name.startswith(PREFIX):
         artifact = embedded_model(root, config.name)
         folder, digest = artifact.path, artifact.key
@@ -184,6 +195,9 @@ def glimpse(root: DataRoot | None, config: ModelConfig) -> ResolvedModel:
 
     root: where an embedded one is, if it is anywhere. Raises what `resolve` raises.
     """
+    if config.redrawn is not None:
+        found = glimpse(root, config.model_copy(update={"name": config.itself}))
+        return replace(found, name=config.name, redrawn=config.redrawn)
     if config.name.startswith(PREFIX):
         artifact = unpacked(root, config.name)
         return ResolvedModel(config.name, artifact.path if artifact else Path(), "", "")

@@ -75,8 +75,8 @@ def started(
             from flows import pipeline  # noqa: F401
             from flows.liveness import mark_crashed, short
 
-        if settings.model.name.startswith(PREFIX):
-            embedded_model(store, settings.model.name)  # unpacked meanwhile, if it is not yet
+        if settings.model.itself.startswith(PREFIX):
+            embedded_model(store, settings.model.itself)  # unpacked meanwhile, if it is not yet
         if server is not None:
             server.wait()
     for dead in mark_crashed(root):
