@@ -186,6 +186,13 @@ class SaeConfig(Settings):
         "is not trained on but measured.",
     )
     seed: int = Field(0, ge=0, description="Initial weights and the order of the batches.")
+    frozen: Literal["none", "decoder", "encoder", "all"] = Field(
+        "none",
+        description="What stays at its random start: a control. decoder, encoder: its directions; "
+        "biases and thresholds are trained. all: nothing is trained but the scale of activations "
+        "(and, of relu, gated and jumprelu, one threshold): the random SAE at equal L0.",
+        json_schema_extra=KEY_WHERE_SET,
+    )
 
     @field_validator("output_site")
     @classmethod
@@ -208,6 +215,7 @@ class SaeConfig(Settings):
             )
         if self.skip_connection and self.output_site is None:
             raise ValueError("skip_connection is for transcoders; set output_site too")
+        self._check_frozen()
         ordered = (0, *self.prefixes, self.d_sae)
         if any(low >= high for low, high in pairwise(ordered)):
             raise ValueError(
@@ -218,6 +226,20 @@ class SaeConfig(Settings):
                 f"warmup_share {self.warmup_share} + decay_share {self.decay_share} exceed 1"
             )
         return self
+
+    def _check_frozen(self) -> None:
+        if self.frozen == "none":
+            return
+        if self.pretrained is not None:
+            raise ValueError(
+                f"frozen = {self.frozen!r} is of a training, and pretrained = "
+                f"{self.pretrained!r} is taken over as it is; leave one out"
+            )
+        if self.frozen == "all" and not self.by_number and self.wanted_l0 is None:
+            raise ValueError(
+                f"frozen = 'all' trains nothing that penalty = {self.penalty} could make sparse; "
+                "set target_l0 in its place"
+            )
 
     @property
     def by_number(self) -> bool:
@@ -232,15 +254,13 @@ class SaeConfig(Settings):
         return float(self.k) if self.penalty is None else None
 
     def label(self) -> str:
-        """Architecture and sparsity at a glance: ``topk-32``, ``jumprelu-l0-32``, ``relu-0.1``; of
-        a dictionary that others trained, ``pretrained``."""
+        """Architecture and sparsity at a glance: ``topk-32``, ``jumprelu-l0-32``, ``relu-0.1``,
+        ``topk-32-frozen-decoder``; of a dictionary that others trained, ``pretrained``."""
         if self.pretrained is not None:
             return "pretrained"
-        if self.by_number:
-            return f"{self.architecture}-{self.k}"
-        if self.wanted_l0 is not None:
-            return f"{self.architecture}-l0-{self.wanted_l0:g}"
-        return f"{self.architecture}-{self.penalty}"
+        sparsity = f"l0-{self.wanted_l0:g}" if self.wanted_l0 is not None else f"{self.penalty}"
+        still = "" if self.frozen == "none" else f"-frozen-{self.frozen}"
+        return f"{self.architecture}-{self.k if self.by_number else sparsity}{still}"
 
     def _outside_key(self) -> set[str]:
         if self.pretrained is not None:  # nothing is trained

@@ -12,6 +12,12 @@ NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
 SHARED = ("b_dec", "W_skip")
 """Parameters that belong to no latent: every token's gradient reaches them."""
 
+ALL = "all"
+STILL = {"none": frozenset[str](), "decoder": frozenset({"W_dec"}), "encoder": frozenset({"W_enc"})}
+"""What ``sae.frozen`` leaves at its random start, of parameters that engines train. Biases,
+thresholds, gates and a transcoder's linear path are trained in any case: they make the directions
+usable, and are none. With `ALL` nothing is trained (`deconstruct.sae.engines.still`)."""
+
 
 @dataclass(frozen=True)
 class StepSpec:
@@ -41,6 +47,12 @@ class StepSpec:
     target_l0: float | None = None
     penalty_warmup: int = 0
     optimizer: str = "sparse_adam"
+    frozen: str = "none"
+
+    @property
+    def still(self) -> frozenset[str]:
+        """Names of the parameters that stay as they are, where others are trained."""
+        return STILL[self.frozen]
 
     @property
     def transcoder(self) -> bool:
@@ -110,4 +122,5 @@ def step_spec(config: SaeConfig, d_in: int, d_out: int = 0) -> StepSpec:
         target_l0=config.wanted_l0,
         penalty_warmup=round(config.penalty_warmup_share * step_count(config)),
         optimizer=config.optimizer,
+        frozen=config.frozen,
     )

@@ -20,6 +20,7 @@ from deconstruct.model.hooks import blocks
 from deconstruct.model.resolve import ResolvedModel
 from deconstruct.model.skeleton import skeleton
 from deconstruct.reference.floors import FIT_ROWS
+from deconstruct.sae.schedule import step_count
 
 SIDE, TIMED_SECONDS = 1024, 0.1
 FORWARD = 1.6
@@ -68,6 +69,7 @@ def foreseen(
     held_out = int(corpus.facts["test_documents"])
     judged = min(held_out, config.evaluation.max_documents or held_out) * tokens / documents
     encoded = 2 * width * config.sae.d_sae / speed
+    trained = step_count(config.sae) * config.sae.batch_size
     firings = tokens * config.sae.k
     step = STEP if where == "cpu" else DENSE
     reading = FORWARD * 2 * sum(layers[: last + 1]) / speed
@@ -83,7 +85,7 @@ def foreseen(
             tokens * width * (2.8 if config.activations.storage == "float32" else 2),
         ),
         "sae": (
-            step * config.sae.tokens * encoded + streamed * reading,
+            step * trained * encoded + streamed * reading,
             16 * width * config.sae.d_sae,
         ),
         "latents": (tokens * encoded + firings / FIRINGS_A_SECOND, FIRING_BYTES * firings),

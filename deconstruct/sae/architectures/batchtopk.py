@@ -35,7 +35,7 @@ class BatchTopK(Thresholded):
     def loss(self, p: Parameters, inputs: Inputs, spec: StepSpec) -> Terms:
         """mean |e|^2 + AuxK."""
         pre = pre_activations(p, inputs, spec)
-        active = largest_of_batch(pre, spec)
+        active = largest_of_batch(pre, spec.k * len(pre))
         return with_auxk(p, inputs, spec, pre, active, smallest(active))
 
     def code(self, pairs: Pairs, scene: Scene, decode: Decode, frozen: Decode) -> Coded:
@@ -43,9 +43,9 @@ class BatchTopK(Thresholded):
         return Coded(pairs.pre, decode(pairs.pre))
 
 
-def largest_of_batch(pre: Tensor, spec: StepSpec) -> Tensor:
-    """relu(pre), but for the n * k largest zero."""
-    return largest(pre.reshape(1, -1), spec.k * len(pre)).view_as(pre)
+def largest_of_batch(pre: Tensor, count: int) -> Tensor:
+    """relu(pre), but for the ``count`` largest zero."""
+    return largest(pre.reshape(1, -1), count).view_as(pre)
 
 
 def smallest(active: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class Matryoshka(BatchTopK):
         mean over prefixes m of |a[:m] @ W_dec[:m] + b_dec - y|^2 + AuxK
         """
         pre = pre_activations(p, inputs, spec)
-        active = largest_of_batch(pre, spec)
+        active = largest_of_batch(pre, spec.k * len(pre))
         so_far = p["b_dec"] - inputs.target + skipped(p, inputs)
         losses = []
         for start, end in pairwise((0, *spec.prefixes)):

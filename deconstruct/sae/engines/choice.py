@@ -12,7 +12,8 @@ from deconstruct.sae.engines.dense import DenseEngine
 from deconstruct.sae.engines.engine import Engine, UnfitError
 from deconstruct.sae.engines.memory import within_memory
 from deconstruct.sae.engines.ranks import ranks
-from deconstruct.sae.spec import StepSpec
+from deconstruct.sae.engines.still import StillEngine
+from deconstruct.sae.spec import ALL, StepSpec
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ def build_engine(
     for people to see, with a warning where one failed that should have served. Raises
     ``ConfigError`` where the device's memory is too small.
     """
-    kinds = on_cpu() if device == "cpu" else on_gpu()
+    kinds = (StillEngine,) if spec.frozen == ALL else on_cpu() if device == "cpu" else on_gpu()
     return first_that_serves(kinds, spec, weights, rates, device, dtype)
 
 

@@ -39,10 +39,11 @@ class DenseEngine(Engine):
         self._architecture = ARCHITECTURES[spec.architecture]
         self._control = Control(spec, device)
         self._parameters = {
-            name: weight.detach().float().clone().to(device).requires_grad_()
+            name: weight.detach().float().clone().to(device).requires_grad_(name not in spec.still)
             for name, weight in weights.items()
         }
-        self._optimizer = DenseAdam(spec, learning_rates.tolist(), self._parameters)
+        self._trained = {n: p for n, p in self._parameters.items() if p.requires_grad}
+        self._optimizer = DenseAdam(spec, learning_rates.tolist(), self._trained)
         self._mean_l0 = torch.zeros((), device=device)
         state = {name: p.detach() for name, p in self._parameters.items()}
         state |= self._optimizer.state() | self._control.state()
@@ -70,16 +71,16 @@ class DenseEngine(Engine):
         inputs = Inputs(z, target, dead, self._control.penalty(done))
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
             terms = self._architecture.loss(self._parameters, inputs, self.spec)
-        for parameter in self._parameters.values():
+        for parameter in self._trained.values():
             parameter.grad = None
         terms.loss.backward()  # type: ignore[no-untyped-call]
-        for parameter in self._parameters.values():
+        for parameter in self._trained.values():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         fired = terms.active > 0
         least = torch.zeros_like(terms.squared) if terms.threshold is None else terms.threshold
         figures = torch.stack([terms.squared, fired.sum() / len(z), least.to(terms.squared)])
-        average([*(p.grad for p in self._parameters.values() if p.grad is not None), figures])
+        average([*(p.grad for p in self._trained.values() if p.grad is not None), figures])
         self._update(done)
         state["since_fired"].add_(self.spec.batch).mul_(~anywhere(fired.any(0)))
         self._mean_l0 = figures[1]
@@ -101,12 +102,13 @@ class DenseEngine(Engine):
     @torch.no_grad()
     def _update(self, done: int) -> None:
         W_dec = self._parameters["W_dec"]
-        assert W_dec.grad is not None
-        if self._architecture.unit_norm:
+        unit_norm = self._architecture.unit_norm and "W_dec" in self._trained
+        if unit_norm:
+            assert W_dec.grad is not None
             W_dec.grad -= (W_dec.grad * W_dec).sum(1, keepdim=True) * W_dec
-        torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.spec.clip_norm)
+        torch.nn.utils.clip_grad_norm_(self._trained.values(), self.spec.clip_norm)
         self._optimizer.step(done)
-        if self._architecture.unit_norm:
+        if unit_norm:
             W_dec /= W_dec.norm(dim=1, keepdim=True)
         if "threshold" in self._parameters:
             self._parameters["threshold"].clamp_(min=0)

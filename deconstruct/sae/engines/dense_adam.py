@@ -11,7 +11,8 @@ from deconstruct.sae.spec import SHARED, StepSpec, pace_of
 
 
 class DenseAdam:
-    """`cpu.adam.RowAdam` over tensors as autograd has them: W_enc is [d_in, d_sae]."""
+    """`cpu.adam.RowAdam` over tensors as autograd has them: W_enc is [d_in, d_sae]; over those
+    alone that are trained."""
 
     def __init__(
         self, spec: StepSpec, rates: list[float], parameters: Mapping[str, Tensor]
@@ -22,7 +23,7 @@ class DenseAdam:
             for name, p in parameters.items()
             for end in ("m", "v")
         }
-        device = parameters["W_dec"].device
+        device = next(iter(parameters.values())).device
         self.updates = torch.zeros(spec.d_sae, dtype=torch.int32, device=device)
 
     def state(self) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from deconstruct.sae.folding import Scaling, fold
 from deconstruct.sae.initial import initial_weights
 from deconstruct.sae.rates import learning_rates
 from deconstruct.sae.schedule import step_count
-from deconstruct.sae.spec import step_spec
+from deconstruct.sae.spec import ALL, step_spec
 from deconstruct.sae.training import checkpoint
 from deconstruct.sae.training.checkpoint import LogRow
 from deconstruct.sae.training.warm import Start
@@ -75,9 +75,11 @@ class Trainer:
         spec = step_spec(config, len(inputs.mean), len(outputs.mean) if outputs else 0)
         self.steps = step_count(config)
         self.rates = learning_rates(config, self.steps)
-        weights = (
-            start.weights(spec, inputs, outputs) if start else initial_weights(spec, config.seed)
-        )
+        weights = initial_weights(spec, config.seed)
+        if start is not None and spec.frozen != ALL:
+            # What is frozen is at its random start in a warm one, too.
+            still = {name: weights[name] for name in spec.still}
+            weights = start.weights(spec, inputs, outputs) | still
         self.engine = build_engine(spec, weights, self.rates, device, dtype)
         if start is not None:
             controls = start.controls(inputs, outputs)

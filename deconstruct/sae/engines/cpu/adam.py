@@ -41,9 +41,10 @@ class RowAdam:
     """
 
     def __init__(self, spec: StepSpec, rates: list[float], state: dict[str, Tensor]) -> None:
-        """state: the engine's parameters, to which moments and counts are added."""
+        """state: the engine's parameters, to which counts are added, and moments of those that are
+        trained."""
         self.spec, self.rates, self.state = spec, rates, state
-        for name in list(state):
+        for name in [name for name in state if name not in spec.still]:
             state[f"{name}.m"] = torch.zeros_like(state[name])
             state[f"{name}.v"] = torch.zeros_like(state[name])
         state["updates"] = torch.zeros(spec.d_sae, dtype=torch.int32)

@@ -282,7 +282,10 @@ class SparseEngine(Engine):
         self, z: Tensor, target: Tensor, dead: Tensor, penalty: float
     ) -> tuple[float, Tensor, float, float | None]:
         """The same by autograd over dense products in bfloat16."""
-        leaves = {name: self._state[name].detach().requires_grad_() for name in self._names}
+        leaves = {
+            name: self._state[name].detach().requires_grad_(name not in self.spec.still)
+            for name in self._names
+        }
         is_dead = torch.zeros(self.spec.d_sae, dtype=torch.bool)
         is_dead[dead] = True
         # Without its cache, which all threads share: whether two uses of a weight were one cast,
@@ -307,7 +310,7 @@ class SparseEngine(Engine):
         state, spec = self._state, self.spec
         touched, total = np.zeros(spec.d_sae, np.bool_), 0.0
         gradients: dict[str, Gradient] = {}
-        for name in self._names:
+        for name in (name for name in self._names if name not in spec.still):
             count = spec.d_sae if name not in SHARED else len(np.atleast_2d(array_of(state[name])))
             gradient = rows_of(self._grad[name], count)
             squares = np.empty(count, np.float64)
@@ -321,8 +324,9 @@ class SparseEngine(Engine):
             total += float(squares.sum())
             if name not in SHARED:
                 touched |= squares > 0
-        gradients["W_enc"] = Gradient(gradients["W_enc"].rows, low=bits_of(self._shadow))
-        if self._packed:
+        if "W_enc" in gradients:
+            gradients["W_enc"] = Gradient(gradients["W_enc"].rows, low=bits_of(self._shadow))
+        if self._packed and "W_dec" in gradients:
             of_dec = gradients["W_dec"]
             gradients["W_dec"] = Gradient(of_dec.rows, of_dec.along, packed=self._W_dec)
         clip = min(1.0, spec.clip_norm / max(math.sqrt(total), 1e-30))

@@ -69,13 +69,16 @@ class CpuTopK(Engine):
 
     @classmethod
     def refuses(cls, spec: StepSpec, device: str, dtype: str, ranks: int) -> str | None:
-        """All but TopK autoencoders in one process on a CPU; products are in bfloat16 always."""
+        """All but TopK autoencoders, all of them trained, in one process on a CPU; products are in
+        bfloat16 always."""
         if device != "cpu":
             return f"the TopK step of the CPU does not run on {device}"
         if spec.architecture != TopK.name:
             return f"the TopK step of the CPU trains {TopK.name}, not {spec.architecture}"
         if spec.transcoder:
             return "the TopK step of the CPU trains autoencoders, no transcoders"
+        if spec.frozen != "none":
+            return f"the TopK step of the CPU trains all weights: sae.frozen = {spec.frozen!r}"
         return f"the TopK step of the CPU is for one process, not {ranks}" if ranks > 1 else None
 
     @classmethod

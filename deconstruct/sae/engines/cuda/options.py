@@ -47,6 +47,8 @@ def unsuited(spec: StepSpec) -> str | None:
         return f"the fused GPU step trains {TopK.name}, not {spec.architecture}"
     if spec.transcoder:
         return "the fused GPU step trains autoencoders, no transcoders"
+    if spec.frozen != "none":
+        return f"the fused GPU step trains all weights, and sae.frozen is {spec.frozen!r}"
     if not 1 <= spec.k <= min(spec.d_sae, MAX_K):
         return f"the fused GPU step takes k in 1..min(d_sae, {MAX_K}), not {spec.k}"
     if not 0 <= spec.k_aux <= spec.d_sae:
