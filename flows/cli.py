@@ -26,8 +26,9 @@ from deconstruct.store import render
 from deconstruct.store.query import data_root, executed
 from deconstruct.store.render import terminal
 from flows import environment
-from flows.commands import analyse
+from flows.commands import analyse, controls
 from flows.commands.shared import (
+    Config,
     Device,
     Engine,
     EngineName,
@@ -40,17 +41,10 @@ from flows.commands.shared import (
 )
 from flows.troubles import check_server, with_server
 
-Config = Annotated[
-    Path | None,
-    typer.Argument(
-        metavar="CONFIG",
-        help="A TOML file; 'deconstruct init' writes one.",
-        show_default="Gemma 3 270M on BBC News",
-    ),
-]
 TEND_SECONDS = 2
 
-app.command()(report_errors(with_server(analyse.analyse)))
+for command in (analyse.analyse, controls.controls):
+    app.command()(report_errors(with_server(command)))
 
 
 @app.command()

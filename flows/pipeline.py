@@ -43,6 +43,8 @@ _ENGINE: Any = Field(HERE, json_schema_extra={"default": default_of(HERE)})
 """The same as what a form begins with; Prefect takes the defaults out of them."""
 Home = Annotated[str | None, WithJsonSchema({"type": "string"})]
 """A data root; empty, or None as runs of earlier releases have it: the worker's own."""
+Costs = Mapping[str, tuple[float, float]]
+"""Key of an artifact that is to be made -> seconds, and bytes on disk."""
 
 
 @flow(name="pipeline", flow_run_name=run_name, persist_result=True, result_serializer="json")
@@ -113,19 +115,30 @@ def plan(root: DataRoot, config: RunConfig, device: str, growth: Growth) -> list
 
 def foretell(run: Running, stages: Stages, corpora: Mapping[str, Artifact]) -> None:
     """Log how long what is left takes on this processor, and what it puts on disk."""
-    left = [plan for plan in planned(run, Planning(stages.root), corpora) if not plan.there]
-    if left:
-        dictionary = pretrained.find(run.config, run.model)
-        settings = run.config if dictionary is None else dictionary.as_if_trained(run.config)
-        costs = {
-            name: foreseen(settings, run.model, corpora[name], run.device)
-            for name in {plan.analysis for plan in left}
-        }
-        each = [costs[plan.analysis][plan.recipe.stage] for plan in left]
-        seconds, size = (sum(of) for of in zip(*each, strict=True))
+    say_costs(costs_of(run, stages.root, corpora))
+
+
+def say_costs(costs: Costs) -> None:
+    """Log what they come to, if there are any."""
+    if costs:
+        seconds, size = (sum(of) for of in zip(*costs.values(), strict=True))
         log.info(
             "%-12s %s on this processor, %.1f GB on disk", "to come", about(seconds), size / 1e9
         )
+
+
+def costs_of(run: Running, root: DataRoot, corpora: Mapping[str, Artifact]) -> Costs:
+    """What each artifact takes that is not there yet."""
+    left = [plan for plan in planned(run, Planning(root), corpora) if not plan.there]
+    if not left:
+        return {}
+    dictionary = pretrained.find(run.config, run.model)
+    settings = run.config if dictionary is None else dictionary.as_if_trained(run.config)
+    costs = {
+        name: foreseen(settings, run.model, corpora[name], run.device)
+        for name in {plan.analysis for plan in left}
+    }
+    return {plan.recipe.key: costs[plan.analysis][plan.recipe.stage] for plan in left}
 
 
 def planned(run: Running, planning: Planning, corpora: Mapping[str, Artifact]) -> list[Plan]:

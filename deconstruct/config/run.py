@@ -42,6 +42,14 @@ Growth = Literal["anew", "encode", "retrain", "retrain-warm"]
 """What becomes of documents that an earlier run of the same name has seen; no part of a key."""
 
 
+CONTROLS = (
+    "seed", "frozen-decoder", "frozen-encoder", "random-sae", "random-model", "shuffled"
+)  # fmt: skip
+"""Kinds of control: runs that one thing is taken away from, or changed in."""
+CONTROLS_OF = "/controls/"
+"""In the name of a control, between the name of the run that it is of and its own."""
+
+
 class GatesConfig(Settings):
     """What a run must reach to be published; none: no gate. Gates change no artifact."""
 
@@ -170,6 +178,18 @@ class RunConfig(Settings):
                 "be read; name one of them, and make a run for each dictionary"
             )
         return self
+
+    @property
+    def control(self) -> str | None:
+        """Which kind of control the settings make it, of `CONTROLS`; None: none. A seed like any
+        other is one by the run's name alone."""
+        if self.probe.shuffle_labels:
+            return "shuffled"
+        if self.model.redrawn is not None:
+            return "random-model"
+        if self.sae.frozen != "none":
+            return "random-sae" if self.sae.frozen == "all" else f"frozen-{self.sae.frozen}"
+        return "seed" if f"{CONTROLS_OF}seed-" in self.name else None
 
     def analysed(self) -> dict[str, CorpusConfig]:
         """The corpora that the SAE is judged on, by the names of their analyses, in their order."""

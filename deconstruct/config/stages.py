@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from deconstruct.common.site import Site
 from deconstruct.config.base import (
+    KEY_WHERE_SET,
     LARGEST_SEED,
     MOST_LATENTS,
     MOST_ROWS,
@@ -160,6 +161,12 @@ class ProbeConfig(Settings):
     )
     seed: int = Field(
         0, ge=0, le=LARGEST_SEED, description="Seed of cross-validation and resampling."
+    )
+    shuffle_labels: bool = Field(
+        False,
+        description="Deal each document the label of another one of its split: a control, whose "
+        "scores are those of chance.",
+        json_schema_extra=KEY_WHERE_SET,
     )
 
     @field_validator("ks")

@@ -29,6 +29,7 @@ from deconstruct.probe.curve import curve
 from deconstruct.probe.fitting import on_all, on_few
 from deconstruct.probe.representations import LATENTS, MAJORITY, Representations
 from deconstruct.probe.scores import Probe, Scores, prior
+from deconstruct.probe.shuffled import shuffled
 from deconstruct.probe.tables import (
     PROBE_CURVE,
     PROBE_SCORES,
@@ -92,7 +93,14 @@ def fit_probes(
         found, facts = {}, {}
         for name, task in tasks_of(corpus, sample).items():
             told = f" of column {name!r}" if "tasks" in corpus.facts else ""
-            found[name], facts[name] = _probed(config, task, vectors, told)
+            dealt = task
+            if config.shuffle_labels:
+                dealt = replace(
+                    task,
+                    train_truth=shuffled(task.train_truth, config.seed),
+                    test_truth=shuffled(task.test_truth, config.seed),
+                )
+            found[name], facts[name] = _probed(config, dealt, vectors, told)
         if not facts:
             log.warning("no probes: %s", NO_LABELS)
         draft.facts |= next(iter(facts.values()), {"skipped": NO_LABELS})

@@ -278,6 +278,7 @@ def _insert_run(
         finished=run.finished,
         published=_next_moment(connection),
         label_column=label_column(run, artifacts["corpus"]),
+        control=run.config.control,
     )
     figures = ", ".join(f"{h.name} = ({h.select('max(value)')})" for h in HEADLINES if h.column)
     connection.execute(f"UPDATE runs SET {figures} WHERE run_id = $run_id", {"run_id": run_id})

@@ -57,6 +57,7 @@ ALTER TABLE runs ADD COLUMN top1_agreement DOUBLE;
 ALTER TABLE IF EXISTS probes RENAME TO probes_5;
 ALTER TABLE IF EXISTS probe_predictions RENAME TO probe_predictions_5;
 {_PROBES_5};
+ALTER TABLE runs ADD COLUMN IF NOT EXISTS control VARCHAR;
 """,
 }
 """Version -> SQL that makes room for that version's tables among those of the one before it.

@@ -15,6 +15,7 @@ from deconstruct.artifacts.table import DOC_ID, Column, Table
 from deconstruct.cluster.tables import TABLES as CLUSTER
 from deconstruct.config import OPTIONAL_STAGES, Architecture
 from deconstruct.config import STAGES as ALWAYS
+from deconstruct.config.run import CONTROLS
 from deconstruct.corpus.tables import DOCUMENT_LABELS, DOCUMENT_METADATA, DOCUMENTS
 from deconstruct.corpus.tables import TABLES as CORPUS
 from deconstruct.drift.tables import TABLES as DRIFT
@@ -158,6 +159,7 @@ RUNS = Relation(
             "Column of the source that documents.label, headline figures and clusters are about: "
             "the first of classes; null if there is none.",
         ),
+        ("control", "VARCHAR", f"What kind of control it is: {', '.join(CONTROLS)}; null: none."),
     ),
 )
 

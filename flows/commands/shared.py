@@ -26,6 +26,14 @@ from deconstruct.store.query import data_root
 from flows import environment
 from flows.troubles import check_server
 
+Config = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="CONFIG",
+        help="A TOML file; 'deconstruct init' writes one.",
+        show_default="Gemma 3 270M on BBC News",
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(

@@ -45,6 +45,7 @@ ALTER TABLE w RENAME TO probe_weights;
 CREATE TABLE d AS SELECT * EXCLUDE task FROM probe_predictions; DROP TABLE probe_predictions;
 ALTER TABLE d RENAME TO probe_predictions;
 ALTER TABLE runs DROP COLUMN label_column;
+ALTER TABLE runs DROP COLUMN control;
 UPDATE meta SET value = '4' WHERE name = 'schema_version';
 """
 SINCE_5 = ("target", "seed", "probe_scores", "probe_curve")
@@ -53,6 +54,7 @@ SINCE_4 = (
     "task",
     "label_column",
     "document_labels",
+    "control",
     "cluster_curve",
     "latent_clusters",
     "clusters.support",

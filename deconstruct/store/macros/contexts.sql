@@ -19,13 +19,15 @@ CREATE OR REPLACE MACRO of_store(store) AS (
 );
 
 -- The run_id that `run` means: a run_id, the beginning of one, a name, '<name>@<site>', either of
--- them with '/<analysis>', or 'latest'; an error if there is none, or more than one.
+-- them with '/<analysis>', or 'latest', which is never a run under the name of a control
+-- ('<name>/controls/...'); an error if there is none, or more than one.
 -- Example: SELECT resolve_run('latest')
 CREATE OR REPLACE MACRO resolve_run(run) AS (
     SELECT CASE WHEN of_store(store) THEN coalesce(
         max(r.run_id) FILTER (r.run_id = run),
         arg_max(r.run_id, n.last_execution) FILTER (
-            run IN ('latest', n.name, n.name || '@' || r.site, n.name || '/' || n.analysis,
+            run = 'latest' AND NOT contains(n.name, '/controls/')
+            OR run IN (n.name, n.name || '@' || r.site, n.name || '/' || n.analysis,
                 n.name || '@' || r.site || '/' || n.analysis)
         ),
         CASE WHEN count(DISTINCT r.run_id) FILTER (starts_with(r.run_id, run)) = 1 AND run <> ''
