@@ -21,7 +21,7 @@ a folder that was moved, or the same files under ``s3://``."""
 PARQUET = "hive_partitioning = false"
 """How the store reads Parquet files: what is in them, and nothing of the folders they lie in."""
 
-MACROS = ("contexts", "interpretation", "labels", "comparisons", "probing", "runs")
+MACROS = ("contexts", "interpretation", "labels", "comparisons", "probing", "controls", "runs")
 """Files of macros; those of the first are used by the others."""
 
 _MACRO = re.compile(

@@ -49,16 +49,22 @@ CREATE OR REPLACE MACRO control_runs(run) AS TABLE
 -- run) with its 95% interval over the n documents that both judged, and p_corrected by Holm over
 -- all rows; see differences. metrics: a list of those to ask for.
 -- Example: FROM controls('latest')
-CREATE OR REPLACE MACRO controls(run, metrics := [
-    'fvu_typical', 'delta_loss', 'kl', 'top1_agreement', 'macro_auroc of latents',
-    'accuracy of latents', 'nmi'
-]) AS TABLE
+CREATE OR REPLACE MACRO controls(run, metrics := NULL) AS TABLE
+    WITH asked AS (
+        SELECT coalesce(metrics, [
+            'fvu_typical', 'fvu', 'delta_loss', 'kl', 'top1_agreement', 'macro_auroc of latents',
+            'accuracy of latents', 'nmi'
+        ]) AS names
+    )
     SELECT c.control, c.seed, d.metric, d.value_base AS value, d.value_other AS value_control,
         d.difference, d.ci_low, d.ci_high, d.n, d.p_corrected, d.paired, d.other AS run_id
     FROM differences(
-        run, (SELECT coalesce(list(o.run_id), []) FROM control_runs(run) AS o), metrics := metrics
+        run, (SELECT coalesce(list(o.run_id), []) FROM control_runs(run) AS o),
+        metrics := (SELECT a.names FROM asked AS a)
     ) AS d
     JOIN control_runs(run) AS c ON c.run_id = d.other
+    CROSS JOIN asked AS a
+    WHERE of_store(:store)
     ORDER BY CASE c.control WHEN 'seed' THEN 0 WHEN 'frozen-decoder' THEN 1
         WHEN 'frozen-encoder' THEN 2 WHEN 'random-sae' THEN 3 WHEN 'random-model' THEN 4
-        ELSE 5 END, c.seed, list_position(metrics, d.metric), c.run_id;
+        ELSE 5 END, c.seed, list_position(a.names, d.metric), c.run_id;
