@@ -40,7 +40,7 @@ class ModelConfig(Settings):
     name: str = Field(
         "embedded:gemma-3-270m",
         description="A hub id ('openai-community/gpt2'), a local folder, or the embedded "
-        "'embedded:gemma-3-270m'. 'random:<seed>:<name>': any of these with its weights, but those "
+        "'embedded:gemma-3-270m'. `random:<seed>:<name>`: any of these with its weights, but those "
         "of norms, drawn anew with their own means and standard deviations: a control.",
     )
     revision: str | None = Field(None, description="Hub revision: a branch, a tag or a commit.")

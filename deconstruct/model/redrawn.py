@@ -19,7 +19,7 @@ ELEMENTS = 1 << 22
 
 
 def digest_of_redrawn(digest: str, seed: int | None) -> str:
-    """The digest of a model of ``digest`` whose weights are drawn by ``seed``; None: they are not."""
+    """Of a model of ``digest`` whose weights are drawn anew by ``seed``; None: they are not."""
     return digest if seed is None else f"random:{seed}:{digest}"
 
 
@@ -60,7 +60,7 @@ def _redraw(weight: Tensor, random: np.random.Generator) -> None:
 def _parts(weight: Tensor) -> Iterator[Tensor]:
     """Views of the weight's rows, some at a time."""
     rows = weight.detach() if weight.dim() else weight.detach().view(1)
-    yield from rows.split(max(1, ELEMENTS * len(rows) // rows.numel()))
+    yield from torch.split(rows, max(1, ELEMENTS * len(rows) // rows.numel()))
 
 
 def _values(weight: Tensor) -> Iterator[np.ndarray]:

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def shuffled(labels: NDArray[np.generic], split: NDArray[np.generic], seed: int) -> NDArray[np.generic]:
+def shuffled(
+    labels: NDArray[np.generic], split: NDArray[np.generic], seed: int
+) -> NDArray[np.generic]:
     """The labels permuted over the documents that have one, within each split apart.
 
     labels: [documents, ...], of any type; an object None, or a NaN, is none, and stays where it is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -28,15 +29,16 @@ class Shown(NamedTuple):
 
 FIGURES = (
     Shown("fvu_typical", "fvu", False),
-    Shown("fvu", "all fvu", False),
     Shown("delta_loss", "delta", False),
     Shown("kl", "kl", False),
     Shown("top1_agreement", "top 1", True),
     Shown("macro_auroc of latents", "auroc", True),
+    Shown("auroc of latents", "auroc", True),
     Shown("accuracy of latents", "probe", True),
     Shown("nmi", "nmi", True),
 )
 """As many as 80 columns hold beside the names."""
+WIDTH = 80
 ALPHA = 0.05
 OWN = "the run"
 
@@ -98,7 +100,8 @@ def print_controls(home: Path, config: RunConfig) -> None:
                 console.print(Text.assemble("\n", (printable(called), "bold"), " and its controls"))
                 names, rows = table_of([Row(*row) for row in found])
                 console.print(Listing(names, rows))
-                console.print(Text(sentence_of([Row(*row) for row in found])))
+                told = textwrap.wrap(sentence_of([Row(*row) for row in found]), WIDTH)
+                console.print(Text("\n".join(told)))
 
 
 class Row(NamedTuple):
@@ -145,6 +148,8 @@ def sentence_of(found: list[Row]) -> str:
     mark = "* apart from the run: paired by document, p < 0.05 after Holm's correction. "
     if not found:
         return "There are no controls of it in the store yet."
+    if all(row.p is None for row in found):
+        return "What sets the run apart is not known: no figure of these runs is kept by document."
     equal: dict[str, list[str]] = {}
     for one in FIGURES:
         for row in found:

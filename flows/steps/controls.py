@@ -1,4 +1,4 @@
-"""A run and its controls: each is a run of the store, and what is there already is not made again."""
+"""A run and its controls: each is a run of the store, and what is there is not made again."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def controls(
     faults = Faults()
     at_sites = record(run, stages, corpora, engine)
     same = {c: own for c, own in of.items() if own.model is model}
-    for site, recorded in at_sites.items():
+    for recorded in at_sites.values():
         with faults.of("training together"):
             _train(stages, recorded, [config.sae, *(c.config.sae for c in same)], device, engine)
     faults.said.clear()  # each is trained on its own then, and says what is wrong with it

@@ -1,4 +1,4 @@
-"""Models with their weights drawn anew: what stays, what goes, and that a seed decides all of it."""
+"""Models with their weights drawn anew: what stays, what goes; a seed decides all of it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ def test_scale_is_kept_and_structure_is_not() -> None:
     values = layer.weight.detach().double()
     assert abs(float(values.mean()) - (0.5 + 1 / 512)) < 1e-3
     assert abs(float(values.std()) / math.sqrt(1 / 512 - 1 / 512**2) - 1) < 0.01
-    assert abs(float(torch.corrcoef(torch.stack([values.ravel(), torch.eye(512).ravel()]))[0, 1])) < 0.01
+    assert (
+        abs(float(torch.corrcoef(torch.stack([values.ravel(), torch.eye(512).ravel()]))[0, 1]))
+        < 0.01
+    )
 
 
 def test_tied_weights_stay_tied_and_order_does_not_matter(

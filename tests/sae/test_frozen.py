@@ -93,9 +93,7 @@ def test_frozen_decoder_rows_have_the_bits_of_the_start_after_folding(
 
 
 @pytest.mark.parametrize("architecture", KINDS)
-def test_the_random_sae_fires_as_many_at_its_best_scale(
-    tmp_path: Path, architecture: str
-) -> None:
+def test_the_random_sae_fires_as_many_at_its_best_scale(tmp_path: Path, architecture: str) -> None:
     config, data = small(architecture=architecture, frozen="all"), Planted(512)
     sae, rows = train(data, data.moments, config, tmp_path)
     assert len(rows) == 4  # steps, whatever sae.tokens
@@ -147,7 +145,9 @@ def test_a_transcoder_may_be_random_too(tmp_path: Path) -> None:
     config = small(frozen="all", output_site="2.mlp_out")
     sae, rows = train(data, data.moments, config, tmp_path, output=Output(data, data.moments))
     assert isinstance(sae, SparseAutoencoder)
-    assert rows[-1].fvu == pytest.approx(1, abs=0.02)  # encoder and decoder know nothing of each other
+    assert rows[-1].fvu == pytest.approx(
+        1, abs=0.02
+    )  # encoder and decoder know nothing of each other
 
 
 def test_the_fused_gpu_step_leaves_it_to_the_dense_one() -> None:

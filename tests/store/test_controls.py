@@ -44,6 +44,9 @@ def published(home: Path) -> dict[str, str]:
     found = {"demo": put(home, own, 0)}
     for seed, control in enumerate(controls_of(own, 3), 1):
         found[control.name] = put(home, control.config, seed)
+    encoder = own.sae.model_copy(update={"frozen": "encoder"})
+    called = {"name": "demo/controls/frozen-encoder", "sae": encoder}
+    found["frozen-encoder"] = put(home, own.model_copy(update=called), 10)
     other = own.sae.model_copy(update={"k": 3, "seed": 1})
     found["other k"] = put(home, own.model_copy(update={"name": "other", "sae": other}), 11)
     both = own.sae.model_copy(update={"frozen": "all", "seed": 1})
@@ -81,14 +84,12 @@ def test_each_kind_is_known_by_its_settings(published: dict[str, str], home: Pat
 
 
 def test_a_run_stands_beside_its_controls(published: dict[str, str], home: Path) -> None:
-    found = rows(home, "FROM controls('demo')")
+    found = rows(home, "FROM controls('demo', metrics := ['fvu', 'kl'])")
     measured = {
         (row["run_id"], row["metric"]): row["value"]
         for row in rows(home, "FROM sae_metrics") if row["metric"] in ("fvu", "kl")
     }  # fmt: skip
     for row in found:
-        if row["metric"] not in ("fvu", "kl"):
-            continue
         assert row["value"] == measured[published["demo"], row["metric"]]
         assert row["value_control"] == measured[row["run_id"], row["metric"]]
         assert row["paired"]
@@ -97,10 +98,10 @@ def test_a_run_stands_beside_its_controls(published: dict[str, str], home: Path)
     assert {row["control"] for row in found} == {
         "seed", "frozen-decoder", "frozen-encoder", "random-sae", "random-model", "shuffled"
     }  # fmt: skip
-    assert {"fvu", "accuracy of latents", "nmi"} <= {row["metric"] for row in found}
-    alone = rows(home, "FROM controls('demo', metrics := ['fvu'])")
-    assert {row["metric"] for row in alone} == {"fvu"}
-    assert len(alone) == 7
+    assert len(found) == 2 * 7
+    metrics = {row["metric"] for row in rows(home, "FROM controls('demo')")}
+    assert {"delta_loss", "kl", "accuracy of latents", "nmi"} <= metrics
+    assert "fvu" not in metrics
 
 
 def test_a_control_is_never_the_latest_run(published: dict[str, str], home: Path) -> None:
