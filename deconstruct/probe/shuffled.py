@@ -7,23 +7,26 @@ the classes keep their sizes in both.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+Labels = NDArray[Any]
 
-def shuffled(
-    labels: NDArray[np.generic], split: NDArray[np.generic], seed: int
-) -> NDArray[np.generic]:
+
+def shuffled(labels: Labels, seed: int, split: Labels | None = None) -> Labels:
     """The labels permuted over the documents that have one, within each split apart.
 
     labels: [documents, ...], of any type; an object None, or a NaN, is none, and stays where it is.
-    split: [documents], as `Documents.split` has it. The same seed gives the same permutation
-    whatever the labels are.
+    split: [documents], as `Documents.split` has it; None: all are of one. The same seed gives the
+    same permutation whatever the labels are.
     """
     found = labels.copy()
     labelled = np.array([_is_one(label) for label in labels], bool)
-    for place, name in enumerate(sorted({str(one) for one in split})):
-        rows = np.flatnonzero(labelled & (split == name))
+    names = np.zeros(len(labels)) if split is None else split
+    for place, name in enumerate(np.unique(names)):
+        rows = np.flatnonzero(labelled & (names == name))
         order = np.random.default_rng([seed, place]).permutation(len(rows))
         found[rows] = labels[rows[order]]
     return found

@@ -32,7 +32,6 @@ FIGURES = (
     Shown("delta_loss", "delta", False),
     Shown("kl", "kl", False),
     Shown("top1_agreement", "top 1", True),
-    Shown("macro_auroc of latents", "auroc", True),
     Shown("auroc of latents", "auroc", True),
     Shown("accuracy of latents", "probe", True),
     Shown("nmi", "nmi", True),

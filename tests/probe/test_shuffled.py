@@ -21,24 +21,25 @@ def documents(n: int = 300) -> tuple[np.ndarray, np.ndarray]:
 
 def test_each_split_keeps_its_labels_and_who_has_none_has_none() -> None:
     labels, split = documents()
-    found = shuffled(labels, split, 0)
+    found = shuffled(labels, 0, split)
     assert (found != labels).mean() > 0.3
     for name in ("train", "test"):
         assert sorted(map(str, found[split == name])) == sorted(map(str, labels[split == name]))
     np.testing.assert_array_equal(np.equal(found, None), np.equal(labels, None))
-    np.testing.assert_array_equal(found, shuffled(labels, split, 0))
-    assert (found != shuffled(labels, split, 1)).any()
+    np.testing.assert_array_equal(found, shuffled(labels, 0, split))
+    assert (found != shuffled(labels, 1, split)).any()
     assert (labels == documents()[0]).all()  # what is given stays as it is
 
 
 def test_numbers_and_rows_of_numbers_are_shuffled_too() -> None:
     _, split = documents(6)
     values = np.array([1.0, np.nan, 3.0, 4.0, 5.0, 6.0])
-    found = shuffled(values, split, 3)
+    found = shuffled(values, 3, split)
     assert np.isnan(found[1])
     assert sorted(found[[0, 2, 3, 4, 5]]) == [1, 3, 4, 5, 6]
+    assert sorted(shuffled(split, 3)) == sorted(split)  # all of one split
     rows = np.arange(12).reshape(6, 2)
-    assert sorted(map(tuple, shuffled(rows, split, 3))) == sorted(map(tuple, rows))
+    assert sorted(map(tuple, shuffled(rows, 3, split))) == sorted(map(tuple, rows))
 
 
 def test_intervals_of_shuffled_labels_cover_chance() -> None:
@@ -49,7 +50,7 @@ def test_intervals_of_shuffled_labels_cover_chance() -> None:
     features = np.eye(2)[truth] + 0.3 * random.standard_normal((300, 2))
     covered = 0
     for seed in range(200):
-        labels = shuffled(truth, split, seed)
+        labels = shuffled(truth, seed, split)
         train, test = split == "train", split == "test"
         means = [features[train & (labels == own)].mean(0) for own in (0, 1)]
         far = [np.square(features[test] - mean).sum(1) for mean in means]

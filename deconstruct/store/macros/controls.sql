@@ -52,8 +52,8 @@ CREATE OR REPLACE MACRO control_runs(run) AS TABLE
 CREATE OR REPLACE MACRO controls(run, metrics := NULL) AS TABLE
     WITH asked AS (
         SELECT coalesce(metrics, [
-            'fvu_typical', 'delta_loss', 'kl', 'top1_agreement', 'macro_auroc of latents',
-            'auroc of latents', 'accuracy of latents', 'nmi'
+            'fvu_typical', 'delta_loss', 'kl', 'top1_agreement', 'auroc of latents',
+            'accuracy of latents', 'nmi'
         ]) AS names
     )
     SELECT c.control, c.seed, d.metric, d.value_base AS value, d.value_other AS value_control,
