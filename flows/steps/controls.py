@@ -102,14 +102,15 @@ def controls(
     for one in (run, *of.values()):
         costs |= costs_of(one, root, corpora)
     say_costs(costs)
-    faults = Faults()
     at_sites = record(run, stages, corpora, engine)
     same = {c: own for c, own in of.items() if own.model is model}
     for recorded in at_sites.values():
-        with faults.of("training together"):
+        with Faults().of("training"):  # each is trained on its own then, and says what is wrong
             _train(stages, recorded, [config.sae, *(c.config.sae for c in same)], device, engine)
-    faults.said.clear()  # each is trained on its own then, and says what is wrong with it
-    results = [r for site, one in at_sites.items() for r in take_apart(run, stages, site, one)]
+    results: list[SiteResult] = []
+    for site, recorded in at_sites.items():
+        results += take_apart(run, stages, site, recorded)
+    faults = Faults()
     for control, own in of.items():
         log.info("%-12s %s", "control", control.name)
         with faults.of(control.name):
