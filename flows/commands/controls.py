@@ -99,8 +99,9 @@ def print_controls(home: Path, config: RunConfig) -> None:
                 console.print(Text.assemble("\n", (printable(called), "bold"), " and its controls"))
                 names, rows = table_of([Row(*row) for row in found])
                 console.print(Listing(names, rows))
-                told = textwrap.wrap(sentence_of([Row(*row) for row in found]), WIDTH)
-                console.print(Text("\n".join(told)))
+                told = sentence_of([Row(*row) for row in found])
+                lines = textwrap.wrap(told, WIDTH, break_on_hyphens=False)
+                console.print(Text("\n".join(lines)))
 
 
 class Row(NamedTuple):
@@ -143,7 +144,7 @@ def _beside(row: Row | None) -> str:
 
 
 def sentence_of(found: list[Row]) -> str:
-    """What the table shows, in a sentence: on which figures the run is no better than a control."""
+    """What the table shows, in a sentence: which figures are no better than those of a control."""
     mark = "* apart from the run: paired by document, p < 0.05 after Holm's correction. "
     if not found:
         return "There are no controls of it in the store yet."
@@ -161,4 +162,4 @@ def sentence_of(found: list[Row]) -> str:
     if not equal:
         return mark + "The run is better than every control on every figure that is paired."
     told = "; ".join(f"{figure} ({', '.join(names)})" for figure, names in equal.items())
-    return f"{mark}The run is no better than a control, and shows nothing by itself, on: {told}."
+    return f"{mark}Not shown to be better than a control, and so no evidence by themselves, are: {told}."

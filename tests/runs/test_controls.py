@@ -117,7 +117,7 @@ def test_the_table_marks_what_is_apart_and_the_sentence_says_what_is_not() -> No
         ],
     )
     told = sentence_of(found)
-    assert told.endswith("on: kl (random-model); probe (random-sae).")
+    assert told.endswith("are: kl (random-model); probe (random-sae).")
     assert sentence_of(found[:1]).endswith(
         "better than every control on every figure that is paired."
     )
