@@ -162,4 +162,4 @@ def sentence_of(found: list[Row]) -> str:
     if not equal:
         return mark + "The run is better than every control on every figure that is paired."
     told = "; ".join(f"{figure} ({', '.join(names)})" for figure, names in equal.items())
-    return f"{mark}Not shown to be better than a control, and so no evidence by themselves, are: {told}."
+    return f"{mark}Not shown to be better than a control, and so no evidence alone, are: {told}."

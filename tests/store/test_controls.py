@@ -7,17 +7,13 @@ from typing import Any
 
 import duckdb
 import pytest
+from support.old_stores import TO_VERSION_5
 from support.store_artifacts import plant
 
 from deconstruct.config import RunConfig
 from deconstruct.recurring.controls import controls_of
 from deconstruct.store import open_store, publish, resolve_run
 from deconstruct.store.rewrite import FILE
-
-TO_VERSION_5 = """
-ALTER TABLE runs DROP COLUMN control;
-UPDATE meta SET value = '5' WHERE name = 'schema_version';
-"""
 
 
 def put(home: Path, config: RunConfig, seed: int) -> str:

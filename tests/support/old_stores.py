@@ -31,6 +31,7 @@ ALTER TABLE d RENAME TO probe_predictions;
 DROP TABLE probe_scores; DROP TABLE probe_curve;
 CREATE TABLE p AS SELECT * EXCLUDE (target, seed) FROM probes; DROP TABLE probes;
 ALTER TABLE p RENAME TO probes;
+ALTER TABLE runs DROP COLUMN control;
 UPDATE meta SET value = '5' WHERE name = 'schema_version';
 """
 TO_VERSION_4 = f"""
@@ -45,7 +46,6 @@ ALTER TABLE w RENAME TO probe_weights;
 CREATE TABLE d AS SELECT * EXCLUDE task FROM probe_predictions; DROP TABLE probe_predictions;
 ALTER TABLE d RENAME TO probe_predictions;
 ALTER TABLE runs DROP COLUMN label_column;
-ALTER TABLE runs DROP COLUMN control;
 UPDATE meta SET value = '4' WHERE name = 'schema_version';
 """
 SINCE_5 = ("target", "seed", "probe_scores", "probe_curve")
