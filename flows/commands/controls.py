@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
+from rich.console import Console
 from rich.text import Text
 
 from deconstruct.commands import Home
@@ -77,8 +78,9 @@ def controls(
         )
     except ControlsFailed as error:
         failed = error
-    tell(f"finished in {time.monotonic() - begun:.0f} s")
     print_controls(root, settings)
+    print_matched(root, settings)
+    tell(f"finished in {time.monotonic() - begun:.0f} s")
     if failed is not None:
         raise failed
 
@@ -86,22 +88,47 @@ def controls(
 def print_controls(home: Path, config: RunConfig) -> None:
     """Print each run of ``config`` that the store has beside its controls."""
     console = terminal()
-    sites = [site for site in config.activations.sites if site != config.sae.output_site]
     with open_store(home, files=False, verify=False) as store:
-        for site in sites:
-            for analysis in config.analysed():
-                called = f"{config.name}@{site}/{analysis}"
-                found = store.execute(
-                    "SELECT control, seed, metric, value, value_control, p_corrected "
-                    "FROM controls(?)",
-                    [resolve_run(store, called)],
+        for called in _called(config):
+            found = store.execute(
+                "SELECT control, seed, metric, value, value_control, p_corrected FROM controls(?)",
+                [resolve_run(store, called)],
+            ).fetchall()
+            console.print(Text.assemble("\n", (printable(called), "bold"), " and its controls"))
+            names, rows = table_of([Row(*row) for row in found])
+            console.print(Listing(names, rows))
+            _say(console, sentence_of([Row(*row) for row in found]))
+
+
+def print_matched(home: Path, config: RunConfig) -> None:
+    """Match the latents of each run of ``config`` with those of its other seeds, and say how many
+    are found again."""
+    from deconstruct.matching.stage import sentence
+    from deconstruct.recurring.matches import match_runs
+
+    console = terminal()
+    for called in _called(config):
+        with open_store(home, files=False, verify=False) as store:
+            own = resolve_run(store, called)
+            seeds = dict(
+                store.execute(
+                    "SELECT run_id, seed FROM control_runs(?) WHERE control = 'seed'", [own]
                 ).fetchall()
-                console.print(Text.assemble("\n", (printable(called), "bold"), " and its controls"))
-                names, rows = table_of([Row(*row) for row in found])
-                console.print(Listing(names, rows))
-                told = sentence_of([Row(*row) for row in found])
-                lines = textwrap.wrap(told, WIDTH, break_on_hyphens=False)
-                console.print(Text("\n".join(lines)))
+            )
+        for matched in match_runs(home, own, list(seeds)):
+            told = sentence(matched.matching)
+            _say(console, f"Latents of {called} in seed {seeds[matched.other_run]}: {told}")
+
+
+def _called(config: RunConfig) -> list[str]:
+    """The runs of ``config``, one per site and analysis, as the store is asked for them."""
+    sites = [site for site in config.activations.sites if site != config.sae.output_site]
+    return [f"{config.name}@{site}/{name}" for site in sites for name in config.analysed()]
+
+
+def _say(console: Console, text: str) -> None:
+    lines = textwrap.wrap(printable(text), WIDTH, break_on_hyphens=False)
+    console.print(Text("\n".join(lines)))
 
 
 class Row(NamedTuple):
