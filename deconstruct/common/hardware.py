@@ -30,8 +30,15 @@ def pick_dtype(dtype: str = "auto", device: str = "cpu") -> torch.dtype:
     if dtype != "auto":
         return torch.float32 if dtype == "float32" else torch.bfloat16
     if device != "cpu":
-        with torch.cuda.device(device):  # it looks at the current one alone
-            there = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if there else torch.float32
+        return torch.bfloat16 if _has_bfloat16(device) else torch.float32
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
+
+
+def _has_bfloat16(device: str) -> bool:
+    """Of a GPU. Where there is none, what is asked is a plan for one of today's."""
+    if not torch.cuda.is_available():
+        return True
+    index = torch.device(device).index
+    with torch.cuda.device(-1 if index is None else index):  # torch looks at the current one alone
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -263,7 +263,9 @@ class ExplanationConfig(Settings):
         le=MOST_LATENTS,
         description="Latents that are asked about: a sample of the living.",
     )
-    only: tuple[int, ...] = Field((), description="These latents in the place of a sample.")
+    only: tuple[Annotated[int, Field(ge=0, lt=MOST_LATENTS)], ...] = Field(
+        (), description="These latents in the place of a sample."
+    )
     shown: int = Field(
         20, ge=1, le=1000, description="Contexts of train documents that an explanation is made of."
     )

@@ -18,12 +18,13 @@ def test_a_card_is_asked(has: bool, wanted: torch.dtype, monkeypatch: pytest.Mon
     def supported(including_emulation: bool = True) -> bool:
         return has or including_emulation
 
-    def device(name: str) -> Any:
-        asked.append(name)
+    def device(index: int) -> Any:
+        asked.append(index)
         return nullcontext()
 
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     monkeypatch.setattr(torch.cuda, "device", device)
     assert pick_dtype("auto", "cuda:1") == wanted
-    assert asked == ["cuda:1"]
+    assert asked == [1]
     assert pick_dtype("bfloat16", "cuda:1") == torch.bfloat16

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support.paths import ROOT
 
-from benchmarks.against_saelens import BOUNDS, ours
+from benchmarks.against_saelens.ours import BOUNDS, ours
 from deconstruct.sae.files import config_of, copy_for_sae_lens, load, save_weights
 
 FIXTURE = ROOT / "tests/fixtures/against_saelens"
@@ -58,6 +58,6 @@ def test_sae_lens_says_so_still(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     shutil.copytree(FIXTURE, folder)
     (folder / "saelens.json").unlink()
-    script = ROOT / "benchmarks/against_saelens_peer.py"
+    script = ROOT / "benchmarks/against_saelens/peer.py"
     subprocess.run([SAE_LENS, script, folder], check=True, capture_output=True)
     agree(ours(folder), folder)

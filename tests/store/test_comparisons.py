@@ -39,7 +39,8 @@ def store() -> Iterator[duckdb.DuckDBPyConnection]:
         create_macros(connection)
         connection.execute("DROP VIEW documents")
         connection.execute(
-            "CREATE TABLE documents (run_id VARCHAR, doc_id UINTEGER, group_id UINTEGER)"
+            "CREATE TABLE documents (run_id VARCHAR, doc_id UINTEGER, group_id UINTEGER, "
+            "split VARCHAR)"
         )
         yield connection
 
@@ -233,7 +234,8 @@ def test_what_cannot_be_paired_says_so(store: duckdb.DuckDBPyConnection) -> None
         Run("late", late))  # fmt: skip
     store.execute(
         "INSERT INTO cluster_metrics BY NAME "
-        "SELECT run_id, 'nmi' AS metric, length(run_id) / 10 AS value FROM runs"
+        "SELECT run_id, 'latents' AS representation, 'value' AS kind, 'nmi' AS metric, "
+        "length(run_id) / 10 AS value FROM runs"
     )
     paired = {row["metric"]: row for row in asked(store, "FROM compare_runs('a', 'b')")}
     assert {m for m, row in paired.items() if not row["paired"]} == {"nmi"}
@@ -255,13 +257,14 @@ def test_accuracies_are_paired_by_document(store: duckdb.DuckDBPyConnection) -> 
     add(store, Run("a", sums), Run("b", sums))
     right = {"a": draw.random(100) < 0.8, "b": draw.random(100) < 0.9}
     for name, hits in right.items():
-        made = pa.table({"doc_id": np.arange(100), "predicted": np.where(hits, "x", "y")})
-        store.register("made", made)
-        store.execute(
-            "INSERT INTO probe_predictions BY NAME SELECT ? AS run_id, 'desk' AS task, "
-            "'latents' AS representation, 5 AS k, 'x' AS label, made.* FROM made",
-            [name],
-        )
+        for target, score in (("x", hits.astype(float)), ("y", np.full(100, 0.5))):
+            store.register("made", pa.table({"doc_id": np.arange(100), "score": score}))
+            store.execute(
+                "INSERT INTO probe_scores BY NAME SELECT ? AS run_id, 'desk' AS task, "
+                "'latents' AS representation, 5 AS k, ? AS target, "
+                "(target = 'x')::DOUBLE AS truth, made.* FROM made",
+                [name, target],
+            )
         store.execute(
             "INSERT INTO probes BY NAME SELECT ? AS run_id, 'desk' AS task, 'accuracy' AS metric, "
             "'latents' AS representation, 5 AS k, ? AS value",

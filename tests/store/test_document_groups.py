@@ -7,6 +7,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from support.old_stores import TO_VERSION_5
 from support.planted import artifact_of, filled
 from support.store_artifacts import Planted, plant
 from support.store_tasks import plant_tasks
@@ -51,7 +52,7 @@ def test_a_store_of_schema_5_takes_runs_with_groups(tmp_path: Path) -> None:
     for run in (old, kept):
         publish(tmp_path, run.record, run.artifacts)
     with duckdb.connect(tmp_path / FILE) as connection:
-        connection.execute("UPDATE meta SET value = '5' WHERE name = 'schema_version'")
+        connection.execute(TO_VERSION_5)
     with open_store(tmp_path) as store:
         assert groups(store, old) == untold(old)
     new = grouped(tmp_path, "grouped", 3)

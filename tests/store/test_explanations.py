@@ -7,6 +7,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from support.old_stores import TO_VERSION_5
 from support.stand_in import says_no, standing_in
 from support.store_artifacts import SPORT_LATENT, Planted, plant
 from typer.testing import CliRunner
@@ -119,7 +120,7 @@ def test_a_store_of_schema_5_gets_the_tables(tmp_path: Path) -> None:
     with duckdb.connect(tmp_path / FILE) as store:
         for table in TABLES:
             store.execute(f"DROP TABLE {table}")
-        store.execute("UPDATE meta SET value = '5' WHERE name = 'schema_version'")
+        store.execute(TO_VERSION_5)
     with open_store(tmp_path) as store:
         assert store.execute("SELECT count(*) FROM runs").fetchall() == [(1,)]
     other = plant(tmp_path, "other", seed=1)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from support.old_stores import TO_VERSION_5
 from support.store_artifacts import D_SAE, DEAD, Planted, plant
 from typer.testing import CliRunner
 
@@ -133,7 +134,7 @@ def test_a_store_of_schema_5_gets_the_tables(home: Path, runs: list[Planted]) ->
     with duckdb.connect(home / FILE) as store:
         for table in TABLES:
             store.execute(f"DROP TABLE {table}")
-        store.execute("UPDATE meta SET value = '5' WHERE name = 'schema_version'")
+        store.execute(TO_VERSION_5)
     assert all(pairs(home, table) == set() for table in TABLES)  # read as a private copy
     assert garbage(home, unused_hours=0) == []
     match_runs(home, "demo", ["other"])

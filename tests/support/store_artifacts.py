@@ -10,65 +10,36 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from support.document_sums import document_losses, document_metrics, ratios_of
+from support.drawn import (
+    D_IN,
+    D_SAE,
+    DEAD,
+    LABELS,
+    SPORT_LATENT,
+    TOKEN_IDS,
+    TWINS,
+    WORDS,
+    Drawn,
+    Texts,
+)
+from support.findings import clusters, drift, explanation, interpretation
 from support.planted import Contents, artifact_of, filled
 
 from deconstruct.artifacts import Artifact, DataRoot, Recipe
-from deconstruct.cluster.tables import CLUSTER_CURVE, CLUSTER_METRICS, CLUSTER_SUMMARY, CLUSTERS
 from deconstruct.config import RunConfig, SaeConfig
 from deconstruct.corpus.tables import DOCUMENTS, TOKENS
-from deconstruct.drift.tables import DRIFT, LATENT_DRIFT
 from deconstruct.evaluation.tables import (
     DENSITY_HISTOGRAM,
     DOCUMENT_METRICS,
     SAE_METRICS,
     TOKEN_ERRORS,
 )
-from deconstruct.explanation.tables import EXPLANATION_ITEMS, EXPLANATION_SCORES, EXPLANATIONS
 from deconstruct.features.tables import DIRECTIONS, FEATURE_LOGITS, FEATURES
-from deconstruct.interpretation.tables import INTERPRETATION_ITEMS, LATENT_SCORES
 from deconstruct.latents.tables import DOCUMENT_LATENTS, LATENTS, LATENTS_BY_TOKEN
 from deconstruct.probe.tables import PROBE_CURVE, PROBE_SCORES, PROBE_WEIGHTS, PROBES
 from deconstruct.reference.tables import DOCUMENT_LOSSES
 from deconstruct.sae.tables import TRAINING_LOG
 from deconstruct.store import RunRecord
-
-LABELS = ("business", "sp'ort; DROP TABLE runs", "tech")
-D_SAE = 24
-D_IN = 16
-DEAD = 23
-SPORT_LATENT = 7  # fires on " goal", which only the second label's documents hold
-TWINS = (4, 5)  # 5 fires wherever 4 does, half as strongly
-WORDS = ("the", " market", " goal", " chip", ' "quoted"', "\n", " naïve", " 100%", " of", " a")
-TOKEN_IDS = {word: number for number, word in enumerate(("<bos>", *WORDS))}
-
-
-@dataclass(kw_only=True)
-class Texts:
-    """A corpus of random words, a third of its documents under each label."""
-
-    names: tuple[str, str, str]  # of the three labels
-    tokens: list[str]
-    special: np.ndarray  # [n_tokens] bool
-    doc_of: np.ndarray  # [n_tokens]
-    positions: np.ndarray  # [n_tokens]
-    labels: list[str]  # of each document
-
-    @property
-    def test_docs(self) -> list[int]:
-        """Every fifth document is held out."""
-        return list(range(0, len(self.labels), 5))
-
-
-@dataclass(kw_only=True)
-class Drawn(Texts):
-    """The texts, and the dense arrays of what a run finds in them."""
-
-    activations: np.ndarray  # [n_tokens, D_SAE] float32, zero where silent
-    errors: np.ndarray  # [n_tokens, 2] squared_error, squared_norm
-    predictions: list[tuple[int, str, str]]  # doc_id, label, predicted
-    weights: np.ndarray  # [3 labels, D_SAE]
-    clusters: np.ndarray  # of each document
-    decoder: np.ndarray  # [D_SAE, D_IN]
 
 
 @dataclass(kw_only=True)
@@ -109,10 +80,10 @@ def plant(
         "latents": _latents(drawn),
         "evaluation": _evaluation(drawn, seed),
         "probe": _probe(drawn),
-        "cluster": _cluster(drawn),
-        "interpretation": _interpretation(drawn),
-        "explanation": _explanation(drawn),
-        "drift": _drift(drawn.activations),
+        "cluster": clusters(drawn),
+        "interpretation": interpretation(drawn),
+        "explanation": explanation(drawn),
+        "drift": drift(drawn.activations),
     }
     artifacts = {}
     for stage, tables in contents.items():
@@ -351,100 +322,3 @@ def _scores(drawn: Drawn) -> pa.Table:
     ]
     names = ("representation", "k", "target", "doc_id", "score", "truth")
     return filled(PROBE_SCORES, **dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
-
-
-def _cluster(drawn: Drawn) -> Contents:
-    sizes = np.bincount(drawn.clusters)
-    return {
-        CLUSTERS: filled(
-            CLUSTERS,
-            cluster=drawn.clusters,
-            distance=np.arange(len(drawn.clusters)) * 7 % 11 / 11,
-            support=0.9,
-        ),
-        CLUSTER_SUMMARY: filled(
-            CLUSTER_SUMMARY,
-            size=sizes,
-            top_label=drawn.names,
-            top_label_share=0.8,
-            latents=[[SPORT_LATENT, 1]] * len(sizes),
-            keywords=[["match", "goal"]] * len(sizes),
-            exemplars=[[0, 3]] * len(sizes),
-            jaccard=0.8,
-        ),
-        CLUSTER_METRICS: filled(
-            CLUSTER_METRICS,
-            representation=["latents"] * 5 + ["tfidf"],
-            kind=["value"] * 4 + ["stability", "null"],
-            metric=["silhouette", "nmi", "ari", "purity", "ari", "nmi"],
-            value=[0.1, 0.6, 0.5, 0.8, 0.9, 0.0],
-        ),
-        CLUSTER_CURVE: filled(
-            CLUSTER_CURVE,
-            k=[len(sizes)],
-            stability=0.9,
-            standard_error=0.02,
-            null_stability=0.0,
-            silhouette=0.1,
-            chosen=True,
-        ),
-    }
-
-
-def _interpretation(drawn: Drawn) -> Contents:
-    """One latent's trial of five contexts, in which the intruder was found."""
-    fires = np.flatnonzero(drawn.activations[:, SPORT_LATENT])[:4]
-    silent = np.flatnonzero(~drawn.special & (drawn.activations[:, SPORT_LATENT] == 0))[0]
-    intruder = [False] * 4 + [True]
-    method = "intruder-tfidf"
-    return {
-        LATENT_SCORES: filled(
-            LATENT_SCORES, latent=[SPORT_LATENT, DEAD], method=method, value=[1.0, None],
-            n=[1, 0], floor=0.2, ci_low=[0.2, None], ci_high=[1.0, None],
-        ),
-        INTERPRETATION_ITEMS: filled(
-            INTERPRETATION_ITEMS, latent=SPORT_LATENT, method=method, item=0, quantile=1,
-            token_index=[*fires, silent], truth=intruder, answer=intruder,
-        ),
-    }  # fmt: skip
-
-
-def _explanation(drawn: Drawn) -> Contents:
-    """One latent explained from train documents, one held-out context judged."""
-    fires = np.flatnonzero(drawn.activations[:, SPORT_LATENT])
-    held_out = np.isin(drawn.doc_of[fires], drawn.test_docs)
-    own = {"latent": SPORT_LATENT, "method": "detection"}
-    return {
-        EXPLANATIONS: filled(
-            EXPLANATIONS, latent=SPORT_LATENT, text=f"{len(fires)} goals", model="m",
-            shown=[fires[~held_out][:3].tolist()],
-        ),
-        EXPLANATION_ITEMS: filled(
-            EXPLANATION_ITEMS, **own, quantile=1, token_index=fires[held_out][:1], truth=True,
-            answer=None,
-        ),
-        EXPLANATION_SCORES: filled(
-            EXPLANATION_SCORES, **own, value=None, ci_low=None, ci_high=None, failed=[1], floor=0.5
-        ),
-    }  # fmt: skip
-
-
-def _drift(dense: np.ndarray) -> Contents:
-    density = (dense > 0).mean(0)
-    return {
-        DRIFT: filled(
-            DRIFT,
-            subject=["reconstruction", "label share"],
-            metric=["fvu_train_mean", LABELS[1]],
-            reference=[0.2, 0.4],
-            current=[0.3, 0.1],
-            difference=[0.3 - 0.2, 0.1 - 0.4],
-            ci_low=[0.05, None],
-            ci_high=[0.15, None],
-            n_reference=[100, 6],
-            n_current=[20, 2],
-        ),
-        LATENT_DRIFT: filled(
-            LATENT_DRIFT, reference_density=density, current_density=density / 2, log2_ratio=-1.0
-        ),
-    }

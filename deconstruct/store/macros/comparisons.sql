@@ -79,7 +79,8 @@ CREATE OR REPLACE MACRO document_parts(runs) AS TABLE
         j.text, w.read, j.doc_id, w.value + (j.a - w.value * j.b) / w.mean AS part
     FROM judged AS j
     JOIN whole AS w ON w.run_id = j.run_id AND w.text = j.text AND w.metric = j.metric
-    WHERE w.value IS NOT NULL;
+    WHERE w.value IS NOT NULL
+    ORDER BY j.run_id, metric, j.doc_id;
 
 -- What is measured of runs, as differences and compare_runs call it, for a list of run_ids.
 -- Example: FROM measured([resolve_run('latest')])

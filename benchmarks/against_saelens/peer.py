@@ -1,6 +1,6 @@
 """What SAELens' own evaluation says of a folder of `against_saelens`; run where SAELens is.
 
-    PYTHON benchmarks/against_saelens_peer.py FOLDER
+    PYTHON benchmarks/against_saelens/peer.py FOLDER
 
 FOLDER: ``config.json`` and ``model.safetensors`` of a GPT-2, ``sae`` as SAELens reads it,
 ``tokens.safetensors``. Leaves ``saelens.json``: SAELens' metrics, and the metadata that it keeps.
