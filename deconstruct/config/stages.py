@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -263,9 +263,7 @@ class ExplanationConfig(Settings):
         le=MOST_LATENTS,
         description="Latents that are asked about: a sample of the living.",
     )
-    only: tuple[Annotated[int, Field(ge=0, lt=MOST_LATENTS)], ...] = Field(
-        (), description="These latents in the place of a sample."
-    )
+    only: tuple[int, ...] = Field((), description="These latents in the place of a sample.")
     shown: int = Field(
         20, ge=1, le=1000, description="Contexts of train documents that an explanation is made of."
     )
@@ -300,3 +298,11 @@ class ExplanationConfig(Settings):
         description="Documents of each split that contexts are taken from.",
     )
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of all that is drawn.")
+
+    @field_validator("only")
+    @classmethod
+    def _are_latents(cls, only: tuple[int, ...]) -> tuple[int, ...]:
+        wrong = next((latent for latent in only if not 0 <= latent < MOST_LATENTS), None)
+        if wrong is not None:
+            raise ValueError(f"{wrong} is the number of no latent; they are 0 to d_sae - 1")
+        return only

@@ -79,6 +79,7 @@ def explanation(drawn: Drawn) -> Contents:
     """One latent explained from train documents, one held-out context judged."""
     fires = np.flatnonzero(drawn.activations[:, SPORT_LATENT])
     held_out = np.isin(drawn.doc_of[fires], drawn.test_docs)
+    held_out[-1] |= not held_out.any()
     own = {"latent": SPORT_LATENT, "method": "detection"}
     return {
         EXPLANATIONS: filled(
