@@ -32,3 +32,8 @@ def named(name: str) -> Named:
             f"random:0:openai-community/gpt2, with a seed from 0 to {LARGEST_SEED}"
         )
     return Named(int(seed), itself)
+
+
+def digest_of_redrawn(digest: str, seed: int | None) -> str:
+    """Of a model of ``digest`` whose weights are drawn anew by ``seed``; None: they are not."""
+    return digest if seed is None else f"{RANDOM}{seed}:{digest}"

@@ -18,11 +18,6 @@ ELEMENTS = 1 << 22
 """Looked at and drawn at a time."""
 
 
-def digest_of_redrawn(digest: str, seed: int | None) -> str:
-    """Of a model of ``digest`` whose weights are drawn anew by ``seed``; None: they are not."""
-    return digest if seed is None else f"random:{seed}:{digest}"
-
-
 @torch.no_grad()
 def redraw(model: nn.Module, seed: int) -> None:
     """Fill every weight but those of norms, in place, with normal numbers of the weight's own mean

@@ -14,7 +14,7 @@ from deconstruct.common.errors import ConfigError
 from deconstruct.common.paths import absolute
 from deconstruct.common.site import Site
 from deconstruct.config import ModelConfig
-from deconstruct.config.redrawn import named
+from deconstruct.config.redrawn import digest_of_redrawn, named
 from deconstruct.model.embedded import PREFIX, SIZES, embedded_model, unpacked
 from deconstruct.model.folder import (
     check_folder,
@@ -24,7 +24,6 @@ from deconstruct.model.folder import (
     weights_of,
 )
 from deconstruct.model.hub import snapshot
-from deconstruct.model.redrawn import digest_of_redrawn
 
 TESTED = frozenset(
     "gpt2 gpt_neox llama qwen2 qwen3 gemma gemma2 gemma3_text olmo2 glm4 opt".split()

@@ -11,6 +11,8 @@ import pytest
 from support.running import COMMAND, cached_stages, deconstruct, digests, environment
 from support.traps import pickled, record
 
+from deconstruct.config import STAGES
+
 LOGGING = """
 version: 1
 handlers:
@@ -37,7 +39,7 @@ def test_records_logging_settings_and_profiles_run_nothing(
     touched = tmp_path / "touched"
     before, storage = digests(home), home / ".prefect" / "storage"
     stages = [path for path in storage.iterdir() if "-" in path.name]
-    assert len(stages) == 8
+    assert len(stages) == len(STAGES)
     for path in storage.iterdir():
         path.write_text(record(pickled(touched), {"type": "pickle"}))
     (home / ".prefect" / "logging.yml").write_text(LOGGING.format(touch=touched))
@@ -49,7 +51,7 @@ def test_records_logging_settings_and_profiles_run_nothing(
     assert done.returncode == 0, done.stderr
     assert not touched.exists()
     assert all(cached_stages(done.stderr).values())
-    assert len(cached_stages(done.stderr)) == 8
+    assert len(cached_stages(done.stderr)) == len(STAGES)
     assert digests(home) == before
     assert not any("pickle" in path.read_text() for path in stages)
 

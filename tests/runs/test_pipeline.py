@@ -74,7 +74,7 @@ def test_the_second_run_is_answered_from_cache_stage_by_stage(finished: Path, co
     ("where", "done"),
     [
         ("deconstruct.activations.shards:write:3", ["corpus"]),
-        ("deconstruct.sae.training.checkpoint:save:30", ["corpus", "activations"]),
+        ("deconstruct.sae.training.checkpoint:save:30", ["corpus", "activations", "reference"]),
         ("deconstruct.store.rewrite:_replace:1", list(STAGES)),
     ],
     ids=["extraction", "training", "publishing"],

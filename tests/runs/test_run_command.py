@@ -133,7 +133,7 @@ def test_with_one_class_the_probe_is_skipped_with_a_reason_and_the_rest_runs(
     made = artifacts(found.home)
     assert "class" in made["probe"].facts["skipped"]
     assert made["cluster"].facts
-    assert "fraction of variance unexplained" in found.done.stdout
+    assert "variance unexplained, no outliers" in found.done.stdout
 
 
 @pytest.mark.parametrize("hub", ["refuses", "is silent"])

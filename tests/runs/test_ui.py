@@ -83,7 +83,7 @@ def test_its_graph_shows_what_was_made_from_what(run: dict[str, Any], server: st
         "latents": {"corpus", "activations", "sae"},
         "evaluation": {"reference", "sae", "latents"},
         "probe": {"corpus", "activations", "latents"},
-        "cluster": {"corpus", "latents"},
+        "cluster": {"corpus", "activations", "latents"},
         "interpretation": {"corpus", "latents"},
         "store": set(STAGES),
     }

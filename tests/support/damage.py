@@ -59,7 +59,9 @@ def run(home: Path, config: RunConfig) -> dict[str, Artifact]:
     )  # fmt: skip
     made["probe"] = probe.fit_probes(root, config.probe, model=model, **known)
     made["cluster"] = cluster.group_documents(root, config.cluster, **known)
-    made["interpretation"] = interpretation.interpret(root, config.interpretation, **known)
+    made["interpretation"] = interpretation.interpret(
+        root, config.interpretation, corpus=known["corpus"], latents=known["latents"]
+    )
     record = RunRecord(config=config, started=started, finished=datetime.now(UTC))
     publish(home, record, made)
     return made
