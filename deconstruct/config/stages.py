@@ -299,6 +299,17 @@ class ExplanationConfig(Settings):
     )
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of all that is drawn.")
 
+    @field_validator("endpoint")
+    @classmethod
+    def _without_a_key(cls, endpoint: str | None) -> str | None:
+        """A configuration is kept, in the store and by the server: no key is to stand in it."""
+        if endpoint is not None and any(mark in endpoint for mark in "@?#"):
+            raise ValueError(
+                "it has a key or a query in it; leave them out, and put the key into the "
+                "environment variable DECONSTRUCT_ENDPOINT_KEY"
+            )
+        return endpoint
+
     @field_validator("only")
     @classmethod
     def _are_latents(cls, only: tuple[int, ...]) -> tuple[int, ...]:

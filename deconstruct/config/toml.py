@@ -15,6 +15,9 @@ from deconstruct.config.run import RunConfig
 
 Run = TypeVar("Run", bound=RunConfig)
 
+SECRET = ("explanation", "endpoint")
+"""A field whose value may have a key in it, and is not repeated."""
+
 
 def load(path: Path | str | None = None, overrides: Iterable[str] = ()) -> RunConfig:
     """Read a TOML file (none: all defaults), then apply overrides such as ``"sae.k=64"``.
@@ -94,6 +97,8 @@ def _apply(values: dict[str, Any], override: str, model: type[RunConfig]) -> Non
         raise ConfigError(f"override {override!r} is not of the form stage.field=value")
     *parents, last = field.strip().split(".")
     value = _value(text)
+    if value is None and "none" in get_args(_annotation(model, [*parents, last])):
+        value = "none"  # a choice that is called so, as of sae.frozen
     if not isinstance(value, list) and _is_list(model, [*parents, last]):
         several = text.strip()
         if several.startswith("[") and several.endswith("]"):
@@ -161,9 +166,8 @@ def _sentence(fault: Any, values: Any, model: type[RunConfig]) -> str:
     if fault["type"] != "extra_forbidden":
         message = fault["msg"].removeprefix("Value error, ")
         value = fault["input"]
-        return f"{where or 'config'}: {message}" + (
-            "" if isinstance(value, dict | BaseModel) else f" (found {value!r})"
-        )
+        unsaid = isinstance(value, dict | BaseModel) or fault["loc"] == SECRET
+        return f"{where or 'config'}: {message}" + ("" if unsaid else f" (found {value!r})")
     *parents, last = fault["loc"]
     known = _fields(parents, model)
     by_lower = {name.lower(): name for name in known}  # K is no letter like k to difflib

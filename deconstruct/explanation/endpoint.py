@@ -12,10 +12,11 @@ import logging
 import os
 import threading
 import time
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib import error, request
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from deconstruct.common.errors import ConfigError, SourceUnreachable
 
@@ -27,6 +28,9 @@ TRIES, PAUSE_SECONDS = 4, 2.0
 MOST_BYTES = 1 << 20
 """Of an answer; what is longer is none."""
 WORTH_TRYING = (408, 409, 425, 429, 500, 502, 503, 504)
+
+
+NO_ADDRESS = "is no address; name one such as http://localhost:8000/v1"
 
 
 class Reply(NamedTuple):
@@ -44,6 +48,16 @@ class _Stays(request.HTTPRedirectHandler):
         return None
 
 
+def _parts(url: str) -> SplitResult:
+    """Raises ``ConfigError`` for what can't be taken apart; what it may hold is not repeated."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - looked at by whoever asks for it alone
+    except ValueError:
+        raise ConfigError(f"explanation.endpoint {NO_ADDRESS}") from None
+    return parts
+
+
 class Endpoint:
     """Asks ``model`` at ``url`` (which ends before ``/chat/completions``).
 
@@ -51,25 +65,29 @@ class Endpoint:
     """
 
     def __init__(self, url: str, model: str, timeout: float = 120.0) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(
-                f"explanation.endpoint = {url!r} is no address; name one such as "
-                "http://localhost:8000/v1"
-            )
+        parts = _parts(url)
         if parts.username or parts.password or parts.query:
             raise ConfigError(
                 "explanation.endpoint has a key or a query in it; leave them out, and put the key "
                 f"into the environment variable {KEY_VARIABLE}"
             )
-        self._key = os.environ.get(KEY_VARIABLE, "")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"explanation.endpoint = {url!r} {NO_ADDRESS}")
+        self._key = os.environ.get(KEY_VARIABLE, "").strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise ConfigError(
+                f"the environment variable {KEY_VARIABLE} has a line break, or a letter beyond "
+                "ASCII, in it; set it anew"
+            )
         if self._key and parts.scheme == "http" and parts.hostname not in HERE:
             raise ConfigError(
                 f"explanation.endpoint = {url!r} would get the key of {KEY_VARIABLE} unencrypted; "
                 "name an https address, or unset the variable"
             )
         self.url, self.model, self._timeout = url.rstrip("/"), model, timeout
-        self._opener = request.build_opener(_Stays)
+        # A proxy would get what is for this machine, with the key in clear.
+        direct = [request.ProxyHandler({})] if parts.hostname in HERE else []
+        self._opener = request.build_opener(_Stays, *direct)
 
     def digest(self, prompt: str) -> str:
         """SHA-256 of all that an answer depends on, but the address."""
@@ -85,7 +103,7 @@ class Endpoint:
                 fault.close()
                 if fault.code not in WORTH_TRYING:
                     break
-            except (OSError, ValueError) as fault:
+            except (OSError, ValueError, HTTPException) as fault:
                 said = (
                     f"gives no answer ({type(fault).__name__}: {getattr(fault, 'reason', fault)})"
                 )
@@ -129,12 +147,13 @@ class Answers:
     """Asks an endpoint what it has not answered before; keeps each answer as it comes.
 
     known: digest of a prompt -> its answer. notes: a file of JSON lines that a killed attempt goes
-    on from. asked: how many questions were sent.
+    on from. asked: how many questions were sent. stopped: once it is set, none is sent any more.
     """
 
     def __init__(self, endpoint: Endpoint, known: dict[str, Reply], notes: Path) -> None:
         self.endpoint, self.known, self.asked = endpoint, dict(known), 0
         self.used: dict[str, Reply] = {}
+        self.stopped = threading.Event()
         self._notes, self._lock = notes, threading.Lock()
         if notes.exists():
             for line in notes.read_text(encoding="utf-8").splitlines():
@@ -149,6 +168,8 @@ class Answers:
         digest = self.endpoint.digest(prompt)
         reply = self.known.get(digest)
         if reply is None:
+            if self.stopped.is_set():
+                raise SourceUnreachable("no more is asked, as another question has failed")
             reply = self.endpoint.ask(prompt)
             with self._lock:
                 self.asked += 1

@@ -81,6 +81,7 @@ def explain(
                     found.append(one.result())
                     advance()
             finally:
+                answers.stopped.set()
                 pool.shutdown(cancel_futures=True)
         _write(draft, config, answers, found)
 
@@ -158,7 +159,7 @@ def _write(
                     "tokens_in": r.tokens_in,
                     "tokens_out": r.tokens_out,
                 }
-                for p, r in used
+                for p, r in sorted(answers.known.items())
             ]
         ),
     )

@@ -48,6 +48,8 @@ class Sample:
         if "tasks" in corpus.facts:
             for rows in corpus.rows(DOCUMENT_LABELS.file, ["doc_id"]):
                 known[rows["doc_id"].to_numpy()] = True
+        if not known.any():
+            known[:] = True
         sides = (np.flatnonzero(known & side) for side in (in_train, ~in_train))
         own, held_out = (np.sort(s[np.argsort(order[s], kind="stable")[:most]]) for s in sides)
         return cls(len(order), own, held_out, group_ids(corpus))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from deconstruct.artifacts import Artifact, DataRoot
-from deconstruct.config import ExplanationConfig
+from deconstruct.common.errors import ConfigError
+from deconstruct.config.toml import changed
+from deconstruct.explanation.endpoint import KEY_VARIABLE
 from deconstruct.explanation.stage import explain
 from deconstruct.store import data_root, open_store, publish_beside, resolve_run
 from deconstruct.store.query import executed
@@ -32,10 +35,16 @@ def explain_run(
             ).fetchall()
         )
     config, _ = executed(home, run_id)
-    fields = config.explanation.model_dump() | dict(changes)
+    if "endpoint" not in changes and os.environ.get(KEY_VARIABLE):
+        raise ConfigError(
+            f"the endpoint stands in the configuration of run {run_id} alone, which whoever made "
+            f"that run wrote, and the key of {KEY_VARIABLE} would go there; name it by --endpoint, "
+            "or unset the variable"
+        )
+    fields = config.explanation.model_dump(mode="json") | dict(changes)
     artifact = explain(
         root,
-        ExplanationConfig.model_validate(fields),
+        changed(config, {"explanation": fields}, []).explanation,
         corpus=root.open("corpus", keys["corpus"]),
         latents=root.open("latents", keys["latents"]),
     )

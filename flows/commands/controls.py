@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from deconstruct.commands import Home
+from deconstruct.common.errors import DataError
 from deconstruct.common.showing import printable
 from deconstruct.config import RunConfig, load
 from deconstruct.recurring.controls import controls_of
@@ -115,7 +116,12 @@ def print_matched(home: Path, config: RunConfig) -> None:
                     "SELECT run_id, seed FROM control_runs(?) WHERE control = 'seed'", [own]
                 ).fetchall()
             )
-        for matched in match_runs(home, own, list(seeds)):
+        try:
+            found = match_runs(home, own, list(seeds))
+        except DataError as error:
+            _say(console, f"Latents of {called} were not matched: {error}")
+            continue
+        for matched in found:
             told = sentence(matched.matching)
             _say(console, f"Latents of {called} in seed {seeds[matched.other_run]}: {told}")
 

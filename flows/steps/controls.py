@@ -22,7 +22,7 @@ from flows.environment import give_caches_a_place
 from flows.liveness import hold_lock
 from flows.local import RunCancelled
 from flows.pipeline import costs_of, say_costs, take_apart
-from flows.preflight import preflight
+from flows.preflight import other_texts, preflight
 from flows.steps.publishing import SiteResult
 from flows.steps.reading import HERE, read, record
 from flows.steps.running import AtSite, Running
@@ -95,7 +95,8 @@ def controls(
     give_caches_a_place(root.path)
     tag(config)
     model, sources = preflight(root, config, device)
-    run, stages = Running(config, model, device, started), Stages(root)
+    run = Running(config, model, device, started, other_texts(config))
+    stages = Stages(root)
     of = {c: replace(run, config=c.config, model=_model_of(root, run, c)) for c in wanted}
     corpora = read(run, stages, sources)
     costs: dict[str, tuple[float, float]] = {}

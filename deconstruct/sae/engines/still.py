@@ -28,6 +28,7 @@ from deconstruct.sae.engines.engine import Engine, counts
 from deconstruct.sae.engines.ranks import anywhere, average
 from deconstruct.sae.spec import ALL, StepSpec
 
+LEAST_SCALE = 1e-3
 THRESHOLDS = {"relu": ("b_enc", -1), "gated": ("b_gate", -1), "jumprelu": ("threshold", 1)}
 """Of architectures without a number of latents of their own: the parameter that holds one
 threshold for all, and its sign there."""
@@ -113,9 +114,11 @@ class StillEngine(Engine):
         return active @ self._weights["W_dec"], active > 0, least
 
     def _scale(self) -> Tensor:
-        """c, a scalar; 1 where nothing has fired yet."""
+        """c, a scalar; 1 where nothing has fired yet. Of a transcoder, whose encoder and decoder
+        know nothing of each other, least squares may ask for less than none: then next to none."""
         yy = self._state["yy"]
-        return torch.where(yy > 0, self._state["zy"] / yy, torch.ones_like(yy)).squeeze(0)
+        c = torch.where(yy > 0, self._state["zy"] / yy, torch.ones_like(yy))
+        return c.clamp(min=LEAST_SCALE).squeeze(0)
 
     def _l0(self) -> float:
         return float(self._state["l0"])

@@ -1,23 +1,29 @@
 -- What figures of a run are worth: the same of its controls, which one thing was taken away from.
 
--- The controls of a run that the store has: runs of the same corpus, site and settings but for one
--- thing. control: seed (another one), frozen-decoder, frozen-encoder, random-sae (sae.frozen),
+-- The controls of a run that the store has: runs of the same corpora, site and settings but for one
+-- thing, as their newest executions have them. control: seed (another one), frozen-decoder, frozen-encoder, random-sae (sae.frozen),
 -- random-model (model.name), shuffled (probe.shuffle_labels). seed: of the SAE.
 -- Example: FROM control_runs('latest')
 CREATE OR REPLACE MACRO control_runs(run) AS TABLE
-    WITH settled AS MATERIALIZED (
-        SELECT r.run_id, r.site, r.analysis, s.key AS corpus, r.config ->> '$.model.name' AS model,
-            CAST(r.config -> '$.sae.seed' AS UBIGINT) AS seed,
-            coalesce(r.config ->> '$.sae.frozen', 'none') AS frozen,
-            coalesce(CAST(r.config -> '$.probe.shuffle_labels' AS BOOLEAN), false) AS shuffled,
+    WITH newest AS MATERIALIZED (
+        SELECT e.run_id, arg_max(e.config, e.execution) AS config,
+            arg_max(e.training_corpus, e.execution) AS training
+        FROM executions AS e GROUP BY e.run_id
+    ),
+    settled AS MATERIALIZED (
+        SELECT r.run_id, r.site, r.analysis, s.key AS corpus, n.training, n.config ->> '$.model.name' AS model,
+            CAST(n.config -> '$.sae.seed' AS UBIGINT) AS seed,
+            coalesce(n.config ->> '$.sae.frozen', 'none') AS frozen,
+            coalesce(CAST(n.config -> '$.probe.shuffle_labels' AS BOOLEAN), false) AS shuffled,
             json_merge_patch(
-                '{"sae": {}, "probe": {}}', r.config,
-                '{"name": null, "gates": null, "analysis": null, "model": {"name": null},
-                "activations": {"sites": null},
+                '{"sae": {}, "probe": {}}', n.config,
+                '{"name": null, "gates": null, "analysis": null, "explanation": null,
+                "model": {"name": null}, "corpus": null, "activations": {"sites": null},
                 "sae": {"seed": null, "frozen": null, "warm_tokens": null},
                 "probe": {"shuffle_labels": null}}'
             )::VARCHAR AS rest
-        FROM runs AS r JOIN stages AS s ON s.run_id = r.run_id AND s.stage = 'corpus'
+        FROM runs AS r JOIN newest AS n ON n.run_id = r.run_id
+        JOIN stages AS s ON s.run_id = r.run_id AND s.stage = 'corpus'
         WHERE of_store(:store)
     ),
     told AS (
@@ -36,7 +42,7 @@ CREATE OR REPLACE MACRO control_runs(run) AS TABLE
             END AS control
         FROM settled AS b
         JOIN settled AS o ON o.corpus = b.corpus AND o.site = b.site AND o.analysis = b.analysis
-            AND o.rest = b.rest AND o.run_id <> b.run_id
+            AND o.training IS NOT DISTINCT FROM b.training AND o.rest = b.rest AND o.run_id <> b.run_id
         WHERE b.run_id = resolve_run(run)
     )
     SELECT t.control, t.seed, t.run_id FROM told AS t
