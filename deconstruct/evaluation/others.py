@@ -47,7 +47,8 @@ def read(
     source: ResolvedSource, other: str, corpus: Artifact, model: ResolvedModel, skip: int,
     limit: int | None,
 ) -> list[Text]:  # fmt: skip
-    """At most ``limit`` documents of a source, drawn evenly over it, cut as those of ``corpus``.
+    """At most ``limit`` documents (of split ones windows) of a source, drawn evenly over it, cut as
+    those of ``corpus``.
 
     other: as the configuration names it. skip: leading positions that are not recorded. Documents
     without a token of text are left out; those that are split are several texts of one ``doc_id``,
@@ -76,6 +77,8 @@ def read(
             f"evaluation.other {other!r}: none of its documents has more than "
             f"{skip + 1} tokens; name another source, or leave it out"
         )
+    if limit is not None and len(texts) > limit:  # of split ones windows are drawn, as of the own
+        texts = [texts[n] for n in np.linspace(0, len(texts) - 1, limit).round().astype(int)]
     return texts
 
 

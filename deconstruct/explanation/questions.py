@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from deconstruct.artifacts import Artifact
 from deconstruct.config import ExplanationConfig
+from deconstruct.corpus.alike.groups import group_ids
 from deconstruct.interpretation.contexts import (
     Firings,
     Texts,
@@ -42,8 +43,14 @@ class Side:
         config: ExplanationConfig,
         wanted: NDArray[np.int64],
     ) -> Side:
-        """At most ``config.max_documents`` of a split."""
+        """At most ``config.max_documents`` of a split; of the held-out ones none that is like a
+        train document, from which explanations are made."""
         documents = drawn_documents(corpus, split, config.max_documents, config.seed)
+        if split == "test":
+            groups = group_ids(corpus)
+            table = corpus.table("documents.parquet", ["split"])["split"]
+            train = table.to_numpy(zero_copy_only=False) == "train"
+            documents = documents[~np.isin(groups[documents], groups[train])]
         texts, firings = read(corpus, latents, documents, wanted)
         words: list[str] = []
         for rows in corpus.rows("tokens.parquet", ["doc_id", "token", "special"]):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,6 @@ from deconstruct.probe.curve import curve
 from deconstruct.probe.fitting import on_all, on_few
 from deconstruct.probe.representations import LATENTS, MAJORITY, Representations
 from deconstruct.probe.scores import Probe, Scores, prior
-from deconstruct.probe.shuffled import shuffled
 from deconstruct.probe.tables import (
     PROBE_CURVE,
     PROBE_SCORES,
@@ -93,13 +92,7 @@ def fit_probes(
         found, facts = {}, {}
         for name, task in tasks_of(corpus, sample).items():
             told = f" of column {name!r}" if "tasks" in corpus.facts else ""
-            dealt = task
-            if config.shuffle_labels:
-                dealt = replace(
-                    task,
-                    train_truth=shuffled(task.train_truth, config.seed),
-                    test_truth=shuffled(task.test_truth, config.seed),
-                )
+            dealt = task.dealt(config.seed) if config.shuffle_labels else task
             found[name], facts[name] = _probed(config, dealt, vectors, told)
         if not facts:
             log.warning("no probes: %s", NO_LABELS)
@@ -130,7 +123,11 @@ def _probed(
     facts: dict[str, Any] = {}
     if task.left_out:
         facts["left_out"] = task.left_out
-        log.warning("too few train documents to probe%s: %s", told, ", ".join(task.left_out))
+        log.warning(
+            "not probed%s, for want of train documents or as others are more frequent: %s",
+            told,
+            ", ".join(task.left_out),
+        )
     if task.reason is not None:
         facts["skipped"] = task.reason
         log.warning("no probes%s: %s", told, task.reason)

@@ -7,7 +7,7 @@ those whose text has the smallest digest, whatever their order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 from deconstruct.artifacts import Artifact
 from deconstruct.corpus.alike.groups import group_ids
 from deconstruct.corpus.tables import DOCUMENT_LABELS
+from deconstruct.probe.shuffled import shuffled
 from deconstruct.probe.vectors import Floats, Ints
 
 FOLDS = 3
 MIN_TRAIN = 2
 """Train documents that a label needs: with fewer, one fold would know nothing of it."""
+MOST_TARGETS = 100
+"""Labels that are probed, the most frequent ones: each has some 40 probes of all documents."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class Task:
         keep = np.flatnonzero(count >= MIN_TRAIN)
         if kind == "multilabel":  # what every document has can't be told from its absence
             keep = keep[count[keep] <= len(train) - MIN_TRAIN]
+        keep = np.sort(keep[np.argsort(-count[keep], kind="stable")[:MOST_TARGETS]])
         sides = [train, test]
         if kind == "class":  # a document of a class that is left out is none of the others either
             known = [truth[:, keep].any(1) for truth in truths]
@@ -128,6 +132,14 @@ class Task:
         own, held_out = (np.unique(sample.groups[s], return_inverse=True)[1] for s in sides)
         return cls(kind, targets, sides[0], sides[1], truths[0], truths[1], own, held_out, left_out,
                    reason)  # fmt: skip
+
+    def dealt(self, seed: int) -> Task:
+        """The same with the labels of other documents of their split (`shuffled`)."""
+        return replace(
+            self,
+            train_truth=shuffled(self.train_truth, seed),
+            test_truth=shuffled(self.test_truth, seed),
+        )
 
     @property
     def fitted(self) -> NDArray[np.int64]:

@@ -56,10 +56,13 @@ def token_rows(
     document = np.concatenate([side[1] for side in sides])
     labels = dict(enumerate(_labels(corpus, token_index, config.token_tasks)))
     count = len(sides[0][0])
-    rows = Sample(len(document), np.arange(count), np.arange(count, len(document)), document)
+    groups = sample.groups[document]
+    rows = Sample(len(document), np.arange(count), np.arange(count, len(document)), groups)
     task = Task.of("multilabel", labels, rows)
     if task.reason is not None:
         return []
+    if config.shuffle_labels:
+        task = task.dealt(config.seed)
     read = {
         ACTIVATIONS: _activations_at(activations, token_index),
         LATENTS: _latents_at(latents, token_index),
@@ -86,10 +89,13 @@ def _drawn_tokens(
 ) -> tuple[Ints, Ints]:
     """token_index and doc_id of at most `PER_DOCUMENT` recorded tokens of each chosen document, in
     the order of token_index."""
-    index = np.concatenate([part.token_index() for part in reader.groups]).astype(np.int64)
-    document = np.concatenate([part.doc_id() for part in reader.groups]).astype(np.int64)
-    mine = np.flatnonzero(chosen[document])
-    mine = mine[np.argsort(index[mine])]
+    indices, documents = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for part in reader.groups:
+        of = part.doc_id().astype(np.int64)
+        documents.append(of[chosen[of]])
+        indices.append(part.token_index().astype(np.int64)[chosen[of]])
+    index, document = np.concatenate(indices), np.concatenate(documents)
+    mine = np.argsort(index)
     mine = mine[draw.permutation(len(mine))]
     order = np.argsort(document[mine], kind="stable")
     own = document[mine][order]

@@ -126,9 +126,11 @@ def load_beside(connection: duckdb.DuckDBPyConnection, run_id: str, artifact: Ar
 
 
 def label_column(run: RunRecord, corpus: Artifact) -> str | None:
-    """The column of labels that a run is about first of all: the first one of classes."""
+    """The column of labels that a run is about first of all: the first one of classes, or where
+    there is none, the first."""
     if (tasks := corpus.facts.get("tasks")) is not None:
-        return next((str(task["task"]) for task in tasks if task["kind"] == "class"), None)
+        of_classes = (str(task["task"]) for task in tasks if task["kind"] == "class")
+        return next(of_classes, str(tasks[0]["task"]) if tasks else None)
     found = corpus.manifest.config.get("label_column", run.config.corpus.label_column)
     return None if found is None else str(found)
 

@@ -59,7 +59,7 @@ CREATE OR REPLACE MACRO controls(run, metrics := NULL) AS TABLE
     WITH asked AS (
         SELECT coalesce(metrics, [
             'fvu_typical', 'delta_loss', 'kl', 'top1_agreement', 'auroc of latents',
-            'accuracy of latents', 'nmi'
+            'accuracy of latents', 'r2 of latents', 'nmi'
         ]) AS names
     )
     SELECT c.control, c.seed, d.metric, d.value_base AS value, d.value_other AS value_control,

@@ -175,7 +175,7 @@ CREATE OR REPLACE MACRO label_enrichment(run, task := NULL) AS TABLE
         FROM labels_of(run, task := task) AS y JOIN document_groups(run) AS g ON g.doc_id = y.doc_id
     ),
     document AS MATERIALIZED (
-        SELECT d.*, count(*) OVER (PARTITION BY d.group_id) AS n_group
+        SELECT d.*, count(*) OVER (PARTITION BY d.group_id, d.held_out) AS n_group
         FROM (SELECT DISTINCT y.doc_id, y.group_id, y.held_out FROM labelled AS y) AS d
     ),
     everything AS MATERIALIZED (
@@ -186,7 +186,9 @@ CREATE OR REPLACE MACRO label_enrichment(run, task := NULL) AS TABLE
         SELECT y.label, y.held_out, count(*) AS n,
             count(*) ** 2 / sum(y.n_group) AS texts
         FROM (
-            SELECT l.label, l.held_out, count(*) OVER (PARTITION BY l.label, l.group_id) AS n_group
+            SELECT l.label, l.held_out, count(*) OVER (
+                PARTITION BY l.label, l.group_id, l.held_out
+            ) AS n_group
             FROM labelled AS l WHERE l.label IS NOT NULL
         ) AS y
         GROUP BY y.label, y.held_out

@@ -125,7 +125,11 @@ CREATE OR REPLACE MACRO probe_table(run, task := NULL) AS TABLE
     meant AS (
         SELECT s.*, count(*) OVER probe - 1 AS freedom, sum(s.documents) OVER probe AS n,
             sum(s.total) OVER probe / sum(s.documents) OVER probe AS gap
-        FROM summed AS s WINDOW probe AS (PARTITION BY s.representation, s.k)
+        FROM summed AS s
+        WINDOW probe AS (
+            PARTITION BY s.representation, s.k ORDER BY s.group_id
+            ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING
+        )
     ),
     spread AS (
         SELECT m.representation, m.k, any_value(m.gap) AS gap, any_value(m.freedom) AS freedom,
