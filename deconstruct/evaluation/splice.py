@@ -2,10 +2,10 @@
 
 Two passes over the same documents: clean, and with the reconstruction spliced in; what no SAE is
 needed for is measured by the stage reference. What comes before the site is the same in both, and
-computed in the first alone; the clean logits are needed for the divergence, and would take
-some 400 times the memory of the activations to keep (embedded default). Only recorded positions are replaced (those
-that the SAE is made for); the skipped leading positions keep their clean activations. The loss is
-that of predicting the next token from recorded positions, in nats.
+computed in the first alone; the clean logits are needed for the divergence, and would take some 400
+times the memory of the activations to keep (embedded default). Only recorded positions are replaced
+(those that the SAE is made for); the skipped leading positions keep their clean activations. The
+loss is that of predicting the next token from recorded positions, in nats.
 """
 
 from __future__ import annotations
