@@ -109,20 +109,20 @@ def _labels(corpus: Artifact, token_index: Ints, tasks: Sequence[str]) -> Iterat
     """Which of the tasks' properties each of the tokens has, in their order."""
     text: dict[int, tuple[str, bool]] = {}
     wanted = np.sort(token_index)
-    before = ""
+    last = ("", -1)  # of the block before: its last token and that one's document
     for block in corpus.rows("tokens.parquet", ["token_index", "doc_id", "token", "special"]):
         index = block["token_index"].to_numpy().astype(np.int64)
         tokens, special = block["token"].to_pylist(), block["special"].to_pylist()
         document = block["doc_id"].to_numpy()
         for place in np.flatnonzero(_among(index, wanted)).tolist():
-            if place:
-                before = tokens[place - 1]
-                if special[place - 1] or document[place - 1] != document[place]:
-                    before = ""
+            before, its_document = (tokens[place - 1], document[place - 1]) if place else last
+            if (place and special[place - 1]) or its_document != document[place]:
+                before = ""
             token = tokens[place]
             apart = before == "" or before[-1:].isspace() or token[:1].isspace()
             text[int(index[place])] = (token, apart)
-        before = tokens[-1] if tokens else before
+        if tokens:
+            last = ("" if special[-1] else tokens[-1], int(document[-1]))
     for one in token_index.tolist():
         yield [name for name in tasks if PROPERTIES[name](*text[one])]
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from support.planted import artifact_of, filled
 from support.planted_latents import plant
@@ -12,7 +15,7 @@ from deconstruct.config import ProbeConfig
 from deconstruct.features.tables import FEATURES
 from deconstruct.latents.tables import DOCUMENT_LATENTS, LATENTS_BY_TOKEN
 from deconstruct.probe import stage as probe
-from deconstruct.probe.tokens import PROPERTIES
+from deconstruct.probe.tokens import PROPERTIES, _labels
 
 D_SAE = 12
 
@@ -82,3 +85,24 @@ def test_properties_of_tokens() -> None:
     for token, letters in given.items():
         own = {name for name in PROPERTIES if PROPERTIES[name](token, token != "ing")}
         assert own == {names[letter] for letter in letters}, token
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 8])
+def test_words_begin_where_they_do_however_rows_are_cut_into_blocks(block: int) -> None:
+    tokens = ["<bos>", "foot", "ball", " is", "<bos>", "play", "ed", " here"]
+    table = pa.table(
+        {
+            "token_index": np.arange(8),
+            "doc_id": [0, 0, 0, 0, 1, 1, 1, 1],
+            "token": tokens,
+            "special": [token == "<bos>" for token in tokens],
+        }
+    )
+
+    class Corpus:
+        def rows(self, name: str, columns: list[str]) -> Iterator[pa.Table]:
+            return (table.slice(first, block) for first in range(0, 8, block))
+
+    asked = np.array([1, 2, 3, 5, 6, 7])
+    found = list(_labels(Corpus(), asked, ["word_start"]))  # type: ignore[arg-type]
+    assert [bool(own) for own in found] == [True, False, True, True, False, True]
