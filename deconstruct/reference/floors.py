@@ -73,10 +73,12 @@ class _OnDevice:
 
 @dataclass(frozen=True)
 class _Part:
-    """What one row group adds. gram: float64 [d, d], of rows about the mean."""
+    """What one row group adds. gram: float64 [d, d], of rows about the mean. own: which of the
+    wanted ids it has, [n]; seen, sums: how many rows of each, [n], and their sums, [n, d]."""
 
     distances: NDArray[np.float64]
     gram: NDArray[np.float64]
+    own: NDArray[np.int64]
     seen: NDArray[np.int64]
     sums: NDArray[np.float64]
     token_ids: NDArray[np.int64]
@@ -99,8 +101,8 @@ def fit(reader: ActivationReader, ids: NDArray[np.int64], vocabulary: int, devic
         for part in _parts(reader, groups, ids, device):
             distances.append(part.distances)
             gram += part.gram
-            sums += part.sums
-            seen += part.seen
+            sums[part.own] += part.sums
+            seen[part.own] += part.seen
             counts += np.bincount(part.token_ids, minlength=vocabulary)
             advance(len(part.token_ids))
     known = seen > 0
@@ -153,14 +155,16 @@ def _parts(
         narrow = centred.float()
         token_ids = block.token_id.astype(np.int64)
         wanted = np.isin(token_ids, ids)
-        sums = np.zeros((len(ids), reader.d_in))
-        place = torch.from_numpy(np.searchsorted(ids, token_ids[wanted]))
+        own, place = np.unique(np.searchsorted(ids, token_ids[wanted]), return_inverse=True)
+        sums = np.zeros((len(own), reader.d_in))
         added = centred.cpu()[torch.from_numpy(wanted)]
-        torch.from_numpy(sums).index_add_(0, place, added)  # on a CPU in the order of the rows
+        # On a CPU in the order of the rows.
+        torch.from_numpy(sums).index_add_(0, torch.from_numpy(place), added)
         return number, _Part(
             distances=centred.square().sum(1).cpu().numpy(),
             gram=(narrow.T @ narrow).double().cpu().numpy(),
-            seen=np.bincount(place.numpy(), minlength=len(ids)),
+            own=own,
+            seen=np.bincount(place, minlength=len(own)),
             sums=sums,
             token_ids=token_ids,
         )
