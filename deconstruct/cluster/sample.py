@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deconstruct.artifacts import Artifact
-from deconstruct.common.parquet import opened
+from deconstruct.corpus.alike.groups import group_ids
 from deconstruct.latents.part import Ids, latents_in_blocks
-
-GROUP = "group_id"
 
 
 @dataclass(frozen=True)
@@ -34,24 +32,17 @@ class Sample:
     @classmethod
     def of(cls, corpus: Artifact, latents: Artifact, keep: NDArray[np.bool_], most: int) -> Sample:
         """keep: [d_sae], latents that count. most: so many documents are fitted."""
-        file = corpus.file("documents.parquet")
-        with opened(file) as there:
-            grouped = GROUP in there.schema_arrow.names
-        digests, groups, labels = [], [], []
+        digests, labels = [], []
         names: dict[str | None, str | None] = {}
-        for block in corpus.rows(
-            "documents.parquet", ["doc_id", "doc_key", "label", *[GROUP] * grouped]
-        ):
+        for block in corpus.rows("documents.parquet", ["doc_key", "label"]):
             keys = block["doc_key"].to_pylist()
             digests.append(np.array([int(key, 16) for key in keys], np.uint64))
-            groups.append(block[GROUP if grouped else "doc_id"].to_numpy().astype(np.int64))
             labels += [names.setdefault(label, label) for label in block["label"].to_pylist()]
         digest = np.concatenate(digests)
         members = _firing(latents, len(digest), keep)
         fitted = members[np.argsort(digest[members], kind="stable")[:most]]
-        _, first, own = np.unique(
-            np.concatenate(groups)[fitted], return_index=True, return_inverse=True
-        )
+        groups = group_ids(corpus)[fitted]
+        _, first, own = np.unique(groups, return_index=True, return_inverse=True)
         in_order = np.argsort(np.argsort(first))[own] if len(fitted) else own
         return cls(len(digest), np.array(labels, object), members, fitted, in_order)
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from deconstruct.artifacts import Artifact
+from deconstruct.corpus.alike.groups import group_ids
 
 TRIES = 64
 """Places that are looked at for one where a latent is silent; dense latents may have none."""
@@ -78,7 +78,7 @@ def read(
     wanted: NDArray[np.int64],
 ) -> tuple[Texts, Firings]:
     """The tokens of ``documents``, and where the latents ``wanted`` fire in them."""
-    of_document = _groups(corpus)
+    of_document = group_ids(corpus)
     index, token, doc, position = _tokens(corpus, documents)
     starts = np.flatnonzero((position == 0) | (np.diff(doc, prepend=-1) != 0))
     window = np.cumsum(np.isin(np.arange(len(doc)), starts)) - 1 if len(doc) else doc
@@ -87,15 +87,6 @@ def read(
     firings = _firings(latents, index, wanted, recorded)
     texts = Texts(index, token, of_document[doc], starts[window], ends[window], recorded)
     return texts, firings
-
-
-def _groups(corpus: Artifact) -> NDArray[np.int64]:
-    """Group of each document; of corpora without any, each is its own."""
-    file = corpus.file("documents.parquet")
-    if "group_id" in pq.read_schema(file).names:
-        groups = corpus.table("documents.parquet", ["group_id"])["group_id"].to_numpy()
-        return np.asarray(groups, np.int64)
-    return np.arange(pq.read_metadata(file).num_rows)
 
 
 def _tokens(corpus: Artifact, documents: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
