@@ -51,18 +51,21 @@ class Geometry:
         aligned = torch.zeros(len(unit), device=unit.device)
         if encoder.shape == unit.shape:
             aligned = (torch.nn.functional.normalize(encoder, dim=1) * unit).sum(1)
-        d_sae = len(unit)
-        step = max(1, BLOCK_COSINES // d_sae)
-        nearest = torch.empty(d_sae, dtype=torch.int64, device=unit.device)
-        cosine = torch.empty(d_sae, device=unit.device)
-        for start in range(0, d_sae, step):
-            block = unit[start : start + step] @ unit.T
-            rows = torch.arange(len(block), device=unit.device)
-            block[rows, rows + start] = -torch.inf
-            cosine[start : start + step], nearest[start : start + step] = block.max(1)
-        return cls(
-            norm.cpu().numpy(),
-            aligned.cpu().numpy(),
-            nearest.cpu().numpy().astype(np.uint32),
-            cosine.clamp(-1, 1).cpu().numpy(),
-        )
+        return cls(norm.cpu().numpy(), aligned.cpu().numpy(), *nearest(unit))
+
+
+def nearest(unit: Tensor) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
+    """Of each row the other one with the largest cosine, and that cosine: [n] both.
+
+    unit: [n, d], rows of unit length, or zeros.
+    """
+    n = len(unit)
+    step = max(1, BLOCK_COSINES // n)
+    row = torch.empty(n, dtype=torch.int64, device=unit.device)
+    cosine = torch.empty(n, device=unit.device)
+    for start in range(0, n, step):
+        block = unit[start : start + step] @ unit.T
+        own = torch.arange(len(block), device=unit.device)
+        block[own, own + start] = -torch.inf
+        cosine[start : start + step], row[start : start + step] = block.max(1)
+    return row.cpu().numpy().astype(np.uint32), cosine.clamp(-1, 1).cpu().numpy()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deconstruct.features import geometry
-from deconstruct.features.geometry import Geometry
+from deconstruct.features.geometry import Geometry, nearest
 
 
 def test_geometry_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,3 +24,12 @@ def test_geometry_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(found.encoder_decoder_cosine, aligned, atol=1e-6)
     assert found.nearest_cosine[5] == found.encoder_decoder_cosine[5] == found.decoder_norm[5] == 0
     assert found.nearest_latent[5] != 5
+
+
+def test_the_largest_cosine_with_another_row_is_that_of_numpy() -> None:
+    rows = torch.randn(2500, 7, generator=torch.Generator().manual_seed(0))
+    unit = (rows / rows.norm(dim=1, keepdim=True)).double().numpy()
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -2)
+    found = nearest(torch.nn.functional.normalize(rows, dim=1))[1]
+    np.testing.assert_allclose(found, cosines.max(1), atol=1e-5)

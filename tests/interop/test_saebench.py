@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import numpy as np
 import pytest
-import torch
 from support.taken_out import published, sae_of
 
 from deconstruct.interop.export import export
@@ -55,11 +53,3 @@ def test_what_their_code_gets_wrong_is_null_and_the_reason_stands_there(
         assert reasons[name]
     assert metrics["shrinkage"]["l2_ratio"] is None
     assert reasons["l2_ratio"]
-
-
-def test_the_largest_cosine_with_another_row_is_that_of_numpy() -> None:
-    rows = torch.randn(2500, 7, generator=torch.Generator().manual_seed(0))
-    unit = (rows / rows.norm(dim=1, keepdim=True)).double().numpy()
-    cosines = unit @ unit.T
-    np.fill_diagonal(cosines, -2)
-    np.testing.assert_allclose(saebench.nearest_cosines(rows), cosines.max(1), atol=1e-5)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from deconstruct.features.geometry import nearest
 from deconstruct.interop.subject import Subject
 from deconstruct.interop.work import Made, Work, write_json
 from deconstruct.sae.autoencoder import SparseAutoencoder
@@ -45,8 +46,6 @@ SELECT latent, density, n_fires, n_documents, mean_activation, encoder_decoder_c
     nearest_cosine
 FROM features WHERE run_id = ? ORDER BY latent
 """
-ROWS = 1024
-"""Rows of a dictionary that are compared with all others at a time."""
 
 
 def check(subject: Subject) -> None:
@@ -175,7 +174,8 @@ def _latents(work: Work) -> dict[str, np.ndarray]:
     W_enc = work.sae.W_enc.detach().float().T
     latents["encoder_norm"] = W_enc.norm(dim=1).double().numpy()
     latents["encoder_bias"] = _bias(work.sae)
-    latents["encoder"] = nearest_cosines(W_enc)
+    unit = torch.nn.functional.normalize(W_enc, dim=1)
+    latents["encoder"] = nearest(unit)[1].astype(np.float64)
     return latents
 
 
@@ -191,18 +191,6 @@ def _details(latents: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
         ("max_decoder_cosine_sim", latents["nearest_cosine"]),
         ("max_encoder_cosine_sim", latents["encoder"]),
     ]
-
-
-def nearest_cosines(rows: torch.Tensor) -> np.ndarray:
-    """Of each of ``rows`` [n, d] the largest cosine with another: [n], float64. n >= 2."""
-    unit = torch.nn.functional.normalize(rows, dim=1)
-    best = torch.empty(len(unit))
-    for start in range(0, len(unit), ROWS):
-        cosines = unit[start : start + ROWS] @ unit.T
-        own = torch.arange(len(cosines))
-        cosines[own, start + own] = -2
-        best[start : start + ROWS] = cosines.max(dim=1).values
-    return best.double().numpy()
 
 
 def _bias(sae: SparseAutoencoder) -> np.ndarray:
