@@ -22,8 +22,6 @@ from deconstruct.store import QueryError
 
 TOP = 5
 """Tokens that are shown of those that rise and fall most."""
-MEASURES = ("kl", "loss", "kl_later")
-"""Figures of an `Effect` that are set beside those of the controls."""
 
 
 @dataclass(frozen=True)
