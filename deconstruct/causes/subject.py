@@ -16,7 +16,7 @@ from deconstruct.model.loading import load
 from deconstruct.model.resolve import resolve
 from deconstruct.reference.texts import Text, held_out_texts
 from deconstruct.store import data_root, open_store, resolve_run
-from deconstruct.store.query import executed
+from deconstruct.store.query import executed, stage_keys
 
 NEEDED = ("corpus", "activations", "sae", "latents")
 
@@ -72,8 +72,6 @@ def subject_of(home: Path | str | None, run: str) -> Subject:
     root = DataRoot(data_root(home))
     with open_store(home, files=False, verify=False) as store:
         run_id = resolve_run(store, run)
-        keys = dict(
-            store.execute("SELECT stage, key FROM stages WHERE run_id = ?", [run_id]).fetchall()
-        )
+        keys = stage_keys(store, run_id)
     config, _ = executed(home, run_id)
     return Subject(root, run_id, config, *(root.open(stage, keys[stage]) for stage in NEEDED))

@@ -171,13 +171,19 @@ class RunConfig(Settings):
                 f"sae.output_site = {output!r} must be one of activations.sites and not the only "
                 f"one ({', '.join(sites)}); name input and output site there"
             )
-        read = [site for site in sites if site != output]
-        if self.sae.pretrained is not None and len(read) > 1:
+        if self.sae.pretrained is not None and len(self.read_sites) > 1:
             raise ValueError(
-                f"sae.pretrained is of one site, and activations.sites names {', '.join(read)} to "
+                f"sae.pretrained is of one site, and activations.sites names "
+                f"{', '.join(self.read_sites)} to "
                 "be read; name one of them, and make a run for each dictionary"
             )
         return self
+
+    @property
+    def read_sites(self) -> list[str]:
+        """The sites that an SAE reads, each one's its own: all but the one that transcoders
+        reconstruct."""
+        return [site for site in self.activations.sites if site != self.sae.output_site]
 
     @property
     def control(self) -> str | None:

@@ -179,6 +179,11 @@ class _Judging:
         return load(self.model, self.device)
 
     @cached_property
+    def group(self) -> NDArray[np.int64]:
+        """Of each document of the corpus, what it hangs together with."""
+        return group_ids(self.corpus)
+
+    @cached_property
     def train_mean(self) -> NDArray[np.float64]:
         """Of what is reconstructed."""
         return ActivationReader(self.output or self.activations).moments.mean
@@ -248,7 +253,7 @@ class _Judging:
 
     def _groups(self, text: str, doc_id: NDArray[np.uint32]) -> NDArray[np.int64]:
         """What each of some documents hangs together with; of other texts, itself."""
-        return group_ids(self.corpus)[doc_id] if text == OWN else doc_id.astype(np.int64)
+        return self.group[doc_id] if text == OWN else doc_id.astype(np.int64)
 
     def _losses(self, texts: list[Text]) -> Losses | None:
         """The language model's losses with the SAE and without; None where no text has any."""

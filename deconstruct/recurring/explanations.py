@@ -13,7 +13,7 @@ from deconstruct.config.toml import changed
 from deconstruct.explanation.endpoint import KEY_VARIABLE
 from deconstruct.explanation.stage import explain
 from deconstruct.store import data_root, open_store, publish_beside, resolve_run
-from deconstruct.store.query import executed
+from deconstruct.store.query import executed, stage_keys
 
 
 def explain_run(
@@ -28,12 +28,7 @@ def explain_run(
     root = DataRoot(data_root(home))
     with open_store(home, files=False, verify=False) as store:
         run_id = resolve_run(store, run)
-        keys = dict(
-            store.execute(
-                "SELECT stage, key FROM stages WHERE run_id = ? AND stage IN ('corpus', 'latents')",
-                [run_id],
-            ).fetchall()
-        )
+        keys = stage_keys(store, run_id)
     config, _ = executed(home, run_id)
     if "endpoint" not in changes and os.environ.get(KEY_VARIABLE):
         raise ConfigError(

@@ -11,6 +11,7 @@ import duckdb
 from deconstruct.artifacts import Artifact, DataRoot
 from deconstruct.matching.stage import match
 from deconstruct.store import QueryError, data_root, open_store, publish_matchings, resolve_run
+from deconstruct.store.query import stage_keys
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,5 @@ def _artifacts(
     store: duckdb.DuckDBPyConnection, root: DataRoot, run_id: str
 ) -> tuple[Artifact, Artifact]:
     """The SAE and the latents of a run."""
-    keys = dict(
-        store.execute(
-            "SELECT stage, key FROM stages WHERE run_id = ? AND stage IN ('sae', 'latents')",
-            [run_id],
-        ).fetchall()
-    )
+    keys = stage_keys(store, run_id)
     return root.open("sae", keys["sae"]), root.open("latents", keys["latents"])

@@ -148,7 +148,7 @@ def find(config: RunConfig, model: ResolvedModel) -> Pretrained | None:
     if sae.pretrained is None:
         return None
     output = None if sae.output_site is None else Site.parse(sae.output_site)
-    [site] = [Site.parse(s) for s in config.activations.sites if s != sae.output_site]
+    [site] = map(Site.parse, config.read_sites)
     asked = Asked(site, output)
     source, name, digest = _digested(sae, asked)
     known = (digest, sae.pretrained, name, asked, model.digest)

@@ -151,6 +151,12 @@ def resolve_run(connection: duckdb.DuckDBPyConnection, run: str) -> str:
     return str(rows[0][0])
 
 
+def stage_keys(connection: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, str]:
+    """The key of each stage's artifact of a run."""
+    found = connection.execute("SELECT stage, key FROM stages WHERE run_id = ?", [run_id])
+    return dict(found.fetchall())
+
+
 def executed(home: Path | str | None, run: str) -> tuple[RunConfig, Growth]:
     """Configuration and growth that a run of the store was executed with last."""
     with open_store(home, files=False, verify=False) as connection:

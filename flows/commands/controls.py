@@ -128,8 +128,9 @@ def print_matched(home: Path, config: RunConfig) -> None:
 
 def _called(config: RunConfig) -> list[str]:
     """The runs of ``config``, one per site and analysis, as the store is asked for them."""
-    sites = [site for site in config.activations.sites if site != config.sae.output_site]
-    return [f"{config.name}@{site}/{name}" for site in sites for name in config.analysed()]
+    return [
+        f"{config.name}@{site}/{name}" for site in config.read_sites for name in config.analysed()
+    ]
 
 
 def _say(console: Console, text: str) -> None:
