@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from deconstruct.artifacts import Artifact
 from deconstruct.corpus.alike.groups import group_ids
-from deconstruct.latents.part import Ids, latents_in_blocks
+from deconstruct.latents.pooling import Ids, latents_in_blocks
 
 
 @dataclass(frozen=True)

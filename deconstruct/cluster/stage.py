@@ -40,7 +40,7 @@ from deconstruct.common.errors import ConfigError
 from deconstruct.common.progress import track
 from deconstruct.common.threads import one_blas_thread
 from deconstruct.config import ClusterConfig
-from deconstruct.latents.part import activations_of, latents_in_blocks, latents_of, texts_of
+from deconstruct.latents.pooling import activations_of, latents_in_blocks, latents_of, texts_of
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from deconstruct.cluster.kmeans import Labels
 from deconstruct.cluster.methods import Matrix, class_keywords
 from deconstruct.cluster.sample import Sample
-from deconstruct.latents.part import Ids
+from deconstruct.latents.pooling import Ids
 
 
 @dataclass(frozen=True)

@@ -1,110 +1,128 @@
-"""Documents as vectors: their latents, or their raw activations, pooled over tokens."""
+"""Documents as texts and as pooled vectors: memory grows with those that are asked for alone."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import sparse
 
 from deconstruct.activations.layout import SPLITS
 from deconstruct.activations.reader import ActivationReader
 from deconstruct.artifacts import Artifact
-from deconstruct.corpus.alike.groups import group_ids
 from deconstruct.corpus.tables import KEPT
 from deconstruct.corpus.vocabulary import whole_characters
 
-
-@dataclass(frozen=True)
-class Documents:
-    """The corpus' documents: arrays [documents], indexed by doc_id. label: None where unknown.
-    group: equal where they hang together (`group_ids`)."""
-
-    split: NDArray[Any]
-    label: NDArray[Any]
-    text: list[str]
-    group: NDArray[np.int64]
-
-    @classmethod
-    def read(cls, corpus: Artifact) -> Documents:
-        """Texts are what the model saw: the kept tokens, without special ones; where those leave
-        out spaces and the like, the source's text as far as they go."""
-        table = corpus.table("documents.parquet", ["split", "label"])
-        texts = (
-            _texts_of_source(corpus)
-            if KEPT in corpus.manifest.files
-            else _texts(corpus, len(table))
-        )
-        return cls(
-            table["split"].to_numpy(zero_copy_only=False),
-            np.array(table["label"].to_pylist(), dtype=object),
-            texts,
-            group_ids(corpus),
-        )
+Ids = NDArray[np.int64]
 
 
-def _texts(corpus: Artifact, documents: int) -> list[str]:
-    texts = [""] * documents
+def texts_of(corpus: Artifact, documents: int, wanted: Ids) -> list[str]:
+    """What the model saw of each wanted document, in their order: the kept tokens, without special
+    ones; where those leave out spaces and the like, the source's text as far as they go.
+
+    documents: how many the corpus has. wanted: doc_ids.
+    """
+    place = _places(documents, wanted)
+    texts = [""] * len(wanted)
+    if KEPT in corpus.manifest.files:
+        kept = corpus.table(KEPT)["characters"].to_numpy()
+        for block in corpus.rows("documents.parquet", ["doc_id", "text"]):
+            doc_id, mine = _wanted(block, place)
+            for doc, text in zip(doc_id, mine["text"].to_pylist(), strict=True):
+                texts[place[doc]] = text[: kept[doc]]
+        return texts
     for block in corpus.rows("tokens.parquet", ["doc_id", "token", "special"]):
-        doc_id = block.column("doc_id").to_numpy()
-        special = block.column("special").to_pylist()
-        tokens = [
-            "" if marker else token
-            for token, marker in zip(block.column("token").to_pylist(), special, strict=True)
-        ]
-        starts = _starts(doc_id)
-        for start, end in zip(starts, [*starts[1:], len(doc_id)], strict=True):
-            texts[doc_id[start]] += "".join(tokens[start:end])
+        doc_id, mine = _wanted(block, place)
+        special = mine["special"].to_pylist()
+        for doc, token, marker in zip(doc_id, mine["token"].to_pylist(), special, strict=True):
+            if not marker:
+                texts[place[doc]] += token
     return [whole_characters(text) for text in texts]
 
 
-def _texts_of_source(corpus: Artifact) -> list[str]:
-    kept = corpus.table(KEPT)["characters"].to_pylist()
-    texts = corpus.table("documents.parquet", ["text"])["text"].to_pylist()
-    return [text[:characters] for text, characters in zip(texts, kept, strict=True)]
-
-
-def pooled_latents(latents: Artifact, documents: int, pooling: str) -> sparse.csr_matrix:
-    """Float32 CSR [documents, d_sae]: mean (zeros counted) or max of a document's tokens."""
+def latents_in_blocks(
+    latents: Artifact, pooling: str = "mean"
+) -> Iterator[tuple[Ids, sparse.csr_matrix]]:
+    """Documents in which a latent fires, ascending, and float32 CSR [documents, d_sae] of the mean
+    over each one's tokens (zeros counted), or of the ``max``; a block at a time."""
     d_sae = len(latents.table("features.parquet", ["latent"]))
-    in_document = np.zeros(documents, np.int64)
-    latent: list[NDArray[np.int32]] = []
-    value: list[NDArray[np.float32]] = []
-    # Rows are ordered by (doc_id, latent), as CSR has them: no third number of each is held.
+    doc_id = np.empty(0, np.int64)
+    latent, value = np.empty(0, np.int32), np.empty(0, np.float32)
     for rows in latents.rows("document_latents.parquet", ["doc_id", "latent", pooling]):
-        doc, count = np.unique(rows["doc_id"].to_numpy(), return_counts=True)
-        in_document[doc] += count
-        latent.append(rows["latent"].to_numpy().astype(np.int32))
-        value.append(rows[pooling].to_numpy().astype(np.float32))
-    starts = np.concatenate([[0], np.cumsum(in_document)])
-    columns = np.concatenate(latent) if latent else np.empty(0, np.int32)
-    values = np.concatenate(value) if value else np.empty(0, np.float32)
-    return sparse.csr_matrix((values, columns, starts), shape=(documents, d_sae))
+        doc_id = np.concatenate([doc_id, rows["doc_id"].to_numpy().astype(np.int64)])
+        latent = np.concatenate([latent, rows["latent"].to_numpy().astype(np.int32)])
+        value = np.concatenate([value, rows[pooling].to_numpy().astype(np.float32)])
+        whole = int(np.searchsorted(doc_id, doc_id[-1]))  # the last one may go on
+        if whole:
+            yield _block(doc_id[:whole], latent[:whole], value[:whole], d_sae)
+            doc_id, latent, value = doc_id[whole:], latent[whole:], value[whole:]
+    if len(doc_id):
+        yield _block(doc_id, latent, value, d_sae)
 
 
-def pooled_activations(activations: Artifact, documents: int, pooling: str) -> NDArray[np.float32]:
-    """Float32 [documents, d_in] of the recorded tokens; zeros for a document without any."""
-    d_in = int(activations.facts["d_in"])
-    pooled = np.full((documents, d_in), 0.0 if pooling == "mean" else -np.inf)
-    tokens = np.zeros(documents)
+def latents_of(
+    latents: Artifact, documents: int, wanted: Ids, pooling: str = "mean"
+) -> sparse.csr_matrix:
+    """Float32 CSR [wanted, d_sae], in their order: the mean over each one's tokens, or the max."""
+    d_sae = len(latents.table("features.parquet", ["latent"]))
+    place = _places(documents, wanted)
+    found, parts = [], [sparse.csr_matrix((0, d_sae), dtype=np.float32)]
+    for doc_id, rows in latents_in_blocks(latents, pooling):
+        mine = np.flatnonzero(place[doc_id] >= 0)
+        found.append(place[doc_id[mine]])
+        parts.append(rows[mine])
+    order = np.full(len(wanted), -1)
+    there = np.concatenate(found) if found else np.empty(0, np.int64)
+    order[there] = np.arange(len(there))
+    stacked = sparse.vstack([*parts, sparse.csr_matrix((1, d_sae), dtype=np.float32)], "csr")
+    return stacked[np.where(order < 0, len(there), order)]  # the last row is empty
+
+
+def activations_of(
+    activations: Artifact, documents: int, wanted: Ids, pooling: str = "mean"
+) -> NDArray[np.float64]:
+    """[wanted, d_in], in their order: the mean over each one's recorded tokens, or the max; zeros
+    without."""
+    place = _places(documents, wanted)
+    mean = pooling == "mean"
+    pooled = np.full((len(wanted), int(activations.facts["d_in"])), 0.0 if mean else -np.inf)
+    tokens = np.zeros(len(wanted))
     for split in SPLITS:
+        if not activations.files(f"{split}-*.parquet"):
+            continue
         for block in ActivationReader(activations, split).rows_in_order():
-            x = block.activation.double().numpy()
-            starts = _starts(block.doc_id)
-            doc_id = block.doc_id[starts]
-            if pooling == "mean":
-                np.add.at(pooled, doc_id, np.add.reduceat(x, starts))
-            else:
-                np.maximum.at(pooled, doc_id, np.maximum.reduceat(x, starts))
-            np.add.at(tokens, doc_id, np.diff(starts, append=len(x)))
-    if pooling == "mean":
-        pooled /= np.maximum(tokens, 1)[:, None]
+            mine = np.flatnonzero(place[block.doc_id] >= 0)
+            if len(mine) == 0:
+                continue
+            at = place[block.doc_id[mine]]
+            starts = np.concatenate([[0], np.flatnonzero(at[1:] != at[:-1]) + 1])
+            x = block.activation.float().numpy()
+            x = x if len(mine) == len(x) else x[mine]
+            join = np.add if mean else np.maximum
+            join.at(pooled, at[starts], join.reduceat(x, starts, dtype=np.float64))
+            np.add.at(tokens, at[starts], np.diff(starts, append=len(at)))
     pooled[tokens == 0] = 0
-    return pooled.astype(np.float32)
+    return pooled / np.maximum(tokens, 1)[:, None] if mean else pooled
 
 
-def _starts(doc_id: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """Where runs of one document begin: a document's rows are consecutive, a block may cut one."""
-    return np.concatenate([[0], np.flatnonzero(doc_id[1:] != doc_id[:-1]) + 1])
+def _block(
+    doc_id: Ids, latent: NDArray[np.int32], value: NDArray[np.float32], d_sae: int
+) -> tuple[Ids, sparse.csr_matrix]:
+    found, starts = np.unique(doc_id, return_index=True)
+    bounds = np.append(starts, len(doc_id))
+    return found, sparse.csr_matrix((value, latent, bounds), shape=(len(found), d_sae))
+
+
+def _places(documents: int, wanted: Ids) -> NDArray[np.int64]:
+    """[documents]: where each stands among the wanted ones, -1 for the others."""
+    place = np.full(documents, -1)
+    place[wanted] = np.arange(len(wanted))
+    return place
+
+
+def _wanted(block: pa.Table, place: NDArray[np.int64]) -> tuple[NDArray[np.uint32], pa.Table]:
+    """The rows of wanted documents, and whose they are."""
+    mine = block.filter(pa.array(place[block["doc_id"].to_numpy()] >= 0))
+    return mine["doc_id"].to_numpy(), mine

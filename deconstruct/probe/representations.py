@@ -18,7 +18,7 @@ from scipy import linalg, sparse
 
 from deconstruct.artifacts import Artifact
 from deconstruct.config import ProbeConfig
-from deconstruct.latents.part import activations_of, latents_of, texts_of
+from deconstruct.latents.pooling import activations_of, latents_of, texts_of
 from deconstruct.model.embeddings import input_embeddings
 from deconstruct.model.resolve import ResolvedModel
 from deconstruct.probe.task import Sample, Task

@@ -16,8 +16,7 @@ from deconstruct.cluster.kernels.lloyd import seed, settle
 from deconstruct.cluster.kmeans import centres_of, cosines, largest_first, spherical_kmeans
 from deconstruct.common.errors import ConfigError
 from deconstruct.features.tables import DIRECTIONS, FEATURES
-from deconstruct.latents.part import activations_of, latents_of, texts_of
-from deconstruct.latents.pooling import Documents, pooled_activations, pooled_latents
+from deconstruct.latents.pooling import activations_of, latents_of, texts_of
 from deconstruct.latents.tables import DOCUMENT_LATENTS
 
 
@@ -81,13 +80,13 @@ def test_part_of_the_documents_is_as_the_whole(
     corpus_artifact: Artifact, activations_artifact: Artifact, tmp_path: Path
 ) -> None:
     """Texts, latents and activations in the order that is asked for."""
-    documents = Documents.read(corpus_artifact)
-    count = len(documents.text)
-    wanted = np.random.default_rng(0).permutation(count)[:37]
-    assert texts_of(corpus_artifact, count, wanted) == [documents.text[d] for d in wanted]
+    count = int(corpus_artifact.facts["documents"])
+    every, wanted = np.arange(count), np.random.default_rng(0).permutation(count)[:37]
+    whole = texts_of(corpus_artifact, count, every)
+    assert texts_of(corpus_artifact, count, wanted) == [whole[d] for d in wanted]
     np.testing.assert_allclose(
         activations_of(activations_artifact, count, wanted),
-        pooled_activations(activations_artifact, count, "mean")[wanted],
+        activations_of(activations_artifact, count, every)[wanted],
         rtol=1e-6,
     )
     from support.planted_latents import plant
@@ -96,7 +95,7 @@ def test_part_of_the_documents_is_as_the_whole(
     firings = plant(DataRoot(tmp_path), mean)
     np.testing.assert_array_equal(
         latents_of(firings, count, wanted).toarray(),
-        pooled_latents(firings, count, "mean")[wanted].toarray(),
+        latents_of(firings, count, every)[wanted].toarray(),
     )
 
 

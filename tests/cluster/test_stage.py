@@ -32,7 +32,7 @@ from deconstruct.common.errors import ConfigError
 from deconstruct.config import ClusterConfig, CorpusConfig
 from deconstruct.corpus import sources
 from deconstruct.corpus import stage as corpus
-from deconstruct.latents.pooling import pooled_latents
+from deconstruct.latents.pooling import latents_of
 from deconstruct.model.resolve import ResolvedModel
 
 
@@ -74,7 +74,7 @@ def test_metrics_are_those_of_the_assignment(
     assert made.facts["purity"] == pytest.approx(majority / len(labels))
     assert made.facts["ari"] == pytest.approx(adjusted_rand_score(labels, assigned))
     density = pq.read_table(firings.file("features.parquet"))["density"].to_numpy()
-    pooled = pooled_latents(firings, len(labels), "mean")
+    pooled = latents_of(firings, len(labels), np.arange(len(labels)))
     weighted = Weighing.of(pooled, density <= 0.1).rows(pooled).toarray()
     assert made.facts["silhouette"] == pytest.approx(
         silhouette_score(weighted, assigned, metric="cosine"), abs=1e-6

@@ -20,7 +20,7 @@ from deconstruct.corpus import sources, spaces
 from deconstruct.corpus import stage as corpus
 from deconstruct.corpus.tables import KEPT
 from deconstruct.corpus.vocabulary import token_strings
-from deconstruct.latents.pooling import Documents
+from deconstruct.latents.pooling import texts_of
 from deconstruct.model.resolve import ResolvedModel
 
 TEXTS = [
@@ -125,6 +125,12 @@ def joined(artifact: Artifact) -> list[str]:
     return found
 
 
+def seen(corpus: Artifact) -> list[str]:
+    """What the model saw of each document."""
+    count = int(corpus.facts["documents"])
+    return texts_of(corpus, count, np.arange(count))
+
+
 @pytest.mark.parametrize("make", WORDS)
 @pytest.mark.parametrize("bos", ["never", "always"])
 def test_texts_of_baselines_are_the_sources_cut_where_tokens_are(
@@ -132,12 +138,12 @@ def test_texts_of_baselines_are_the_sources_cut_where_tokens_are(
 ) -> None:
     model = as_model(tmp_path / "model", make())
     whole = tokenise(tmp_path, TEXTS, model, max_tokens=200, prepend_bos=bos)
-    assert [text.rstrip() for text in Documents.read(whole).text] == TEXTS
+    assert [text.rstrip() for text in seen(whole)] == TEXTS
     cut = tokenise(tmp_path, TEXTS, model, max_tokens=6, prepend_bos=bos)
     encoding = make().encode(TEXTS[0])
     end = encoding.offsets[5 - (bos == "always")][1]
     assert 4 < end < len(TEXTS[0])
-    assert Documents.read(cut).text[0] == TEXTS[0][:end]
+    assert seen(cut)[0] == TEXTS[0][:end]
 
 
 @pytest.mark.parametrize(
@@ -168,15 +174,16 @@ def test_words_are_told_apart(tmp_path: Path) -> None:
         write_texts(tmp_path / "texts.csv", longest=12),
         as_model(tmp_path / "model", word_piece()),
     )
-    documents = Documents.read(made)
-    assert len(documents.text) == 120
-    test = documents.split == "test"
-    texts = np.array(documents.text, dtype=object)
+    texts = np.array(seen(made), dtype=object)
+    assert len(texts) == 120
+    documents = made.table("documents.parquet", ["split", "label"])
+    test = documents["split"].to_numpy(zero_copy_only=False) == "test"
+    label = np.array(documents["label"].to_pylist(), dtype=object)
     words = TfidfVectorizer(min_df=2).fit(texts[~test])
-    probe = LogisticRegression(C=100).fit(words.transform(texts[~test]), documents.label[~test])
-    assert probe.score(words.transform(texts[test]), documents.label[test]) == 1.0
-    number = np.unique(documents.label.astype(str), return_inverse=True)[1]
-    keywords = class_keywords(documents.text, number, 3, 5)
+    probe = LogisticRegression(C=100).fit(words.transform(texts[~test]), label[~test])
+    assert probe.score(words.transform(texts[test]), label[test]) == 1.0
+    number = np.unique(label.astype(str), return_inverse=True)[1]
+    keywords = class_keywords(texts.tolist(), number, 3, 5)
     assert "market" in [w for words in keywords for w in words] or "bank" in keywords[0]
     assert all(len(word.split()[0]) < 9 for words in keywords for word in words)
 
@@ -199,7 +206,7 @@ def test_a_corpus_of_version_2_grows_with_spaces(
         source=sources.resolve(config), model=model, base=old,
     )  # fmt: skip
     assert joined(new)[0] == "the sky is very blue, isn't it?"
-    assert Documents.read(new).text == [*TEXTS, "the very last"]
+    assert seen(new) == [*TEXTS, "the very last"]
     columns = ["token_index", "doc_id", "position", "token_id", "special"]
     assert (
         new.table("tokens.parquet", columns)
@@ -270,4 +277,4 @@ def test_byte_level_corpora_are_what_they_were(tmp_path: Path) -> None:
     model = ResolvedModel("model", tmp_path / "model", "0" * 64, "model")
     made = tokenise(tmp_path, TEXTS, model)
     assert KEPT not in made.manifest.files
-    assert Documents.read(made).text == TEXTS
+    assert seen(made) == TEXTS

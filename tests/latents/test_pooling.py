@@ -14,7 +14,7 @@ from deconstruct.artifacts import Artifact, DataRoot
 from deconstruct.config import CorpusConfig
 from deconstruct.corpus import sources
 from deconstruct.corpus import stage as corpus
-from deconstruct.latents.pooling import Documents, pooled_activations, pooled_latents
+from deconstruct.latents.pooling import activations_of, latents_of, texts_of
 from deconstruct.model.resolve import ResolvedModel
 
 
@@ -23,7 +23,8 @@ def test_pooling(
     pooling: str, corpus_artifact: Artifact, activations_artifact: Artifact, tmp_path: Path
 ) -> None:
     documents = corpus_artifact.facts["documents"]
-    found = pooled_activations(activations_artifact, documents, pooling)
+    every = np.arange(documents)
+    found = activations_of(activations_artifact, documents, every, pooling)
     blocks = [
         block
         for split in ("train", "test")
@@ -38,7 +39,7 @@ def test_pooling(
         np.testing.assert_allclose(found[document], expected, rtol=1e-4, atol=1e-5)
     mean = np.random.default_rng(0).gamma(1, 0.3, (documents, 40)).astype(np.float32)
     mean[3] = 0
-    pooled = pooled_latents(plant(DataRoot(tmp_path), mean), documents, pooling)
+    pooled = latents_of(plant(DataRoot(tmp_path), mean), documents, every, pooling)
     np.testing.assert_array_equal(pooled.toarray(), mean * (1 if pooling == "mean" else 2))
 
 
@@ -48,7 +49,7 @@ def test_texts_are_what_the_model_saw(tmp_path: Path, model: ResolvedModel) -> N
     path.write_text("\n".join(json.dumps({"text": text, "label": "x"}) for text in texts))
     config = CorpusConfig(source=str(path), max_tokens=64)
     made = corpus.tokenise(DataRoot(tmp_path), config, source=sources.resolve(config), model=model)
-    seen = Documents.read(made).text
+    seen = texts_of(made, 3, np.arange(3))
     assert seen[:2] == texts[:2]
     assert texts[2].startswith(seen[2])
     assert 10 < len(seen[2]) < len(texts[2])
