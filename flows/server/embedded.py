@@ -3,7 +3,7 @@
 Prefect would start such a server itself, but only when its first client asks, with all else
 waiting, and leave it behind when the command is killed. This one starts while the command still
 imports its libraries, and watches its parent. `deconstruct serve` has one too, on a port of its
-choice and with the UI. Both stand behind `flows.server.guard`, and ask for a secret.
+choice and with the UI. Both stand behind `deconstruct.explorer.guard`, and ask for a secret.
 """
 
 from __future__ import annotations
@@ -133,8 +133,8 @@ def _serve(handle: int, parent: int) -> None:
         import uvicorn
         from prefect.server.api.server import create_app
 
+        from deconstruct.explorer.guard import Guard
         from flows.server import database
-        from flows.server.guard import Guard
 
     try:
         database.prepare()

@@ -24,11 +24,13 @@ ORDER = (
     ("features", "reference"),
     ("latents", "evaluation"),
     ("probe", "cluster", "drift", "matching", "interpretation"),
-    ("explanation",),
+    ("explanation", "map"),
     ("store",),
     ("recurring", "interop", "report", "suggest", "causes"),
+    ("firing",),
+    ("explorer",),
     ("commands", "doctor"),
-    ("sharing", "examining", "asking"),
+    ("sharing", "examining", "asking", "looking"),
     ("cli",),
 )
 """Packages of ``deconstruct/``, from the ground up: each imports from rows above its own alone."""

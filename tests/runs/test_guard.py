@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from flows.server.guard import Guard
+from deconstruct.explorer.guard import Guard
 
 PORT = 4200
 HOST = ("host", f"127.0.0.1:{PORT}")

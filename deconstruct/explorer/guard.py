@@ -3,8 +3,8 @@
 A browser sends what any page asks it to, to this machine too. Some requests come without asking
 first (a POST of a form or of plain text), websockets always do; and a page whose name is bound anew
 to 127.0.0.1 is to the browser of one origin with the server. So who asks by a name that is not this
-machine's, or for a page that is not the server's own, is turned away before Prefect sees it; the
-secret (`flows.server.secret`) then tells our commands from all others on this machine.
+machine's, or for a page that is not the server's own, is turned away before the application sees
+it: the explorer, and Prefect's server, which asks for a secret besides (`flows.server.secret`).
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ OWN = ("same-origin", "none")
 class Guard:
     """An ASGI application in front of another that listens on ``port`` of this machine."""
 
-    def __init__(self, app: ASGIApp, port: int) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, port: int, policy: str = POLICY) -> None:
+        """policy: the content policy of answers that bring none of their own."""
+        self.app, self.policy = app, policy
         self.hosts = {f"{name}:{port}" for name in NAMES} | ({*NAMES} if port == 80 else set())
         self.origins = {f"http://{host}" for host in self.hosts}
 
@@ -44,7 +45,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["X-Frame-Options"] = "DENY"
-                headers["Content-Security-Policy"] = POLICY
+                headers.setdefault("Content-Security-Policy", self.policy)
             await send(message)
 
         if scope["type"] not in ("http", "websocket"):

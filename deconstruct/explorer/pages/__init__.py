@@ -1,0 +1,8 @@
+"""The explorer's pages, a module for each kind; `PAGES`: all of them."""
+
+from __future__ import annotations
+
+from deconstruct.explorer.asked import Page
+from deconstruct.explorer.pages import runs
+
+PAGES: tuple[Page, ...] = (*runs.PAGES,)

@@ -1,0 +1,1 @@
+"""What pages ask of the store, as plain records; the report and the explorer share it."""

@@ -1,0 +1,58 @@
+"""How figures look: colours and shapes that tell labels apart for everyone, and nothing else.
+
+Colours are those of Okabe and Ito (2008), which people with any colour vision can tell apart;
+shapes say the same again, for print. Ink and lines are taken from the page that a figure stands in
+(`static/style.css` overrides them, in light and in dark).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+COLOURS = (
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#b8a800", "#7a7a7a",
+)  # fmt: skip
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke", "wedge")
+ONE = COLOURS[0]
+"""Colour of a figure's only series."""
+OTHER = COLOURS[4]
+"""Of what stands beside it: gates, the run before."""
+QUIET = COLOURS[7]
+"""Of baselines and of what is left out."""
+HEAT = "#e69f00"
+"""The one hue by whose strength a token tells how much fires on it."""
+
+CONFIG: dict[str, Any] = {
+    "background": "transparent",
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None, "continuousWidth": 420, "continuousHeight": 240},
+    "title": {"anchor": "start", "fontSize": 13, "fontWeight": 600, "color": "#1a1a1a"},
+    "axis": {
+        "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": 400,
+        "labelColor": "#444", "titleColor": "#444", "gridColor": "#e4e4e4", "gridOpacity": 1,
+        "domainColor": "#999", "tickColor": "#999",
+    },
+    "legend": {
+        "labelFontSize": 11, "titleFontSize": 11, "labelColor": "#444", "titleColor": "#444",
+    },
+    "range": {"category": list(COLOURS)},
+    "mark": {"color": ONE},
+}  # fmt: skip
+
+
+def coloured(field: str, values: Sequence[str], title: str = "") -> tuple[alt.Color, alt.Shape]:
+    """Colour and shape of a field whose values are given in their order; one legend for both.
+
+    Of more than eight values the further ones begin again at the first colour, with another shape.
+    """
+    n = len(values)
+    colours = [COLOURS[i % len(COLOURS)] for i in range(n)]
+    shapes = [SHAPES[(i + i // len(COLOURS)) % len(SHAPES)] for i in range(n)]
+    legend = alt.Legend(title=title or None)
+    return (
+        alt.Color(f"{field}:N", scale=alt.Scale(domain=list(values), range=colours), legend=legend),
+        alt.Shape(f"{field}:N", scale=alt.Scale(domain=list(values), range=shapes), legend=legend),
+    )
