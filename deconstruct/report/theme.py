@@ -25,9 +25,12 @@ QUIET = COLOURS[7]
 HEAT = "#e69f00"
 """The one hue by whose strength a token tells how much fires on it."""
 
+# Drawings are laid out by the widths of Arial's letters; where a browser has none like them, they
+# are a little wider, for which there is some room at the left.
 CONFIG: dict[str, Any] = {
     "background": "transparent",
-    "font": "system-ui, sans-serif",
+    "font": "Arial, Helvetica, Liberation Sans, sans-serif",
+    "padding": {"left": 20, "right": 8, "top": 5, "bottom": 5},
     "view": {"stroke": None, "continuousWidth": 400, "continuousHeight": 240},
     "title": {
         "anchor": "start", "frame": "bounds", "fontSize": 14, "fontWeight": 600,
@@ -41,7 +44,7 @@ CONFIG: dict[str, Any] = {
     "legend": {
         "orient": "top", "direction": "horizontal", "labelFontSize": 12, "titleFontSize": 12,
         "titleFontWeight": 400, "labelColor": "#444", "titleColor": "#444", "labelLimit": 160,
-        "symbolOpacity": 1, "symbolStrokeWidth": 0, "columnPadding": 14, "offset": 8,
+        "symbolOpacity": 1, "symbolStrokeWidth": 0, "columnPadding": 20, "offset": 8,
     },
     "header": {
         "labelFontSize": 12, "labelColor": "#444", "labelAnchor": "start", "labelFontWeight": 600,
