@@ -126,6 +126,7 @@ def encodings(spec: Any) -> Iterator[dict[str, Any]]:
 
 def test_colours_are_few_and_of_the_theme() -> None:
     assert len(set(COLOURS)) == len(set(SHAPES)) == 8
+    assert not {"stroke", "wedge", "arrow"} & set(SHAPES), "these are lines: filled, nothing shows"
 
 
 def test_labels_that_mean_harm_stay_text(drawn: dict[str, Chart]) -> None:

@@ -76,7 +76,7 @@ def label_mix(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
                     "from": start,
                     "to": start + part,
                     "middle": start + part / 2,
-                    "written": label[:10] if wide else "",
+                    "written": label[:12] if wide else "",
                 })  # fmt: skip
                 start += part
     y = alt.Y("cluster:N", sort=None, title=None, axis=alt.Axis(labelLimit=190))
