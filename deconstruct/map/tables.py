@@ -56,9 +56,9 @@ LATENT_HISTOGRAM = Table(
 
 LATENT_CONTEXTS = Table(
     "latent_contexts",
-    "Firings over the whole range of each latent's activations, in five parts of equal count: "
-    "eight of each, in different documents where there are enough. The macro ready_contexts shows them, "
-    "and contexts_by_quantile draws the same when it is asked.",
+    "Firings over the whole range of each latent's activations: eight of each of five parts of "
+    "equal count, in different documents where there are enough. The macro ready_contexts shows "
+    "them; contexts_by_quantile draws the same when it is asked.",
     ("latent", "quantile", "place"),
     (
         LATENT,
