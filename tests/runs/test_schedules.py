@@ -25,7 +25,7 @@ POOL = "schedules"
 def deployment(name: str, *schedules: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     return {
         "name": name,
-        "entrypoint": "flows/training.py:train",
+        "entrypoint": "flows/making.py:make",
         "work_pool": {"name": POOL},
         "schedules": list(schedules),
         **more,
@@ -55,7 +55,7 @@ class Kept:
         self.url = url
 
     def path(self, name: str) -> str:
-        found = ask(self.url, "GET", f"/deployments/name/train/{name}")
+        found = ask(self.url, "GET", f"/deployments/name/make/{name}")
         return f"/deployments/{found['id']}/schedules"
 
     def schedules(self, name: str) -> dict[str | None, tuple[Any, bool]]:
@@ -131,7 +131,7 @@ def test_what_the_ui_changed_stays_and_what_the_file_changed_comes(
     assert kept.schedules("moved") == {"early": ("0 4 * * *", False)}
     assert kept.schedules("dropped") == {}
     assert kept.schedules("paused") == {"early": ("0 3 * * *", False), None: ("0 12 * * *", True)}
-    moved = ask(kept.url, "GET", "/deployments/name/train/moved")
+    moved = ask(kept.url, "GET", "/deployments/name/make/moved")
     assert (moved["description"], moved["work_pool_name"]) == ("after", POOL)
 
 
