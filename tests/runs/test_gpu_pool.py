@@ -1,11 +1,10 @@
-"""A worker of pool gpu, on the CPU: what it makes for runs and sweeps, one thing at a time."""
+"""A worker of pool gpu, on the CPU: what it makes for sweeps and runs, one thing at a time."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from itertools import pairwise
@@ -13,21 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.running import COMMAND, artifacts, environment
+from support.running import artifacts, deconstruct
 from support.served import Served, children, serving
 
-from deconstruct.artifacts import DataRoot
+from deconstruct.artifacts import Artifact, DataRoot
 from deconstruct.config import ActivationsConfig, SaeConfig
 from deconstruct.model.resolve import ResolvedModel
 from deconstruct.sae import stage as sae_stage
 from tasks.order import NamedModel, Order
+from tasks.stage import Ref
 
-ORDERED = ["activations", "evaluation", "latents", "reference", "sae"]
+SAE = SaeConfig(d_sae=64, k=4, tokens=20_000, batch_size=256)
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("served"), "--gpu") as found:
+def served(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Iterator[Served]:
+    """Over a home that has the artifacts of a run."""
+    folder = tmp_path_factory.mktemp("served")
+    for artifact in DataRoot(finished).artifacts():
+        shutil.copytree(artifact.path, folder / "home" / artifact.stage / artifact.key)
+    with serving(folder, "--gpu") as found:
         yield found
 
 
@@ -42,43 +46,48 @@ def stage_of(run: dict[str, Any]) -> str:
     return str(run["name"]).split()[0]
 
 
-def test_a_sweep_and_a_run_at_once_are_made_one_thing_at_a_time_to_the_same_bytes(
+def alone(folder: Path, config: SaeConfig, finished: Path) -> Artifact:
+    """The SAE that is trained without any of this."""
+    activations = artifacts(finished)["activations"]
+    return sae_stage.train(DataRoot(folder), config, activations=activations)
+
+
+def test_saes_of_a_sweep_are_trained_and_judged_there(
     served: Served, config: Path, finished: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "sweep.toml"
-    file.write_text(config.read_text() + "\n[sweep]\nk = [4, 8]\n")
-    with subprocess.Popen(
-        [sys.executable, "-c", COMMAND, "sweep", str(file), "--set", "name=front"],
-        env=environment(served.home),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    ) as sweep:
-        run = served.start("pipeline/on-demand", config=tomllib.loads(config.read_text()))
-        said = sweep.communicate(timeout=600)[1]
-    assert sweep.returncode == 0, said
-    served.wait_for(run, "Completed")
-
+    file.write_text(config.read_text() + "\n[sweep]\nk = [4, 7, 8]\n")
+    done = deconstruct(served.home, "sweep", file, "--set", "name=front")
+    assert done.returncode == 0, done.stderr
     runs = made_on_pool(served)
     assert {one["state_name"] for one in runs} == {"Completed"}
-    assert sorted({stage_of(one) for one in runs}) == ORDERED
-    for before, after in pairwise(runs):
-        assert before["end_time"] <= after["start_time"]
-    (together,) = [one for one in runs if len(one["parameters"]["order"]["keys"]) == 2]
-    assert stage_of(together) == "sae"
+    made = [stage_of(one) for one in runs]
+    assert made == ["sae", *["latents", "evaluation"] * 2]  # what is there is not asked for
+    assert len(runs[0]["parameters"]["order"]["keys"]) == 3
+    for k in (7, 8):
+        own = alone(tmp_path / str(k), SAE.model_copy(update={"k": k}), finished)
+        assert DataRoot(served.home).open("sae", own.key).digest() == own.digest()
 
-    made = {artifact.key: artifact for artifact in DataRoot(served.home).artifacts()}
-    for own in artifacts(finished).values():
-        assert made[own.key].digest() == own.digest()
+
+def test_one_device_makes_one_thing_at_a_time(served: Served, finished: Path) -> None:
     activations = artifacts(finished)["activations"]
-    eight = SaeConfig(d_sae=64, k=8, tokens=20_000, batch_size=256)
-    alone = sae_stage.train(DataRoot(tmp_path / "alone"), eight, activations=activations)
-    assert made[alone.key].digest() == alone.digest()
-    assert len([one for one in made.values() if one.stage in ("latents", "evaluation")]) == 4
+    started = []
+    for seed in (1, 2, 3):
+        own = SAE.model_copy(update={"seed": seed})
+        recipes = [sae_stage.recipe(own, activations=activations)]
+        inputs = {"activations": Ref.of(activations), "device": "auto"}
+        order = Order.of(recipes, own, inputs)
+        assert order is not None
+        asked = {"home": str(served.home), "order": order.model_dump(mode="json")}
+        started.append(served.start("make/gpu", **asked))
+    for run in started:
+        served.wait_for(run, "Completed")
+    for before, after in pairwise(made_on_pool(served)):
+        assert before["end_time"] <= after["start_time"]
 
 
 def test_a_worker_that_is_killed_in_the_middle_is_followed_by_another(
-    served: Served, config: Path, tmp_path: Path
+    served: Served, config: Path, finished: Path, tmp_path: Path
 ) -> None:
     settings = tomllib.loads(config.read_text())
     settings["sae"] |= {"k": 6, "tokens": 600_000}
@@ -92,13 +101,9 @@ def test_a_worker_that_is_killed_in_the_middle_is_followed_by_another(
     assert [one["state_name"] for one in trained[-2:]] == ["Crashed", "Completed"]
     assert trained[-1]["parameters"] == trained[-2]["parameters"]
 
-    key = trained[-1]["parameters"]["order"]["keys"][0]
-    root = DataRoot(served.home)
-    made = root.open("sae", key)
-    own = SaeConfig.model_validate(settings["sae"])
-    activations = root.open("activations", made.manifest.inputs["activations"])
-    alone = sae_stage.train(DataRoot(tmp_path / "alone"), own, activations=activations)
-    assert (made.key, made.digest()) == (alone.key, alone.digest())
+    own = alone(tmp_path, SaeConfig.model_validate(settings["sae"]), finished)
+    assert trained[-1]["parameters"]["order"]["keys"] == [own.key]
+    assert DataRoot(served.home).open("sae", own.key).digest() == own.digest()
 
 
 def test_an_order_for_a_model_that_the_worker_does_not_have_is_declined(
