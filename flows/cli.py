@@ -219,7 +219,7 @@ def serve(
         bool | None,
         typer.Option(
             "--gpu/--no-gpu",
-            help="Start workers for trainings on a GPU, or none.",
+            help="Start workers for a GPU's work, or none.",
             show_default="one per CUDA device",
         ),
     ] = None,

@@ -33,6 +33,8 @@ PAGE = 200
 CHOOSES_CODE = ("command", "env", "working_dir")
 """Job variables of Prefect's process pools that decide what code a run is: a command as such, a
 variable such as ``PYTHONPATH`` or ``LD_PRELOAD``, a folder to import from."""
+GONE = ("flows/training.py:train gpu",)
+"""Deployments of earlier releases, whose flows are no more: now it is `flows.making`."""
 SCHEMA_OF = ("flows", "tasks", "deconstruct/config")
 """Folders whose code says what parameters a deployment has."""
 
@@ -44,7 +46,8 @@ def bring(
 
     note: remembers what was brought last time. code: the folder that the flows are in; where it
     has changed, all are brought anew. deploy: brings deployments, which have no schedules here, to
-    the server. Raises ``ConfigError`` if ``file`` does not read.
+    the server. What was brought of `GONE` is deleted, unless people have put it on a schedule.
+    Raises ``ConfigError`` if ``file`` does not read.
     """
     deployments, rest = _read(file)
     wanted = {_name(one): one for one in deployments}
@@ -66,6 +69,10 @@ def bring(
                 done.append(f"{one['name']} is brought up to date")
         if due:
             deploy(due)
+        for name in GONE:
+            if name in known and name in there and not there[name].schedules:
+                client.delete_deployment(there[name].id)
+                done.append(f"{there[name].name} of {name.split()[0]} is gone, as its flow is")
         for name, deployment in _there(client).items():
             if name not in {**known, **kept}:
                 continue

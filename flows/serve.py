@@ -85,7 +85,7 @@ class Served:
 def serving(home: Path, port: int, gpus: int, say: Say) -> Iterator[Served]:
     """Start server, pools, deployments and workers; stop them all when the block ends.
 
-    gpus: workers of pool ``gpu``, one per device, each of which runs one training at a time. The
+    gpus: workers of pool ``gpu``, one per device, each of which makes one thing at a time. The
     server listens on localhost alone. Raises ``DeconstructError`` if the port is taken, the server
     does not answer, or ``prefect.yaml`` does not read.
     """

@@ -16,6 +16,7 @@ from deconstruct.latents import stage as latents_stage
 from deconstruct.map import stage as map_stage
 from deconstruct.probe import stage as probe_stage
 from deconstruct.reference import stage as reference_stage
+from tasks.pool import pool_task
 from tasks.spread import extraction_over
 from tasks.stage import Inputs, Ref, opened, stage_task
 
@@ -32,12 +33,12 @@ def record(
 
 
 corpus = stage_task(corpus_stage.STAGE)
-activations = stage_task(activations_stage.STAGE, record)
-reference = stage_task(reference_stage.STAGE)
-latents = stage_task(latents_stage.STAGE)
-evaluation = stage_task(evaluation_stage.STAGE)
+activations = pool_task(activations_stage.STAGE, record)
+reference = pool_task(reference_stage.STAGE)
+latents = pool_task(latents_stage.STAGE)
+evaluation = pool_task(evaluation_stage.STAGE)
 probe = stage_task(probe_stage.STAGE)
 cluster = stage_task(cluster_stage.STAGE)
-drift = stage_task(drift_stage.STAGE)
+drift = pool_task(drift_stage.STAGE)
 interpretation = stage_task(interpretation_stage.STAGE)
 maps = stage_task(map_stage.STAGE)

@@ -14,7 +14,7 @@ from deconstruct.common.errors import ConfigError
 from deconstruct.common.paths import absolute
 from deconstruct.common.site import Site
 from deconstruct.config import ModelConfig
-from deconstruct.config.redrawn import digest_of_redrawn, named
+from deconstruct.config.redrawn import RANDOM, digest_of_redrawn, named
 from deconstruct.model.embedded import PREFIX, SIZES, embedded_model, unpacked
 from deconstruct.model.folder import (
     check_folder,
@@ -65,6 +65,18 @@ class ResolvedModel:
     def unpacked(self) -> bool:
         """Whether there is a folder: not of an embedded model that `glimpse` found first."""
         return self.folder != Path()
+
+    @property
+    def wanted(self) -> ModelConfig:
+        """What `resolve` finds this very model by, in another process or on another machine: a
+        folder by its path, a hub model with its commit."""
+        itself, commit = named(self.name).itself, None
+        if self.own:
+            itself = str(self.folder)
+        elif not itself.startswith(PREFIX):
+            commit = self.digest.removeprefix(digest_of_redrawn("", self.redrawn))
+        name = itself if self.redrawn is None else f"{RANDOM}{self.redrawn}:{itself}"
+        return ModelConfig.model_validate({"name": name, "revision": commit, "dtype": self.dtype})
 
     @cached_property
     def layers(self) -> int:

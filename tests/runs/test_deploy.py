@@ -196,7 +196,7 @@ def test_what_the_image_copies_is_all_that_a_run_needs(tmp_path: Path) -> None:
     assert len(packages) > 20
     assert all((tmp_path / package.replace(".", "/")).is_dir() for package in packages)
     code = (
-        "import flows.pipeline, flows.sweep, flows.training, flows.cli, tasks.spread, deconstruct; "
+        "import flows.pipeline, flows.sweep, flows.making, flows.cli, tasks.spread, deconstruct; "
         "print(flows.pipeline.__file__, deconstruct.__file__)"
     )
     own = {n: v for n, v in os.environ.items() if not n.startswith(("PREFECT_", "DECONSTRUCT_"))}

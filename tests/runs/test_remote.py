@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -74,7 +75,7 @@ def gpu_worker(home: Path, url: str, remote: str) -> Iterator[None]:
     prefect = [sys.executable, "-m", "prefect"]
     for arguments in (
         ["work-pool", "create", "gpu", "--type", "process"],
-        ["--no-prompt", "deploy", "--name", "train/gpu"],
+        ["--no-prompt", "deploy", "--name", "make/gpu"],
     ):
         subprocess.run([*prefect, *arguments], cwd=ROOT, env=env, check=True, capture_output=True)
     with subprocess.Popen(
@@ -94,7 +95,7 @@ def gpu_worker(home: Path, url: str, remote: str) -> Iterator[None]:
             process.terminate()
 
 
-def test_a_gpu_worker_with_a_data_root_of_its_own_trains_through_the_remote(
+def test_a_gpu_worker_with_a_data_root_of_its_own_works_through_the_remote(
     tmp_path: Path, config: Path, finished: Path
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
@@ -110,9 +111,11 @@ def test_a_gpu_worker_with_a_data_root_of_its_own_trains_through_the_remote(
     finally:
         server.stop()
     assert run.returncode == 0, run.stderr
-    assert "goes to a worker of pool 'gpu'" in run.stderr
+    gone = re.findall(r"([a-z]+) +goes to a worker of pool 'gpu'", run.stderr)
+    assert gone == ["activations", "reference", "sae", "latents", "evaluation"]
     assert "fetched from file://" in run.stderr
-    assert set(artifacts(there)) == {"activations", "sae"}
-    assert artifacts(there)["sae"].manifest == artifacts(here)["sae"].manifest
+    assert set(artifacts(there)) == {"corpus", *gone}
+    for stage in gone:
+        assert artifacts(there)[stage].manifest == artifacts(here)[stage].manifest
     assert digests(here) == digests(finished)
     assert os.listdir(here / "sae") == [artifacts(here)["sae"].key]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import prefect.settings
 import pytest
 import yaml
@@ -16,6 +18,7 @@ from support.prefect_api import SECRET, ask
 from support.running import ROOT
 
 from deconstruct.common.errors import ConfigError
+from flows import deployments
 from flows.deployments import bring, make_pool
 from flows.serve import deploy
 
@@ -25,7 +28,7 @@ POOL = "schedules"
 def deployment(name: str, *schedules: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     return {
         "name": name,
-        "entrypoint": "flows/training.py:train",
+        "entrypoint": "flows/making.py:make",
         "work_pool": {"name": POOL},
         "schedules": list(schedules),
         **more,
@@ -55,7 +58,7 @@ class Kept:
         self.url = url
 
     def path(self, name: str) -> str:
-        found = ask(self.url, "GET", f"/deployments/name/train/{name}")
+        found = ask(self.url, "GET", f"/deployments/name/make/{name}")
         return f"/deployments/{found['id']}/schedules"
 
     def schedules(self, name: str) -> dict[str | None, tuple[Any, bool]]:
@@ -131,8 +134,32 @@ def test_what_the_ui_changed_stays_and_what_the_file_changed_comes(
     assert kept.schedules("moved") == {"early": ("0 4 * * *", False)}
     assert kept.schedules("dropped") == {}
     assert kept.schedules("paused") == {"early": ("0 3 * * *", False), None: ("0 12 * * *", True)}
-    moved = ask(kept.url, "GET", "/deployments/name/train/moved")
+    moved = ask(kept.url, "GET", "/deployments/name/make/moved")
     assert (moved["description"], moved["work_pool_name"]) == ("after", POOL)
+
+
+def test_a_deployment_of_an_earlier_release_goes_unless_it_is_on_a_schedule(
+    kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, note = tmp_path / "prefect.yaml", tmp_path / "deployed.json"
+    names = ("earlier", "kept", "of-others")
+    former = {"name": "deconstruct", "pull": [], "deployments": [deployment(n) for n in names]}
+    file.write_text(yaml.safe_dump(former))
+    bring(file, note, ROOT, partial(deploy, file))
+    kept.add("kept", "0 12 * * *")
+    known = json.loads(note.read_text())
+    del known["flows/making.py:make of-others"]
+    note.write_text(json.dumps(known))
+    monkeypatch.setattr(deployments, "GONE", tuple(f"flows/making.py:make {n}" for n in names))
+    file.write_text(yaml.safe_dump({**former, "deployments": []}))
+    assert bring(file, note, ROOT, partial(deploy, file)) == [
+        "earlier of flows/making.py:make is gone, as its flow is"
+    ]
+    with pytest.raises(httpx.HTTPStatusError, match="404"):
+        kept.schedules("earlier")
+    assert kept.schedules("kept") == {None: ("0 12 * * *", True)}
+    assert kept.schedules("of-others") == {}
+    assert bring(file, note, ROOT, partial(deploy, file)) == []
 
 
 def test_a_work_pool_that_is_there_stays_as_it_is(kept: Kept) -> None:

@@ -43,7 +43,7 @@ def test_every_deployment_of_prefect_yaml_is_there_with_its_schedule(served: Ser
     (schedule,) = nightly["schedules"]
     assert (schedule["schedule"]["cron"], schedule["active"]) == ("0 3 * * *", True)
     assert nightly["work_pool_name"] == "cpu"
-    assert served.deployment("train/gpu")["work_pool_name"] == "gpu"
+    assert served.deployment("make/gpu")["work_pool_name"] == "gpu"
     assert (
         "config"
         in served.deployment("pipeline/on-demand")["parameter_openapi_schema"]["properties"]
@@ -81,14 +81,16 @@ def test_the_ui_asks_once_for_the_secret_and_nobody_but_its_own_server(
         assert [url for url in page.requests.values() if not url.startswith(own)] == []
 
 
-def test_a_run_on_the_workers_trains_on_pool_gpu_and_gives_the_same_bytes(
+def test_a_run_on_the_workers_is_made_on_pool_gpu_and_gives_the_same_bytes(
     served: Served, parameters: dict[str, Any], finished: Path
 ) -> None:
     run = served.start("pipeline/on-demand", **parameters)
     served.wait_for(run, "Completed")
     assert digests(served.home) == digests(finished)
-    (training,) = served.runs(deployment_id={"any_": [served.deployment("train/gpu")["id"]]})
-    assert (training["state_name"], training["work_pool_name"]) == ("Completed", "gpu")
+    made = served.runs(deployment_id={"any_": [served.deployment("make/gpu")["id"]]})
+    names = sorted(one["name"].split()[0] for one in made)
+    assert names == ["activations", "evaluation", "latents", "reference", "sae"]
+    assert {(one["state_name"], one["work_pool_name"]) for one in made} == {("Completed", "gpu")}
     said = served.ask("GET", f"/flow_runs/{run}")
     assert said["name"] == "small: tiny-llama 1.resid_post topk-4"
     assert {"tiny-llama", "layer-1", "topk"} <= set(said["tags"])
@@ -171,7 +173,7 @@ def test_a_run_that_is_cancelled_in_the_ui_ends_and_its_training_with_it(
 ) -> None:
     sae = {"d_sae": 64, "k": 5, "tokens": 10**9, "batch_size": 256}
     run = served.start("pipeline/on-demand", config=parameters["config"] | {"sae": sae})
-    training = {"any_": [served.deployment("train/gpu")["id"]]}
+    training = {"any_": [served.deployment("make/gpu")["id"]]}
     running = {"name": {"any_": ["Running"]}}
     (trained,) = served.wait(lambda: served.runs(deployment_id=training, state=running))
     served.wait(lambda: list(served.home.glob("sae/.*.partial/.scratch")))
