@@ -220,7 +220,7 @@ def choice_fault(made: Made) -> str | None:
         chosen = torch.zeros(len(tokens), f + 1, dtype=torch.bool, device=pre.device)
         chosen = chosen.scatter_(1, index, value=True)[:, :f]
         if not bool((chosen | (pre - off <= made.border[tokens, None])).all()):
-            return f"the latents of a token are not the {made.spec.k} largest"
+            return f"the latents of a token are not its {made.spec.k} largest"
     return None
 
 
