@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +79,7 @@ class Trainer:
         take_first(self.engine)
         self.step = checkpoint.step_of(self.engine)
         self._stepped = False
-        self._saved = time.monotonic()
+        self._spacing = checkpoint.Spacing()
 
     @property
     def finished(self) -> bool:
@@ -100,9 +99,8 @@ class Trainer:
             self.rows.append(row)
             if self.watch is not None:
                 self.watch(row)
-        if time.monotonic() - self._saved > checkpoint.EVERY_SECONDS:
-            checkpoint.save(self.engine, self.rows, self.checkpoints)
-            self._saved = time.monotonic()
+        if self._spacing.due():
+            self._spacing.save(self.engine, self.rows, self.checkpoints)
         return row
 
     def result(self) -> SparseAutoencoder:

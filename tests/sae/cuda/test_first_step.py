@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support.cuda import DEVICE, REASON
 from torch import Tensor
 
-from deconstruct.sae.engines.cuda import first_gradients, first_step
+from deconstruct.sae.engines.cuda import first_forward, first_step
 from deconstruct.sae.engines.cuda.check import check_spec
 from deconstruct.sae.engines.cuda.topk import FusedTopK
 from deconstruct.sae.engines.engine import UnfitError
@@ -79,7 +79,7 @@ def test_sound_kernels_agree_at_sizes_of_their_own(caplog: pytest.LogCaptureFixt
     found.step(tokens(SPEC, 2))
     found.first_step(tokens(SPEC, 3))
     assert len(gaps(caplog)) == 6
-    assert max(gaps(caplog)) < first_gradients.CLOSE / 3
+    assert max(gaps(caplog)) < first_step.CLOSE / 3
     small = check_spec(SPEC)
     assert (small.batch, small.d_sae) == (64, 256)
 
@@ -88,8 +88,8 @@ def test_what_is_kept_is_small() -> None:
     kept = first_step.keep(fused(SPEC)._buffers, tokens(SPEC))
     held = (kept.pre, *kept.norms.values(), *kept.seen.values(), *kept.rows.values())
     entries = sum(tensor.numel() for tensor in held)
-    each = first_step.SAMPLED_TOKENS + 2 * SPEC.d_in + 2
-    assert entries <= each * SPEC.d_sae + 4 * first_step.SAMPLED_LATENTS * (6 * SPEC.d_in + 3)
+    each = first_forward.SAMPLED_TOKENS + 2 * SPEC.d_in + 2
+    assert entries <= each * SPEC.d_sae + 4 * first_forward.SAMPLED_LATENTS * (6 * SPEC.d_in + 3)
     fires = kept.pre.topk(SPEC.k, dim=1)
     number = torch.bincount(fires.indices.flatten(), minlength=SPEC.d_sae)[kept.latents]
     assert {0, 1} <= set(number.tolist())

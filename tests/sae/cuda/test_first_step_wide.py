@@ -14,8 +14,7 @@ from torch import Tensor
 
 from benchmarks.planted import Planted
 from deconstruct.sae.engines.cuda.buffers import Buffers, new_state
-from deconstruct.sae.engines.cuda.first_gradients import CLOSE
-from deconstruct.sae.engines.cuda.first_step import fault, keep
+from deconstruct.sae.engines.cuda.first_step import CLOSE, fault, keep
 from deconstruct.sae.engines.cuda.options import GpuOptions
 from deconstruct.sae.initial import initial_weights
 from deconstruct.sae.spec import NAMES, StepSpec

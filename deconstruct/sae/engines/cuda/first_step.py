@@ -3,241 +3,292 @@
 `check` compares a small SAE, whose groups, blocks and tiles are others than the run's. So of the
 first step that a process makes for a run, whatever can be had again from a little that is kept
 beforehand is compared: all that is whole numbers; tokens spread over the batch, over all latents;
-latents that fire often, seldom and never, and dead ones, over all tokens (`first_gradients`); and
-all errors, seen from a few random directions (Johnson and Lindenstrauss 1984: what is off by much
-is off by about as much from there).
+latents that fire often, once and never, and dead ones, over all tokens; and all errors, from random
+directions (`first_forward`).
 
-Tolerances of the choice and of errors are bounds, not guesses. A product of two numbers that were
-rounded to bfloat16 is off by 2^-8 at most, so by Cauchy and Schwarz a pre-activation is off by
-2^-8 |x| |w|, and 2^-9 of itself and of its bias once these are rounded; and a latent may take
-another's place if what is off can close the gap between them.
+Gradients are had from the first moments, m' = beta1 m + (1 - beta1) c g, where c is what clipping
+left of them. Adam is then checked on the moments that it had itself: what bfloat16 rounds off a
+gradient, its root would magnify.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from deconstruct.sae.engines.cuda.buffers import Buffers
-from deconstruct.sae.spec import NAMES
+from deconstruct.sae.engines.cuda.first_forward import (
+    MATRICES,
+    Kept,
+    Made,
+    choice_fault,
+    chunks,
+    counts_fault,
+    error_fault,
+    keep,
+)
+from deconstruct.sae.spec import aux_tokens, pace_of
 
-SAMPLED_TOKENS = 64
-SAMPLED_LATENTS = 32  # of each kind
-DIRECTIONS = 32
-SLACK = 1.25 * 2**-8
-"""Of bfloat16 products, relative, and a quarter more for float32 sums of thousands of terms."""
-SEEN_LARGER = 2.0
-"""How much longer a vector looks from the directions than it is, at most: one in 10^11 exceeds it
-(a chi-squared of 32 degrees of freedom above 128)."""
-CHUNK = 1 << 22
-"""Entries that are looked at in float64 at once: 32 MB."""
-MATRICES = ("W_enc", "W_dec")
-MOMENTS = ("m", "v")
+log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Kept:
-    """Of a step that is about to be made: its batch, and of the state what is compared later.
-
-    z: [B, d_in]; tokens: int64 [T]; latents: int64 [n]; dead: bool [F], those that AuxK revives.
-    pre: of the tokens, float32 [T, F]. directions: float64 [d_in, m]. Of all rows of W_enc and
-    W_dec: norms, [F]; seen: float32 [F, m], from the directions. rows: of the latents, by names of
-    the state. whole: biases with their moments, and counts. dead_rows: of all dead latents by name,
-    where they fit into a `CHUNK`.
-    """
-
-    z: Tensor
-    tokens: Tensor
-    latents: Tensor
-    dead: Tensor
-    pre: Tensor
-    directions: Tensor
-    norms: dict[str, Tensor]
-    seen: dict[str, Tensor]
-    rows: dict[str, Tensor]
-    whole: dict[str, Tensor]
-    dead_rows: dict[str, Tensor] | None
-
-    def centered(self, rows: slice | Tensor = slice(None)) -> Tensor:
-        """Rows of the batch without the decoder's bias, float64."""
-        return self.z[rows].double() - self.whole["b_dec"].double()
-
-
-def keep(buffers: Buffers, z: Tensor) -> Kept:
-    """Before the step on z, [B, d_in]: some tens of MB for a hundred thousand latents."""
-    spec, state, device = buffers.spec, buffers.state, buffers.device
-    d, f = spec.d_in, spec.d_sae
-    whole = {f"{name}{end}": state[f"{name}{end}"].clone()
-             for name in ("b_enc", "b_dec") for end in ("", ".m", ".v")}  # fmt: skip
-    whole |= {name: state[name].clone() for name in ("step", "updates", "since_fired")}
-    tokens = spread(spec.batch, SAMPLED_TOKENS, device)
-    z = z.to(device)
-    x = z[tokens].double() - state["b_dec"].double()
-    directions = _directions(d).to(device)
-    pre = torch.empty(len(tokens), f, device=device)
-    norms = {name: torch.empty(f, device=device) for name in MATRICES}
-    seen = {name: torch.empty(f, directions.shape[1], device=device) for name in MATRICES}
-    for some in chunks(f, d):
-        for name in MATRICES:
-            w = state[name][some].double()
-            norms[name][some] = w.norm(dim=1).float()
-            seen[name][some] = (w @ directions).float()
-            if name == "W_enc":
-                pre[:, some] = (x @ w.mT + state["b_enc"][some].double()).float()
-    silent = state["since_fired"] >= spec.dead_after
-    dead = silent if spec.k_aux else torch.zeros_like(silent)
-    latents = sampled(pre, spec.k, dead)
-    rows = {f"{name}{end}": state[f"{name}{end}"][latents].clone()
-            for name in NAMES if name != "b_dec" for end in ("", ".m", ".v")}  # fmt: skip
-    dead_rows = None
-    if 0 < int(dead.sum()) * d <= CHUNK:
-        dead_rows = {name: state[name][dead].double() for name in (*MATRICES, "b_enc")}
-    return Kept(
-        z, tokens, latents, dead, pre, directions, norms, seen, rows, whole, dead_rows
-    )  # fmt: skip
-
-
-def sampled(pre: Tensor, k: int, dead: Tensor) -> Tensor:
-    """Latents that the tokens of ``pre`` choose most often, and once; some of all, and of the dead:
-    int64, ascending."""
-    f = pre.shape[1]
-    best = pre.topk(k, dim=1)
-    fires = torch.bincount(best.indices[best.values > 0], minlength=f)
-    most = fires.topk(min(SAMPLED_LATENTS, f))
-    kinds = [most.indices[most.values > 0], spread(f, SAMPLED_LATENTS, pre.device)]
-    for some in ((fires == 1).nonzero().squeeze(1), dead.nonzero().squeeze(1)):
-        kinds.append(some[spread(len(some), SAMPLED_LATENTS, pre.device)])
-    found: Tensor = torch.unique(torch.cat(kinds))
-    return found
-
-
-def spread(n: int, most: int, device: torch.device) -> Tensor:
-    """At most so many of 0..n - 1, evenly: int64."""
-    some = min(n, most)
-    return torch.arange(some, device=device) * n // max(1, some)
-
-
-def chunks(n: int, width: int) -> Iterator[slice]:
-    """Slices of 0..n, of `CHUNK` entries at most where a row has ``width``."""
-    size = max(1, CHUNK // width)
-    return (slice(at, min(n, at + size)) for at in range(0, n, size))
-
-
-def _directions(d: int) -> Tensor:
-    """Random ones, from which a vector looks about as long as it is; all there are, where these are
-    as few: float64 [d, m]."""
-    if d <= DIRECTIONS:
-        return torch.eye(d, dtype=torch.float64)
-    draw = torch.Generator().manual_seed(0)
-    drawn: Tensor = torch.randn(d, DIRECTIONS, generator=draw, dtype=torch.float64)
-    return drawn / math.sqrt(DIRECTIONS)
-
-
-class Made:
-    """A step that was made: what its kernels left, and the reference has to explain."""
-
-    def __init__(self, kept: Kept, buffers: Buffers) -> None:
-        self.kept, self.buffers = kept, buffers
-        self.spec, self.state = buffers.spec, buffers.state
-        self.index = buffers.index.long()  # [B, k]; F where nothing fires
-        self.real = self.index < self.spec.d_sae
-        full = self.real.all(1)
-        self.border = torch.where(full, buffers.value.amin(1), 0).double()  # [B], of being chosen
-
-    @cached_property
-    def counts(self) -> Tensor:
-        """How many tokens chose each latent: int64 [F]."""
-        return torch.bincount(self.index[self.real], minlength=self.spec.d_sae)
-
-    def off(self, pre: Tensor, x: Tensor, latents: Tensor | slice = slice(None)) -> Tensor:
-        """By how much the pre-activations [n, m] of tokens x [n, d_in] may be off."""
-        norms, bias = self.kept.norms["W_enc"][latents], self.kept.whole["b_enc"][latents]
-        sizes: Tensor = x.norm(dim=1, keepdim=True) * norms + pre.abs() + bias.abs()
-        return sizes * SLACK
+CLOSE = 0.03
+"""Of gradients, relative to a row's length and to that of its parts if these were independent.
+Some 0.004 are seen (tests/sae/cuda/test_first_step.py)."""
+AUXK_CLOSE = 0.25
+"""Of AuxK's, together: which dead latents are a token's largest, bfloat16 may decide otherwise."""
+EXACT = 1e-3
+"""Of float32 arithmetic."""
+ROUNDED = 3e-7
+"""Of a float32 that is written, and of one that is divided by a row's norm."""
+Rows = dict[str, Tensor]
+__all__ = ["fault", "keep"]
 
 
 def fault(kept: Kept, buffers: Buffers) -> str | None:
     """What is off in the step that was made since, in a sentence; None where nothing is, or where
     there was infinity or no number before it. Waits for the device."""
-    from deconstruct.sae.engines.cuda.first_gradients import gradients_fault
-
     if not (kept.pre.isfinite().all() and kept.z.isfinite().all()):
         return None
     made = Made(kept, buffers)
-    checks: tuple[Callable[[Made], str | None], ...] = (
-        counts_fault, choice_fault, error_fault, gradients_fault,
-    )  # fmt: skip
-    for check in checks:
+    for check in (counts_fault, choice_fault, error_fault, gradients_fault):
         if said := check(made):
             return f"in the run's first step, held against float64, {said}"
     return None
 
 
-def counts_fault(made: Made) -> str | None:
-    """Whole numbers: what was chosen is a choice, and all that is counted and sorted is its."""
-    spec, b, before = made.spec, made.buffers, made.kept.whole
-    index, real = made.index.sort(1).values, made.real
-    twice = (index[:, 1:] == index[:, :-1]) & (index[:, 1:] < spec.d_sae)
-    if bool((index[:, 0] < 0).any() | (index[:, -1] > spec.d_sae).any() | twice.any()):
-        return f"a token's latents are not {spec.k} of the {spec.d_sae}"
-    if bool((b.value[~real] != 0).any() | ~(b.value[real] > 0).all()):
-        return "a latent that fires has no positive activation"
-    ends = torch.cat([made.counts.new_zeros(1), made.counts.cumsum(0)])
-    ranked = made.index.flatten().sort(stable=True).indices[: int(ends[-1])]
-    if not (
-        torch.equal(b.row_ptr.long(), ends) and torch.equal(b.order[: len(ranked)], ranked.int())
-    ):
-        return "the active pairs are not sorted by latent"
-    fired = made.counts > 0
-    silent = torch.where(fired, 0, before["since_fired"] + spec.batch)
-    if not torch.equal(made.state["since_fired"], silent):
-        return "other latents are counted as firing than were chosen"
-    raised = made.state["updates"] - before["updates"]
-    due = (fired | (spec.optimizer == "adam")).int()
-    unsure = made.kept.dead & ((raised == 0) | (raised == 1))  # AuxK's choice is not kept
-    if not bool(((raised == due) | unsure).all() & (made.state["step"] == before["step"] + 1)):
-        return "other latents are counted as updated than have a gradient"
+def gradients_fault(made: Made) -> str | None:
+    """The second half: gradients of sampled latents over all tokens, and what Adam makes of
+    them."""
+    sums = Sums(made)
+    if sums.fault:
+        return sums.fault
+    found = {name: _gradient(made, name, made.kept.latents) for name in sums.rows}
+    certain = ~made.kept.dead[made.kept.latents]
+    clip = _clip(made, sums, found, certain)
+    return (
+        _rows_fault(made, sums, found, certain, clip)
+        or _biases_fault(made, clip)
+        or _clip_fault(made, clip)
+        or _adam_fault(made)
+    )
+
+
+class Sums:
+    """The gradient of the sampled latents over all tokens, float64, W_dec's without its part along
+    the row.
+
+    rows: by name. spread: by name, [n], how long a row were if its parts were independent. fault:
+    where one of them is chosen by a token that should not have, or left out.
+    """
+
+    def __init__(self, made: Made) -> None:
+        kept, spec, b = made.kept, made.spec, made.buffers
+        n, latents = len(kept.latents), kept.latents
+        self._w = {name: kept.rows[name].double() for name in MATRICES}
+        self.rows = {name: torch.zeros_like(w) for name, w in self._w.items()}
+        self.rows["b_enc"] = self.rows["W_dec"].new_zeros(n)
+        self.spread = {name: self.rows["W_dec"].new_zeros(n) for name in self.rows}
+        self.fault: str | None = None
+        for some in chunks(spec.batch, max(spec.d_in, spec.k * n)):
+            x, error = kept.centered(some), b.error[some].double()
+            match = made.index[some, :, None] == latents
+            chosen = match.any(1)
+            value = (match * b.value[some, :, None]).sum(1).double()
+            pre = x @ self._w["W_enc"].mT + kept.rows["b_enc"].double()
+            off = made.off(pre, x, latents)
+            border = torch.where(chosen, torch.inf, made.border[some, None])
+            same = ~chosen | ((value - pre.clamp(min=0)).abs() <= off)
+            if not bool((same & (pre - off <= border)).all()):
+                self.fault = "a latent fires on other tokens, or otherwise, than it should"
+                return
+            self._add(x, error, value, chosen)
+        if kept.dead_rows is not None:
+            self._add_auxk(made, kept.dead_rows)
+        scale, w = 2 / spec.batch, self._w["W_dec"]
+        for name, rows in self.rows.items():
+            rows.mul_(scale)
+            self.spread[name].sqrt_().mul_(scale)
+        self.rows["W_dec"] -= (self.rows["W_dec"] * w).sum(1, keepdim=True) * w
+
+    def _add(self, x: Tensor, error: Tensor, value: Tensor, chosen: Tensor) -> None:
+        """The part of tokens whose active pairs are given, [tokens, n]."""
+        slope = (error @ self._w["W_dec"].mT) * chosen
+        self.rows["W_dec"] += value.mT @ error
+        self.rows["W_enc"] += slope.mT @ x
+        self.rows["b_enc"] += slope.sum(0)
+        errors, inputs = (t.square().sum(1)[:, None] for t in (error, x))
+        typical = chosen * errors / error.shape[1]  # of slopes, which are sums that may cancel
+        self.spread["W_dec"] += (value.square() * errors).sum(0)
+        self.spread["W_enc"] += (typical * inputs).sum(0)
+        self.spread["b_enc"] += typical.sum(0)
+
+    def _add_auxk(self, made: Made, dead: Rows) -> None:
+        """The dead latents' part in what the living ones left over of the first tokens."""
+        spec, kept = made.spec, made.kept
+        some, n = aux_tokens(spec.batch), len(dead["b_enc"])
+        x, error = kept.centered(slice(some)), made.buffers.error[:some].double()
+        z = (x @ dead["W_enc"].mT + dead["b_enc"]).relu()
+        if spec.k_aux < n:
+            best = z.topk(spec.k_aux, dim=1)
+            z = torch.zeros_like(z).scatter_(1, best.indices, best.values)
+        e = (error + z @ dead["W_dec"]) * (spec.aux_weight(n) * spec.batch / some)
+        places = kept.dead.nonzero().squeeze(1)
+        here = torch.isin(places, kept.latents)
+        slope = ((e @ dead["W_dec"].mT) * (z > 0))[:, here]
+        at = torch.isin(kept.latents, places)  # both ascend
+        self.rows["W_dec"][at] += z[:, here].mT @ e
+        self.rows["W_enc"][at] += slope.mT @ x
+        self.rows["b_enc"][at] += slope.sum(0)
+
+
+def _gradient(made: Made, name: str, at: Tensor | slice = slice(None)) -> Tensor:
+    """What Adam was given, float64, by the first moments; nothing where it left a latent alone."""
+    before = made.kept.rows if isinstance(at, Tensor) else made.kept.whole
+    beta = made.spec.betas[0]
+    old, new = before[f"{name}.m"].double(), made.state[f"{name}.m"][at].double()
+    given: Tensor = (new - beta * old) / (1 - beta)
+    if name == "b_dec":
+        return given
+    moved = (made.state["updates"] > made.kept.whole["updates"])[at]
+    return given * (moved if given.dim() == 1 else moved[:, None])
+
+
+def _clip(made: Made, sums: Sums, found: Rows, certain: Tensor) -> float:
+    """What clipping has left of the gradient, by the sampled latents."""
+    if math.isinf(made.spec.clip_norm):
+        return 1.0
+    pairs = [(found[name][certain], sums.rows[name][certain]) for name in MATRICES]
+    size = sum(float(wanted.square().sum()) for _, wanted in pairs)
+    return sum(float((a * wanted).sum()) for a, wanted in pairs) / size if size else 1.0
+
+
+def _rows_fault(made: Made, sums: Sums, found: Rows, certain: Tensor, clip: float) -> str | None:
+    """Rows of the sampled latents; those of dead ones together."""
+    for name, wanted in sums.rows.items():
+        gap, size = _lengths(found[name] - clip * wanted), _lengths(clip * wanted)
+        rounded = (
+            ROUNDED * _lengths(made.kept.rows[f"{name}.m"].double()) / (1 - made.spec.betas[0])
+        )
+        room = size + abs(clip) * sums.spread[name]
+        share = (gap / (room + 1e-30))[certain]
+        if len(share):
+            log.debug("first fused step: gradient of %s within %.2g", name, float(share.max()))
+        if not bool((gap <= CLOSE * room + rounded)[certain].all()):
+            return f"the gradient of {name} is another"
+        if made.kept.dead_rows is not None:
+            off, whole = float(gap[~certain].norm()), float((room + rounded)[~certain].norm())
+            if not off <= AUXK_CLOSE * whole:
+                return f"the gradient of {name} is another in dead latents"
     return None
 
 
-def choice_fault(made: Made) -> str | None:
-    """The k largest of each sampled token, and their activations."""
-    kept, f = made.kept, made.spec.d_sae
-    for some in chunks(len(kept.tokens), 8 * f):
-        tokens = kept.tokens[some]
-        pre = kept.pre[some]
-        off = made.off(pre, kept.centered(tokens).float())
-        index, real = made.index[tokens], made.real[tokens]
-        at = index.clamp(max=f - 1)
-        gap = (made.buffers.value[tokens] - pre.gather(1, at).clamp(min=0)).abs()
-        if not bool((~real | (gap <= off.gather(1, at))).all()):
-            return "activations are not the encoder's product"
-        chosen = torch.zeros(len(tokens), f + 1, dtype=torch.bool, device=pre.device)
-        chosen = chosen.scatter_(1, index, value=True)[:, :f]
-        if not bool((chosen | (pre - off <= made.border[tokens, None])).all()):
-            return f"the latents of a token are not its {made.spec.k} largest"
-    return None
-
-
-def error_fault(made: Made) -> str | None:
-    """The errors of all tokens, from the directions; and the loss, which is their mean square."""
+def _biases_fault(made: Made, clip: float) -> str | None:
+    """b_enc's gradient of all latents, and b_dec's from the directions."""
     kept, b, spec = made.kept, made.buffers, made.spec
-    squares, m = 0.0, kept.directions.shape[1]
-    for some in chunks(spec.batch, max(spec.d_in, spec.k * m)):
-        at, value = made.index[some].clamp(max=spec.d_sae - 1), b.value[some].double()
-        x, error = kept.centered(some), b.error[some].double()
-        made_of = (value[:, :, None] * kept.seen["W_dec"][at]).sum(1)
-        gap = (error @ kept.directions - (made_of - x @ kept.directions)).norm(dim=1)
-        sizes = (value * kept.norms["W_dec"][at]).sum(1) + x.norm(dim=1) + error.norm(dim=1)
-        if not bool((gap <= SEEN_LARGER * SLACK / 2 * sizes).all()):
-            return "the error of a token is not what its latents leave over"
-        squares += float(error.square().sum())
-    loss = float(made.state["losses"][int(kept.whole["step"])])
-    if not abs(loss - squares / spec.batch) <= 4 * SLACK * loss:
-        return f"the loss is {loss:.4g}, and the mean square of errors {squares / spec.batch:.4g}"
+    scale = 2 / spec.batch
+    given = _gradient(made, "b_enc")
+    wanted = given.new_zeros(spec.d_sae + 1)
+    wanted.index_add_(0, made.index.flatten(), b.slope.double().flatten())
+    wanted = clip * scale * wanted[:-1]
+    rounded = ROUNDED * float(kept.whole["b_enc.m"].double().norm()) / (1 - spec.betas[0])
+    gap = float(((given - wanted) * ~kept.dead).norm())
+    if not gap <= CLOSE * float(wanted.norm()) + rounded:
+        return "the gradient of b_enc is another"
+    errors = clip * scale * (b.error.double().sum(0) @ kept.directions)
+    through = given @ kept.seen["W_enc"].double()
+    gap = float((_gradient(made, "b_dec") @ kept.directions - (errors - through)).norm())
+    rounded = ROUNDED * float(kept.whole["b_dec.m"].double().norm()) / (1 - spec.betas[0])
+    size = float(errors.norm() + through.norm() + given.norm())
+    if not gap <= CLOSE * size + rounded:
+        return "the gradient of b_dec is another"
     return None
+
+
+def _clip_fault(made: Made, clip: float) -> str | None:
+    """The clipping's factor; an upper bound of it, where AuxK adds to the gradient."""
+    limit = made.spec.clip_norm
+    if math.isinf(limit):
+        return None
+    norm = _norm(made, clip)
+    wanted = min(1.0, limit / norm) if norm else 1.0
+    if clip > wanted * (1 + CLOSE) or not (clip >= wanted * (1 - CLOSE) or made.kept.dead.any()):
+        return f"the gradient is clipped to {clip:.3g} of itself, not to {wanted:.3g}"
+    return None
+
+
+def _norm(made: Made, clip: float) -> float:
+    """Of the whole gradient but for AuxK's part, from the pairs' activations and slopes: rows are
+    formed densely, some latents at a time, in float32."""
+    kept, spec, b = made.kept, made.spec, made.buffers
+    x, error = kept.centered().float(), b.error.float()
+    squares = 0.0
+    for some in chunks(spec.d_sae, max(spec.batch, spec.d_in)):
+        n = some.stop - some.start
+        here = (made.index >= some.start) & (made.index < some.stop)
+        at = torch.where(here, made.index - some.start, n)
+        value, slope = (
+            x.new_zeros(spec.batch, n + 1).scatter_(1, at, of)[:, :n] for of in (b.value, b.slope)
+        )
+        along = (value * slope).sum(0)  # W_dec's gradient along its rows, which is taken out
+        parts = ((value.mT @ error).square(), (slope.mT @ x).square(), slope.sum(0).square())
+        squares += sum(float(part.sum(dtype=torch.float64)) for part in parts)
+        squares -= float(along.double().square().sum())
+    shared = float(_gradient(made, "b_dec").norm()) / (clip or 1.0)
+    return math.hypot(2 / spec.batch * math.sqrt(max(0.0, squares)), shared)
+
+
+def _adam_fault(made: Made) -> str | None:
+    """Second moments, weights, and their copies in bfloat16."""
+    kept, b, latents = made.kept, made.buffers, made.kept.latents
+    made_updates = made.state["updates"][latents].double()
+    moved = made_updates > kept.whole["updates"][latents]
+    for name in (*MATRICES, "b_enc"):
+        across = moved if name == "b_enc" else moved[:, None]
+        count = made_updates.clamp(min=1)
+        if said := _moved_otherwise(made, name, latents, across, count):
+            return said
+    every = torch.ones((), dtype=torch.bool, device=b.device)
+    count = made.state["step"].double()
+    if said := _moved_otherwise(made, "b_dec", slice(None), every, count):
+        return said
+    copies = {"W_enc": b.enc, "W_dec": b.dec, "b_enc": b.bias_half}
+    for name, copy in copies.items():
+        if not torch.equal(copy[latents], made.state[name][latents].bfloat16()):
+            return f"the copy of {name} in bfloat16 is another"
+    return None
+
+
+def _moved_otherwise(
+    made: Made, name: str, at: Tensor | slice, moved: Tensor, count: Tensor
+) -> str | None:
+    """One parameter's rows after Adam's ``count`` updates; what is not moved is left alone."""
+    spec, state = made.spec, made.state
+    before = made.kept.whole if name == "b_dec" else made.kept.rows
+    old, v = before[name].double(), before[f"{name}.v"].double()
+    new, m_new, v_new = (state[f"{name}{end}"][at].double() for end in ("", ".m", ".v"))
+    if not torch.equal(new.where(~moved, old), old):
+        return f"{name} moves where it has no gradient"
+    beta1, beta2 = spec.betas
+    wanted = beta2 * v + (1 - beta2) * _gradient(made, name, at).square()
+    if not _near((v_new - wanted) * moved, wanted, ROUNDED * v.norm()):
+        return f"Adam's second moment of {name} is another"
+    count = count[:, None] if new.dim() == 2 else count
+    rate = float(made.buffers.rates[int(state["step"]) - 1]) * pace_of(spec, name)
+    below = (v_new / (1 - beta2**count)).sqrt() + spec.epsilon
+    target = old - moved * rate / (1 - beta1**count) * m_new / below
+    if name == "W_dec":
+        target = torch.where(moved, target / target.norm(dim=1, keepdim=True).clamp(1e-30), old)
+    if not _near((new - target), target - old, ROUNDED * old.norm()):
+        return f"{name} moves otherwise than by Adam"
+    return None
+
+
+def _near(gap: Tensor, of: Tensor, rounded: Tensor) -> bool:
+    return bool(gap.norm() <= EXACT * of.norm() + rounded + 1e-30)
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    return rows.abs() if rows.dim() == 1 else rows.norm(dim=1)

@@ -173,7 +173,7 @@ class FusedTopK(Engine):
         self._can_step(z, target)
         with self._current():
             kept = keep(self._buffers, z)
-            self.step(z)
+            self.step(kept.z)
             wrong = fault(kept, self._buffers)
         if wrong is not None:
             raise UnfitError(wrong)
