@@ -19,23 +19,34 @@ log = logging.getLogger(__name__)
 
 
 def build_engine(
+    spec: StepSpec, weights: dict[str, Tensor], rates: Tensor, device: str, dtype: str
+) -> Engine:
+    """The fastest engine that can make the step on this device.
+
+    weights, rates, dtype: see `Engine.begin`. Logs which, and why the faster ones can't: of GPUs
+    for people to see, with a warning where one failed that should have served. Raises
+    ``ConfigError`` where the device's memory is too small.
+    """
+    return first_that_serves(_kinds(spec, device), spec, weights, rates, device, dtype)
+
+
+def another_engine(
+    wrong: type[Engine],
     spec: StepSpec,
     weights: dict[str, Tensor],
     rates: Tensor,
     device: str,
     dtype: str,
-    without: type[Engine] | None = None,
 ) -> Engine:
-    """The fastest engine that can make the step on this device.
-
-    weights, rates, dtype: see `Engine.begin`. without: one that was found out. Logs
-    which, and why the faster ones can't: of GPUs for people to see, with a warning where one failed
-    that should have served. Raises ``ConfigError`` where the device's memory is too small.
-    """
-    kinds: tuple[type[Engine], ...]
-    kinds = (StillEngine,) if spec.frozen == ALL else on_cpu() if device == "cpu" else on_gpu()
-    kinds = tuple(kind for kind in kinds if kind is not without)
+    """As `build_engine`, without one that was found out."""
+    kinds = [kind for kind in _kinds(spec, device) if kind is not wrong]
     return first_that_serves(kinds, spec, weights, rates, device, dtype)
+
+
+def _kinds(spec: StepSpec, device: str) -> tuple[type[Engine], ...]:
+    if spec.frozen == ALL:
+        return (StillEngine,)
+    return on_cpu() if device == "cpu" else on_gpu()
 
 
 def on_cpu() -> tuple[type[Engine], ...]:

@@ -6,13 +6,14 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
 from deconstruct.config import SaeConfig
 from deconstruct.sae.autoencoder import SparseAutoencoder
-from deconstruct.sae.engines.choice import build_engine
+from deconstruct.sae.engines.choice import another_engine, build_engine
 from deconstruct.sae.engines.engine import Engine, UnfitError
 from deconstruct.sae.engines.memory import within_memory
 from deconstruct.sae.engines.ranks import own_rows, take_first
@@ -115,9 +116,9 @@ class Trainer:
         factor = self.engine.state_dict().get("control.factor")
         return None if factor is None else float(factor)
 
-    def _begun(self, without: type[Engine] | None = None) -> tuple[Engine, list[LogRow]]:
-        """An engine, and the log, where an earlier process left them, or at the start; without: see
-        `build_engine`."""
+    def _begun(self, wrong: type[Engine] | None = None) -> tuple[Engine, list[LogRow]]:
+        """An engine, and the log, where an earlier process left them, or at the start; wrong: one
+        that was found out."""
         inputs, outputs, start = self.inputs, self.outputs, self._start
         spec = step_spec(self.config, len(inputs.mean), len(outputs.mean) if outputs else 0)
         weights = initial_weights(spec, self.config.seed)
@@ -125,7 +126,8 @@ class Trainer:
             # What is frozen is at its random start in a warm one, too.
             still = {name: weights[name] for name in spec.still}
             weights = start.weights(spec, inputs, outputs) | still
-        engine = build_engine(spec, weights, self.rates, self.device, self._dtype, without)
+        build = build_engine if wrong is None else partial(another_engine, wrong)
+        engine = build(spec, weights, self.rates, self.device, self._dtype)
         if start is not None:
             controls = start.controls(inputs, outputs)
             engine.load_state_dict({**engine.state_dict(), **controls})
@@ -145,7 +147,7 @@ class Trainer:
             log.warning("sae          %s; this step is made anew by another engine", error)
         kind = type(self.engine)
         del self.engine  # there may be no room for two
-        self.engine, _ = self._begun(without=kind)
+        self.engine, _ = self._begun(wrong=kind)
         self.engine.step(z, target)
 
     def _log_row(self, looks: bool) -> LogRow:

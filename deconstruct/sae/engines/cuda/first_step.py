@@ -41,8 +41,8 @@ AUXK_CLOSE = 0.25
 """Of AuxK's, together: which dead latents are a token's largest, bfloat16 may decide otherwise."""
 EXACT = 1e-3
 """Of float32 arithmetic."""
-ROUNDED = 3e-7
-"""Of a float32 that is written, and of one that is divided by a row's norm."""
+ROUNDED = 1e-6
+"""Of a float32 that is divided by a row's norm: a card's roots and quotients are approximate."""
 Rows = dict[str, Tensor]
 __all__ = ["fault", "keep"]
 
@@ -68,6 +68,8 @@ def gradients_fault(made: Made) -> str | None:
     found = {name: _gradient(made, name, made.kept.latents) for name in sums.rows}
     certain = ~made.kept.dead[made.kept.latents]
     clip = _clip(made, sums, found, certain)
+    if clip is None:
+        return _adam_fault(made)
     return (
         _rows_fault(made, sums, found, certain, clip)
         or _biases_fault(made, clip)
@@ -156,13 +158,16 @@ def _gradient(made: Made, name: str, at: Tensor | slice = slice(None)) -> Tensor
     return given * (moved if given.dim() == 1 else moved[:, None])
 
 
-def _clip(made: Made, sums: Sums, found: Rows, certain: Tensor) -> float:
-    """What clipping has left of the gradient, by the sampled latents."""
-    if math.isinf(made.spec.clip_norm):
-        return 1.0
+def _clip(made: Made, sums: Sums, found: Rows, certain: Tensor) -> float | None:
+    """What clipping has left of the gradient, by the sampled latents; None where they have none, or
+    were all dead."""
     pairs = [(found[name][certain], sums.rows[name][certain]) for name in MATRICES]
     size = sum(float(wanted.square().sum()) for _, wanted in pairs)
-    return sum(float((a * wanted).sum()) for a, wanted in pairs) / size if size else 1.0
+    if not size:
+        return None
+    if math.isinf(made.spec.clip_norm):
+        return 1.0
+    return sum(float((a * wanted).sum()) for a, wanted in pairs) / size
 
 
 def _rows_fault(made: Made, sums: Sums, found: Rows, certain: Tensor, clip: float) -> str | None:
@@ -235,7 +240,8 @@ def _norm(made: Made, clip: float) -> float:
         along = (value * slope).sum(0)  # W_dec's gradient along its rows, which is taken out
         parts = ((value.mT @ error).square(), (slope.mT @ x).square(), slope.sum(0).square())
         squares += sum(float(part.sum(dtype=torch.float64)) for part in parts)
-        squares -= float(along.double().square().sum())
+        lengths = kept.norms["W_dec"][some].double().square()  # 1, but for what others trained
+        squares -= float((along.double().square() * (2 - lengths)).sum())
     shared = float(_gradient(made, "b_dec").norm()) / (clip or 1.0)
     return math.hypot(2 / spec.batch * math.sqrt(max(0.0, squares)), shared)
 
@@ -272,8 +278,8 @@ def _moved_otherwise(
     if not torch.equal(new.where(~moved, old), old):
         return f"{name} moves where it has no gradient"
     beta1, beta2 = spec.betas
-    wanted = beta2 * v + (1 - beta2) * _gradient(made, name, at).square()
-    if not _near((v_new - wanted) * moved, wanted, ROUNDED * v.norm()):
+    more = (1 - beta2) * _gradient(made, name, at).square()
+    if not _near((v_new - beta2 * v - more) * moved, more, ROUNDED * v.norm()):
         return f"Adam's second moment of {name} is another"
     count = count[:, None] if new.dim() == 2 else count
     rate = float(made.buffers.rates[int(state["step"]) - 1]) * pace_of(spec, name)
