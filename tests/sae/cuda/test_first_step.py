@@ -129,7 +129,7 @@ def short_order(*given: Any, **_: Any) -> None:
     """The rank of pairs in a long run."""
     order = given[3]
     if len(order) > 64:
-        order[[40, 41]] = order[[41, 40]]
+        order[40:42] = order[40:42].flip(0)
 
 
 def no_correction(*given: Any, **_: Any) -> None:
