@@ -17,7 +17,7 @@ from support.cuda import DEVICE, REASON
 from torch import Tensor
 
 from deconstruct.sae.engines.cuda import first_forward, first_step
-from deconstruct.sae.engines.cuda.check import check_spec
+from deconstruct.sae.engines.cuda.check import check_spec, disagreement
 from deconstruct.sae.engines.cuda.topk import FusedTopK
 from deconstruct.sae.engines.engine import UnfitError
 from deconstruct.sae.initial import initial_weights
@@ -183,3 +183,12 @@ def test_what_goes_wrong_at_the_run_s_size_alone_is_noticed(
     monkeypatch.setattr(of, name, After(getattr(of, name), spoil))
     with pytest.raises(UnfitError, match=f"first step, held against float64, .*{told}"):
         fused(SPEC).first_step(tokens(SPEC))
+
+
+def test_the_small_check_sees_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, spoil, _ in SABOTAGE.values():
+        of = import_module(f"deconstruct.sae.engines.cuda.kernels.{module}")
+        monkeypatch.setattr(of, name, After(getattr(of, name), spoil))
+    disagreement.cache_clear()
+    assert disagreement(FusedTopK, check_spec(SPEC), DEVICE) is None
+    disagreement.cache_clear()
