@@ -52,9 +52,9 @@ def gaps(caplog: pytest.LogCaptureFixture) -> list[float]:
 
 @settings(deadline=None, max_examples=8, derandomize=True)
 @given(
-    n=st.integers(2, 20),
-    d_in=st.integers(2, 48),
-    d_sae=st.integers(2, 60),
+    n=st.integers(2, 12),
+    d_in=st.integers(2, 40),
+    d_sae=st.integers(2, 40),
     seed=st.integers(0, 999),
     dead_share=st.sampled_from([0.0, 0.3]),
     clip_norm=st.sampled_from([0.05, 1.0, math.inf]),
@@ -76,8 +76,7 @@ def test_sound_kernels_agree_at_sizes_of_their_own(caplog: pytest.LogCaptureFixt
     caplog.set_level(logging.DEBUG, "deconstruct")
     found = fused(SPEC, dead_share=0.2)
     found.first_step(tokens(SPEC))
-    found.step(tokens(SPEC, 2))
-    found.first_step(tokens(SPEC, 3))
+    found.first_step(tokens(SPEC, 2))
     assert len(gaps(caplog)) == 6
     assert max(gaps(caplog)) < first_step.CLOSE / 3
     small = check_spec(SPEC)
