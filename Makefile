@@ -1,6 +1,7 @@
 # make run: take the embedded model apart.  make test: all tests.  make lint: ruff and mypy.
 # make serve: a local Prefect server with its schedules and a worker.  make kills: 30 kills of a run.
 # make campaign: some 480 bad inputs, each of which must end in a sentence within 3 seconds.
+# make gpu-check: a verdict on the GPU path within 470 seconds; SMOKE=1 on a CPU: benchmarks/README.md.
 # make damage: every file of a data root damaged in eight ways; repaired, or found by who reads it.
 
 VENV ?= .venv
@@ -18,7 +19,7 @@ define watched
 	trap 'kill $$watch' EXIT; trap 'exit 130' INT TERM; $(1)
 endef
 
-.PHONY: run test kills campaign damage lint serve bench-train install clean
+.PHONY: run test kills campaign damage lint serve bench-train gpu-check install clean
 
 run: $(VENV)/.installed
 	@echo 'Gemma 3 270M is taken apart on BBC News: 1.4 GB in $(DECONSTRUCT_HOME)'
@@ -49,6 +50,12 @@ serve: $(VENV)/.installed
 bench-train: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.train $(if $(ACTIVATIONS),--activations $(ACTIVATIONS))
 	$(BIN)/python -m benchmarks.train --d-in 768 --d-sae 24576 --steps 8 --repeats 2
+
+# Leaves report.json and report.txt in OUT. GPU_PYTHON: of an environment that is there.
+gpu-check: OUT ?= $(CURDIR)/build/gpu-check
+gpu-check: $(if $(GPU_PYTHON),,$(VENV)/.installed-dev)
+	$(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu_check --out $(OUT) --budget 470 \
+		$(if $(SMOKE),--smoke)
 
 install: $(VENV)/.installed-dev
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from support.damage import DAMAGES
 
 from deconstruct.artifacts import RECIPE
+from deconstruct.sae.training import checkpoint
 from deconstruct.sae.training.checkpoint import CHECKPOINT, LogRow, resume, save
 
 ROWS = [LogRow(10, 2560, 1e-3, 0.5, 4.0, 0.1), LogRow(20, 5120, 1e-3, 0.4, 4.0, 0.1, 0.45)]
@@ -61,3 +63,39 @@ def test_a_checkpoint(tmp_path: Path, damage: str | None) -> None:
     expected = kept.state if found else before
     for name, tensor in fresh.state.items():
         assert torch.equal(tensor, expected[name]), name
+
+
+class Clock:
+    """Seconds that pass when a test says so; writing a checkpoint takes ``cost``."""
+
+    def __init__(self, cost: float) -> None:
+        self.now, self.cost = 0.0, cost
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def save(self, *_: object) -> None:
+        self.now += self.cost
+
+
+@pytest.mark.parametrize(
+    ("cost", "least", "most"), [(0.1, 30, 31), (0.6, 30, 32), (20, 1000, 1021)]
+)
+def test_checkpoints_are_spaced_by_their_own_cost(
+    cost: float, least: float, most: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(cost)
+    monkeypatch.setattr(checkpoint, "time", clock)
+    monkeypatch.setattr(checkpoint, "save", clock.save)
+    spacing = checkpoint.Spacing()
+    ends = []
+    engine: Any = Kept(0)
+    while clock.now < 10_000:
+        clock.now += 0.5
+        if spacing.due():
+            spacing.save(engine, ROWS, tmp_path)
+            ends.append(clock.now)
+    assert 30 < ends[0] < 31 + cost  # what one takes is not known before
+    apart = [later - earlier for earlier, later in pairwise(ends)]
+    assert all(least < one < most for one in apart)
+    assert cost * len(ends) <= 0.021 * clock.now

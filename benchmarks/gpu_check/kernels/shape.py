@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import torch
+from torch import Tensor
 
 from benchmarks.gpu.clock import wait
 from benchmarks.gpu.sizes import topk_spec
@@ -16,6 +17,7 @@ from benchmarks.gpu_check.kernels.findings import Findings
 from benchmarks.gpu_check.kernels.gradients import check_gradients
 from benchmarks.gpu_check.kernels.made import Made
 from benchmarks.gpu_check.running.job import Job, Record
+from deconstruct.sae.engines.engine import UnfitError
 
 RATE = 1e-3
 
@@ -40,13 +42,34 @@ def measure(job: Job, record: Record) -> None:
     some = (1, 2) if job.smoke else (3, 6)
     repeats.same_bytes(findings, engine, first, x[:batch], *some)
     repeats.not_a_number(findings, engine, first, x[:batch])
+    if engine.options.moments == "float32":  # as in every run
+        _as_a_run(engine, first, x[:batch], findings, record)
     record |= {"fused_product": buffers_of(engine).fused, "room": room_of(engine)}
     record |= {"checks": len(findings.rows), "bad": findings.bad, "rows": findings.rows}
     if device == "cuda":
         record["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
 
 
-def _begin(shape: Shape, device: str) -> tuple[FusedTopK, torch.Tensor]:
+def _as_a_run(
+    engine: FusedTopK, first: dict[str, Tensor], x: Tensor, findings: Findings, record: Record
+) -> None:
+    """A run's check of its own first step raises no false alarm; how long it takes with the step,
+    the second time."""
+    for _ in range(2 if x.is_cuda else 1):
+        engine.load_state_dict(first)
+        wait(x.device.type)
+        began = time.perf_counter()
+        try:
+            engine.first_step(x)
+            said = "nothing is off"
+        except UnfitError as error:
+            said = str(error)
+        record["first_step_s"] = round(time.perf_counter() - began, 3)
+    record["first_step"] = said
+    findings.true("a run's check of its first step", said == "nothing is off")
+
+
+def _begin(shape: Shape, device: str) -> tuple[FusedTopK, Tensor]:
     """The compiled engine, and which latents are dead before its first step: bool [d_sae]."""
     silent = 1000 * shape.sizes.batch
     spec = topk_spec(shape.sizes, shape.clip_norm, shape.k_aux, silent, epsilon=1e-6)

@@ -11,8 +11,12 @@ from benchmarks.gpu_check.inputs import device_of
 from benchmarks.gpu_check.machine.versions import why_not
 from benchmarks.gpu_check.running.job import Job, Missing, Record, skipped
 
-_BESIDE_CPU, _ALONE = "tests/sae/cuda/test_topk.py", "tests/sae/cuda/test_choice.py"
-"""The first needs numba, too: the CPU's engine stands beside the GPU's in it."""
+_BESIDE_CPU = "tests/sae/cuda/test_topk.py"
+"""Needs numba, too: the CPU's engine stands beside the GPU's in it."""
+_ALONE = tuple(
+    f"tests/sae/cuda/test_{name}.py"
+    for name in ("fused_product", "bits", "choice", "first_step", "found_out")
+)
 _NEEDED = ("pytest", "hypothesis")
 _SMOKED = "nothing_fires or refusals or what_it_does_not_do"
 _WORKERS = "5"
@@ -33,7 +37,7 @@ def measure(job: Job, record: Record) -> None:
         options += ["-k", _SMOKED]
     elif find_spec("xdist"):
         options += ["-n", _WORKERS]
-    files = [_ALONE]
+    files = [*_ALONE]
     if reason := why_not("numba"):
         record[_BESIDE_CPU] = skipped(reason)
     else:

@@ -27,8 +27,26 @@ def build_engine(
     for people to see, with a warning where one failed that should have served. Raises
     ``ConfigError`` where the device's memory is too small.
     """
-    kinds = (StillEngine,) if spec.frozen == ALL else on_cpu() if device == "cpu" else on_gpu()
+    return first_that_serves(_kinds(spec, device), spec, weights, rates, device, dtype)
+
+
+def another_engine(
+    wrong: type[Engine],
+    spec: StepSpec,
+    weights: dict[str, Tensor],
+    rates: Tensor,
+    device: str,
+    dtype: str,
+) -> Engine:
+    """As `build_engine`, without one that was found out."""
+    kinds = [kind for kind in _kinds(spec, device) if kind is not wrong]
     return first_that_serves(kinds, spec, weights, rates, device, dtype)
+
+
+def _kinds(spec: StepSpec, device: str) -> tuple[type[Engine], ...]:
+    if spec.frozen == ALL:
+        return (StillEngine,)
+    return on_cpu() if device == "cpu" else on_gpu()
 
 
 def on_cpu() -> tuple[type[Engine], ...]:

@@ -17,7 +17,7 @@ from deconstruct.sae.architectures.base import Inputs
 from deconstruct.sae.architectures.registry import ARCHITECTURES
 from deconstruct.sae.engines.control import Control
 from deconstruct.sae.engines.dense_adam import DenseAdam
-from deconstruct.sae.engines.engine import Engine, counts
+from deconstruct.sae.engines.engine import Engine, counts, is_dense, turned
 from deconstruct.sae.engines.ranks import anywhere, average
 from deconstruct.sae.spec import StepSpec
 
@@ -92,6 +92,13 @@ class DenseEngine(Engine):
         """Float32 copies on the CPU, names and shapes as in `Engine.weights`."""
         found = {name: p.detach().cpu().clone() for name, p in self._parameters.items()}
         return self._control.finish(found)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a `state_dict`, or that of an engine that makes the TopK step alone, has a
+        latent a row and no control. Raises ``KeyError`` where a tensor is missing."""
+        if not is_dense(state):
+            state = self._control.state() | turned(state)
+        super().load_state_dict(state)
 
     def _l0(self) -> float:
         return float(self._mean_l0)

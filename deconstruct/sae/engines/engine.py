@@ -57,6 +57,11 @@ class Engine(ABC):
         target: float32 [batch, d_out], what a transcoder makes of it; None: z itself.
         """
 
+    def first_step(self, z: Tensor, target: Tensor | None = None) -> None:
+        """`step`, as the first that a process makes for a run: where an engine is checked by it.
+        Raises ``UnfitError`` after a step that was wrong: the engine is then of no use."""
+        self.step(z, target)
+
     @abstractmethod
     def weights(self) -> dict[str, Tensor]:
         """Float32 copies on the CPU: W_enc [d_in, d_sae], b_enc, W_dec [d_sae, d_out], b_dec, and
@@ -99,6 +104,17 @@ def counts(spec: StepSpec, steps: int, device: str = "cpu") -> dict[str, Tensor]
         "since_fired": torch.zeros(spec.d_sae, dtype=torch.int64, device=device),
         "losses": torch.zeros(steps, device=device),
     }
+
+
+def is_dense(state: Mapping[str, Tensor]) -> bool:
+    """Whether a `state_dict` is the dense step's, in which W_enc is [d_in, d_sae]."""
+    return "control.factor" in state
+
+
+def turned(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A TopK engine's state with W_enc and its moments transposed: from one that has a latent a row
+    to the dense step's, and back."""
+    return {n: t.mT if n.startswith("W_enc") else t for n, t in state.items()}
 
 
 def rows_by_latent(weights: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:

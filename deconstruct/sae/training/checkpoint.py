@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.safetensors"
 SUM = "sum"
 EVERY_SECONDS = 30.0
+AFFORDED_SECONDS = 0.02 * EVERY_SECONDS
+"""What one may take to be written that often: 2% of the time."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,33 @@ class LogRow:
         return {n: v for n, v in asdict(self).items() if n != "step" and v is not None}
 
 
+class Spacing:
+    """When a checkpoint is due: `EVERY_SECONDS`, and where one takes longer than is afforded, more
+    seldom in proportion, so that a large SAE trains for 98% of the time, too. A kill costs that
+    much work at most."""
+
+    def __init__(self) -> None:
+        self._saved, self._took = time.monotonic(), 0.0
+
+    def due(self) -> bool:
+        """Whether enough time has passed since the last one, or since the start."""
+        waits = EVERY_SECONDS * max(1.0, self._took / AFFORDED_SECONDS)
+        return time.monotonic() - self._saved > waits
+
+    def save(self, engine: Engine, rows: list[LogRow], folder: Path) -> None:
+        """`save`, timed."""
+        began = time.monotonic()
+        save(engine, rows, folder)
+        self._saved = time.monotonic()
+        self._took = self._saved - began
+
+
 def save(engine: Engine, rows: list[LogRow], folder: Path) -> None:
     """Write a checkpoint whole or not at all."""
     values = [[math.nan if v is None else v for v in vars(row).values()] for row in rows]
     table = torch.tensor(values, dtype=torch.float64)
-    tensors = {name: tensor.contiguous() for name, tensor in engine.state_dict().items()}
+    # From a device once, though they are read twice.
+    tensors = {n: tensor.detach().cpu().contiguous() for n, tensor in engine.state_dict().items()}
     unfinished = folder / f"{CHECKPOINT}.unfinished"
     tensors["log"] = table.reshape(len(rows), 7)
     save_file({**tensors, SUM: _sum(tensors, folder)}, unfinished)
@@ -78,7 +103,7 @@ def resume(engine: Engine, folder: Path) -> list[LogRow]:
 def _sum(tensors: Mapping[str, torch.Tensor], folder: Path) -> torch.Tensor:
     """Of the tensors, as `checksum` says; int64."""
     contents = (
-        (name, tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        (name, tensor.reshape(-1).view(torch.uint8).numpy().data)
         for name, tensor in sorted(tensors.items())
     )
     return torch.tensor(checksum(contents, folder), dtype=torch.int64)

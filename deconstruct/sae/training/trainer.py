@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
 from deconstruct.config import SaeConfig
 from deconstruct.sae.autoencoder import SparseAutoencoder
-from deconstruct.sae.engines.choice import build_engine
+from deconstruct.sae.engines.choice import another_engine, build_engine
+from deconstruct.sae.engines.engine import Engine, UnfitError
 from deconstruct.sae.engines.memory import within_memory
 from deconstruct.sae.engines.ranks import own_rows, take_first
 from deconstruct.sae.folding import Scaling, fold
@@ -71,23 +72,15 @@ class Trainer:
     ) -> None:
         self.config = config
         self.inputs, self.outputs, self.held_out = inputs, outputs, held_out
-        self.checkpoints, self.device = checkpoints, device
-        spec = step_spec(config, len(inputs.mean), len(outputs.mean) if outputs else 0)
+        self.checkpoints, self.device, self._dtype = checkpoints, device, dtype
+        self._start = start
         self.steps = step_count(config)
         self.rates = learning_rates(config, self.steps)
-        weights = initial_weights(spec, config.seed)
-        if start is not None and spec.frozen != ALL:
-            # What is frozen is at its random start in a warm one, too.
-            still = {name: weights[name] for name in spec.still}
-            weights = start.weights(spec, inputs, outputs) | still
-        self.engine = build_engine(spec, weights, self.rates, device, dtype)
-        if start is not None:
-            controls = start.controls(inputs, outputs)
-            self.engine.load_state_dict({**self.engine.state_dict(), **controls})
-        self.rows = checkpoint.resume(self.engine, checkpoints)
+        self.engine, self.rows = self._begun()
         take_first(self.engine)
         self.step = checkpoint.step_of(self.engine)
-        self._saved = time.monotonic()
+        self._stepped = False
+        self._spacing = checkpoint.Spacing()
 
     @property
     def finished(self) -> bool:
@@ -97,7 +90,7 @@ class Trainer:
     def train(self, z: Tensor, target: Tensor | None) -> LogRow | None:
         """Make the next step, on that step's batch in scaled coordinates; its row of the log."""
         with within_memory(self.engine.spec, self.device):
-            self.engine.step(own_rows(z), None if target is None else own_rows(target))
+            self._make(own_rows(z), None if target is None else own_rows(target))
         self.step += 1
         every = max(1, self.steps // LOG_ROWS)
         looks = self.held_out and self.step % max(1, self.steps // HELD_OUT_LOOKS) == 0
@@ -107,9 +100,8 @@ class Trainer:
             self.rows.append(row)
             if self.watch is not None:
                 self.watch(row)
-        if time.monotonic() - self._saved > checkpoint.EVERY_SECONDS:
-            checkpoint.save(self.engine, self.rows, self.checkpoints)
-            self._saved = time.monotonic()
+        if self._spacing.due():
+            self._spacing.save(self.engine, self.rows, self.checkpoints)
         return row
 
     def result(self) -> SparseAutoencoder:
@@ -123,6 +115,40 @@ class Trainer:
         """What the target-L0 controller has made of the penalty; None: there is no penalty."""
         factor = self.engine.state_dict().get("control.factor")
         return None if factor is None else float(factor)
+
+    def _begun(self, wrong: type[Engine] | None = None) -> tuple[Engine, list[LogRow]]:
+        """An engine, and the log, where an earlier process left them, or at the start; wrong: one
+        that was found out."""
+        inputs, outputs, start = self.inputs, self.outputs, self._start
+        spec = step_spec(self.config, len(inputs.mean), len(outputs.mean) if outputs else 0)
+        weights = initial_weights(spec, self.config.seed)
+        if start is not None and spec.frozen != ALL:
+            # What is frozen is at its random start in a warm one, too.
+            still = {name: weights[name] for name in spec.still}
+            weights = start.weights(spec, inputs, outputs) | still
+        build = build_engine if wrong is None else partial(another_engine, wrong)
+        engine = build(spec, weights, self.rates, self.device, self._dtype)
+        if start is not None:
+            controls = start.controls(inputs, outputs)
+            engine.load_state_dict({**engine.state_dict(), **controls})
+        return engine, checkpoint.resume(engine, self.checkpoints)
+
+    def _make(self, z: Tensor, target: Tensor | None) -> None:
+        """The next step. Where the first one shows that the engine is wrong, another makes it, from
+        where the wrong one began."""
+        if self._stepped:
+            self.engine.step(z, target)
+            return
+        self._stepped = True
+        try:
+            self.engine.first_step(z, target)
+            return
+        except UnfitError as error:
+            log.warning("sae          %s; this step is made anew by another engine", error)
+        kind = type(self.engine)
+        del self.engine  # there may be no room for two
+        self.engine, _ = self._begun(wrong=kind)
+        self.engine.step(z, target)
 
     def _log_row(self, looks: bool) -> LogRow:
         l0, dead = self.engine.firing()

@@ -16,6 +16,7 @@ import torch
 from support.cuda import DEVICE, REASON
 
 from deconstruct.config import SaeConfig
+from deconstruct.sae.engines import choice
 from deconstruct.sae.engines.choice import first_that_serves, on_gpu
 from deconstruct.sae.engines.cuda.check import TOLERANCE, check_spec, disagreement
 from deconstruct.sae.engines.cuda.topk import FusedTopK
@@ -24,7 +25,7 @@ from deconstruct.sae.engines.engine import Engine
 from deconstruct.sae.folding import Scaling
 from deconstruct.sae.initial import initial_weights
 from deconstruct.sae.spec import StepSpec, step_spec
-from deconstruct.sae.training import checkpoint, trainer
+from deconstruct.sae.training import checkpoint
 from deconstruct.sae.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(REASON is not None, reason=REASON or "")
@@ -144,7 +145,7 @@ def tokens(step: int) -> torch.Tensor:
 def test_a_killed_training_resumes_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "build_engine", gpu_engine)
+    monkeypatch.setattr(choice, "on_cpu", on_gpu)
     monkeypatch.setattr(checkpoint, "EVERY_SECONDS", -1.0)  # after every step
     straight = member(tmp_path / "a")
     assert isinstance(straight.engine, FusedTopK)

@@ -26,13 +26,19 @@ EVERYTHING = {
 OPTIONAL = {"list_dead_kernel", "keep_top_kernel"}  # AuxK's
 OPTIONAL |= {"norm_bound_kernel", "row_squares_kernel", "clip_kernel"}  # clipping's
 PLAIN = "--dead 0 --clip-norm inf --optimizer adam --moments bfloat16"
-CASES = {
+SHAPES = {
+    "a100 at 2304": "--d-in 2304 --d-sae 65536 --k 64",
+    "l4 at 131072": "--d-in 768 --d-sae 131072 --k 32",
+    "h100 at 24576": "--d-in 768 --d-sae 24576 --k 32",
+    "rtx5090 at 24576": "--d-in 768 --d-sae 24576 --k 32",
+}
+"""What people train, where no register spills."""
+CASES = SHAPES | {
     # A batch of more tokens than a grid has rows.
     "a100": "--batch 100000 --d-in 100 --d-sae 40000 --k 64",
     "l4": "--d-sae 131072 --k 512",
-    "h100": "--d-sae 24576 --k 32",
     "h100 plain": f"--d-in 8192 --d-sae 65536 --k 64 {PLAIN}",
-    "rtx5090": f"--d-in 640 --d-sae 8192 --k 32 {PLAIN}",
+    "rtx5090 plain": f"--d-in 640 --d-sae 8192 --k 32 {PLAIN}",
 }
 
 
@@ -59,7 +65,8 @@ def test_all_kernels_compile_and_fit(case: str, tmp_path: Path) -> None:
     assert {launch["kernel"] for launch in launches} == wanted
     for launch in launches:
         assert launch["registers"] * 32 * launch["warps"] <= 65536, launch
-        assert launch["spilled"] <= 64, launch  # what does not fit into registers, bytes per thread
+        # what does not fit into registers, bytes per thread
+        assert launch["spilled"] <= (0 if case in SHAPES else 64), launch
 
 
 def test_a_kernel_that_does_not_fit_is_found_out(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""The check of the GPU path (benchmarks/gpu_check): on a CPU it runs whole, without Prefect and
-DuckDB; it keeps what it has found, whatever its parts do; and it finds what is wrong."""
+"""The check of the GPU path (benchmarks/gpu_check): on a CPU it runs whole, without Prefect,
+DuckDB and network; it keeps what it found, whatever its parts do; and it finds what is wrong."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ from benchmarks.gpu_check.running.driver import Budget, Part, drive
 from benchmarks.gpu_check.running.job import Job, Record
 from benchmarks.gpu_check.summary import faults
 
-ABSENT = "import sys\nfor name in ('prefect', 'duckdb'):\n    sys.modules[name] = None\n"
+ABSENT = """
+import socket, sys
+for name in ('prefect', 'duckdb'):
+    sys.modules[name] = None
+def refuse(self, address):
+    raise OSError(f'the network is asked for: {address}')
+socket.socket.connect = socket.socket.connect_ex = refuse
+"""
 LACKS = ("not installed", "No module named", "needs a CUDA device")
 """What a reason says of what is not here."""
 
@@ -50,14 +57,20 @@ def told(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from told(inner)
 
 
-def test_all_of_it_runs_on_a_cpu_without_prefect_and_duckdb(tmp_path: Path) -> None:
+def test_all_of_it_runs_on_a_cpu_without_prefect_duckdb_and_network(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(ABSENT)
     paths = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     env, out = {**os.environ, "PYTHONPATH": paths}, tmp_path / "out"
-    for name in ("prefect", "duckdb"):
-        done = subprocess.run([sys.executable, "-c", f"import {name}"], env=env, check=False,
-                              stderr=subprocess.DEVNULL)  # fmt: skip
-        assert done.returncode, f"{name} is to be had"
+    asks = (
+        "import prefect",
+        "import duckdb",
+        "import socket; socket.create_connection(('::1', 9))",
+    )
+    for code in asks:
+        done = subprocess.run([sys.executable, "-c", code], env=env, check=False,
+                              stderr=subprocess.PIPE, text=True)  # fmt: skip
+        assert done.returncode, code
+    assert "the network is asked for" in done.stderr
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu_check", "--smoke", "--out", str(out)],
         cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
@@ -81,6 +94,7 @@ def test_all_of_it_runs_on_a_cpu_without_prefect_and_duckdb(tmp_path: Path) -> N
         assert report["speed"]["a"]["kernels"]["rows"]
         assert len(report["sanitize"]["loss"]) == 2
     assert "nothing is wrong" in done.stdout
+    assert "the network is asked for" not in (out / "logs.txt").read_text()
     assert (out / "report.txt").read_text() in done.stdout
     names = {"report.json", "report.txt", "logs.txt", "profile.txt", "tests.txt"}
     assert {path.name for path in out.iterdir()} == names

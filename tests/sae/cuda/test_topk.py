@@ -102,7 +102,7 @@ def check_close(found: Tensor, wanted: Tensor, tolerance: float, name: str) -> N
     assert gap < tolerance, f"{name}: relative error {gap:.2e}"
 
 
-@settings(deadline=None, max_examples=100 if ON_GPU else 8, derandomize=True)
+@settings(deadline=None, max_examples=8, derandomize=True)
 @given(n=st.integers(2, 12), d_in=st.integers(2, 24), d_sae=st.integers(2, 40), **TRIED)
 def test_whole_step(n: int, d_in: int, d_sae: int, **tried: Any) -> None:
     """As the CPU engine's test of the same name: gradients, loss, counts and new weights."""

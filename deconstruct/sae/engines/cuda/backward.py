@@ -49,7 +49,7 @@ def chunk_sums(buffers: Buffers) -> None:
             K=spec.k,
             CHUNK=buffers.options.tiling.chunk,
             BLOCK_D=power_of_two(spec.d_in),
-            U=8,
+            U=4,
             num_warps=buffers.warps(buffers.options.tiling.row_warps),
         )
 
@@ -228,7 +228,7 @@ def update_biases(buffers: Buffers) -> None:
     """Let Adam move b_enc, with its bfloat16 copy, and b_dec."""
     spec = buffers.spec
     for name, grad in buffers.grad.items():
-        update.update_bias_kernel[(-(-len(grad) // 1024),)](
+        update.update_bias_kernel[(-(-len(grad) // 512),)](
             buffers.state[name],
             buffers.state[f"{name}.m"],
             buffers.state[f"{name}.v"],
@@ -243,7 +243,7 @@ def update_biases(buffers: Buffers) -> None:
             len(grad),
             spec.d_sae,
             LATENTS=name == "b_enc",
-            BLOCK=1024,
+            BLOCK=512,
         )
 
 

@@ -150,8 +150,13 @@ class Buffers:
         self.bias_half.copy_(self.state["b_enc"])
 
     def warps(self, narrow: int) -> int:
-        """Warps of a program that holds rows of d_in entries, of which ``narrow`` hold 1024."""
-        return min(32, narrow * max(1, power_of_two(self.spec.d_in) // 1024))
+        """Warps of a program that holds rows of d_in entries, of which ``narrow`` hold 1024.
+
+        Several for 1024 are half as many for each 1024 of wider rows, so that two programs fit a
+        multiprocessor and no register spills.
+        """
+        wide = max(1, power_of_two(self.spec.d_in) // 1024)
+        return narrow * wide if narrow == 1 or wide == 1 else narrow * wide // 2
 
     def room_for_dead(self, steps: int) -> int:
         """For how many latents AuxK needs room in the next ``steps`` steps. Waits.

@@ -33,7 +33,7 @@ from torch import Tensor
 from deconstruct.sae.engines.cuda.check import check_spec, disagreement
 from deconstruct.sae.engines.cuda.elsewhere import wrong_elsewhere
 from deconstruct.sae.engines.cuda.options import GpuOptions, shapes_of, unavailable, unsuited
-from deconstruct.sae.engines.engine import Engine, UnfitError, as_given
+from deconstruct.sae.engines.engine import Engine, UnfitError, as_given, is_dense, turned
 from deconstruct.sae.spec import NAMES, StepSpec
 
 
@@ -124,9 +124,9 @@ class FusedTopK(Engine):
         return super().state_dict() | {"room": self._room}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a `state_dict`, or that of the CPU's TopK step; raises KeyError where a tensor
-        is missing."""
-        super().load_state_dict(state)
+        """Take over a `state_dict`, or that of the CPU's TopK step or of the dense one; raises
+        KeyError where a tensor is missing."""
+        super().load_state_dict(turned(state) if is_dense(state) else state)
         self.steps_done = int(self._state["step"].item())
         ahead = self._every - self.steps_done % self._every
         self._room.copy_(state.get("room", torch.zeros(1)))
@@ -153,13 +153,7 @@ class FusedTopK(Engine):
         """
         from deconstruct.sae.engines.cuda import forward
 
-        spec = self.spec
-        if target is not None:
-            raise ValueError("the fused TopK step reconstructs its input alone")
-        if tuple(z.shape) != (spec.batch, spec.d_in):
-            raise ValueError(f"z is {tuple(z.shape)}, not {(spec.batch, spec.d_in)}")
-        if self.steps_done >= len(self.losses):
-            raise IndexError(f"the schedule has {len(self.losses)} steps, all of them done")
+        self._can_step(z, target)
         if self.steps_done and self.steps_done % self._every == 0:
             self._room.fill_(self._buffers.room_for_dead(self._every))
         self.prepare()
@@ -171,6 +165,27 @@ class FusedTopK(Engine):
             else:
                 self._launcher.launch(room)
         self.steps_done += 1
+
+    def first_step(self, z: Tensor, target: Tensor | None = None) -> None:
+        """A step that is held against float64 (`first_step`). Raises ``UnfitError``, after it."""
+        from deconstruct.sae.engines.cuda.first_step import fault, keep
+
+        self._can_step(z, target)
+        with self._current():
+            kept = keep(self._buffers, z)
+            self.step(kept.z)
+            wrong = fault(kept, self._buffers)
+        if wrong is not None:
+            raise UnfitError(wrong)
+
+    def _can_step(self, z: Tensor, target: Tensor | None) -> None:
+        spec = self.spec
+        if target is not None:
+            raise ValueError("the fused TopK step reconstructs its input alone")
+        if tuple(z.shape) != (spec.batch, spec.d_in):
+            raise ValueError(f"z is {tuple(z.shape)}, not {(spec.batch, spec.d_in)}")
+        if self.steps_done >= len(self.losses):
+            raise IndexError(f"the schedule has {len(self.losses)} steps, all of them done")
 
     def _current(self) -> AbstractContextManager[object]:
         """Makes the engine's device the one that kernels are launched on."""
