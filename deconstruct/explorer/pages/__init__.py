@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from deconstruct.explorer.asked import Page
-from deconstruct.explorer.pages import runs
+from deconstruct.explorer.pages import figures, latent, runs
 
-PAGES: tuple[Page, ...] = (*runs.PAGES,)
+PAGES: tuple[Page, ...] = (*runs.PAGES, *latent.PAGES, *figures.PAGES)
