@@ -3,18 +3,26 @@
 from deconstruct.artifacts.table import DOC_ID, LATENT, Column, Table
 from deconstruct.probe.tables import TASK
 
-_X = Column("x", "FLOAT", "Place from left to right; distances mean something only near by.")
+_X = Column("x", "FLOAT", "Place from left to right; what is far from what means nothing.")
 _Y = Column("y", "FLOAT", "Place from below to above.")
 
 DOCUMENT_MAP = Table(
     "document_map",
-    "A place in the plane for every document, near those in which like latents fire (t-SNE of "
-    "weighed latents); no row where none fires.",
+    "Two places in the plane for every document in which a latent fires: near those in which like "
+    "latents fire (x, y), and near those of like pooled activations (pooled_x, pooled_y), as the "
+    "probe reads them; t-SNE of either.",
     ("doc_id",),
     (
         DOC_ID,
         _X,
         _Y,
+        Column(
+            "pooled_x",
+            "FLOAT",
+            "The same of mean activations as they are, in which the strongest latents lead: where "
+            "massive tokens draw documents together, it shows.",
+        ),
+        Column("pooled_y", "FLOAT", "Likewise."),
         Column("massive", "UINTEGER", "Massive tokens in it: see massive_tokens."),
     ),
     "document_map.parquet",
@@ -89,7 +97,9 @@ MASSIVE_TOKENS = Table(
             "Share of the squared distances of all recorded tokens that these have.",
         ),
         Column(
-            "max_ratio", "DOUBLE", "Largest of their squared distances, over the train rows' median."
+            "max_ratio",
+            "DOUBLE",
+            "Largest squared distance of one, over the train rows' median.",
         ),
     ),
     "massive_tokens.parquet",

@@ -24,7 +24,7 @@ ORDER = (
     ("features", "reference"),
     ("latents", "evaluation"),
     ("probe", "cluster", "drift", "matching", "interpretation"),
-    ("explanation",),
+    ("explanation", "map"),
     ("store",),
     ("recurring", "interop", "report", "suggest", "causes"),
     ("commands", "doctor"),
