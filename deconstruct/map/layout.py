@@ -71,7 +71,7 @@ def _begun(points: Floats, rescale: Callable[[Floats], Floats]) -> Floats:
     plane = np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))
     # Equal points would stay on one spot for ever: all forces between them are nothing.
     plane += np.random.default_rng(0).normal(0, 1e-6 * max(plane.std(), 1e-12), plane.shape)
-    return rescale(plane)
+    return np.asarray(rescale(plane), np.float64)
 
 
 def placed_among(points: Floats, fitted: Floats, places: Floats) -> Floats:

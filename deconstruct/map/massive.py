@@ -72,9 +72,9 @@ class Massive:
                 columns = (block.token_index, block.token_id, block.doc_id)
                 parts.append(tuple(column[far].astype(np.int64) for column in columns))
                 distances.append(distance[far])
-        columns = [np.concatenate(c) for c in zip(*parts, strict=True)]
-        order = np.argsort(columns[0])
-        token_index, token_id, doc_id = (column[order] for column in columns)
+        whole = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        order = np.argsort(whole[0])
+        token_index, token_id, doc_id = (column[order] for column in whole)
         distance = np.concatenate(distances)[order]
         return cls(token_index, token_id, doc_id, distance, by_token, recorded, total, median)
 
