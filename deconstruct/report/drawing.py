@@ -29,6 +29,7 @@ LABELS = 8
 LONGEST = 40
 """Characters of a name in a figure."""
 NO_LABEL = "(no label)"
+OTHERS = "other labels"
 
 Rows = list[dict[str, Any]]
 
@@ -79,14 +80,13 @@ def names_for(given: Iterable[str | None], longest: int = LONGEST) -> dict[str |
 
 def grouped(given: Sequence[str | None], most: int = LABELS) -> dict[str | None, str]:
     """As `names_for`, by how often each is given, most often first; of more than ``most``
-    different ones the rarer ones share a name that says how many they are."""
+    different ones the rarer ones share the name `OTHERS`."""
     counts = Counter(given)
     order = sorted(counts, key=lambda one: (-counts[one], one is None, one or ""))
     if len(order) <= most:
         return names_for(order)
     shown = names_for(order[: most - 1])
-    rest = f"{len(order) - most + 1} other labels"
-    return shown | dict.fromkeys(order[most - 1 :], rest)
+    return shown | dict.fromkeys(order[most - 1 :], OTHERS)
 
 
 def whiskers(along: str, low: str, high: str, *channels: Any, title: str = "") -> alt.Chart:
