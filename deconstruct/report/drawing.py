@@ -16,7 +16,7 @@ import duckdb
 
 from deconstruct.common.showing import printable
 from deconstruct.report.chart import Missing
-from deconstruct.report.theme import QUIET
+from deconstruct.report.theme import ONE, QUIET
 
 WIDTH = 400
 """Pixels of a plot, without its axes."""
@@ -92,7 +92,7 @@ def grouped(given: Sequence[str | None], most: int = LABELS) -> dict[str | None,
 def whiskers(along: str, low: str, high: str, *channels: Any, title: str = "") -> alt.Chart:
     """Intervals as rules from column ``low`` to column ``high``. along: x or y. channels: where
     else, and in which colour. title: of the axis."""
-    rules = alt.Chart().mark_rule(strokeWidth=1.5, aria=False)
+    rules = alt.Chart().mark_rule(strokeWidth=1.5, color=ONE, aria=False)
     if along == "x":
         return rules.encode(alt.X(f"{low}:Q", title=title), alt.X2(f"{high}:Q"), *channels)
     return rules.encode(alt.Y(f"{low}:Q", title=title), alt.Y2(f"{high}:Q"), *channels)
@@ -102,6 +102,22 @@ def reference(along: str, value: float) -> alt.Chart:
     """A dashed line where ``along`` (x or y) is ``value``: what nothing, or chance, gives."""
     line = alt.Chart().mark_rule(color=QUIET, strokeDash=[4, 3], aria=False)
     return line.encode(x=alt.datum(value)) if along == "x" else line.encode(y=alt.datum(value))
+
+
+def decades(low: float, high: float) -> alt.Scale:
+    """A logarithmic scale from ``low`` to ``high``, both above 0."""
+    return alt.Scale(type="log", domain=[low, high], nice=False)
+
+
+def powers(low: float, high: float, form: str = "~g", grid: bool = False) -> alt.Axis:
+    """Its axis: ticks at powers of ten, or at more where there would be too few."""
+    ends = range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)
+    steps = (1,) if len(ends) > 3 else (1, 3) if len(ends) > 1 else (1, 2, 5)
+    ticks = [
+        float(f"{s}e{e}") for e in range(ends.start - 1, ends.stop + 1) for s in steps
+    ]
+    shown = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+    return alt.Axis(values=shown, format=form, grid=grid)
 
 
 def height(rows: int, least: int = 2) -> int:

@@ -22,22 +22,34 @@ OTHER = COLOURS[4]
 """Of what stands beside it: gates, the run before."""
 QUIET = COLOURS[7]
 """Of baselines and of what is left out."""
+COLUMNS = 4
+"""Names in a row of a legend: more are wider than a plot."""
 HEAT = "#e69f00"
 """The one hue by whose strength a token tells how much fires on it."""
 
 CONFIG: dict[str, Any] = {
     "background": "transparent",
     "font": "system-ui, sans-serif",
-    "view": {"stroke": None, "continuousWidth": 420, "continuousHeight": 240},
-    "title": {"anchor": "start", "fontSize": 13, "fontWeight": 600, "color": "#1a1a1a"},
+    "view": {"stroke": None, "continuousWidth": 400, "continuousHeight": 240},
+    "title": {
+        "anchor": "start", "frame": "bounds", "fontSize": 14, "fontWeight": 600,
+        "color": "#1a1a1a", "offset": 10,
+    },
     "axis": {
-        "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": 400,
+        "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 400,
         "labelColor": "#444", "titleColor": "#444", "gridColor": "#e4e4e4", "gridOpacity": 1,
-        "domainColor": "#999", "tickColor": "#999",
+        "domainColor": "#999", "tickColor": "#999", "tickSize": 4, "labelLimit": 150,
     },
     "legend": {
-        "labelFontSize": 11, "titleFontSize": 11, "labelColor": "#444", "titleColor": "#444",
+        "orient": "top", "direction": "horizontal", "labelFontSize": 12, "titleFontSize": 12,
+        "titleFontWeight": 400, "labelColor": "#444", "titleColor": "#444", "labelLimit": 160,
+        "symbolOpacity": 1, "symbolStrokeWidth": 0, "columnPadding": 14, "offset": 8,
     },
+    "header": {
+        "labelFontSize": 12, "labelColor": "#444", "labelAnchor": "start", "labelFontWeight": 600,
+        "titleFontSize": 12, "titleColor": "#444",
+    },
+    "text": {"fontSize": 12, "color": "#1a1a1a"},
     "range": {"category": list(COLOURS)},
     "mark": {"color": ONE},
 }  # fmt: skip
@@ -51,7 +63,7 @@ def coloured(field: str, values: Sequence[str], title: str = "") -> tuple[alt.Co
     n = len(values)
     colours = [COLOURS[i % len(COLOURS)] for i in range(n)]
     shapes = [SHAPES[(i + i // len(COLOURS)) % len(SHAPES)] for i in range(n)]
-    legend = alt.Legend(title=title or None)
+    legend = alt.Legend(title=title or None, columns=min(n, COLUMNS))
     return (
         alt.Color(f"{field}:N", scale=alt.Scale(domain=list(values), range=colours), legend=legend),
         alt.Shape(f"{field}:N", scale=alt.Scale(domain=list(values), range=shapes), legend=legend),

@@ -8,12 +8,13 @@ import duckdb
 from deconstruct.report.chart import Missing, Told, finished, values
 from deconstruct.report.drawing import (
     WIDTH,
+    decades,
     digits,
     height,
     names_for,
+    powers,
     query,
     query_new,
-    reference,
 )
 from deconstruct.report.theme import COLOURS, ONE, OTHER, QUIET, coloured
 from deconstruct.store.query import resolve_run
@@ -90,12 +91,13 @@ def density(store: duckdb.DuckDBPyConnection, run: str) -> alt.Chart:
         .encode(
             x=alt.X(
                 "from:Q",
-                scale=alt.Scale(type="log", nice=False),
-                axis=alt.Axis(format="~%", tickCount=6),
+                scale=decades(rows[0]["from"], 1),
+                axis=powers(rows[0]["from"], 1, "~%"),
                 title="share of tokens on which a latent fires",
             ),
             x2="to:Q",
             y=alt.Y("latents:Q", title="latents"),
+            y2=alt.datum(0),
             color=alt.Color(
                 "kind:N",
                 scale=alt.Scale(domain=list(told.values()), range=[ONE, COLOURS[1], OTHER, QUIET]),
@@ -137,12 +139,13 @@ def strength(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         }
         for row in found
     ]
-    log = alt.Scale(type="log", nice=False)
-    x = alt.X("from:Q", scale=log, axis=alt.Axis(format="~%", tickCount=6))
+    left, low = (min(row[name] for row in rows) for name in ("from", "weakest"))
+    high = max(row["largest"] for row in rows)
+    x = alt.X("from:Q", scale=decades(left, 1), axis=powers(left, 1, "~%"))
     cells = alt.Chart().mark_rect(color=ONE, aria=False).encode(
         x=x.title("share of tokens on which a latent fires"),
         x2="to:Q",
-        y=alt.Y("weakest:Q", scale=log, axis=alt.Axis(format="~s", tickCount=5))
+        y=alt.Y("weakest:Q", scale=decades(low, high), axis=powers(low, high, "~s", grid=True))
         .title("strongest activation"),
         y2="largest:Q",
         opacity=alt.Opacity(
@@ -153,7 +156,7 @@ def strength(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         tooltip=["latents:Q", "strongest latent:Q", "its activation:Q", "from:Q", "to:Q"],
     )
     names = alt.Chart().mark_text(align="left", dx=4, fontSize=11).encode(
-        x=alt.X("to:Q", scale=log), y=alt.Y("largest:Q", scale=log), text="named:N"
+        x="to:Q", y="largest:Q", text="named:N"
     ).transform_filter("isValid(datum.named)")
     chart = alt.layer(cells, names, data=values(rows)).properties(width=WIDTH, height=260)
     total = sum(row["latents"] for row in rows)
@@ -188,9 +191,10 @@ def nearest(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     ]
     bars = alt.Chart().mark_bar(stroke="white", strokeWidth=0.5).encode(
         x=alt.X("from:Q", title="cosine with the nearest other decoder row",
-                scale=alt.Scale(domain=[min(0, rows[0]["from"]), 1])),
+                axis=alt.Axis(grid=False), scale=alt.Scale(domain=[min(0, rows[0]["from"]), 1])),
         x2="to:Q",
         y=alt.Y("latents:Q", title="latents"),
+        y2=alt.datum(0),
         tooltip=["from:Q", "to:Q", "latents:Q"],
     )
     total = sum(row["latents"] for row in rows)

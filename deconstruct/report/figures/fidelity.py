@@ -175,7 +175,7 @@ def positions(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         }
         for row in found
     ]
-    x = alt.X("position:Q", title="position in the text, tokens")
+    x = alt.X("position:Q", title="position in the text, tokens", axis=alt.Axis(grid=False))
     line = alt.Chart().mark_line(color=ONE, point=alt.OverlayMarkDef(size=16)).encode(
         x=x, y=alt.Y("median:Q", title="squared error / squared length"),
         tooltip=["position:Q", "median:Q", "low:Q", "high:Q", "tokens:Q"],
