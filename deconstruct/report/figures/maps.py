@@ -40,7 +40,7 @@ WHERE m.run_id = ? ORDER BY hash(m.latent), m.latent
 """
 _OF_LABELS = """
 SELECT latent, arg_max(label, cohen_d) AS label, max(cohen_d) AS d FROM label_latents
-WHERE run_id = ? AND cohen_d > 0 AND task = first_task(run_id) GROUP BY latent
+WHERE run_id = $1 AND cohen_d > 0 AND task = first_task($1) GROUP BY latent
 """
 
 
@@ -177,11 +177,11 @@ def _map(rows: Rows, field: str, order: list[str], tooltip: list[str]) -> alt.La
     marks = alt.Chart().mark_point(filled=True, size=16, opacity=1, strokeWidth=0, aria=False)
     layers = [
         marks.encode(x=x, y=y, color=colour, shape=shape, tooltip=tooltip).transform_filter(
-            alt.FieldValidPredicate(field=field, valid=True)
+            f"isValid(datum.{field})"
         )
     ]
     if any("cluster" in row for row in rows):
-        named = alt.Chart().transform_filter(alt.FieldValidPredicate(field="cluster", valid=True))
+        named = alt.Chart().transform_filter("isValid(datum.cluster)")
         halo = named.mark_text(fontWeight=600, fontSize=12, stroke="white", strokeWidth=3, aria=False)
         layers += [one.encode(x=x, y=y, text="cluster:N") for one in (halo, named.mark_text(fontWeight=600, fontSize=12))]
     return alt.layer(*layers, data=values(rows)).properties(width=WIDTH + 60, height=WIDTH)
