@@ -113,9 +113,7 @@ def powers(low: float, high: float, form: str = "~g", grid: bool = False) -> alt
     """Its axis: ticks at powers of ten, or at more where there would be too few."""
     ends = range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)
     steps = (1,) if len(ends) > 3 else (1, 3) if len(ends) > 1 else (1, 2, 5)
-    ticks = [
-        float(f"{s}e{e}") for e in range(ends.start - 1, ends.stop + 1) for s in steps
-    ]
+    ticks = [float(f"{s}e{e}") for e in range(ends.start - 1, ends.stop + 1) for s in steps]
     shown = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
     return alt.Axis(values=shown, format=form, grid=grid)
 

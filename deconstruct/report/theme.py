@@ -22,8 +22,6 @@ OTHER = COLOURS[4]
 """Of what stands beside it: gates, the run before."""
 QUIET = COLOURS[7]
 """Of baselines and of what is left out."""
-COLUMNS = 4
-"""Names in a row of a legend: more are wider than a plot."""
 HEAT = "#e69f00"
 """The one hue by whose strength a token tells how much fires on it."""
 
@@ -55,6 +53,12 @@ CONFIG: dict[str, Any] = {
 }  # fmt: skip
 
 
+def columns(names: Sequence[str]) -> int:
+    """Names in a row of a legend that is as wide as a plot."""
+    longest = max(map(len, names), default=1)
+    return max(1, min(len(names), 430 // (28 + 7 * min(longest, 20))))
+
+
 def coloured(field: str, values: Sequence[str], title: str = "") -> tuple[alt.Color, alt.Shape]:
     """Colour and shape of a field whose values are given in their order; one legend for both.
 
@@ -63,7 +67,7 @@ def coloured(field: str, values: Sequence[str], title: str = "") -> tuple[alt.Co
     n = len(values)
     colours = [COLOURS[i % len(COLOURS)] for i in range(n)]
     shapes = [SHAPES[(i + i // len(COLOURS)) % len(SHAPES)] for i in range(n)]
-    legend = alt.Legend(title=title or None, columns=min(n, COLUMNS))
+    legend = alt.Legend(title=title or None, columns=columns(values))
     return (
         alt.Color(f"{field}:N", scale=alt.Scale(domain=list(values), range=colours), legend=legend),
         alt.Shape(f"{field}:N", scale=alt.Scale(domain=list(values), range=shapes), legend=legend),

@@ -12,12 +12,10 @@ from deconstruct.report.drawing import (
     WIDTH,
     digits,
     grouped,
-    height,
     names_for,
     query,
-    reference,
 )
-from deconstruct.report.theme import COLOURS, ONE, OTHER, QUIET
+from deconstruct.report.theme import COLOURS, ONE, OTHER, QUIET, columns
 from deconstruct.store.query import resolve_run
 
 WIDEST = 0.11
@@ -84,11 +82,13 @@ def label_mix(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         x=alt.X("from:Q", title="documents"), x2="to:Q", y=y,
         color=alt.Color(
             "label:N", scale=alt.Scale(domain=order, range=colours),
-            legend=alt.Legend(title=None, columns=4),
+            legend=alt.Legend(title=None, columns=columns(order)),
         ),
         tooltip=["cluster:N", "label:N", "documents:Q", "share:Q"],
     )  # fmt: skip
-    texts = alt.Chart().mark_text(fontSize=10.5, aria=False).encode(x="middle:Q", y=y, text="written:N")
+    texts = (
+        alt.Chart().mark_text(fontSize=10.5, aria=False).encode(x="middle:Q", y=y, text="written:N")
+    )
     chart = alt.layer(bars, texts, data=values(rows))
     return finished(
         chart.properties(width=WIDTH - 60, height=max(2, len(shown)) * 26),
@@ -129,19 +129,49 @@ def stability(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         }
         for row in found
     ]
-    x = alt.X("clusters:Q", title="number of clusters", axis=alt.Axis(grid=False, tickMinStep=1), scale=alt.Scale(zero=False, nice=False, padding=14))
-    y = alt.Y("stability:Q", title="stability (adjusted Rand index)", scale=alt.Scale(domain=[min(0, *(r["low"] for r in rows), 0), 1]))
-    tip = ["clusters:Q", "stability:Q", "low:Q", "high:Q", "shuffled:Q"]
-    rules = alt.Chart().mark_rule(color=ONE, strokeWidth=1.5, aria=False).encode(x=x, y="low:Q", y2="high:Q")
-    line = alt.Chart().mark_line(color=ONE, strokeWidth=1.2, opacity=0.6, aria=False).encode(x=x, y=y)
-    dots = alt.Chart().mark_point(filled=True, opacity=1).encode(
-        x=x, y=y, tooltip=tip,
-        size=alt.condition("datum.chosen", alt.value(110), alt.value(36)),
-        color=alt.condition("datum.chosen", alt.value(OTHER), alt.value(ONE)),
-        shape=alt.condition("datum.chosen", alt.value("diamond"), alt.value("circle")),
+    x = alt.X(
+        "clusters:Q",
+        title="number of clusters",
+        axis=alt.Axis(grid=False, tickMinStep=1),
+        scale=alt.Scale(zero=False, nice=False, padding=14),
     )
-    text = alt.Chart().mark_text(dy=-14, color=OTHER, text="chosen").encode(x=x, y=y).transform_filter("datum.chosen")
-    floor = alt.Chart().mark_line(color=QUIET, strokeDash=[4, 3], aria=False).encode(x=x, y="shuffled:Q")
+    y = alt.Y(
+        "stability:Q",
+        title="stability (adjusted Rand index)",
+        scale=alt.Scale(domain=[min(0, *(r["low"] for r in rows), 0), 1]),
+    )
+    tip = ["clusters:Q", "stability:Q", "low:Q", "high:Q", "shuffled:Q"]
+    rules = (
+        alt.Chart()
+        .mark_rule(color=ONE, strokeWidth=1.5, aria=False)
+        .encode(x=x, y="low:Q", y2="high:Q")
+    )
+    line = (
+        alt.Chart().mark_line(color=ONE, strokeWidth=1.2, opacity=0.6, aria=False).encode(x=x, y=y)
+    )
+    dots = (
+        alt.Chart()
+        .mark_point(filled=True, opacity=1)
+        .encode(
+            x=x,
+            y=y,
+            tooltip=tip,
+            size=alt.condition("datum.chosen", alt.value(110), alt.value(36)),
+            color=alt.condition("datum.chosen", alt.value(OTHER), alt.value(ONE)),
+            shape=alt.condition("datum.chosen", alt.value("diamond"), alt.value("circle")),
+        )
+    )
+    text = (
+        alt.Chart()
+        .mark_text(dy=-14, color=OTHER, text="chosen")
+        .encode(x=x, y=y)
+        .transform_filter("datum.chosen")
+    )
+    floor = (
+        alt.Chart()
+        .mark_line(color=QUIET, strokeDash=[4, 3], aria=False)
+        .encode(x=x, y="shuffled:Q")
+    )
     chart = alt.layer(floor, rules, line, dots, text, data=values(rows))
     best = next((row for row in rows if row["chosen"]), rows[0])
     return finished(
@@ -169,13 +199,21 @@ def support(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         {"from": row["bin"] / BANDS, "to": (row["bin"] + 1) / BANDS, "documents": row["documents"]}
         for row in found
     ]
-    bars = alt.Chart().mark_bar(stroke="white", strokeWidth=0.5).encode(
-        x=alt.X("from:Q", title="share of the fits in which a document stays in its cluster",
-                axis=alt.Axis(format="%", grid=False), scale=alt.Scale(domain=[0, 1])),
-        x2="to:Q",
-        y=alt.Y("documents:Q", title="documents"),
-        y2=alt.datum(0),
-        tooltip=["from:Q", "to:Q", "documents:Q"],
+    bars = (
+        alt.Chart()
+        .mark_bar(stroke="white", strokeWidth=0.5)
+        .encode(
+            x=alt.X(
+                "from:Q",
+                title="share of the fits in which a document stays in its cluster",
+                axis=alt.Axis(format="%", grid=False),
+                scale=alt.Scale(domain=[0, 1]),
+            ),
+            x2="to:Q",
+            y=alt.Y("documents:Q", title="documents"),
+            y2=alt.datum(0),
+            tooltip=["from:Q", "to:Q", "documents:Q"],
+        )
     )
     total = sum(row["documents"] for row in rows)
     sure = sum(row["documents"] for row in rows if row["from"] >= 0.9)

@@ -73,7 +73,9 @@ def density(store: duckdb.DuckDBPyConnection, run: str) -> alt.Chart:
     }
 
     def kind(low: float, high: float) -> str:
-        return told["rare" if 10**high <= RARE * 1.01 else "dense" if 10**low >= DENSE * 0.99 else "usual"]
+        return told[
+            "rare" if 10**high <= RARE * 1.01 else "dense" if 10**low >= DENSE * 0.99 else "usual"
+        ]
 
     first = next(i for i, row in enumerate(found) if row["latents"])
     rows = [
@@ -142,22 +144,32 @@ def strength(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     left, low = (min(row[name] for row in rows) for name in ("from", "weakest"))
     high = max(row["largest"] for row in rows)
     x = alt.X("from:Q", scale=decades(left, 1), axis=powers(left, 1, "~%"))
-    cells = alt.Chart().mark_rect(color=ONE, aria=False).encode(
-        x=x.title("share of tokens on which a latent fires"),
-        x2="to:Q",
-        y=alt.Y("weakest:Q", scale=decades(low, high), axis=powers(low, high, "~s", grid=True))
-        .title("strongest activation"),
-        y2="largest:Q",
-        opacity=alt.Opacity(
-            "latents:Q",
-            scale=alt.Scale(type="log", range=[0.2, 1]),
-            legend=alt.Legend(title="latents", orient="top", direction="horizontal", values=[1, 10, 100, 1000]),
-        ),
-        tooltip=["latents:Q", "strongest latent:Q", "its activation:Q", "from:Q", "to:Q"],
+    cells = (
+        alt.Chart()
+        .mark_rect(color=ONE, aria=False)
+        .encode(
+            x=x.title("share of tokens on which a latent fires"),
+            x2="to:Q",
+            y=alt.Y(
+                "weakest:Q", scale=decades(low, high), axis=powers(low, high, "~s", grid=True)
+            ).title("strongest activation"),
+            y2="largest:Q",
+            opacity=alt.Opacity(
+                "latents:Q",
+                scale=alt.Scale(type="log", range=[0.2, 1]),
+                legend=alt.Legend(
+                    title="latents", orient="top", direction="horizontal", values=[1, 10, 100, 1000]
+                ),
+            ),
+            tooltip=["latents:Q", "strongest latent:Q", "its activation:Q", "from:Q", "to:Q"],
+        )
     )
-    names = alt.Chart().mark_text(align="left", dx=4, fontSize=11).encode(
-        x="to:Q", y="largest:Q", text="named:N"
-    ).transform_filter("isValid(datum.named)")
+    names = (
+        alt.Chart()
+        .mark_text(align="left", dx=4, fontSize=11)
+        .encode(x="to:Q", y="largest:Q", text="named:N")
+        .transform_filter("isValid(datum.named)")
+    )
     chart = alt.layer(cells, names, data=values(rows)).properties(width=WIDTH, height=260)
     total = sum(row["latents"] for row in rows)
     top = max(rows, key=lambda row: row["its activation"] or 0)
@@ -189,13 +201,21 @@ def nearest(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         }
         for row in found
     ]
-    bars = alt.Chart().mark_bar(stroke="white", strokeWidth=0.5).encode(
-        x=alt.X("from:Q", title="cosine with the nearest other decoder row",
-                axis=alt.Axis(grid=False), scale=alt.Scale(domain=[min(0, rows[0]["from"]), 1])),
-        x2="to:Q",
-        y=alt.Y("latents:Q", title="latents"),
-        y2=alt.datum(0),
-        tooltip=["from:Q", "to:Q", "latents:Q"],
+    bars = (
+        alt.Chart()
+        .mark_bar(stroke="white", strokeWidth=0.5)
+        .encode(
+            x=alt.X(
+                "from:Q",
+                title="cosine with the nearest other decoder row",
+                axis=alt.Axis(grid=False),
+                scale=alt.Scale(domain=[min(0, rows[0]["from"]), 1]),
+            ),
+            x2="to:Q",
+            y=alt.Y("latents:Q", title="latents"),
+            y2=alt.datum(0),
+            tooltip=["from:Q", "to:Q", "latents:Q"],
+        )
     )
     total = sum(row["latents"] for row in rows)
     twins = sum(row["latents"] for row in rows if row["from"] >= 0.9)
@@ -222,19 +242,34 @@ def massive_tokens(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart
     called = names_for(row["token"] for row in found)
     kinds = {"share": "of all tokens", "variance": "of the variance"}
     rows = [
-        {"token": called[row["token"]], "share": digits(row[name]), "what": kinds[name], "tokens": row["n"]}
+        {
+            "token": called[row["token"]],
+            "share": digits(row[name]),
+            "what": kinds[name],
+            "tokens": row["n"],
+        }
         for row in found
         for name in kinds
     ]
     colour, shape = coloured("what", list(kinds.values()))
     y = alt.Y("token:N", sort=None, title="token")
-    log = alt.Scale(type="log")
-    lines = alt.Chart().mark_line(color=QUIET, strokeWidth=1).encode(
-        x=alt.X("share:Q", scale=log), y=y, detail="token:N"
+    ends = min(row["share"] for row in rows) / 1.5, 1.0
+    log = decades(*ends)
+    lines = (
+        alt.Chart()
+        .mark_line(color=QUIET, strokeWidth=1)
+        .encode(x=alt.X("share:Q", scale=log), y=y, detail="token:N")
     )
-    dots = alt.Chart().mark_point(filled=True, size=70, opacity=1).encode(
-        x=alt.X("share:Q", scale=log, axis=alt.Axis(format="~%", tickCount=6), title="share"),
-        y=y, color=colour, shape=shape, tooltip=["token:N", "what:N", "share:Q", "tokens:Q"],
+    dots = (
+        alt.Chart()
+        .mark_point(filled=True, size=70, opacity=1)
+        .encode(
+            x=alt.X("share:Q", scale=log, axis=powers(*ends, "~%", grid=True), title="share"),
+            y=y,
+            color=colour,
+            shape=shape,
+            tooltip=["token:N", "what:N", "share:Q", "tokens:Q"],
+        )
     )
     chart = alt.layer(lines, dots, data=values(rows))
     share, variance = (sum(row[name] for row in found) for name in ("share", "variance"))
@@ -272,15 +307,26 @@ def massive_latents(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChar
     ]
     colour, shape = coloured("where", list(kinds.values()))
     y = alt.Y("latent:N", sort=None, title="latent")
-    x = alt.X("mean activation:Q", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s", tickCount=5))
+    known = [row["mean activation"] for row in rows if row["mean activation"]]
+    ends = min(known) / 1.3, max(known) * 1.3
+    x = alt.X("mean activation:Q", scale=decades(*ends), axis=powers(*ends, "~s", grid=True))
     lines = alt.Chart().mark_line(color=QUIET, strokeWidth=1).encode(x=x, y=y, detail="latent:N")
-    dots = alt.Chart().mark_point(filled=True, size=70, opacity=1).encode(
-        x=x.title("mean activation where it fires"), y=y, color=colour, shape=shape,
-        tooltip=["latent:N", "where:N", "mean activation:Q", "share of pooled:Q"],
+    dots = (
+        alt.Chart()
+        .mark_point(filled=True, size=70, opacity=1)
+        .encode(
+            x=x.title("mean activation where it fires"),
+            y=y,
+            color=colour,
+            shape=shape,
+            tooltip=["latent:N", "where:N", "mean activation:Q", "share of pooled:Q"],
+        )
     )
     top = found[0]
     return finished(
-        alt.layer(lines, dots, data=values(rows)).properties(width=WIDTH, height=height(len(found))),
+        alt.layer(lines, dots, data=values(rows)).properties(
+            width=WIDTH, height=height(len(found))
+        ),
         Told(
             "massive-latents",
             "Latents that answer to massive activations",

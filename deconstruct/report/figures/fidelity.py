@@ -30,7 +30,10 @@ HIGH = {
     "loss_recovered_mean": "loss recovered, against the mean",
     "loss_recovered_token_lookup": "loss recovered, against token lookup",
 }
-BETTER = {**dict.fromkeys(LOW, "nearer to 0 is better"), **dict.fromkeys(HIGH, "nearer to 1 is better")}
+BETTER = {
+    **dict.fromkeys(LOW, "nearer to 0 is better"),
+    **dict.fromkeys(HIGH, "nearer to 1 is better"),
+}
 LOSSES = {
     "loss_clean": "the model as it is",
     "loss_spliced": "through the SAE",
@@ -91,17 +94,29 @@ def fidelity(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
     whose = list(dict.fromkeys(row["whose"] for row in rows))
     measures = list(dict.fromkeys(row["measure"] for row in rows))
     colour, shape = coloured("whose", whose)
-    y = alt.Y("measure:N", sort=[names[n] for n in names], title=None, axis=alt.Axis(labelLimit=230))
+    y = alt.Y(
+        "measure:N", sort=[names[n] for n in names], title=None, axis=alt.Axis(labelLimit=230)
+    )
     offset = alt.YOffset("whose:N", scale=alt.Scale(domain=whose, paddingOuter=0.4))
-    dots = alt.Chart().mark_point(filled=True, size=50, opacity=1).encode(
-        x=alt.X("value:Q", title="share"), y=y, yOffset=offset, color=colour, shape=shape,
-        tooltip=["measure:N", "whose:N", "value:Q", "low:Q", "high:Q"],
+    dots = (
+        alt.Chart()
+        .mark_point(filled=True, size=50, opacity=1)
+        .encode(
+            x=alt.X("value:Q", title="share"),
+            y=y,
+            yOffset=offset,
+            color=colour,
+            shape=shape,
+            tooltip=["measure:N", "whose:N", "value:Q", "low:Q", "high:Q"],
+        )
     )
     bars = whiskers("x", "low", "high", y, offset, colour)
     chart = (
         alt.layer(bars, dots)
         .properties(width=WIDTH - 140, height={"step": max(22, 11 * len(whose))})
-        .facet(row=alt.Row("reading:N", title=None, header=alt.Header(orient="top")), data=values(rows))
+        .facet(
+            row=alt.Row("reading:N", title=None, header=alt.Header(orient="top")), data=values(rows)
+        )
         .resolve_scale(y="independent")
     )
     typical = next((row for row in own if row["metric"] == "fvu_typical"), own[0])
@@ -137,16 +152,23 @@ def losses(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     if not rows:
         raise Missing(f"run {run_id} has no losses: none were asked for (evaluation.max_documents)")
     y = alt.Y("in place of the activations:N", sort=None, title=None, axis=alt.Axis(labelLimit=200))
-    dots = alt.Chart().mark_point(filled=True, size=60, opacity=1, color=ONE).encode(
-        x=alt.X("loss:Q", title="next-token loss, nats", scale=alt.Scale(zero=False)), y=y,
-        tooltip=["in place of the activations:N", "loss:Q", "low:Q", "high:Q", "predictions:Q"],
+    dots = (
+        alt.Chart()
+        .mark_point(filled=True, size=60, opacity=1, color=ONE)
+        .encode(
+            x=alt.X("loss:Q", title="next-token loss, nats", scale=alt.Scale(zero=False)),
+            y=y,
+            tooltip=["in place of the activations:N", "loss:Q", "low:Q", "high:Q", "predictions:Q"],
+        )
     )
     layers = [whiskers("x", "low", "high", y), dots]
     if "loss_clean" in found:
         layers.insert(0, reference("x", digits(found["loss_clean"]["value"]) or 0))
     told = {name: row["value"] for name, row in found.items()}
     return finished(
-        alt.layer(*layers, data=values(rows)).properties(width=WIDTH - 60, height=height(len(rows))),
+        alt.layer(*layers, data=values(rows)).properties(
+            width=WIDTH - 60, height=height(len(rows))
+        ),
         Told(
             "losses",
             "What the SAE leaves of the model's predictions",
@@ -176,9 +198,14 @@ def positions(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         for row in found
     ]
     x = alt.X("position:Q", title="position in the text, tokens", axis=alt.Axis(grid=False))
-    line = alt.Chart().mark_line(color=ONE, point=alt.OverlayMarkDef(size=16)).encode(
-        x=x, y=alt.Y("median:Q", title="squared error / squared length"),
-        tooltip=["position:Q", "median:Q", "low:Q", "high:Q", "tokens:Q"],
+    line = (
+        alt.Chart()
+        .mark_line(color=ONE, point=alt.OverlayMarkDef(size=16))
+        .encode(
+            x=x,
+            y=alt.Y("median:Q", title="squared error / squared length"),
+            tooltip=["position:Q", "median:Q", "low:Q", "high:Q", "tokens:Q"],
+        )
     )
     chart = alt.layer(whiskers("y", "low", "high", x), line, data=values(rows))
     worst = max(rows, key=lambda row: row["median"] or 0)

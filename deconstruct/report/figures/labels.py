@@ -44,33 +44,40 @@ MEASURES = {
 }
 """What probes are judged by, the first that a run has; the last of runs of older releases."""
 
+_FIRST = "SELECT coalesce(first_task($1), (SELECT min(task) FROM probes WHERE run_id = $1))"
 _PROBES = """
 SELECT representation, k, metric, value, ci_low AS low, ci_high AS high, n_test FROM probes
-WHERE run_id = $1 AND label IS NULL AND task = coalesce($2, first_task($1))
+WHERE run_id = $1 AND label IS NULL AND task = $2
 ORDER BY representation, k
 """
 _CURVE = """
 SELECT representation, n, avg(value) AS value, min(value) AS low, max(value) AS high,
     count(*) AS draws
-FROM probe_curve WHERE run_id = $1 AND task = coalesce($2, first_task($1))
+FROM probe_curve WHERE run_id = $1 AND task = $2
 GROUP BY ALL ORDER BY ALL
 """
 _CONFUSION = """
 SELECT label, predicted, count(*) AS documents FROM probe_predictions
 WHERE run_id = $1 AND representation = 'latents' AND k IS NULL
-    AND task = coalesce($2, first_task($1))
+    AND task = $2
 GROUP BY ALL ORDER BY ALL
 """
 
 
-def probe_curve(store: duckdb.DuckDBPyConnection, run: str, task: str | None = None) -> alt.LayerChart:
+def probe_curve(
+    store: duckdb.DuckDBPyConnection, run: str, task: str | None = None
+) -> alt.LayerChart:
     """How many dimensions labels need: probes on the k best ones, latents beside other inputs.
 
     task: a column of labels other than the first.
     """
     run_id = resolve_run(store, run)
     found, measure = _probes(store, run_id, task)
-    shown = [n for n in ("latents", "activations", "tfidf") if any(r["representation"] == n for r in found)]
+    shown = [
+        n
+        for n in ("latents", "activations", "tfidf")
+        if any(r["representation"] == n for r in found)
+    ]
     ks = sorted({row["k"] for row in found if row["representation"] in shown and row["k"]})
     rows = [
         {
@@ -84,8 +91,15 @@ def probe_curve(store: duckdb.DuckDBPyConnection, run: str, task: str | None = N
         if row["representation"] in shown
     ]
     colour, shape = coloured("probe on", [NAMES[name] for name in shown])
-    x = alt.X("k:N", sort=[*map(str, ks), "all"], title="dimensions that the probe reads", axis=alt.Axis(labelAngle=0))
-    offset = alt.XOffset("probe on:N", scale=alt.Scale(domain=[NAMES[n] for n in shown], paddingOuter=1))
+    x = alt.X(
+        "k:N",
+        sort=[*map(str, ks), "all"],
+        title="dimensions that the probe reads",
+        axis=alt.Axis(labelAngle=0),
+    )
+    offset = alt.XOffset(
+        "probe on:N", scale=alt.Scale(domain=[NAMES[n] for n in shown], paddingOuter=1)
+    )
     y = alt.Y("value:Q", title=MEASURES[measure], scale=alt.Scale(zero=False))
     marks = alt.Chart().encode(x=x, xOffset=offset, y=y, color=colour)
     layers: list[alt.Chart] = [
@@ -109,12 +123,15 @@ def probe_curve(store: duckdb.DuckDBPyConnection, run: str, task: str | None = N
             "worth their name reach with few what activations reach with many. It does not show "
             "that the latents chosen are about the label: they may follow something beside it.",
             "On all dimensions: "
-            + "; ".join(f"{NAMES[n]} {told_interval(best[n])}" for n in shown if n in best) + ".",
+            + "; ".join(f"{NAMES[n]} {told_interval(best[n])}" for n in shown if n in best)
+            + ".",
         ),
     )
 
 
-def representations(store: duckdb.DuckDBPyConnection, run: str, task: str | None = None) -> alt.LayerChart:
+def representations(
+    store: duckdb.DuckDBPyConnection, run: str, task: str | None = None
+) -> alt.LayerChart:
     """What labels can be read off, and how well: each representation, few and all dimensions."""
     run_id = resolve_run(store, run)
     found, measure = _probes(store, run_id, task)
@@ -139,14 +156,23 @@ def representations(store: duckdb.DuckDBPyConnection, run: str, task: str | None
     ]
     colour, shape = coloured("reads", [told[k] for k in reversed(kept)])
     y = alt.Y("probe on:N", sort=list(called.values()), title=None, axis=alt.Axis(labelLimit=150))
-    dots = alt.Chart().mark_point(filled=True, size=55, opacity=1).encode(
-        x=alt.X("value:Q", title=MEASURES[measure], scale=alt.Scale(zero=False)), y=y,
-        color=colour, shape=shape, tooltip=["probe on:N", "reads:N", "value:Q", "low:Q", "high:Q"],
+    dots = (
+        alt.Chart()
+        .mark_point(filled=True, size=55, opacity=1)
+        .encode(
+            x=alt.X("value:Q", title=MEASURES[measure], scale=alt.Scale(zero=False)),
+            y=y,
+            color=colour,
+            shape=shape,
+            tooltip=["probe on:N", "reads:N", "value:Q", "low:Q", "high:Q"],
+        )
     )
     layers = [whiskers("x", "low", "high", y, colour), dots]
     best = {row["representation"]: row for row in found if row["k"] is None}
     return finished(
-        alt.layer(*layers, data=values(rows)).properties(width=WIDTH - 60, height=height(len(order))),
+        alt.layer(*layers, data=values(rows)).properties(
+            width=WIDTH - 60, height=height(len(order))
+        ),
         Told(
             "representations",
             "What labels are read off, and how well",
@@ -159,11 +185,17 @@ def representations(store: duckdb.DuckDBPyConnection, run: str, task: str | None
     )
 
 
-def learning_curve(store: duckdb.DuckDBPyConnection, run: str, task: str | None = None) -> alt.LayerChart:
+def learning_curve(
+    store: duckdb.DuckDBPyConnection, run: str, task: str | None = None
+) -> alt.LayerChart:
     """How many labelled documents are needed: probes on few train documents of each class."""
     run_id = resolve_run(store, run)
     shown = ["latents", "activations", "tfidf", "length"]
-    found = [r for r in query(store, _CURVE, run_id, task) if r["representation"] in shown]
+    found = [
+        r
+        for r in query(store, _CURVE, run_id, _task(store, run_id, task))
+        if r["representation"] in shown
+    ]
     if not found:
         raise Missing(f"run {run_id} has no probes on few documents")
     shown = [name for name in shown if any(r["representation"] == name for r in found)]
@@ -180,15 +212,23 @@ def learning_curve(store: duckdb.DuckDBPyConnection, run: str, task: str | None 
     ]
     colour, shape = coloured("probe on", [NAMES[name] for name in shown])
     ns = sorted({row["n"] for row in found})
-    x = alt.X("documents of each label:O", sort=ns, title="train documents of each label", axis=alt.Axis(labelAngle=0))
-    offset = alt.XOffset("probe on:N", scale=alt.Scale(domain=[NAMES[n] for n in shown], paddingOuter=1))
+    x = alt.X(
+        "documents of each label:O",
+        sort=ns,
+        title="train documents of each label",
+        axis=alt.Axis(labelAngle=0),
+    )
+    offset = alt.XOffset(
+        "probe on:N", scale=alt.Scale(domain=[NAMES[n] for n in shown], paddingOuter=1)
+    )
     y = alt.Y("value:Q", title=MEASURES["auroc"], scale=alt.Scale(zero=False))
     marks = alt.Chart().encode(x=x, xOffset=offset, y=y, color=colour)
     chart = alt.layer(
         marks.mark_line(strokeWidth=1.2, opacity=0.6, aria=False),
         whiskers("y", "lowest", "highest", x, offset, colour),
         marks.mark_point(filled=True, size=55, opacity=1).encode(
-            shape=shape, tooltip=["probe on:N", "documents of each label:O", "value:Q", "lowest:Q", "highest:Q"]
+            shape=shape,
+            tooltip=["probe on:N", "documents of each label:O", "value:Q", "lowest:Q", "highest:Q"],
         ),
         data=values(rows),
     )
@@ -202,15 +242,18 @@ def learning_curve(store: duckdb.DuckDBPyConnection, run: str, task: str | None 
             "to the best; all draws are judged on the same held-out documents, so rules are no "
             "intervals of the score. It does not show what other texts would give.",
             f"With {ns[0]} documents of each label: "
-            + "; ".join(f"{NAMES[n]} {few[n]:.3g}" for n in shown if n in few) + ".",
+            + "; ".join(f"{NAMES[n]} {few[n]:.3g}" for n in shown if n in few)
+            + ".",
         ),
     )
 
 
-def confusion(store: duckdb.DuckDBPyConnection, run: str, task: str | None = None) -> alt.LayerChart:
+def confusion(
+    store: duckdb.DuckDBPyConnection, run: str, task: str | None = None
+) -> alt.LayerChart:
     """Which labels are taken for which: the probe on all latents, held-out documents counted."""
     run_id = resolve_run(store, run)
-    found = query(store, _CONFUSION, run_id, task)
+    found = query(store, _CONFUSION, run_id, _task(store, run_id, task))
     if not found:
         raise Missing(f"run {run_id} has no probe that tells classes")
     called = grouped([one for r in found for one in [r["label"]] * r["documents"]], TOP)
@@ -232,19 +275,38 @@ def confusion(store: duckdb.DuckDBPyConnection, run: str, task: str | None = Non
         for other in order
         if sums[one]
     ]
-    x = alt.X("predicted:N", sort=order, title="the probe says", axis=alt.Axis(labelAngle=-35, labelLimit=90))
-    y = alt.Y("label:N", sort=order, title="label", axis=alt.Axis(labelLimit=120))
-    cells = alt.Chart().mark_rect(color=ONE).encode(
-        x=x, y=y,
-        opacity=alt.Opacity("share of the label:Q", scale=alt.Scale(domain=[0, 1], range=[0, 0.6]), legend=None),
-        tooltip=["label:N", "predicted:N", "documents:Q", "share of the label:Q"],
+    x = alt.X(
+        "predicted:N",
+        sort=order,
+        title="the probe says",
+        axis=alt.Axis(labelAngle=-35, labelLimit=90),
     )
-    texts = alt.Chart().mark_text(fontSize=12).encode(x=x, y=y, text="documents:Q").transform_filter("datum.documents > 0")
+    y = alt.Y("label:N", sort=order, title="label", axis=alt.Axis(labelLimit=120))
+    cells = (
+        alt.Chart()
+        .mark_rect(color=ONE)
+        .encode(
+            x=x,
+            y=y,
+            opacity=alt.Opacity(
+                "share of the label:Q", scale=alt.Scale(domain=[0, 1], range=[0, 0.6]), legend=None
+            ),
+            tooltip=["label:N", "predicted:N", "documents:Q", "share of the label:Q"],
+        )
+    )
+    texts = (
+        alt.Chart()
+        .mark_text(fontSize=12)
+        .encode(x=x, y=y, text="documents:Q")
+        .transform_filter("datum.documents > 0")
+    )
     side = min(WIDTH - 60, 52 * len(order))
     right = sum(counts[one, one] for one in order)
     total = sum(sums.values())
     return finished(
-        alt.layer(cells, texts, data=values(rows)).properties(width=side, height=min(side, 34 * len(order))),
+        alt.layer(cells, texts, data=values(rows)).properties(
+            width=side, height=min(side, 34 * len(order))
+        ),
         Told(
             "confusion",
             "Which labels are taken for which",
@@ -256,9 +318,17 @@ def confusion(store: duckdb.DuckDBPyConnection, run: str, task: str | None = Non
     )
 
 
+def _task(store: duckdb.DuckDBPyConnection, run_id: str, task: str | None) -> str | None:
+    """The column of labels: ``task``, or the one that the run is about, or any that is probed."""
+    if task is not None:
+        return task
+    [[first]] = store.execute(_FIRST, [run_id]).fetchall()
+    return None if first is None else str(first)
+
+
 def _probes(store: duckdb.DuckDBPyConnection, run_id: str, task: str | None) -> tuple[Rows, str]:
     """The probes of a column, by the first measure that there is, and which that is."""
-    found = query(store, _PROBES, run_id, task)
+    found = query(store, _PROBES, run_id, _task(store, run_id, task))
     for measure in MEASURES:
         of_it = [row for row in found if row["metric"] == measure and row["value"] is not None]
         if of_it:

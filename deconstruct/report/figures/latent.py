@@ -6,7 +6,16 @@ import altair as alt
 import duckdb
 
 from deconstruct.report.chart import Missing, Told, finished, values
-from deconstruct.report.drawing import WIDTH, Rows, digits, height, names_for, query, reference, whiskers
+from deconstruct.report.drawing import (
+    WIDTH,
+    Rows,
+    digits,
+    height,
+    names_for,
+    query,
+    reference,
+    whiskers,
+)
 from deconstruct.report.theme import ONE
 from deconstruct.store.query import QueryError, resolve_run
 
@@ -61,13 +70,25 @@ def activations(store: duckdb.DuckDBPyConnection, run: str, latent: int) -> alt.
     rows = [
         {"from": digits(row["low"]), "to": digits(row["high"]), "tokens": row["n"]} for row in found
     ]
-    bars = alt.Chart().mark_bar(stroke="white", strokeWidth=0.5).encode(
-        x=alt.X("from:Q", title="activation", axis=alt.Axis(grid=False), scale=alt.Scale(nice=False)),
-        x2="to:Q",
-        y=alt.Y("tokens:Q", title="tokens", scale=alt.Scale(type="symlog"),
-                axis=alt.Axis(values=[0, 1, 10, 100, 1000, 10_000, 100_000, 1_000_000], format="~s")),
-        y2=alt.datum(0),
-        tooltip=["from:Q", "to:Q", "tokens:Q"],
+    bars = (
+        alt.Chart()
+        .mark_bar(stroke="white", strokeWidth=0.5)
+        .encode(
+            x=alt.X(
+                "from:Q", title="activation", axis=alt.Axis(grid=False), scale=alt.Scale(nice=False)
+            ),
+            x2="to:Q",
+            y=alt.Y(
+                "tokens:Q",
+                title="tokens",
+                scale=alt.Scale(type="symlog"),
+                axis=alt.Axis(
+                    values=[0, 1, 10, 100, 1000, 10_000, 100_000, 1_000_000], format="~s"
+                ),
+            ),
+            y2=alt.datum(0),
+            tooltip=["from:Q", "to:Q", "tokens:Q"],
+        )
     )
     return finished(
         alt.layer(bars, data=values(rows)).properties(width=WIDTH, height=150),
@@ -94,7 +115,9 @@ def lift(
     _feature(store, run_id, latent)
     found = query(store, _LIFT, run_id, latent, task)
     if not found:
-        raise Missing(f"latent {latent} of run {run_id} has no lift: it fires in no labelled held-out document")
+        raise Missing(
+            f"latent {latent} of run {run_id} has no lift: it fires in no labelled held-out document"
+        )
     called = names_for(row["label"] for row in found)
     rows = [
         {
@@ -107,14 +130,21 @@ def lift(
         for row in found[:MOST]
     ]
     y = alt.Y("label:N", sort=None, title=None)
-    dots = alt.Chart().mark_point(filled=True, size=60, opacity=1, color=ONE).encode(
-        x=alt.X("lift:Q", title="times as often as in all documents"), y=y,
-        tooltip=["label:N", "lift:Q", "low:Q", "high:Q", "documents:Q"],
+    dots = (
+        alt.Chart()
+        .mark_point(filled=True, size=60, opacity=1, color=ONE)
+        .encode(
+            x=alt.X("lift:Q", title="times as often as in all documents"),
+            y=y,
+            tooltip=["label:N", "lift:Q", "low:Q", "high:Q", "documents:Q"],
+        )
     )
     layers = [reference("x", 1), whiskers("x", "low", "high", y), dots]
     first = rows[0]
     return finished(
-        alt.layer(*layers, data=values(rows)).properties(width=WIDTH - 60, height=height(len(rows))),
+        alt.layer(*layers, data=values(rows)).properties(
+            width=WIDTH - 60, height=height(len(rows))
+        ),
         Told(
             f"latent-{latent}-lift",
             f"Which labels documents have in which latent {latent} fires",
@@ -143,13 +173,21 @@ def latent_positions(store: duckdb.DuckDBPyConnection, run: str, latent: int) ->
         }
         for row in found
     ]
-    bars = alt.Chart().mark_bar(stroke="white", strokeWidth=0.5).encode(
-        x=alt.X("from:Q", title="position in the text, tokens", axis=alt.Axis(grid=False),
-                scale=alt.Scale(nice=False)),
-        x2="to:Q",
-        y=alt.Y("share:Q", title="share of tokens", axis=alt.Axis(format="~%", tickCount=4)),
-        y2=alt.datum(0),
-        tooltip=["from:Q", "to:Q", "share:Q", "fires:Q", "tokens:Q"],
+    bars = (
+        alt.Chart()
+        .mark_bar(stroke="white", strokeWidth=0.5)
+        .encode(
+            x=alt.X(
+                "from:Q",
+                title="position in the text, tokens",
+                axis=alt.Axis(grid=False),
+                scale=alt.Scale(nice=False),
+            ),
+            x2="to:Q",
+            y=alt.Y("share:Q", title="share of tokens", axis=alt.Axis(format="~%", tickCount=4)),
+            y2=alt.datum(0),
+            tooltip=["from:Q", "to:Q", "share:Q", "fires:Q", "tokens:Q"],
+        )
     )
     layers = [bars, reference("y", digits(feature["density"]) or 0)]
     top = max(rows, key=lambda row: row["share"] or 0)

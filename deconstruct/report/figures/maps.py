@@ -128,7 +128,9 @@ def latent_map(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         for row in shown
     ]
     labels = list(dict.fromkeys(called.values()))
-    chart = _map(rows, "label", [*labels, none], ["latent:Q", "label:N", "density:Q", "top token:N"])
+    chart = _map(
+        rows, "label", [*labels, none], ["latent:Q", "label:N", "density:Q", "top token:N"]
+    )
     return finished(
         chart,
         Told(
@@ -154,7 +156,9 @@ def _middles(store: duckdb.DuckDBPyConnection, run_id: str, found: Rows) -> Rows
     for row in found:
         if row["cluster"] is not None:
             places.setdefault(row["cluster"], []).append(row)
-    words = {r["cluster"]: ", ".join((r["keywords"] or [])[:2]) for r in query(store, _KEYWORDS, run_id)}
+    words = {
+        r["cluster"]: ", ".join((r["keywords"] or [])[:2]) for r in query(store, _KEYWORDS, run_id)
+    }
     names = names_for((words[one] for one in sorted(places) if words.get(one)), 28)
     return [
         {
@@ -174,16 +178,30 @@ def _map(rows: Rows, field: str, order: list[str], tooltip: list[str]) -> alt.La
     colour.scale = alt.Scale(domain=order, range=palette)
     place = {"scale": alt.Scale(zero=False, nice=False, padding=8), "axis": None}
     x, y = alt.X("x:Q", **place), alt.Y("y:Q", **place)
-    marks = alt.Chart().mark_point(filled=True, size=16, opacity=1, strokeWidth=0, aria=False)
+    marks = alt.Chart().mark_point(filled=True, opacity=1, strokeWidth=0, aria=False)
     layers = [
-        marks.encode(x=x, y=y, color=colour, shape=shape, tooltip=tooltip).transform_filter(
-            f"isValid(datum.{field})"
-        )
+        marks.encode(
+            x=x,
+            y=y,
+            color=colour,
+            shape=shape,
+            tooltip=tooltip,
+            size=alt.condition(
+                alt.FieldOneOfPredicate(field=field, oneOf=sorted(quiet)),
+                alt.value(7),
+                alt.value(18),
+            ),
+        ).transform_filter(f"isValid(datum.{field})")
     ]
     if any("cluster" in row for row in rows):
         named = alt.Chart().transform_filter("isValid(datum.cluster)")
-        halo = named.mark_text(fontWeight=600, fontSize=12, stroke="white", strokeWidth=3, aria=False)
-        layers += [one.encode(x=x, y=y, text="cluster:N") for one in (halo, named.mark_text(fontWeight=600, fontSize=12))]
+        halo = named.mark_text(
+            fontWeight=600, fontSize=12, stroke="white", strokeWidth=3, aria=False
+        )
+        layers += [
+            one.encode(x=x, y=y, text="cluster:N")
+            for one in (halo, named.mark_text(fontWeight=600, fontSize=12))
+        ]
     return alt.layer(*layers, data=values(rows)).properties(width=WIDTH + 60, height=WIDTH)
 
 

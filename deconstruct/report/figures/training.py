@@ -50,9 +50,15 @@ def training(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
         }
         for row in found
     ]
-    lines = alt.Chart().mark_line(strokeWidth=1.5, color=ONE).encode(
-        x=alt.X(f"{unit}:Q", title=f"{unit} trained on", axis=alt.Axis(format="~s", tickCount=4)),
-        y=alt.Y("value:Q", title=None, axis=alt.Axis(tickCount=4)),
+    lines = (
+        alt.Chart()
+        .mark_line(strokeWidth=1.5, color=ONE)
+        .encode(
+            x=alt.X(
+                f"{unit}:Q", title=f"{unit} trained on", axis=alt.Axis(format="~s", tickCount=4)
+            ),
+            y=alt.Y("value:Q", title=None, axis=alt.Axis(tickCount=4)),
+        )
     )
     across = alt.Chart().mark_rule(color=OTHER, strokeDash=[5, 3]).encode(y="mean(held out):Q")
     chart = (
@@ -75,6 +81,8 @@ def training(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
             "same of held-out documents afterwards. It does not show whether more tokens would "
             "have helped: a flat end may be the learning rate's.",
             f"Training ended at an FVU of {last[-1]['value']:.3g}; held out it is "
-            f"{after.get('fvu', float('nan')):.3g}." if last else "Measures of training.",
+            f"{after.get('fvu', float('nan')):.3g}."
+            if last
+            else "Measures of training.",
         ),
     )
