@@ -129,7 +129,7 @@ def strength(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     found = query(store, _STRENGTH, run_id)
     if not found:
         raise Missing(f"run {run_id} has no latent that fires")
-    named = {row["strongest"] for row in sorted(found, key=lambda r: -r["at"])[:NAMED]}
+    named = _apart(sorted(found, key=lambda row: -row["at"]))
     rows: Rows = [
         {
             "from": digits(10 ** (row["d"] / BINS)),
@@ -180,13 +180,24 @@ def strength(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         Told(
             "strength",
             "How often latents fire, and how strongly",
-            "Each cell counts latents, darker for more; the strongest are named by their numbers. "
+            "Each cell counts latents, darker for more; some of the strongest have their numbers. "
             "A few far above all others often answer to massive activations of single tokens. It "
             "does not show on how many tokens a latent is that strong.",
             f"{total:,} latents that fire; the strongest, latent {top['strongest latent']}, "
             f"reaches {top['its activation']:,.0f}.",
         ),
     )
+
+
+def _apart(found: Rows) -> set[int]:
+    """The strongest latents of those cells whose names would not cover each other."""
+    kept: Rows = []
+    for row in found:
+        if all(abs(row["d"] - k["d"]) > BINS or abs(row["m"] - k["m"]) > BINS / 3 for k in kept):
+            kept.append(row)
+        if len(kept) == NAMED:
+            break
+    return {row["strongest"] for row in kept}
 
 
 def nearest(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:

@@ -115,7 +115,7 @@ def fidelity(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
     bars = whiskers("x", "low", "high", y, offset, colour)
     chart = (
         alt.layer(bars, dots)
-        .properties(width=WIDTH - 140, height={"step": max(24, 10 * len(whose)), "for": "position"})
+        .properties(width=WIDTH - 140, height={"step": 9})
         .facet(
             row=alt.Row("reading:N", title=None, header=alt.Header(orient="top")), data=values(rows)
         )
