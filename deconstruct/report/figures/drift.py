@@ -11,7 +11,9 @@ from deconstruct.report.drawing import (
     Rows,
     decades,
     digits,
+    dots,
     height,
+    layered,
     names_for,
     powers,
     query,
@@ -55,7 +57,7 @@ def drift(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
     for subject in dict.fromkeys(row["subject"] for row in found):
         kept += [row for row in found if row["subject"] == subject][:MOST]
     called = names_for(row["metric"] for row in kept)
-    rows = [
+    rows: Rows = [
         {
             "of": row["subject"],
             "measure": WORDS.get(row["metric"], called[row["metric"]]),
@@ -68,17 +70,18 @@ def drift(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
         for row in kept
     ]
     y = alt.Y("measure:N", sort=None, title=None)
-    dots = (
-        alt.Chart()
-        .mark_point(filled=True, size=60, opacity=1)
-        .encode(
-            x=alt.X("difference:Q", title="since, less before"),
-            y=y,
-            tooltip=["measure:N", "before:Q", "since:Q", "difference:Q", "low:Q", "high:Q"],
-        )
+    marks = dots(60).encode(
+        x=alt.X(
+            "difference:Q",
+            title="since, less before",
+            scale=alt.Scale(padding=14),
+            axis=alt.Axis(tickCount=6),
+        ),
+        y=y,
+        tooltip=["measure:N", "before:Q", "since:Q", "difference:Q", "low:Q", "high:Q"],
     )
     chart = (
-        alt.layer(reference("x", 0), whiskers("x", "low", "high", y), dots)
+        alt.layer(reference("x", 0), whiskers("x", "low", "high", y), marks)
         .properties(width=WIDTH - 80, height={"step": 24})
         .facet(
             row=alt.Row("of:N", title=None, header=alt.Header(orient="top")),
@@ -112,7 +115,7 @@ def drifted_latents(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChar
     kinds = {"before": "before", "since": "since"}
     known = [row[k] for row in found for k in kinds if row[k]]
     least = min(known, default=1e-6) / 2
-    rows = [
+    rows: Rows = [
         {
             "latent": called[f"{row['latent']}  {row['top_token'] or ''}"],
             "documents": kinds[kind],
@@ -132,22 +135,16 @@ def drifted_latents(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChar
         .mark_line(color=QUIET, strokeWidth=1, aria=False)
         .encode(x=x, y=y, detail="latent:N")
     )
-    dots = (
-        alt.Chart()
-        .mark_point(filled=True, size=60, opacity=1)
-        .encode(
-            x=x.title("share of tokens on which it fires"),
-            y=y,
-            color=colour,
-            shape=shape,
-            tooltip=["latent:N", "documents:N", "share of tokens:Q", "times:Q"],
-        )
+    marks = dots(60).encode(
+        x=x.title("share of tokens on which it fires"),
+        y=y,
+        color=colour,
+        shape=shape,
+        tooltip=["latent:N", "documents:N", "share of tokens:Q", "times:Q"],
     )
     up, down = found[0], found[-1]
     return finished(
-        alt.layer(lines, dots, data=values(rows)).properties(
-            width=WIDTH - 40, height=height(len(found))
-        ),
+        layered(rows, lines, marks).properties(width=WIDTH - 40, height=height(len(found))),
         Told(
             "drifted-latents",
             "Latents that fire more, and less, often since training",

@@ -8,8 +8,11 @@ import duckdb
 from deconstruct.report.chart import Missing, Told, finished, values
 from deconstruct.report.drawing import (
     WIDTH,
+    Rows,
     digits,
+    dots,
     height,
+    layered,
     query,
     reference,
     told_interval,
@@ -77,7 +80,7 @@ def fidelity(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
     for row in beside:
         row["who"] = f"seed {row['seed']}" if row["control"] == "seed" else row["control"]
     names = {**LOW, **HIGH}
-    rows = [
+    rows: Rows = [
         {
             "measure": names[row["metric"]],
             "whose": row["who"],
@@ -98,22 +101,18 @@ def fidelity(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
         "measure:N", sort=[names[n] for n in names], title=None, axis=alt.Axis(labelLimit=230)
     )
     offset = alt.YOffset("whose:N", scale=alt.Scale(domain=whose, paddingOuter=0.4))
-    dots = (
-        alt.Chart()
-        .mark_point(filled=True, size=50, opacity=1)
-        .encode(
-            x=alt.X("value:Q", title="share"),
-            y=y,
-            yOffset=offset,
-            color=colour,
-            shape=shape,
-            tooltip=["measure:N", "whose:N", "value:Q", "low:Q", "high:Q"],
-        )
+    marks = dots(50).encode(
+        x=alt.X("value:Q", title="share"),
+        y=y,
+        yOffset=offset,
+        color=colour,
+        shape=shape,
+        tooltip=["measure:N", "whose:N", "value:Q", "low:Q", "high:Q"],
     )
     bars = whiskers("x", "low", "high", y, offset, colour)
     chart = (
-        alt.layer(bars, dots)
-        .properties(width=WIDTH - 140, height={"step": max(22, 11 * len(whose))})
+        alt.layer(bars, marks)
+        .properties(width=WIDTH - 140, height={"step": 9})
         .facet(
             row=alt.Row("reading:N", title=None, header=alt.Header(orient="top")), data=values(rows)
         )
@@ -138,7 +137,7 @@ def losses(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     """The model's loss through the SAE, beside what simpler things in its place give."""
     run_id = resolve_run(store, run)
     found = {row["metric"]: row for row in query(store, _METRICS, run_id)}
-    rows = [
+    rows: Rows = [
         {
             "in place of the activations": LOSSES[name],
             "loss": digits(found[name]["value"]),
@@ -152,23 +151,17 @@ def losses(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     if not rows:
         raise Missing(f"run {run_id} has no losses: none were asked for (evaluation.max_documents)")
     y = alt.Y("in place of the activations:N", sort=None, title=None, axis=alt.Axis(labelLimit=200))
-    dots = (
-        alt.Chart()
-        .mark_point(filled=True, size=60, opacity=1, color=ONE)
-        .encode(
-            x=alt.X("loss:Q", title="next-token loss, nats", scale=alt.Scale(zero=False)),
-            y=y,
-            tooltip=["in place of the activations:N", "loss:Q", "low:Q", "high:Q", "predictions:Q"],
-        )
+    marks = dots(60).encode(
+        x=alt.X("loss:Q", title="next-token loss, nats", scale=alt.Scale(zero=False)),
+        y=y,
+        tooltip=["in place of the activations:N", "loss:Q", "low:Q", "high:Q", "predictions:Q"],
     )
-    layers = [whiskers("x", "low", "high", y), dots]
+    layers: list[alt.Chart | alt.LayerChart] = [whiskers("x", "low", "high", y), marks]
     if "loss_clean" in found:
-        layers.insert(0, reference("x", digits(found["loss_clean"]["value"]) or 0))
+        layers.insert(0, reference("x", digits(found["loss_clean"]["value"]) or 0, "the model"))
     told = {name: row["value"] for name, row in found.items()}
     return finished(
-        alt.layer(*layers, data=values(rows)).properties(
-            width=WIDTH - 60, height=height(len(rows))
-        ),
+        layered(rows, *layers).properties(width=WIDTH - 60, height=height(len(rows))),
         Told(
             "losses",
             "What the SAE leaves of the model's predictions",
@@ -187,7 +180,7 @@ def positions(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     found = query(store, _POSITIONS, run_id)
     if not found:
         raise Missing(f"run {run_id} has no errors of tokens")
-    rows = [
+    rows: Rows = [
         {
             "position": row["position"],
             "low": digits(row["error"][0]),
@@ -207,7 +200,7 @@ def positions(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
             tooltip=["position:Q", "median:Q", "low:Q", "high:Q", "tokens:Q"],
         )
     )
-    chart = alt.layer(whiskers("y", "low", "high", x), line, data=values(rows))
+    chart = layered(rows, whiskers("y", "low", "high", x), line)
     worst = max(rows, key=lambda row: row["median"] or 0)
     return finished(
         chart.properties(width=WIDTH, height=180),

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
 import duckdb
 
-from deconstruct.report.chart import Missing, Told, finished, values
+from deconstruct.report.chart import Missing, Told, finished
 from deconstruct.report.drawing import (
     WIDTH,
     Rows,
+    bars,
     digits,
+    dots,
     height,
+    layered,
     names_for,
     query,
     reference,
     whiskers,
 )
-from deconstruct.report.theme import ONE
 from deconstruct.store.query import QueryError, resolve_run
 
 BINS = 20
@@ -27,7 +31,9 @@ MOST = 20
 
 _READY = "SELECT low, high, n FROM latent_histogram WHERE run_id = ? AND latent = ? ORDER BY bin"
 _COUNTED = f"""
-WITH top AS (SELECT max_activation / {BINS} AS width FROM features WHERE run_id = $1 AND latent = $2)
+WITH top AS (
+    SELECT max_activation / {BINS} AS width FROM features WHERE run_id = $1 AND latent = $2
+)
 SELECT bin * width AS low, (bin + 1) * width AS high, count(*) AS n
 FROM (
     SELECT least(floor(l.activation / t.width), {BINS - 1}) AS bin, t.width
@@ -36,7 +42,8 @@ FROM (
 GROUP BY ALL ORDER BY ALL
 """
 _LIFT = """
-SELECT label, lift, ci_low AS low, ci_high AS high, n_both, n_latent FROM label_enrichment($1, task := $3)
+SELECT label, lift, ci_low AS low, ci_high AS high, n_both, n_latent
+FROM label_enrichment($1, task := $3)
 WHERE latent = $2 AND isfinite(lift) ORDER BY low_train DESC NULLS LAST, label
 """
 _POSITIONS = f"""
@@ -50,7 +57,9 @@ WITH read AS (
 SELECT r.position // w * w AS low, r.position // w * w + w AS high, count(l.token_index) AS n,
     count(*) AS tokens
 FROM read AS r CROSS JOIN step
-LEFT JOIN (SELECT token_index FROM latents WHERE run_id = $1 AND latent = $2) AS l USING (token_index)
+LEFT JOIN (
+    SELECT token_index FROM latents WHERE run_id = $1 AND latent = $2
+) AS l USING (token_index)
 GROUP BY ALL ORDER BY ALL
 """
 _FEATURE = "SELECT n_fires, density, max_activation FROM features WHERE run_id = ? AND latent = ?"
@@ -67,31 +76,25 @@ def activations(store: duckdb.DuckDBPyConnection, run: str, latent: int) -> alt.
     found = found or query(store, _COUNTED, run_id, latent)
     if not found:
         raise Missing(f"latent {latent} of run {run_id} never fires")
-    rows = [
+    rows: Rows = [
         {"from": digits(row["low"]), "to": digits(row["high"]), "tokens": row["n"]} for row in found
     ]
-    bars = (
-        alt.Chart()
-        .mark_bar(stroke="white", strokeWidth=0.5)
-        .encode(
-            x=alt.X(
-                "from:Q", title="activation", axis=alt.Axis(grid=False), scale=alt.Scale(nice=False)
-            ),
-            x2="to:Q",
-            y=alt.Y(
-                "tokens:Q",
-                title="tokens",
-                scale=alt.Scale(type="symlog"),
-                axis=alt.Axis(
-                    values=[0, 1, 10, 100, 1000, 10_000, 100_000, 1_000_000], format="~s"
-                ),
-            ),
-            y2=alt.datum(0),
-            tooltip=["from:Q", "to:Q", "tokens:Q"],
-        )
+    marks = bars().encode(
+        x=alt.X(
+            "from:Q", title="activation", axis=alt.Axis(grid=False), scale=alt.Scale(nice=False)
+        ),
+        x2="to:Q",
+        y=alt.Y(
+            "tokens:Q",
+            title="tokens",
+            scale=alt.Scale(type="symlog"),
+            axis=alt.Axis(values=[0, 1, 10, 100, 1000, 10_000, 100_000, 1_000_000], format="~s"),
+        ),
+        y2=alt.datum(0),
+        tooltip=["from:Q", "to:Q", "tokens:Q"],
     )
     return finished(
-        alt.layer(bars, data=values(rows)).properties(width=WIDTH, height=150),
+        layered(rows, marks).properties(width=WIDTH, height=150),
         Told(
             f"latent-{latent}-activations",
             f"How strongly latent {latent} fires",
@@ -116,10 +119,11 @@ def lift(
     found = query(store, _LIFT, run_id, latent, task)
     if not found:
         raise Missing(
-            f"latent {latent} of run {run_id} has no lift: it fires in no labelled held-out document"
+            f"latent {latent} of run {run_id} has no lift: "
+            "it fires in no held-out document with a label"
         )
     called = names_for(row["label"] for row in found)
-    rows = [
+    rows: Rows = [
         {
             "label": called[row["label"]],
             "lift": digits(row["lift"], 3),
@@ -130,21 +134,19 @@ def lift(
         for row in found[:MOST]
     ]
     y = alt.Y("label:N", sort=None, title=None)
-    dots = (
-        alt.Chart()
-        .mark_point(filled=True, size=60, opacity=1, color=ONE)
-        .encode(
-            x=alt.X("lift:Q", title="times as often as in all documents"),
-            y=y,
-            tooltip=["label:N", "lift:Q", "low:Q", "high:Q", "documents:Q"],
-        )
+    marks = dots(60).encode(
+        x=alt.X("lift:Q", title="times as often as in all documents"),
+        y=y,
+        tooltip=["label:N", "lift:Q", "low:Q", "high:Q", "documents:Q"],
     )
-    layers = [reference("x", 1), whiskers("x", "low", "high", y), dots]
+    layers: list[alt.Chart | alt.LayerChart] = [
+        reference("x", 1),
+        whiskers("x", "low", "high", y),
+        marks,
+    ]
     first = rows[0]
     return finished(
-        alt.layer(*layers, data=values(rows)).properties(
-            width=WIDTH - 60, height=height(len(rows))
-        ),
+        layered(rows, *layers).properties(width=WIDTH - 60, height=height(len(rows))),
         Told(
             f"latent-{latent}-lift",
             f"Which labels documents have in which latent {latent} fires",
@@ -163,7 +165,7 @@ def latent_positions(store: duckdb.DuckDBPyConnection, run: str, latent: int) ->
     found = query(store, _POSITIONS, run_id, latent)
     if not feature["n_fires"] or not found:
         raise Missing(f"latent {latent} of run {run_id} never fires")
-    rows = [
+    rows: Rows = [
         {
             "from": row["low"],
             "to": row["high"],
@@ -173,26 +175,25 @@ def latent_positions(store: duckdb.DuckDBPyConnection, run: str, latent: int) ->
         }
         for row in found
     ]
-    bars = (
-        alt.Chart()
-        .mark_bar(stroke="white", strokeWidth=0.5)
-        .encode(
-            x=alt.X(
-                "from:Q",
-                title="position in the text, tokens",
-                axis=alt.Axis(grid=False),
-                scale=alt.Scale(nice=False),
-            ),
-            x2="to:Q",
-            y=alt.Y("share:Q", title="share of tokens", axis=alt.Axis(format="~%", tickCount=4)),
-            y2=alt.datum(0),
-            tooltip=["from:Q", "to:Q", "share:Q", "fires:Q", "tokens:Q"],
-        )
+    marks = bars().encode(
+        x=alt.X(
+            "from:Q",
+            title="position in the text, tokens",
+            axis=alt.Axis(grid=False),
+            scale=alt.Scale(nice=False),
+        ),
+        x2="to:Q",
+        y=alt.Y("share:Q", title="share of tokens", axis=alt.Axis(format="~%", tickCount=4)),
+        y2=alt.datum(0),
+        tooltip=["from:Q", "to:Q", "share:Q", "fires:Q", "tokens:Q"],
     )
-    layers = [bars, reference("y", digits(feature["density"]) or 0)]
+    layers: list[alt.Chart | alt.LayerChart] = [
+        marks,
+        reference("y", digits(feature["density"]) or 0),
+    ]
     top = max(rows, key=lambda row: row["share"] or 0)
     return finished(
-        alt.layer(*layers, data=values(rows)).properties(width=WIDTH, height=130),
+        layered(rows, *layers).properties(width=WIDTH, height=130),
         Told(
             f"latent-{latent}-positions",
             f"Where in texts latent {latent} fires",
@@ -204,7 +205,7 @@ def latent_positions(store: duckdb.DuckDBPyConnection, run: str, latent: int) ->
     )
 
 
-def _feature(store: duckdb.DuckDBPyConnection, run_id: str, latent: int) -> dict[str, object]:
+def _feature(store: duckdb.DuckDBPyConnection, run_id: str, latent: int) -> dict[str, Any]:
     found = query(store, _FEATURE, run_id, latent)
     if not found:
         raise QueryError(f"run {run_id} has no latent {latent}")
