@@ -115,7 +115,7 @@ ORDER BY o.token_index""",
 
 
 def on_token(store: Store, run_id: str, token_index: int) -> list[Fires]:
-    """The latents that fire on a token, the strongest first by how far they are over their usual."""
+    """The latents that fire on a token, the strongest first."""
     rows = store.execute(
         """
 SELECT l.latent, l.activation, f.mean_activation, f.top_token FROM latents_by_token AS l

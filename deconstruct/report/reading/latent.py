@@ -6,9 +6,9 @@ a page can show the rest before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 
@@ -16,7 +16,7 @@ from deconstruct.store.pages import check_latent
 
 Store = duckdb.DuckDBPyConnection
 BANDS = ((0.9, 1.0), (0.75, 0.9), (0.5, 0.75), (0.25, 0.5), (0.0, 0.25))
-"""Shares of a latent's firings, by activation, that contexts are drawn from; the strongest first."""
+"""Shares of a latent's firings, by activation, that contexts are drawn from."""
 BINS = 20
 
 
@@ -256,27 +256,30 @@ WHERE NOT a.special ORDER BY d.band, a.rank, a.token_index""",
     for band, group in groupby(rows, key=lambda row: int(row[0])):
         own = list(group)
         contexts = _from_different_documents(_contexts([row[1:10] for row in own]), n)
-        found.append(Band(*BANDS[band], *own[0][10:13], contexts))
+        low, high = BANDS[band]
+        least, most, firings = own[0][10:13]
+        found.append(Band(low, high, least, most, firings, contexts))
     return found
 
 
 def _from_different_documents(contexts: Iterable[Context], n: int) -> list[Context]:
     seen: set[int] = set()
-    first, further = [], []
+    first: list[Context] = []
+    further: list[Context] = []
     for context in contexts:
         (further if context.doc_id in seen else first).append(context)
         seen.add(context.doc_id)
     return [*first, *further][:n]
 
 
-def _contexts(rows: Sequence[tuple[object, ...]]) -> Iterable[Context]:
+def _contexts(rows: Sequence[tuple[Any, ...]]) -> Iterator[Context]:
     """Of rows rank, token, activation, peak, doc_id, position, token_index, label, split."""
     for _, group in groupby(rows, key=lambda row: row[0]):
         own = list(group)
-        at = next((row for row in own if row[3]), None)
-        if at is not None:
-            tokens = [Token(str(row[1]), row[2], bool(row[3])) for row in own]  # type: ignore[arg-type]
-            yield Context(at[2], *at[4:9], tokens)  # type: ignore[arg-type]
+        tokens = [Token(token, activation, bool(peak)) for _, token, activation, peak, *_ in own]
+        for _, _, activation, peak, doc_id, position, place, label, split in own:
+            if peak:
+                yield Context(activation, doc_id, position, place, label, split, tokens)
 
 
 def top_tokens(store: Store, run_id: str, latent: int, n: int = 10) -> list[TopToken]:
@@ -285,7 +288,9 @@ def top_tokens(store: Store, run_id: str, latent: int, n: int = 10) -> list[TopT
     return [TopToken(*row) for row in rows]
 
 
-def logits(store: Store, run_id: str, latent: int, n: int = 10) -> dict[str, list[tuple[str, float]]]:
+def logits(
+    store: Store, run_id: str, latent: int, n: int = 10
+) -> dict[str, list[tuple[str, float]]]:
     """Tokens that its direction speaks for (``promoted``) and against (``suppressed``)."""
     found: dict[str, list[tuple[str, float]]] = {}
     for direction, token, logit in store.execute(
@@ -361,8 +366,7 @@ def across(store: Store, run_id: str, latent: int) -> list[Counterpart]:
 def explanation(store: Store, run_id: str, latent: int) -> tuple[str, str] | None:
     """What a language model wrote of it, and the model's name; None where none was asked."""
     rows = store.execute(
-        "SELECT text, model FROM explanations WHERE run_id = ? AND latent = ? "
-        "AND text IS NOT NULL",
+        "SELECT text, model FROM explanations WHERE run_id = ? AND latent = ? AND text IS NOT NULL",
         [run_id, latent],
     ).fetchall()
     return (str(rows[0][0]), str(rows[0][1])) if rows else None
