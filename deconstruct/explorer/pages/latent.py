@@ -11,6 +11,7 @@ from deconstruct.explorer.asked import Asked, Page
 from deconstruct.explorer.notes import Changed, Notes, about, sae_key
 from deconstruct.explorer.pages.figures import OF_LATENT
 from deconstruct.report.reading import latent as reading
+from deconstruct.report.reading import partners as going
 from deconstruct.store.query import QueryError
 
 
@@ -57,7 +58,7 @@ def _bands(asked: Asked) -> Response:
 
 def _labels(asked: Asked) -> Response:
     """Labels of the documents that it fires in."""
-    lifts = reading.labels(asked.store, asked.run_id, _number(asked))
+    lifts = going.labels(asked.store, asked.run_id, _number(asked))
     return asked.page("latent_labels.html", lifts=lifts)
 
 
@@ -66,7 +67,7 @@ def _partners(asked: Asked) -> Response:
     number = _number(asked)
     return asked.page(
         "latent_partners.html",
-        partners=reading.fires_with(asked.store, asked.run_id, number),
+        partners=going.fires_with(asked.store, asked.run_id, number),
         neighbours=reading.neighbours(asked.store, asked.run_id, number),
     )
 

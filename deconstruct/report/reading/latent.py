@@ -1,7 +1,7 @@
 """What there is to know of one latent: how often and how strongly it fires, on what, and with whom.
 
-Each function is one question; what is slow (`fires_with`, `across`, `labels`) stands alone, so that
-a page can show the rest before.
+Each function is one question; what is slow (`across`, `neighbours`) stands alone, so that a page
+can show the rest before.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from deconstruct.store.pages import check_latent
 Store = duckdb.DuckDBPyConnection
 BANDS = ((0.9, 1.0), (0.75, 0.9), (0.5, 0.75), (0.25, 0.5), (0.0, 0.25))
 """Shares of a latent's firings, by activation, that contexts are drawn from."""
-BINS = 20
 
 
 class Facts(NamedTuple):
@@ -74,14 +73,6 @@ class Band(NamedTuple):
     contexts: list[Context]
 
 
-class Bin(NamedTuple):
-    """Firings from an activation to another."""
-
-    low: float
-    high: float
-    n: int
-
-
 class TopToken(NamedTuple):
     """A token that a latent fires on. share: of the latent's firings."""
 
@@ -90,30 +81,6 @@ class TopToken(NamedTuple):
     share: float
     mean: float
     largest: float
-
-
-class Lift(NamedTuple):
-    """How many times more often documents with the latent have a label, on held-out documents, with
-    its 95% interval; n_both of n_latent documents."""
-
-    label: str
-    lift: float | None
-    low: float | None
-    high: float | None
-    n_both: int
-    n_latent: int
-    p: float
-
-
-class Partner(NamedTuple):
-    """A latent that fires together with another; share: of the other's firings."""
-
-    latent: int
-    n_both: int
-    share: float
-    jaccard: float
-    lift: float
-    top_token: str
 
 
 class Neighbour(NamedTuple):
@@ -163,42 +130,6 @@ FROM features AS f WHERE f.run_id = $run AND f.latent = $latent""",
         {"run": run_id, "latent": latent},
     ).fetchall()
     return Facts(*row)
-
-
-def histogram(store: Store, run_id: str, latent: int) -> list[Bin]:
-    """Firings by activation: `BINS` parts of equal width from 0 to the strongest."""
-    rows = store.execute(
-        f"""
-WITH firing AS MATERIALIZED (
-    SELECT l.activation::DOUBLE AS a FROM latents AS l WHERE l.run_id = ? AND l.latent = ?
-), top AS (SELECT max(f.a) AS a FROM firing AS f)
-SELECT least({BINS - 1}, floor(f.a / t.a * {BINS}))::INTEGER AS bin, count(*), any_value(t.a)
-FROM firing AS f CROSS JOIN top AS t GROUP BY bin""",
-        [run_id, latent],
-    ).fetchall()
-    found = {int(place): int(n) for place, n, _ in rows}
-    width = float(rows[0][2]) / BINS if rows else 0.0
-    return [Bin(i * width, (i + 1) * width, found.get(i, 0)) for i in range(BINS if rows else 0)]
-
-
-def positions(store: Store, run_id: str, latent: int) -> list[Bin]:
-    """Firings by place in what the model reads at once, in parts of equal width."""
-    rows = store.execute(
-        f"""
-WITH place AS MATERIALIZED (
-    SELECT t.position::INTEGER AS p FROM latents AS l
-    JOIN tokens AS t ON t.run_id = $run AND t.token_index = l.token_index
-    WHERE l.run_id = $run AND l.latent = $latent
-), width AS (SELECT ceil((max(p.p) + 1) / {BINS}) AS w FROM place AS p)
-SELECT floor(p.p / w.w)::INTEGER AS bin, count(*), any_value(w.w)
-FROM place AS p CROSS JOIN width AS w GROUP BY bin ORDER BY bin""",
-        {"run": run_id, "latent": latent},
-    ).fetchall()
-    found = {int(place): int(n) for place, n, _ in rows}
-    width = float(rows[0][2]) if rows else 0.0
-    return [
-        Bin(i * width, (i + 1) * width, found.get(i, 0)) for i in range(max(found, default=-1) + 1)
-    ]
 
 
 def top_contexts(
@@ -300,25 +231,6 @@ def logits(
     ).fetchall():
         found.setdefault(str(direction), []).append((str(token), float(logit)))
     return found
-
-
-def labels(store: Store, run_id: str, latent: int) -> list[Lift]:
-    """The labels of documents that it fires in, beside those of all documents."""
-    rows = store.execute(
-        "SELECT label, lift, ci_low, ci_high, n_both, n_latent, p_corrected "
-        "FROM label_enrichment(?) WHERE latent = ?",
-        [run_id, latent],
-    ).fetchall()
-    return [Lift(*row) for row in rows]
-
-
-def fires_with(store: Store, run_id: str, latent: int, n: int = 12) -> list[Partner]:
-    """The latents that fire together with it, by the Jaccard index of their tokens."""
-    rows = store.execute(
-        "SELECT latent, n_both, share, jaccard, lift, top_token FROM fires_with(?, ?, n := ?)",
-        [run_id, latent, n],
-    ).fetchall()
-    return [Partner(*row) for row in rows]
 
 
 def neighbours(store: Store, run_id: str, latent: int, n: int = 8) -> list[Neighbour]:
