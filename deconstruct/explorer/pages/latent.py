@@ -28,7 +28,6 @@ def _latent(asked: Asked) -> Response:
         facts=facts,
         figures=tuple(OF_LATENT),
         contexts=reading.top_contexts(store, run, number),
-        tokens=reading.top_tokens(store, run, number),
         logits=reading.logits(store, run, number),
         explanation=reading.explanation(store, run, number),
         scores=reading.scores(store, run, number),
@@ -60,6 +59,12 @@ def _labels(asked: Asked) -> Response:
     """Labels of the documents that it fires in."""
     lifts = going.labels(asked.store, asked.run_id, _number(asked))
     return asked.page("latent_labels.html", lifts=lifts)
+
+
+def _tokens(asked: Asked) -> Response:
+    """Tokens that it fires on most often."""
+    tokens = going.top_tokens(asked.store, asked.run_id, _number(asked))
+    return asked.page("latent_tokens.html", tokens=tokens)
 
 
 def _partners(asked: Asked) -> Response:
@@ -107,6 +112,7 @@ PAGES = (
     Page(_AT, _latent),
     Page("/run/{run}/latent/random", _random),
     Page(f"{_AT}/bands", _bands),
+    Page(f"{_AT}/tokens", _tokens),
     Page(f"{_AT}/labels", _labels),
     Page(f"{_AT}/partners", _partners),
     Page(f"{_AT}/counterparts", _counterparts),

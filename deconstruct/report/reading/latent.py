@@ -73,16 +73,6 @@ class Band(NamedTuple):
     contexts: list[Context]
 
 
-class TopToken(NamedTuple):
-    """A token that a latent fires on. share: of the latent's firings."""
-
-    token: str
-    n_fires: int
-    share: float
-    mean: float
-    largest: float
-
-
 class Neighbour(NamedTuple):
     """A latent whose decoder row points nearly the same way, or away (cosine below 0)."""
 
@@ -150,27 +140,30 @@ WHERE NOT c.special ORDER BY c.rank, c.token_index""",
 def bands(store: Store, run_id: str, latent: int, n: int = 5, width: int = 16) -> list[Band]:
     """n contexts from each of `BANDS`, drawn without a preference, of different documents and
     texts where there are enough."""
-    edges = [edge for band in BANDS for edge in band]
+    edges = [low for low, _ in BANDS[:-1]]
     rows = store.execute(
         """
 WITH firing AS MATERIALIZED (
-    SELECT l.token_index, l.activation,
-        percent_rank() OVER (ORDER BY l.activation, l.token_index) AS place
-    FROM latents AS l WHERE l.run_id = $run AND l.latent = $latent
-), banded AS MATERIALIZED (
-    SELECT f.*, b.band FROM firing AS f
-    JOIN (SELECT range AS band, ($edges)[1 + 2 * range] AS low, ($edges)[2 + 2 * range] AS high
-        FROM range(len($edges) // 2)) AS b
-    ON f.place >= b.low AND (f.place < b.high OR b.high = 1)
+    SELECT l.token_index, l.activation FROM latents AS l
+    WHERE l.run_id = $run AND l.latent = $latent
+), edge AS MATERIALIZED (
+    SELECT quantile_disc(f.activation, $edges) AS at FROM firing AS f
+), banded AS (
+    SELECT f.token_index, f.activation,
+        (f.activation < e.at[1])::INT + (f.activation < e.at[2])::INT
+        + (f.activation < e.at[3])::INT + (f.activation < e.at[4])::INT AS band,
+        (f.token_index % 4294967296) * 2654435761 % 4294967296 AS place
+    FROM firing AS f CROSS JOIN edge AS e
 ), told AS MATERIALIZED (
-    SELECT b.band, min(b.activation) AS least, max(b.activation) AS most, count(*) AS n
+    SELECT b.band, min(b.activation) AS least, max(b.activation) AS most, count(*) AS n,
+        min_by(b.token_index, b.place, 3 * $n) AS drawn
     FROM banded AS b GROUP BY b.band
 ), drawn AS MATERIALIZED (
-    FROM banded AS b
-    QUALIFY row_number() OVER (PARTITION BY b.band ORDER BY scattered(b.token_index)) <= 3 * $n
+    SELECT t.band, unnest(t.drawn) AS token_index, generate_subscripts(t.drawn, 1) AS ordinal
+    FROM told AS t
 ), around AS MATERIALIZED (
     FROM tokens_around($run, (
-        SELECT list(d.token_index ORDER BY scattered(d.token_index)) FROM drawn AS d
+        SELECT list(d.token_index ORDER BY d.ordinal, d.band) FROM drawn AS d
     ), $width, 100)
 )
 SELECT d.band, a.rank, a.token, f.activation, a.token_index = a.place, a.doc_id, a.position,
@@ -211,12 +204,6 @@ def _contexts(rows: Sequence[tuple[Any, ...]]) -> Iterator[Context]:
         for _, _, activation, peak, doc_id, position, place, label, split in own:
             if peak:
                 yield Context(activation, doc_id, position, place, label, split, tokens)
-
-
-def top_tokens(store: Store, run_id: str, latent: int, n: int = 10) -> list[TopToken]:
-    """The tokens that it fires on most often."""
-    rows = store.execute("FROM top_tokens(?, ?, n := ?)", [run_id, latent, n]).fetchall()
-    return [TopToken(*row) for row in rows]
 
 
 def logits(

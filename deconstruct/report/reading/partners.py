@@ -11,9 +11,13 @@ from typing import NamedTuple
 import duckdb
 
 Store = duckdb.DuckDBPyConnection
-SAMPLE = 400
-"""Firings of which the partners are counted, where a latent has more: their tokens are found
-without reading all others, and a share is told to 5 points."""
+SMALL = 2_000_000
+"""Tokens of a corpus in which all firings of a latent are counted."""
+SAMPLE = 150
+"""Firings whose partners are counted in a larger one, drawn without a preference: the tokens
+beside them are found without reading all others. Shares are told to 8 points."""
+SAMPLE_TOKENS = 400
+"""The same for tokens, of which there are fewer to read: shares to 5 points."""
 
 _LABELS = """
 WITH labelled AS MATERIALIZED (
@@ -86,6 +90,30 @@ ORDER BY jaccard DESC, s.latent LIMIT $most
 """
 
 
+_TOKENS = """
+WITH drawn AS MATERIALIZED (
+    SELECT l.token_index, l.activation FROM latents AS l
+    WHERE l.run_id = $run AND l.latent = $latent
+    ORDER BY scattered(l.token_index), l.token_index LIMIT $sample
+)
+SELECT t.token, count(*) AS n_fires, count(*) / sum(count(*)) OVER () AS share,
+    max(d.activation), (SELECT count(*) FROM drawn)
+FROM drawn AS d JOIN tokens AS t ON t.run_id = $run AND t.token_index = d.token_index
+WHERE t.token_index IN (SELECT o.token_index FROM drawn AS o)
+GROUP BY t.token ORDER BY n_fires DESC, t.token LIMIT $most
+"""
+
+
+class TopToken(NamedTuple):
+    """A token that a latent fires on. share: of its firings, of which ``drawn`` were looked at."""
+
+    token: str
+    n_fires: int
+    share: float
+    largest: float
+    drawn: int
+
+
 class Lift(NamedTuple):
     """How many times more often documents with the latent have a label, on held-out documents, with
     its 95% interval; n_both of n_latent documents."""
@@ -118,7 +146,20 @@ def labels(store: Store, run_id: str, latent: int, most: int = 50) -> list[Lift]
 
 
 def fires_with(store: Store, run_id: str, latent: int, most: int = 12) -> list[Partner]:
-    """The latents that fire where it does, by the Jaccard index of their tokens; of one that fires
-    more often than `SAMPLE` times estimated by so many of its tokens."""
-    given = {"run": run_id, "latent": latent, "most": most, "sample": SAMPLE}
+    """The latents that fire where it does, by the Jaccard index of their tokens; of a large corpus
+    estimated by `SAMPLE` of its firings."""
+    sample = _sample(store, run_id, SAMPLE)
+    given = {"run": run_id, "latent": latent, "most": most, "sample": sample}
     return [Partner(*row) for row in store.execute(_PARTNERS, given).fetchall()]
+
+
+def top_tokens(store: Store, run_id: str, latent: int, most: int = 10) -> list[TopToken]:
+    """The tokens that it fires on most often; of a large corpus by `SAMPLE_TOKENS` firings."""
+    sample = _sample(store, run_id, SAMPLE_TOKENS)
+    given = {"run": run_id, "latent": latent, "most": most, "sample": sample}
+    return [TopToken(*row) for row in store.execute(_TOKENS, given).fetchall()]
+
+
+def _sample(store: Store, run_id: str, most: int) -> int:
+    [(tokens,)] = store.execute("SELECT tokens FROM runs WHERE run_id = ?", [run_id]).fetchall()
+    return int(tokens) if tokens <= SMALL else most
