@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from deconstruct.explorer.asked import Page
-from deconstruct.explorer.pages import runs
+from deconstruct.explorer.pages import documents, figures, latent, latents, notes, runs
 
-PAGES: tuple[Page, ...] = (*runs.PAGES,)
+PAGES: tuple[Page, ...] = (
+    *runs.PAGES,
+    *figures.PAGES,
+    *latents.PAGES,
+    *latent.PAGES,
+    *documents.PAGES,
+    *notes.PAGES,
+)
