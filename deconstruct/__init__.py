@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from deconstruct.corpus.sources import resolve as resolve_source
     from deconstruct.corpus.stage import tokenise
     from deconstruct.evaluation.stage import evaluate
+    from deconstruct.firing import fire
     from deconstruct.interpretation.stage import interpret
     from deconstruct.latents.stage import encode
     from deconstruct.map.stage import lay_out
     from deconstruct.model.resolve import resolve as resolve_model
     from deconstruct.probe.stage import fit_probes
     from deconstruct.reference.stage import measure
+    from deconstruct.report.card import card
     from deconstruct.sae.files import load as load_sae
     from deconstruct.sae.stage import train
     from deconstruct.store import open_store
@@ -48,13 +50,17 @@ _PLACES = {
     "interpret": "interpretation.stage:interpret",
     "lay_out": "map.stage:lay_out",
     "open_store": "store:open_store",
+    "fire": "firing:fire",
+    "card": "report.card:card",
 }
 
 __all__ = [
     "DataRoot",
+    "card",
     "encode",
     "evaluate",
     "extract",
+    "fire",
     "fit_probes",
     "group_documents",
     "interpret",

@@ -52,6 +52,7 @@ from deconstruct.store.interrupt import interruptible
 from deconstruct.store.query import check_query, gives_rows, is_silent, misnamed_runs
 from deconstruct.store.remove import UNUSED_HOURS
 from deconstruct.store.render import format_of, opened
+from deconstruct.trying import open_card, try_
 
 # Without rich's markup, which takes [...] out of a help text.
 app = typer.Typer(
@@ -145,6 +146,10 @@ def latent(
     width: Annotated[
         int, typer.Option(min=0, max=MOST, help="Tokens shown on each side of a firing.")
     ] = 12,
+    open_: Annotated[
+        bool,
+        typer.Option("--open", help="Write it as a page, say where, and open that in a browser."),
+    ] = False,
     format_: Json = "table",
 ) -> None:
     """Show one latent: how often it fires, on which tokens, and in which contexts most strongly."""
@@ -152,6 +157,8 @@ def latent(
     with open_store(home, files=False, verify=False) as connection:
         run_id = resolve_run(connection, run)
         check_query(connection, home, pages.READ_BY_LATENT, run_id=run_id, verify=verifying.get())
+        if open_:
+            return open_card(connection, run_id, number, home, contexts, width)
         if format_ == "json":
             return say_json(records.latent(connection, run_id, number, contexts, width))
         page = pages.latent(connection, run_id, number, contexts, width, console.is_terminal)
@@ -263,6 +270,7 @@ app.command()(absorption)
 app.command()(export)
 app.command()(push)
 app.command()(explain)
+app.command("try")(try_)
 
 
 @app.command()

@@ -56,6 +56,10 @@ they are named after; below `show` and `latent`, `run_id` is said once.
   `cluster_metrics` and `cluster_summary`, of each the rows that the page shows.
 - `latent`: `run_id`; `features`, one record; `top_tokens`, `label_enrichment`, `feature_logits` and
   `top_contexts`.
+- `try`: `run_id`; `texts`, each with `text`, `left_out` (tokens after `corpus.max_tokens`),
+  `tokens` (`position`, `token_id`, `token`, `recorded`, and `latents`: all that fire there, each
+  with `latent` and `activation`) and `log_odds`, by label; `top`, a record for each latent; with
+  `--not` also `only`, of those that fire on the first text alone.
 - `match`: `run_id`; `matchings`, each with `other_run`, `key`, the metrics of `matching_metrics`,
   and how many living `latents`, `other_latents`, `pairs` and held-out `tokens` they are about.
 - `steer`: `run_id`, `factor`, `latent`, `texts`, `firings`, `kl`, `loss`, `later` and `kl_later`;

@@ -13,7 +13,7 @@ from deconstruct.common.hardware import pick_device
 from deconstruct.common.site import Site
 from deconstruct.config import RunConfig
 from deconstruct.model.loading import load
-from deconstruct.model.resolve import resolve
+from deconstruct.model.resolve import ResolvedModel, resolve
 from deconstruct.reference.texts import Text, held_out_texts
 from deconstruct.store import data_root, open_store, resolve_run
 from deconstruct.store.query import executed, stage_keys
@@ -49,8 +49,8 @@ class Subject:
         skip = int(self.activations.manifest.config["skip_positions"])
         return held_out_texts(self.corpus, None, skip)
 
-    def language_model(self, device: str = "auto") -> torch.nn.Module:
-        """Its language model, in the arithmetic that its activations were recorded in.
+    def resolved(self) -> ResolvedModel:
+        """Its language model, found again, in the arithmetic that its activations were recorded in.
 
         Raises ``ConfigError`` or ``SourceUnreachable`` if it is not there, or not the same any
         more.
@@ -62,8 +62,11 @@ class Subject:
                 f"model.name = {found.name!r} is not the model any more that run {self.run_id} "
                 "took apart; run it again"
             )
-        recorded = str(self.activations.facts["dtype"])
-        return load(replace(found, dtype=recorded), pick_device(device))
+        return replace(found, dtype=str(self.activations.facts["dtype"]))
+
+    def language_model(self, device: str = "auto") -> torch.nn.Module:
+        """The same, loaded. Raises what `resolved` does."""
+        return load(self.resolved(), pick_device(device))
 
 
 def subject_of(home: Path | str | None, run: str) -> Subject:

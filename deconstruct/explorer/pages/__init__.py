@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deconstruct.explorer.asked import Page
-from deconstruct.explorer.pages import documents, figures, latent, latents, notes, runs
+from deconstruct.explorer.pages import documents, figures, latent, latents, notes, runs, trying
 
 PAGES: tuple[Page, ...] = (
     *runs.PAGES,
@@ -12,4 +12,5 @@ PAGES: tuple[Page, ...] = (
     *latent.PAGES,
     *documents.PAGES,
     *notes.PAGES,
+    *trying.PAGES,
 )
