@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import duckdb
 from starlette.applications import Starlette
@@ -24,7 +25,8 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from deconstruct.common.errors import DeconstructError
-from deconstruct.explorer.asked import Asked, Page
+from deconstruct.explorer.asked import Asked, Page, known
+from deconstruct.explorer.attended import Queries, attended
 from deconstruct.explorer.guard import Guard
 from deconstruct.explorer.pages import PAGES
 from deconstruct.explorer.stores import Stores
@@ -33,6 +35,7 @@ from deconstruct.report.html import environment, static
 from deconstruct.store import QueryError
 from deconstruct.store.pages import sentence
 
+HERE = Path(__file__).parent
 HOST = "127.0.0.1"
 PORT = 4300
 POLICY = (
@@ -40,12 +43,14 @@ POLICY = (
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 KEPT = "private, max-age=3600"
+MOST = 4_000_000
+"""Bytes of a form."""
 
 
 class Explorer:
     """The pages over one data root. port: that it listens on, which addresses must name.
 
-    Raises ``StorageError`` if there is no store.
+    Where there is no store yet, pages say so until there is one.
     """
 
     def __init__(self, home: Path, port: int = PORT) -> None:
@@ -79,28 +84,49 @@ class Explorer:
         self.stores.close()
 
     def _serve(self, page: Page) -> Callable[[Request], object]:
-        def answer(request: Request) -> Response:
-            with self.stores.cursor() as (cursor, publication):
-                asked = Asked(request, cursor, publication, self.templates, self, self.token)
-                return page.answer(asked)
-
         async def serve(request: Request) -> Response:
-            return await run_in_threadpool(answer, request)
+            form = await self._form(request) if request.method == "POST" else {}
+
+            def answer(queries: Queries) -> Response:
+                with self.stores.cursor() as (cursor, publication):
+                    queries.attend(cursor)
+                    asked = Asked(request, cursor, publication, self, queries, form)
+                    return page.answer(asked)
+
+            return await attended(request, answer)
 
         return serve
 
+    async def _form(self, request: Request) -> dict[str, str]:
+        """The fields of a form of ours: any other page's is turned away."""
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > MOST:
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "this form is too large")
+        fields = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
+        if not secrets.compare_digest(fields.pop("token", "").encode(), self.token.encode()):
+            raise HTTPException(
+                HTTPStatus.FORBIDDEN, "this form is of another start of the explorer; load it anew"
+            )
+        return fields
+
     async def _static(self, request: Request) -> Response:
         name = request.path_params["name"]
-        kinds = {
-            "style.css": ("text/css", lambda: static("style.css")),
-            "live.js": ("text/javascript", lambda: static("live.js")),
-            "vega.js": ("text/javascript", self.scripts),
+        shared: dict[str, Callable[[], str]] = {
+            "style.css": lambda: static("style.css"),
+            "live.js": lambda: static("live.js"),
+            "vega.js": self.scripts,
         }
-        if name not in kinds:
+        own = HERE / "static" / name
+        if name in shared:
+            body = await run_in_threadpool(shared[name])
+        elif own.parent == HERE / "static" and own.is_file():
+            body = own.read_text(encoding="utf-8")
+        else:
             raise HTTPException(HTTPStatus.NOT_FOUND, f"there is no file {name[:60]!r}")
-        kind, text = kinds[name]
-        body = await run_in_threadpool(text)
-        return Response(body, media_type=kind, headers={"Cache-Control": KEPT})
+        kind = "text/css" if name.endswith(".css") else "text/javascript"
+        return known(request, Response(body, media_type=kind), KEPT)
 
     async def _fault(self, _: Request, error: Exception) -> Response:
         """A page with one sentence, for what is not there or can't be."""

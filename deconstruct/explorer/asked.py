@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, urlencode
 
 import duckdb
 from jinja2 import Environment
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
+from deconstruct.explorer.attended import Queries
+from deconstruct.explorer.stores import Stores
+from deconstruct.report.reading.runs import RunHeader, header
 from deconstruct.store.query import QueryError, resolve_run
 
 
@@ -35,6 +40,15 @@ class Answer(Protocol):
     def __call__(self, asked: Asked, /) -> Response:
         """Raises ``QueryError`` for what is not there, and ``DeconstructError`` for bad input."""
         ...
+
+
+class Host(Protocol):
+    """What all requests share: `app.Explorer`."""
+
+    home: Path
+    stores: Stores
+    templates: Environment
+    token: str
 
 
 class Links:
@@ -60,20 +74,29 @@ class Links:
     def label(self, name: str) -> str:
         return f"{self.run(part='labels')}?{urlencode({'label': name})}"
 
+    def compare(self, one: str, other: str) -> str:
+        return f"/compare/{quote(one)}/{quote(other)}"
+
 
 @dataclass
 class Asked:
     """One request. store: a cursor of the newest snapshot, for this request alone.
 
-    publication: of that snapshot. token: what a form that writes must bring along (`Notes`).
+    publication: of that snapshot. queries: whose `attend` has further connections stopped when the
+    browser leaves. form: the fields of a form of ours, of pages that write.
     """
 
     request: Request
     store: duckdb.DuckDBPyConnection
     publication: str
-    templates: Environment
-    app: Any
-    token: str
+    app: Host
+    queries: Queries
+    form: Mapping[str, str]
+
+    @property
+    def token(self) -> str:
+        """What a form that writes must bring along, in its field ``token``."""
+        return self.app.token
 
     @cached_property
     def run_id(self) -> str:
@@ -81,8 +104,16 @@ class Asked:
         return resolve_run(self.store, str(self.request.path_params["run"]))
 
     @cached_property
+    def header(self) -> RunHeader | None:
+        """The run that the page is about: of the address, or ``?run=``; None of other pages."""
+        if "run" in self.request.path_params:
+            return header(self.store, self.run_id)
+        named = self.word("run")
+        return header(self.store, resolve_run(self.store, named)) if named else None
+
+    @cached_property
     def links(self) -> Links:
-        return Links(self.run_id)
+        return Links(self.header.run_id if self.header else "")
 
     def number(self, name: str, default: int, least: int = 0, most: int = 10**9) -> int:
         """A whole number of the address, after the question mark."""
@@ -103,21 +134,27 @@ class Asked:
 
     def page(self, template: str, /, status: int = HTTPStatus.OK, **shown: Any) -> Response:
         """A page, or a part of one where the template is a part; with ``shown`` and what all pages
-        have."""
-        text = self.templates.get_template(template).render(
-            asked=self, path=self.request.url.path, token=self.token, **shown
-        )
-        return self._unless_known(HTMLResponse(text, status))
+        have: ``asked``, ``links``, ``token``."""
+        every = {"asked": self, "links": self.links, "token": self.token}
+        text = self.app.templates.get_template(template).render(every | shown)
+        return known(self.request, HTMLResponse(text, status))
 
     def json(self, value: Any) -> Response:
         """For scripts."""
-        return self._unless_known(JSONResponse(value))
+        return known(self.request, JSONResponse(value))
 
-    def _unless_known(self, response: Response) -> Response:
-        """Nothing, if the browser has this very answer already."""
-        tag = '"' + hashlib.sha256(bytes(response.body)).hexdigest()[:24] + '"'
-        response.headers["ETag"] = tag
-        response.headers["Cache-Control"] = "no-cache"
-        if self.request.headers.get("if-none-match") == tag:
-            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers={"ETag": tag})
-        return response
+    def back(self, to: str) -> Response:
+        """After a form: on to a page of ours."""
+        return RedirectResponse(to, HTTPStatus.SEE_OTHER)
+
+
+def known(request: Request, response: Response, kept: str = "no-cache") -> Response:
+    """The answer; nothing, if the browser has this very one already."""
+    tag = '"' + hashlib.sha256(bytes(response.body)).hexdigest()[:24] + '"'
+    headers = {"ETag": tag, "Cache-Control": kept}
+    response.headers.update(headers)
+    # Packed on its way, it comes back as a weak one.
+    asked = request.headers.get("if-none-match", "").removeprefix("W/")
+    if asked == tag and response.status_code == HTTPStatus.OK:
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return response

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import duckdb
@@ -59,7 +59,11 @@ def _where(home: Path | str | None) -> Path | str:
 
 
 def open_store(
-    home: Path | str | None = None, *, files: bool = True, verify: bool | None = None
+    home: Path | str | None = None,
+    *,
+    files: bool = True,
+    verify: bool | None = None,
+    limits: Mapping[str, str] | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """A read-only connection to the store: a snapshot that later publishes don't change.
 
@@ -73,7 +77,8 @@ def open_store(
     write nowhere (nor spill to disk), load no extension, and change no setting but of how answers
     look: for SQL that others write. verify: True digests every file that the views read; None
     those that have changed, or were not looked at, since a week; False none. Files under a URL are
-    not looked at.
+    not looked at. limits: further settings of DuckDB for a store of this machine (memory_limit,
+    threads), which a confined connection can't be given later.
 
     Raises ``StorageError`` if there is no store, if it is of a newer release, or if a file is
     damaged.
@@ -83,7 +88,7 @@ def open_store(
         connection, root = connect_remote(str(where), files)
         check(version(connection), shown(str(where)))
     else:
-        connection, root = _open_local(data_root(where), files)
+        connection, root = _open_local(data_root(where), files, limits or {})
         if verify is not False:
             check_files(connection, data_root(where), IN_PLACE, thorough=verify is True)
     # Only for what lies elsewhere than when it was published: the variable is also read by the
@@ -102,7 +107,9 @@ def _root_of(connection: duckdb.DuckDBPyConnection) -> str | None:
     return str(root)
 
 
-def _open_local(root: Path, files: bool) -> tuple[duckdb.DuckDBPyConnection, str]:
+def _open_local(
+    root: Path, files: bool, limits: Mapping[str, str]
+) -> tuple[duckdb.DuckDBPyConnection, str]:
     store = root / FILE
     if not store.exists():
         raise StorageError(
@@ -110,24 +117,26 @@ def _open_local(root: Path, files: bool) -> tuple[duckdb.DuckDBPyConnection, str
             "another with --home or DECONSTRUCT_HOME"
         )
     try:
-        connection = _opened(store, root, files)
+        connection = _opened(store, root, files, limits)
         found = version(connection)
         check(found, str(store))
         if found < SCHEMA_VERSION:
             connection.close()
-            connection = _private_copy(store, root, files)
+            connection = _private_copy(store, root, files, limits)
     except duckdb.IOException as error:
         if "lock" not in str(error):
             raise StorageError(_unreadable(store, error)) from error
-        connection = _private_copy(store, root, files)
+        connection = _private_copy(store, root, files, limits)
     except duckdb.Error as error:
         raise StorageError(_unreadable(store, error)) from error
     return connection, str(root) if files else LOCAL_ROOT
 
 
-def _opened(store: Path, root: Path, files: bool) -> duckdb.DuckDBPyConnection:
+def _opened(
+    store: Path, root: Path, files: bool, limits: Mapping[str, str]
+) -> duckdb.DuckDBPyConnection:
     """A connection to a store; without ``files``, it is confined before the first query."""
-    connection = _connect(store, files)
+    connection = _connect(store, files, limits)
     tune(connection)
     if not files:
         connection.register_filesystem(LocalArtifacts(root))
@@ -227,12 +236,12 @@ def misnamed_runs(connection: duckdb.DuckDBPyConnection, text: str) -> Iterator[
             return
 
 
-def _connect(store: Path, files: bool) -> duckdb.DuckDBPyConnection:
+def _connect(store: Path, files: bool, limits: Mapping[str, str]) -> duckdb.DuckDBPyConnection:
     """DuckDB opens a file more than once by its name: a publish between would mix two files."""
     for _ in range(OPEN_ATTEMPTS):
         before = state(store)
         try:
-            connection = _connect_once(store, files)
+            connection = _connect_once(store, files, limits)
         except duckdb.Error:
             if state(store) == before:
                 raise
@@ -243,15 +252,15 @@ def _connect(store: Path, files: bool) -> duckdb.DuckDBPyConnection:
     raise StorageError(f"store {store} is being replaced all the time; try again in a while")
 
 
-def _connect_once(store: Path, files: bool) -> duckdb.DuckDBPyConnection:
+def _connect_once(store: Path, files: bool, limits: Mapping[str, str]) -> duckdb.DuckDBPyConnection:
     # By default DuckDB spills beside the file, where a reader may have no right to write.
-    spill = {"temp_directory": str(own_folder() / "spill") if files else ""}
-    attached = duckdb.connect(config=dict(spill))
+    settings = {"temp_directory": str(own_folder() / "spill") if files else "", **limits}
+    attached = duckdb.connect(config=dict(settings))
     attached.execute(f"ATTACH {literal(str(store))} AS deconstruct (READ_ONLY)")
     attached.execute("USE deconstruct")
     if not files:  # what it may not do, no other connection to the same database could
         return attached
-    connection = duckdb.connect(store, read_only=True, config=dict(spill))
+    connection = duckdb.connect(store, read_only=True, config=dict(settings))
     # DuckDB gives a process that has a path open the same database again, although the file of
     # that name is another by now.
     if publication(connection) == publication(attached):
@@ -261,7 +270,9 @@ def _connect_once(store: Path, files: bool) -> duckdb.DuckDBPyConnection:
     return attached
 
 
-def _private_copy(store: Path, root: Path, files: bool) -> duckdb.DuckDBPyConnection:
+def _private_copy(
+    store: Path, root: Path, files: bool, limits: Mapping[str, str]
+) -> duckdb.DuckDBPyConnection:
     with tempfile.TemporaryDirectory(dir=own_folder()) as folder:
         copy = Path(folder) / FILE
         copy_database(store, copy)
@@ -270,7 +281,7 @@ def _private_copy(store: Path, root: Path, files: bool) -> duckdb.DuckDBPyConnec
             migrate(connection, str(store))
             create_views(connection, store.parent)
             create_macros(connection)
-        return _opened(copy, root, files)  # the open file outlives its name
+        return _opened(copy, root, files, limits)  # the open file outlives its name
 
 
 def _unreadable(store: Path, error: duckdb.Error) -> str:

@@ -13,7 +13,8 @@ DEAD = 23
 SPORT_LATENT = 7  # fires on " goal", which only the second label's documents hold
 TWINS = (4, 5)  # 5 fires wherever 4 does, half as strongly
 WORDS = ("the", " market", " goal", " chip", ' "quoted"', "\n", " naïve", " 100%", " of", " a")
-TOKEN_IDS = {word: number for number, word in enumerate(("<bos>", *WORDS))}
+APOSTROPHE = "’"  # in no text but those of `massive`
+TOKEN_IDS = {word: number for number, word in enumerate(("<bos>", *WORDS, APOSTROPHE))}
 
 
 @dataclass(kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,9 +58,12 @@ def plant(
     documents: int = 30,
     corpus_seed: int = 0,
     names: tuple[str, str, str] = LABELS,
+    change: Callable[[Drawn], None] = lambda _: None,
 ) -> Planted:
-    """Write (or find) the artifacts of a run under ``home``. names: of the three labels."""
+    """Write (or find) the artifacts of a run under ``home``. names: of the three labels. change:
+    what is done to what was drawn; one home knows one of them."""
     drawn = _drawn(_texts(documents, corpus_seed, names), seed)
+    change(drawn)
     facts = {
         "corpus": {
             "documents": documents,
