@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from deconstruct.explorer.asked import Page
-from deconstruct.explorer.pages import runs
+from deconstruct.explorer.pages import maps, runs, sql
 
-PAGES: tuple[Page, ...] = (*runs.PAGES,)
+PAGES: tuple[Page, ...] = (*runs.PAGES, *maps.PAGES, *sql.PAGES)

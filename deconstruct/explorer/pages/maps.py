@@ -67,7 +67,7 @@ def _map(asked: Asked) -> Response:
         "selected": packed(chosen) if chosen is not None else "",
     }
     return asked.page(
-        "map.html", run_id=asked.run_id, links=asked.links, settings=settings,
+        "map.html", here="map", run_id=asked.run_id, settings=settings,
         n=len(there.ids), of_latents=of_latents, shown=shown,
     )  # fmt: skip
 
@@ -109,11 +109,11 @@ def _strengths(asked: Asked) -> Response:
 def _point(asked: Asked) -> Response:
     number = asked.number("id", 0)
     if asked.word("of") == "latents":
-        return asked.page("map_latent.html", links=asked.links, found=_latent_list(asked, [number]))
+        return asked.page("map_latent.html", found=_latent_list(asked, [number]))
     found = places.glances(asked.store, asked.run_id, [number])
     if not found:
         raise QueryError(f"run {asked.run_id} has no document {number}")
-    return asked.page("map_document.html", links=asked.links, one=found[0])
+    return asked.page("map_document.html", one=found[0])
 
 
 def _marks(asked: Asked) -> Response:
@@ -122,10 +122,10 @@ def _marks(asked: Asked) -> Response:
         raise QueryError("nothing is selected: selected = a set of documents")
     if asked.word("of") == "latents":
         return asked.page(
-            "map_latent.html", links=asked.links, found=_latent_list(asked, chosen.tolist()),
+            "map_latent.html", found=_latent_list(asked, chosen.tolist()),
             n=len(chosen),
         )  # fmt: skip
-    return asked.page("marks.html", links=asked.links, run_id=asked.run_id, **_marked(asked, chosen))
+    return asked.page("marks.html", run_id=asked.run_id, **_marked(asked, chosen))
 
 
 def _marked(asked: Asked, chosen: np.ndarray) -> dict[str, Any]:
