@@ -74,6 +74,7 @@ class Explorer:
                 DeconstructError: self._fault,
                 duckdb.Error: self._fault,
                 HTTPException: self._fault,
+                Exception: self._fault,
             },
             lifespan=self._lifespan,
         )
@@ -137,5 +138,8 @@ class Explorer:
             told = sentence(error)
         elif isinstance(error, QueryError):
             status = HTTPStatus.NOT_FOUND
+        elif not isinstance(error, DeconstructError):
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+            told = f"this page has a fault ({type(error).__name__}); the explorer's log says where"
         text = self.templates.get_template("fault.html").render(told=told)
         return HTMLResponse(text, status)

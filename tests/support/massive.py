@@ -1,4 +1,4 @@
-"""A massive activation, planted: one token on which two latents fire a thousand times as strongly."""
+"""A massive activation, planted: a token on which two latents fire a thousand times as strongly."""
 
 from __future__ import annotations
 

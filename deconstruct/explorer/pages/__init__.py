@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from deconstruct.explorer.asked import Page
-from deconstruct.explorer.pages import maps, runs, sql
+from deconstruct.explorer.pages import figures, latent, maps, runs, sql
 
-PAGES: tuple[Page, ...] = (*runs.PAGES, *maps.PAGES, *sql.PAGES)
+PAGES: tuple[Page, ...] = (
+    *runs.PAGES,
+    *latent.PAGES,
+    *figures.PAGES,
+    *maps.PAGES,
+    *sql.PAGES,
+)
