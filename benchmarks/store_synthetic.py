@@ -20,6 +20,7 @@ import pyarrow as pa
 import torch
 
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
+from deconstruct.artifacts.table import Table
 from deconstruct.cluster.tables import CLUSTER_CURVE, CLUSTER_METRICS, CLUSTER_SUMMARY, CLUSTERS
 from deconstruct.cluster.tables import TABLES as CLUSTER
 from deconstruct.common.parquet import GroupedWriter
@@ -35,6 +36,15 @@ from deconstruct.interpretation.tables import INTERPRETATION_ITEMS, LATENT_SCORE
 from deconstruct.interpretation.tables import TABLES as INTERPRETATION
 from deconstruct.latents.buckets import FIRING, Buckets
 from deconstruct.latents.stage import BUCKET_TOKENS, _Encoding
+from deconstruct.map.tables import (
+    DOCUMENT_MAP,
+    LABEL_LATENTS,
+    LATENT_HISTOGRAM,
+    LATENT_MAP,
+    MASSIVE_LATENTS,
+    MASSIVE_TOKENS,
+)
+from deconstruct.map.tables import TABLES as MAP
 from deconstruct.probe.tables import PROBE_CURVE, PROBE_SCORES, PROBE_WEIGHTS, PROBES
 from deconstruct.probe.tables import TABLES as PROBE
 from deconstruct.sae.tables import TRAINING_LOG
@@ -266,8 +276,34 @@ def _small_tables(size: Size, draw: np.random.Generator) -> dict[str, Contents]:
     }
     rows = {table: filled(table, **own) for table, own in single.items()}
     rows |= {TOKEN_ERRORS: errors, PROBE_WEIGHTS: effects, CLUSTERS: members}
+    rows |= _maps(size, draw)
     stages = {
         "evaluation": EVALUATION, "probe": PROBE, "cluster": CLUSTER,
-        "interpretation": INTERPRETATION,
+        "interpretation": INTERPRETATION, "map": MAP,
     }  # fmt: skip
     return {stage: {table: rows[table] for table in own} for stage, own in stages.items()}
+
+
+def _maps(size: Size, draw: np.random.Generator) -> dict[Table, pa.Table]:
+    """As many rows as a run of this size has."""
+    latent, place = np.arange(size.d_sae), draw.normal(size=(4, size.documents))
+    across, up = draw.normal(size=(2, size.d_sae))
+    ranked = draw.integers(0, size.d_sae - 50, len(LABELS))[:, None] + np.arange(50)
+    low = np.tile(np.arange(20) / 20, size.d_sae)
+    return {
+        DOCUMENT_MAP: filled(
+            DOCUMENT_MAP, doc_id=np.arange(size.documents), x=place[0], y=place[1],
+            pooled_x=place[2], pooled_y=place[3],
+        ),
+        LATENT_MAP: filled(LATENT_MAP, latent=latent, x=across, y=up),
+        LATENT_HISTOGRAM: filled(
+            LATENT_HISTOGRAM, latent=np.repeat(latent, 20), bin=np.tile(np.arange(20), size.d_sae),
+            low=low, high=low + 0.05, n=draw.integers(1, 100, 20 * size.d_sae),
+        ),
+        LABEL_LATENTS: filled(
+            LABEL_LATENTS, label=np.repeat(LABELS, 50), latent=ranked.reshape(-1),
+            rank=np.tile(np.arange(1, 51), len(LABELS)), cohen_d_train=1.0, cohen_d=1.0, auroc=0.8,
+        ),
+        MASSIVE_TOKENS: filled(MASSIVE_TOKENS, token_id=[0], token=" word0", n=1, n_tokens=1),
+        MASSIVE_LATENTS: filled(MASSIVE_LATENTS, latent=[1], n_massive=5, token=" word0"),
+    }  # fmt: skip

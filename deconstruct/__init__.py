@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from deconstruct.evaluation.stage import evaluate
     from deconstruct.interpretation.stage import interpret
     from deconstruct.latents.stage import encode
+    from deconstruct.map.stage import lay_out
     from deconstruct.model.resolve import resolve as resolve_model
     from deconstruct.probe.stage import fit_probes
     from deconstruct.reference.stage import measure
@@ -45,6 +46,7 @@ _PLACES = {
     "fit_probes": "probe.stage:fit_probes",
     "group_documents": "cluster.stage:group_documents",
     "interpret": "interpretation.stage:interpret",
+    "lay_out": "map.stage:lay_out",
     "open_store": "store:open_store",
 }
 
@@ -56,6 +58,7 @@ __all__ = [
     "fit_probes",
     "group_documents",
     "interpret",
+    "lay_out",
     "load_config",
     "load_sae",
     "measure",

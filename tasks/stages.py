@@ -13,6 +13,7 @@ from deconstruct.drift import stage as drift_stage
 from deconstruct.evaluation import stage as evaluation_stage
 from deconstruct.interpretation import stage as interpretation_stage
 from deconstruct.latents import stage as latents_stage
+from deconstruct.map import stage as map_stage
 from deconstruct.probe import stage as probe_stage
 from deconstruct.reference import stage as reference_stage
 from tasks.spread import extraction_over
@@ -39,3 +40,4 @@ probe = stage_task(probe_stage.STAGE)
 cluster = stage_task(cluster_stage.STAGE)
 drift = stage_task(drift_stage.STAGE)
 interpretation = stage_task(interpretation_stage.STAGE)
+maps = stage_task(map_stage.STAGE)

@@ -25,7 +25,7 @@ import numpy as np
 
 STAGES = (
     "corpus", "activations", "reference", "sae", "latents", "evaluation", "probe", "cluster",
-    "interpretation",
+    "interpretation", "map",
 )  # fmt: skip
 WORDS, LABELS = 2000, 5
 
@@ -120,10 +120,14 @@ def run_stage(stage: str, folder: Path, tokens: int) -> dict[str, Any]:
     def interpretation() -> Any:
         return d.interpret(root, config.interpretation, corpus=corpus(), latents=latents())
 
+    def maps() -> Any:
+        read = {"corpus": corpus(), "activations": activations(), "latents": latents()}
+        return d.lay_out(root, config.map, **read, reference=reference())
+
     make = {
         "corpus": corpus, "activations": activations, "reference": reference, "sae": sae,
         "latents": latents, "evaluation": evaluation, "probe": probe, "cluster": cluster,
-        "interpretation": interpretation,
+        "interpretation": interpretation, "map": maps,
     }  # fmt: skip
     began = time.process_time()
     made = make[stage]()

@@ -19,6 +19,7 @@ _ARROW = {
     "FLOAT": "float32",
     "UBIGINT": "uint64",
     "UINTEGER": "uint32",
+    "UTINYINT": "uint8",
     "VARCHAR": "string",
 }
 

@@ -29,6 +29,7 @@ from deconstruct.config.stages import (
     ExplanationConfig,
     InterpretationConfig,
     LatentsConfig,
+    MapConfig,
     ProbeConfig,
 )
 from deconstruct.config.toml import load, load_as
@@ -53,6 +54,7 @@ __all__ = [
     "LabelColumn",
     "LabelKind",
     "LatentsConfig",
+    "MapConfig",
     "ModelConfig",
     "ProbeConfig",
     "RunConfig",

@@ -18,6 +18,7 @@ from deconstruct.config.stages import (
     ExplanationConfig,
     InterpretationConfig,
     LatentsConfig,
+    MapConfig,
     ProbeConfig,
 )
 
@@ -33,7 +34,7 @@ STAGES = (
     "interpretation",
 )
 """The stages of every run, in the order of the data."""
-OPTIONAL_STAGES = ("drift", "matching", "explanation")
+OPTIONAL_STAGES = ("map", "drift", "matching", "explanation")
 """Stages that only some runs have; a run's id does not depend on them."""
 EVERY_STAGE = (*STAGES, *OPTIONAL_STAGES)
 """Both, in the order of the data."""
@@ -131,6 +132,7 @@ class RunConfig(Settings):
     probe: ProbeConfig = ProbeConfig()
     cluster: ClusterConfig = ClusterConfig()
     interpretation: InterpretationConfig = InterpretationConfig()
+    map: MapConfig = MapConfig()
     explanation: ExplanationConfig = ExplanationConfig()
     gates: GatesConfig = GatesConfig()
 

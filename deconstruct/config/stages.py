@@ -246,6 +246,45 @@ class InterpretationConfig(Settings):
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of all that is drawn.")
 
 
+class MapConfig(Settings):
+    """Places in the plane for documents and latents, and what else is looked at."""
+
+    enabled: bool = Field(
+        True,
+        description="Whether runs have it. It changes no other stage, and no run's id.",
+        json_schema_extra=NO_KEY,
+    )
+    max_documents: int = Field(
+        10_000,
+        ge=10,
+        le=50_000,
+        description="Documents that are laid out: of more, those of the smallest digests; all "
+        "others come to where those are that they are most like.",
+    )
+    max_latents: int = Field(
+        20_000,
+        ge=10,
+        le=50_000,
+        description="Latents that are laid out: of more that fire, a sample.",
+    )
+    components: int = Field(
+        40, ge=2, le=1000, description="Principal axes that neighbours are told by."
+    )
+    perplexity: float = Field(
+        30, gt=1, le=1000, description="About how many neighbours each point is kept near to."
+    )
+    iterations: int = Field(
+        300, ge=10, le=100_000, description="Of t-SNE, after the first 250 that pull groups apart."
+    )
+    massive_multiple: float = Field(
+        10,
+        gt=1,
+        description="A token is massive if its activation is so many times as far from the train "
+        "rows' mean, squared, as their median: as evaluation.outlier_multiple.",
+    )
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of all that is drawn.")
+
+
 class ExplanationConfig(Settings):
     """What a language model is asked about latents, by `deconstruct explain`; no part of a run."""
 

@@ -14,15 +14,15 @@ from pydantic import BaseModel, ConfigDict
 from deconstruct.artifacts import Artifact
 from deconstruct.common.errors import StorageError
 from deconstruct.common.site import Site
-from deconstruct.config import EVERY_STAGE, TRAINING, Growth, RunConfig
+from deconstruct.config import EVERY_STAGE, OPTIONAL_STAGES, TRAINING, Growth, RunConfig
 from deconstruct.probe.tables import TASK
 from deconstruct.store.ddl import PARQUET, literal, name
 from deconstruct.store.headlines import HEADLINES
 from deconstruct.store.schema import RELATIONS, Relation
 
-BESIDE = ("explanation",)
-"""Stages whose rows come to a run that is there (`load_beside`), and stay when it is published
-again: they are of its corpus and its latents, which decide its id."""
+BESIDE = ("map", "explanation")
+"""Stages whose rows may come to a run that is there (`load_beside`), and stay when it is published
+again without them: they are of its corpus and its latents, which decide its id."""
 
 
 class RunRecord(BaseModel):
@@ -61,7 +61,29 @@ def load_run(
         kept = relation.paired or (relation.stage in BESIDE and relation.stage not in artifacts)
         if relation.stage is not None and relation.stored and not kept:
             connection.execute(f"DELETE FROM {name(relation.name)} WHERE run_id = ?", [run_id])
-    column = label_column(run, artifacts["corpus"])
+    _load_files(connection, run_id, artifacts, label_column(run, artifacts["corpus"]))
+    in_order = {stage: artifacts[stage] for stage in EVERY_STAGE if stage in artifacts}
+    for stage in OPTIONAL_STAGES:  # which don't decide the run's id: this may be another one
+        if stage in artifacts:
+            connection.execute(
+                "DELETE FROM stages WHERE run_id = ? AND stage = ? AND key <> ?",
+                [run_id, stage, artifacts[stage].key],
+            )
+    _insert_stages(connection, run_id, run, in_order)
+    _insert_run(connection, run_id, run, artifacts)
+    _insert_execution(connection, run_id, run, in_order)
+
+
+def _load_files(
+    connection: duckdb.DuckDBPyConnection,
+    run_id: str,
+    artifacts: Mapping[str, Artifact],
+    column: str | None,
+) -> None:
+    """Copy the rows of the artifacts' files; those that stay where they lie are looked at.
+
+    column: of the labels that files are about which name none.
+    """
     for relation in RELATIONS:
         if (stage := relation.stage) is None or stage not in artifacts or relation.table is None:
             continue
@@ -72,10 +94,6 @@ def load_run(
             check_columns(connection, relation, file)
         else:
             insert_file(connection, relation, run_id, file, {TASK.name: column})
-    in_order = {stage: artifacts[stage] for stage in EVERY_STAGE if stage in artifacts}
-    _insert_stages(connection, run_id, run, in_order)
-    _insert_run(connection, run_id, run, artifacts)
-    _insert_execution(connection, run_id, run, in_order)
 
 
 def load_matching(
@@ -116,9 +134,12 @@ def load_beside(connection: duckdb.DuckDBPyConnection, run_id: str, artifact: Ar
     The caller holds the transaction.
     """
     for relation in RELATIONS:
-        if relation.stage == artifact.stage and relation.table is not None:
+        if relation.stage == artifact.stage and relation.stored:
             connection.execute(f"DELETE FROM {name(relation.name)} WHERE run_id = ?", [run_id])
-            insert_file(connection, relation, run_id, artifact.file(relation.table.file))
+    [(column,)] = connection.execute(
+        "SELECT label_column FROM runs WHERE run_id = ?", [run_id]
+    ).fetchall()
+    _load_files(connection, run_id, {artifact.stage: artifact}, column)
     connection.execute(
         "DELETE FROM stages WHERE run_id = ? AND stage = ?", [run_id, artifact.stage]
     )
@@ -211,7 +232,8 @@ def _insert_stages(
     run: RunRecord,
     artifacts: Mapping[str, Artifact],
 ) -> None:
-    for ordinal, (stage, artifact) in enumerate(artifacts.items()):
+    for stage, artifact in artifacts.items():
+        ordinal = EVERY_STAGE.index(stage)
         _insert_stage(connection, run_id, artifact, ordinal, cached=stage in run.cached)
 
 

@@ -23,13 +23,14 @@ from deconstruct.evaluation.tables import TABLES as EVALUATION
 from deconstruct.explanation.tables import TABLES as EXPLANATION
 from deconstruct.interpretation.tables import TABLES as INTERPRETATION
 from deconstruct.latents.tables import TABLES as LATENTS
+from deconstruct.map.tables import TABLES as MAP
 from deconstruct.matching.tables import TABLES as MATCHING
 from deconstruct.probe.tables import TABLES as PROBE
 from deconstruct.reference.tables import TABLES as REFERENCE
 from deconstruct.sae.tables import TABLES as SAE
 from deconstruct.store.headlines import HEADLINES
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 
 @dataclass(frozen=True)
@@ -294,6 +295,7 @@ _OF_STAGES = {
     "probe": PROBE,
     "cluster": CLUSTER,
     "interpretation": INTERPRETATION,
+    "map": MAP,
     "explanation": EXPLANATION,
     "drift": DRIFT,
     "matching": MATCHING,

@@ -38,6 +38,10 @@ SECONDS_A_DOCUMENT = 0.01
 """Of probe and cluster, which run beside the evaluation."""
 SECONDS_A_LATENT = 0.002
 """Of the intruder trials of a latent."""
+SECONDS_A_PLACE = 0.002
+"""Of the map, for each document that is laid out and each latent."""
+SECONDS_A_NUMBER = 2.5e-8
+"""Likewise, for each number of the activations, which are read once."""
 FIRING_BYTES = 32
 """On disk, in all orders."""
 
@@ -79,6 +83,7 @@ def foreseen(
     whole, upper = sum(layers) + head, sum(layers[last + 1 :]) + head
     passes = JUDGED * 2 * judged / speed
     fitted = 2 * width**2 * min(tokens, FIT_ROWS) / speed
+    placed = min(config.sae.d_sae, config.map.max_latents)
     return {
         "activations": (
             tokens * reading,
@@ -94,6 +99,11 @@ def foreseen(
         "probe": (SECONDS_A_DOCUMENT * documents / 2, 0),
         "cluster": (SECONDS_A_DOCUMENT * documents / 2, 0),
         "interpretation": (SECONDS_A_LATENT * config.interpretation.latents, 0),
+        "map": (
+            SECONDS_A_PLACE * (2 * min(documents, config.map.max_documents) + placed)
+            + SECONDS_A_NUMBER * tokens * width,
+            0,
+        ),
     }
 
 

@@ -11,7 +11,7 @@ from deconstruct.sae import pretrained
 from flows.steps.running import AtSite, Recorded, Running, on_disk
 from tasks import stages as task
 from tasks import training
-from tasks.stage import Stages
+from tasks.stage import Call, Stages
 
 log = logging.getLogger("deconstruct.stages")
 
@@ -42,7 +42,7 @@ def reference(run: Running, stages: Stages, recorded: Recorded) -> Artifact:
 def judged_on(
     run: Running, stages: Stages, recorded: Recorded, reference: Artifact, sae: Artifact
 ) -> list[Artifact]:
-    """The artifacts of an SAE on one corpus.
+    """The artifacts of an SAE on one corpus, the map last, where the run has one.
 
     The stages after the latents need nothing of each other, and run at the same time.
     """
@@ -50,7 +50,7 @@ def judged_on(
     corpus, activations = recorded.corpus, recorded.activations
     read = {"corpus": corpus, "activations": activations, "sae": sae}
     latents = stages.run(task.latents, config.latents, **read, device=device)
-    evaluation, probe, cluster, interpretation = stages.side_by_side(
+    evaluation, probe, cluster, interpretation, *looked_at = stages.side_by_side(
         stages.call(
             task.evaluation, config.evaluation, model=run.model, reference=reference, sae=sae,
             latents=latents, other=run.other, device=device,
@@ -65,9 +65,25 @@ def judged_on(
         stages.call(
             task.interpretation, config.interpretation, corpus=corpus, latents=latents
         ),
+        *_maps(run, stages, recorded, reference, latents),
     )  # fmt: skip
     return [
-        corpus, activations, reference, sae, latents, evaluation, probe, cluster, interpretation
+        corpus, activations, reference, sae, latents, evaluation, probe, cluster, interpretation,
+        *looked_at,
+    ]  # fmt: skip
+
+
+def _maps(
+    run: Running, stages: Stages, recorded: Recorded, reference: Artifact, latents: Artifact
+) -> list[Call]:
+    """The call of the map, or none; massive tokens are of what is reconstructed."""
+    if not run.config.map.enabled:
+        return []
+    return [
+        stages.call(
+            task.maps, run.config.map, corpus=recorded.corpus, latents=latents,
+            activations=recorded.output or recorded.activations, reference=reference,
+        )
     ]  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from deconstruct.corpus import stage as corpus
 from deconstruct.evaluation import stage as evaluation
 from deconstruct.interpretation import stage as interpretation
 from deconstruct.latents import stage as latents
+from deconstruct.map import stage as maps
 from deconstruct.model.resolve import resolve
 from deconstruct.probe import stage as probe
 from deconstruct.reference import stage as reference
@@ -62,6 +63,7 @@ def run(home: Path, config: RunConfig) -> dict[str, Artifact]:
     made["interpretation"] = interpretation.interpret(
         root, config.interpretation, corpus=known["corpus"], latents=known["latents"]
     )
+    made["map"] = maps.lay_out(root, config.map, **known, reference=made["reference"])
     record = RunRecord(config=config, started=started, finished=datetime.now(UTC))
     publish(home, record, made)
     return made

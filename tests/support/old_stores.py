@@ -1,6 +1,12 @@
 """What takes a store back to the schema of an earlier release."""
 
-TO_VERSION_5 = """
+TO_VERSION_6 = """
+DROP TABLE latent_map; DROP TABLE label_latents; DROP TABLE massive_tokens;
+DROP TABLE massive_latents; DROP VIEW document_map; DROP VIEW latent_histogram;
+UPDATE meta SET value = '6' WHERE name = 'schema_version';
+"""
+TO_VERSION_5 = f"""
+{TO_VERSION_6}
 CREATE TABLE m (run_id VARCHAR, metric VARCHAR, value DOUBLE, ci_low DOUBLE, ci_high DOUBLE,
     n UBIGINT, unit VARCHAR, note VARCHAR, PRIMARY KEY (run_id, metric));
 INSERT INTO m BY NAME SELECT * EXCLUDE text FROM sae_metrics WHERE text = 'own';
@@ -49,8 +55,17 @@ ALTER TABLE runs DROP COLUMN label_column;
 UPDATE meta SET value = '4' WHERE name = 'schema_version';
 """
 SINCE_5 = ("target", "seed", "probe_scores", "probe_curve")
+SINCE_6 = (
+    "document_map",
+    "latent_map",
+    "latent_histogram",
+    "label_latents",
+    "massive_tokens",
+    "massive_latents",
+)
 SINCE_4 = (
     *SINCE_5,
+    *SINCE_6,
     "task",
     "label_column",
     "document_labels",

@@ -24,6 +24,7 @@ from support.drawn import (
     Texts,
 )
 from support.findings import clusters, drift, explanation, interpretation
+from support.looked_at import maps
 from support.planted import Contents, artifact_of, filled
 
 from deconstruct.artifacts import Artifact, DataRoot, Recipe
@@ -86,6 +87,7 @@ def plant(
         "probe": _probe(drawn),
         "cluster": clusters(drawn),
         "interpretation": interpretation(drawn),
+        "map": maps(drawn),
         "explanation": explanation(drawn),
         "drift": drift(drawn.activations),
     }

@@ -17,6 +17,9 @@ from deconstruct.report.reading.marks import Marks, Usual, marks, usual
 from deconstruct.store import QueryError
 from deconstruct.store.pages import check_latent
 
+WHAT = ("documents", "pooled", "latents")
+"""documents: by their latents as clusters weigh them; pooled: by mean activations, as probes read
+them; latents: by their decoder rows."""
 GRID = 10_000
 """Places are sent as whole numbers, 0 to this, on both axes."""
 KEPT = 4
@@ -49,32 +52,41 @@ _USUALS = _Usuals()
 
 
 def _map(asked: Asked) -> Response:
-    of_latents = asked.word("of") == "latents"
-    found = places.latents if of_latents else places.documents
-    there = found(asked.store, asked.run_id)
+    of = _of(asked)
+    there = _there(asked)
     chosen = _chosen(asked)
-    shown = None if of_latents or chosen is None else _marked(asked, chosen)
+    shown = None if of == "latents" or chosen is None else _marked(asked, chosen)
     latent = asked.number("latent", -1, -1)
     if latent >= 0:
         check_latent(asked.store, asked.run_id, latent)
     settings = {
-        "of": "latents" if of_latents else "documents",
-        "points": f"{asked.links.run(part='map')}/points?of={'latents' if of_latents else ''}",
+        "of": of,
         "base": asked.links.run(part="map"),
         "run": asked.links.run(),
         "ways": [name for name in there.groups if name != "all"],
         "latent": latent,
         "selected": packed(chosen) if chosen is not None else "",
     }
-    return asked.page(
-        "map.html", here="map", run_id=asked.run_id, settings=settings,
-        n=len(there.ids), of_latents=of_latents, shown=shown,
-    )  # fmt: skip
+    return asked.page("map.html", settings=settings, n=len(there.ids), of=of, shown=shown)
+
+
+def _of(asked: Asked) -> str:
+    """What the map is of. Raises ``QueryError`` for what there is no map of."""
+    of = asked.word("of", WHAT[0])
+    if of not in WHAT:
+        raise QueryError(f"of = {of[:40]!r}: {', '.join(WHAT)}")
+    return of
+
+
+def _there(asked: Asked) -> places.Places:
+    of = _of(asked)
+    if of == "latents":
+        return places.latents(asked.store, asked.run_id)
+    return places.documents(asked.store, asked.run_id, pooled=of == "pooled")
 
 
 def _points(asked: Asked) -> Response:
-    of_latents = asked.word("of") == "latents"
-    there = (places.latents if of_latents else places.documents)(asked.store, asked.run_id)
+    there = _there(asked)
     x, y = _on_grid(there.x, there.y)
     told: dict[str, Any] = {
         "ids": there.ids.tolist(),
@@ -108,7 +120,7 @@ def _strengths(asked: Asked) -> Response:
 
 def _point(asked: Asked) -> Response:
     number = asked.number("id", 0)
-    if asked.word("of") == "latents":
+    if _of(asked) == "latents":
         return asked.page("map_latent.html", found=_latent_list(asked, [number]))
     found = places.glances(asked.store, asked.run_id, [number])
     if not found:
@@ -120,12 +132,12 @@ def _marks(asked: Asked) -> Response:
     chosen = _chosen(asked)
     if chosen is None:
         raise QueryError("nothing is selected: selected = a set of documents")
-    if asked.word("of") == "latents":
+    if _of(asked) == "latents":
         return asked.page(
             "map_latent.html", found=_latent_list(asked, chosen.tolist()),
             n=len(chosen),
         )  # fmt: skip
-    return asked.page("marks.html", run_id=asked.run_id, **_marked(asked, chosen))
+    return asked.page("marks.html", **_marked(asked, chosen))
 
 
 def _marked(asked: Asked, chosen: np.ndarray) -> dict[str, Any]:

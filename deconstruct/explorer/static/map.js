@@ -4,7 +4,7 @@
   const P = window.points, one = (id) => document.getElementById(id);
   const set = JSON.parse(one("settings").textContent), ofLatents = set.of === "latents";
   const canvas = one("canvas"), pen = canvas.getContext("2d"), view = new P.View();
-  const data = await (await fetch(set.points)).json(), n = data.ids.length;
+  const data = await (await fetch(`${set.base}/points?of=${set.of}`)).json(), n = data.ids.length;
   const chosen = set.selected ? P.unpacked(set.selected) : new Set();
   const hidden = new Set();
   let way = set.ways[0] || "all", strength = null, tool = "lasso", ring = null, cross = null, corner = null, told = -1, due = false;

@@ -17,7 +17,7 @@ NONE = "none"
 REST = "others"
 
 _DOCUMENTS = """
-SELECT m.doc_id, m.x, m.y, coalesce(d.label, $none) AS label, d.split,
+SELECT m.doc_id, m.{x} AS x, m.{y} AS y, coalesce(d.label, $none) AS label, d.split,
     CASE WHEN c.cluster IS NULL THEN $none ELSE 'cluster ' || c.cluster END AS cluster,
     CASE WHEN p.doc_id IS NULL THEN 'not judged'
         WHEN p.predicted = p.label THEN 'right' ELSE 'wrong' END AS probe,
@@ -28,7 +28,7 @@ LEFT JOIN clusters AS c ON c.run_id = $run AND c.doc_id = m.doc_id
 LEFT JOIN probe_predictions AS p
     ON p.run_id = $run AND p.doc_id = m.doc_id AND p.representation = 'latents' AND p.k IS NULL
     AND p.task = first_task($run)
-WHERE m.run_id = $run ORDER BY m.doc_id
+WHERE m.run_id = $run AND m.{x} IS NOT NULL ORDER BY m.doc_id
 """
 _LATENTS = """
 SELECT m.latent AS id, m.x, m.y,
@@ -100,9 +100,11 @@ class LatentGlance(NamedTuple):
     max_activation: float | None
 
 
-def documents(store: duckdb.DuckDBPyConnection, run_id: str) -> Places:
-    """Documents by their latents. Raises ``Missing`` if the run has no map."""
-    found = _found(store, run_id, _DOCUMENTS, "document_map")
+def documents(store: duckdb.DuckDBPyConnection, run_id: str, pooled: bool = False) -> Places:
+    """Documents by their latents, weighed as for clusters; pooled: by their mean activations as
+    they are, which is what probes read. Raises ``Missing`` if the run has no map."""
+    x, y = ("pooled_x", "pooled_y") if pooled else ("x", "y")
+    found = _found(store, run_id, _DOCUMENTS.format(x=x, y=y))
     ways = {name: _groups(found[name]) for name in ("label", "cluster", "split", "probe")}
     massive = _groups(found["massive"])
     if len(massive.names) > 1:
@@ -112,7 +114,7 @@ def documents(store: duckdb.DuckDBPyConnection, run_id: str) -> Places:
 
 def latents(store: duckdb.DuckDBPyConnection, run_id: str) -> Places:
     """Latents by their decoder rows. Raises ``Missing`` if the run has no map."""
-    found = _found(store, run_id, _LATENTS, "latent_map")
+    found = _found(store, run_id, _LATENTS)
     return _places(found, found["id"], {n: _groups(found[n]) for n in ("cluster", "density")})
 
 
@@ -159,14 +161,9 @@ def members(
     return found
 
 
-def _found(
-    store: duckdb.DuckDBPyConnection, run_id: str, query: str, table: str
-) -> dict[str, np.ndarray]:
-    known = store.execute(
-        "SELECT 1 FROM duckdb_columns() WHERE table_name = ?", [table]
-    ).fetchone()
-    found = store.execute(query, {"run": run_id, "none": NONE}).fetchnumpy() if known else {}
-    if not known or not len(found["x"]):
+def _found(store: duckdb.DuckDBPyConnection, run_id: str, query: str) -> dict[str, np.ndarray]:
+    found = store.execute(query, {"run": run_id, "none": NONE}).fetchnumpy()
+    if not len(found["x"]):
         raise Missing(
             f"run {run_id} has no map: runs of older releases and those with map.enabled = false "
             "have none; run it again with the map"

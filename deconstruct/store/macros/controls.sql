@@ -17,7 +17,7 @@ CREATE OR REPLACE MACRO control_runs(run) AS TABLE
             coalesce(CAST(n.config -> '$.probe.shuffle_labels' AS BOOLEAN), false) AS shuffled,
             json_merge_patch(
                 '{"sae": {}, "probe": {}}', n.config,
-                '{"name": null, "gates": null, "analysis": null, "explanation": null,
+                '{"name": null, "gates": null, "analysis": null, "explanation": null, "map": null,
                 "model": {"name": null}, "corpus": null, "activations": {"sites": null},
                 "sae": {"seed": null, "frozen": null, "warm_tokens": null},
                 "probe": {"shuffle_labels": null}}'

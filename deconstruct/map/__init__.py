@@ -1,0 +1,1 @@
+"""Places in the plane for documents and latents, and what pages need ready."""

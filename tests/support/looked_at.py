@@ -1,0 +1,51 @@
+"""What a planted run has for people to look at: places, histograms, massive activations."""
+
+from __future__ import annotations
+
+import numpy as np
+from support.drawn import D_SAE, DEAD, SPORT_LATENT, TOKEN_IDS, Drawn
+from support.planted import Contents, filled
+
+from deconstruct.map.tables import (
+    DOCUMENT_MAP,
+    LABEL_LATENTS,
+    LATENT_HISTOGRAM,
+    LATENT_MAP,
+    MASSIVE_LATENTS,
+    MASSIVE_TOKENS,
+)
+
+
+def maps(drawn: Drawn) -> Contents:
+    """Documents stand by their cluster, latents in a row; " goal" is called massive."""
+    strongest = drawn.activations.max(0)
+    living = np.array([latent for latent in range(D_SAE) if latent != DEAD])
+    goals = np.array([token == " goal" for token in drawn.tokens])
+    holds = np.bincount(drawn.doc_of, goals, len(drawn.labels))
+    across = 10.0 * drawn.clusters + np.arange(len(drawn.labels)) % 5
+    return {
+        DOCUMENT_MAP: filled(
+            DOCUMENT_MAP, doc_id=np.arange(len(drawn.labels)), x=across, y=across % 7,
+            pooled_x=holds, pooled_y=across % 3, massive=holds.astype(int),
+        ),
+        LATENT_MAP: filled(LATENT_MAP, latent=living, x=living.astype(float), y=living % 4 / 1.0),
+        LATENT_HISTOGRAM: filled(
+            LATENT_HISTOGRAM, latent=living, bin=19, low=strongest[living] * 0.95,
+            high=strongest[living], n=(drawn.activations > 0).sum(0)[living],
+        ),
+        LABEL_LATENTS: filled(
+            LABEL_LATENTS, label=list(drawn.names), latent=[0, SPORT_LATENT, 1], rank=1,
+            cohen_d_train=[0.1, 3.0, 0.2], cohen_d=[0.1, 2.9, 0.1], ci_low=0.0, ci_high=3.5,
+            auroc=[0.5, 1.0, 0.6], difference=0.5, mean_in=0.6, mean_out=0.1,
+        ),
+        MASSIVE_TOKENS: filled(
+            MASSIVE_TOKENS, token_id=[TOKEN_IDS[" goal"]], token=" goal", n=int(goals.sum()),
+            n_tokens=int(goals.sum()), n_documents=int((holds > 0).sum()), share=0.01,
+            variance_share=0.5, max_ratio=100.0,
+        ),
+        MASSIVE_LATENTS: filled(
+            MASSIVE_LATENTS, latent=[SPORT_LATENT], n_massive=int(goals.sum()), n_typical=0,
+            mean_massive=2.5, mean_typical=[None], max_massive=3.0, max_typical=[None],
+            share_of_sum=1.0, share_of_document_maxima=1.0, share_of_pooled=0.4, token=" goal",
+        ),
+    }  # fmt: skip
