@@ -28,19 +28,35 @@ HEAT = "#e69f00"
 CONFIG: dict[str, Any] = {
     "background": "transparent",
     "font": "system-ui, sans-serif",
-    "view": {"stroke": None, "continuousWidth": 420, "continuousHeight": 240},
-    "title": {"anchor": "start", "fontSize": 13, "fontWeight": 600, "color": "#1a1a1a"},
+    "view": {"stroke": None, "continuousWidth": 400, "continuousHeight": 240},
+    "title": {
+        "anchor": "start", "frame": "bounds", "fontSize": 14, "fontWeight": 600,
+        "color": "#1a1a1a", "offset": 10,
+    },
     "axis": {
-        "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": 400,
+        "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 400,
         "labelColor": "#444", "titleColor": "#444", "gridColor": "#e4e4e4", "gridOpacity": 1,
-        "domainColor": "#999", "tickColor": "#999",
+        "domainColor": "#999", "tickColor": "#999", "tickSize": 4, "labelLimit": 150,
     },
     "legend": {
-        "labelFontSize": 11, "titleFontSize": 11, "labelColor": "#444", "titleColor": "#444",
+        "orient": "top", "direction": "horizontal", "labelFontSize": 12, "titleFontSize": 12,
+        "titleFontWeight": 400, "labelColor": "#444", "titleColor": "#444", "labelLimit": 160,
+        "symbolOpacity": 1, "symbolStrokeWidth": 0, "columnPadding": 14, "offset": 8,
     },
+    "header": {
+        "labelFontSize": 12, "labelColor": "#444", "labelAnchor": "start", "labelFontWeight": 600,
+        "titleFontSize": 12, "titleColor": "#444",
+    },
+    "text": {"fontSize": 12, "color": "#1a1a1a"},
     "range": {"category": list(COLOURS)},
     "mark": {"color": ONE},
 }  # fmt: skip
+
+
+def columns(names: Sequence[str]) -> int:
+    """Names in a row of a legend that is as wide as a plot."""
+    longest = max(map(len, names), default=1)
+    return max(1, min(len(names), 430 // (28 + 7 * min(longest, 20))))
 
 
 def coloured(field: str, values: Sequence[str], title: str = "") -> tuple[alt.Color, alt.Shape]:
@@ -51,7 +67,7 @@ def coloured(field: str, values: Sequence[str], title: str = "") -> tuple[alt.Co
     n = len(values)
     colours = [COLOURS[i % len(COLOURS)] for i in range(n)]
     shapes = [SHAPES[(i + i // len(COLOURS)) % len(SHAPES)] for i in range(n)]
-    legend = alt.Legend(title=title or None)
+    legend = alt.Legend(title=title or None, columns=columns(values))
     return (
         alt.Color(f"{field}:N", scale=alt.Scale(domain=list(values), range=colours), legend=legend),
         alt.Shape(f"{field}:N", scale=alt.Scale(domain=list(values), range=shapes), legend=legend),
