@@ -18,7 +18,7 @@ LATENTS = 8
 
 _CLUSTERS = """
 SELECT s.cluster, s.size, s.top_label, s.top_label_share, s.keywords[:8], s.latents[:$latents],
-    s.exemplars[:$shown], s.jaccard, x.support
+    s.exemplars[:3 * $shown], s.jaccard, x.support
 FROM cluster_summary AS s
 LEFT JOIN (
     SELECT c.cluster, avg(c.support) AS support FROM clusters AS c
@@ -37,7 +37,7 @@ SELECT c.cluster, list(c.doc_id ORDER BY c.place) FROM (
     JOIN cluster_summary AS s ON s.run_id = $run AND s.cluster = c.cluster
     JOIN documents AS d ON d.run_id = $run AND d.doc_id = c.doc_id
     WHERE c.run_id = $run AND NOT list_contains(s.exemplars[:$shown], c.doc_id)
-) AS c WHERE c.place <= $shown GROUP BY c.cluster
+) AS c WHERE c.place <= 3 * $shown GROUP BY c.cluster
 """
 _MIX = """
 SELECT c.cluster, y.value, count(*) FROM clusters AS c
@@ -131,14 +131,14 @@ def clusters(store: duckdb.DuckDBPyConnection, run_id: str) -> list[Cluster]:
     numbers = sorted({latent for row in rows for latent in row[5] or ()})
     tokens = dict(store.execute(_TOKENS, [run_id, numbers]).fetchall())
     massive = _massive(store, run_id, numbers)
-    chosen = [doc for row in rows for doc in row[6] or ()] + [d for those in odd.values() for d in those]
+    chosen = [doc for those in (*(row[6] or () for row in rows), *odd.values()) for doc in those]
     texts = {one.doc_id: one for one in glances(store, run_id, chosen)}
     return [
         Cluster(
             number, size, label, share, keywords or [],
             [TopLatent(one, tokens.get(one), massive.get(one)) for one in latents or ()],
-            [texts[doc] for doc in exemplars or () if doc in texts],
-            [texts[doc] for doc in odd.get(number, ()) if doc in texts],
+            _different([texts[doc] for doc in exemplars or () if doc in texts]),
+            _different([texts[doc] for doc in odd.get(number, ()) if doc in texts]),
             mixes.get(number, []), jaccard, support,
         )
         for number, size, label, share, keywords, latents, exemplars, jaccard, support in rows
@@ -166,6 +166,14 @@ def beside(store: duckdb.DuckDBPyConnection, run_id: str) -> list[Beside]:
         for metric, kind, told in names
     ]  # fmt: skip
     return [one for one in made if one.latents is not None]
+
+
+def _different(those: list[Glance]) -> list[Glance]:
+    """The first few of different texts."""
+    first: dict[str, Glance] = {}
+    for one in those:
+        first.setdefault(one.text, one)
+    return list(first.values())[:SHOWN]
 
 
 def _massive(

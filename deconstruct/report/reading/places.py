@@ -79,7 +79,7 @@ class Places:
 
 
 class Glance(NamedTuple):
-    """A document in a line. predicted: by the probe, of a held-out document."""
+    """A document in a line. text: its beginning. predicted: by the probe, of a held-out one."""
 
     doc_id: int
     text: str
@@ -87,6 +87,16 @@ class Glance(NamedTuple):
     split: str
     cluster: int | None
     predicted: str | None
+
+    @property
+    def title(self) -> str:
+        """Its first line, or the beginning of that."""
+        return self.text.strip().partition("\n")[0].strip() or f"document {self.doc_id}"
+
+    @property
+    def rest(self) -> str:
+        """What follows the first line, on one line."""
+        return " ".join(self.text.strip().partition("\n")[2].split())
 
 
 class LatentGlance(NamedTuple):
