@@ -40,6 +40,7 @@ WHERE p.run_id = $run AND p.representation = 'latents' AND p.k IS NULL
     AND p.task = first_task($run)
 GROUP BY p.label, p.predicted
 """
+_BY_MAX = "SELECT config ->> '$.probe.pooling' = 'max' FROM runs WHERE run_id = ?"
 _WRONG = """
 SELECT p.doc_id, p.label, p.predicted, p.probability FROM probe_predictions AS p
 WHERE p.run_id = $run AND p.representation = 'latents' AND p.k IS NULL
@@ -52,9 +53,8 @@ WITH wrong AS MATERIALIZED (
     SELECT unnest($documents) AS doc_id, unnest($labels) AS label, unnest($predicted) AS predicted
 ),
 pooled AS MATERIALIZED (
-    SELECT x.doc_id, x.latent,
-        CASE r.config ->> '$.probe.pooling' WHEN 'max' THEN x.max ELSE x.mean END AS value
-    FROM document_latents AS x JOIN runs AS r ON r.run_id = x.run_id
+    SELECT x.doc_id, x.latent, CASE WHEN $by_max THEN x.max ELSE x.mean END AS value
+    FROM document_latents AS x
     WHERE x.run_id = $run AND x.doc_id IN (SELECT unnest($documents))
 ),
 weight AS MATERIALIZED (
@@ -190,7 +190,9 @@ def errors(
     documents = [row[0] for row in rows]
     texts = {one.doc_id: one for one in glances(store, run_id, documents)}
     pushed: dict[int, list[Push]] = {}
+    [(by_max,)] = store.execute(_BY_MAX, [run_id]).fetchall()
     asked = {
+        "by_max": bool(by_max),
         "run": run_id, "documents": documents, "labels": [row[1] for row in rows],
         "predicted": [row[2] for row in rows], "most": PUSHES,
     }  # fmt: skip
