@@ -34,6 +34,7 @@ from deconstruct.commands import (
 from deconstruct.common.errors import StorageError
 from deconstruct.common.showing import Plain, say, say_json
 from deconstruct.examining import absorption, match, steer
+from deconstruct.looking import explore, notes
 from deconstruct.sharing import export, push
 from deconstruct.store import (
     QueryError,
@@ -254,6 +255,8 @@ def _answer(
                 render.write_json(result, stream)
 
 
+app.command()(explore)
+app.command()(notes)
 app.command()(match)
 app.command()(steer)
 app.command()(absorption)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -54,12 +55,51 @@ class Worker:
 
 
 @dataclass
+class Explorer:
+    """The explorer of the data root, a child of ours; started again if it ends.
+
+    It says where it is itself. Its port may be taken: then it is said once that there is none.
+    """
+
+    home: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+    given_up: bool = False
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def keep(self, say: Say) -> None:
+        """Start it if it does not run."""
+        if self.given_up or (self.process is not None and self.process.poll() is None):
+            return
+        if not _free(self.port):
+            self.given_up = True
+            say(f"explorer    none: port {self.port} is taken; 'deconstruct explore' takes another")
+            return
+        again = self.process is not None
+        self.process = _child("deconstruct.explorer", str(self.home), str(self.port))
+        say(f"explorer    {'had ended; started again' if again else 'starts'} at {self.url}")
+
+
+def _free(port: int) -> bool:
+    """Whether nobody listens on a port of this machine, and somebody may."""
+    try:
+        with socket.create_server((HOST, port)):
+            return True
+    except (OSError, OverflowError):
+        return False
+
+
+@dataclass
 class Served:
-    """What `serving` keeps running: the server and the workers."""
+    """What `serving` keeps running: the server, the workers and the explorer."""
 
     home: Path
     server: EmbeddedServer
     workers: list[Worker]
+    explorer: Explorer
     say: Say
 
     def tend(self) -> None:
@@ -76,6 +116,7 @@ class Served:
         for worker in self.workers:
             if worker.keep():
                 self.say(f"worker      {worker.name} had ended; started again")
+        self.explorer.keep(self.say)
         with suppress(httpx.HTTPError):  # busy: there is a next time
             for run in mark_crashed(self.home):
                 self.say(f"crashed     {run.name} ({short(run)}): its process has died")
@@ -83,7 +124,8 @@ class Served:
 
 @contextmanager
 def serving(home: Path, port: int, gpus: int, say: Say) -> Iterator[Served]:
-    """Start server, pools, deployments and workers; stop them all when the block ends.
+    """Start server, pools, deployments, workers and the explorer; stop them all when the block
+    ends. The explorer has the port after ``port``.
 
     gpus: workers of pool ``gpu``, one per device, each of which runs one training at a time. The
     server listens on localhost alone. Raises ``DeconstructError`` if the port is taken, the server
@@ -103,6 +145,7 @@ def serving(home: Path, port: int, gpus: int, say: Say) -> Iterator[Served]:
     environment.speak_to(server.url, server.auth)
     noted: TextIO | None = None
     workers = [Worker("cpu", "local-cpu", ("--limit", str(CPU_RUNS))), *_gpu_workers(gpus)]
+    explorer = Explorer(home, port + 1)
     try:
         new = (
             ""
@@ -119,12 +162,14 @@ def serving(home: Path, port: int, gpus: int, say: Say) -> Iterator[Served]:
         for worker in workers:
             worker.keep()
             say(f"worker      {worker.name}, for pool {worker.pool}")
-        yield Served(home, server, workers, say)
+        explorer.keep(say)
+        yield Served(home, server, workers, explorer, say)
     finally:
         if noted is not None:
             environment.server_note(home).unlink(missing_ok=True)
             noted.close()
-        _stop([worker.process for worker in workers if worker.process is not None])
+        ours = [*(worker.process for worker in workers), explorer.process]
+        _stop([process for process in ours if process is not None])
         server.stop()
 
 
@@ -168,8 +213,12 @@ def visible(gpus: int) -> list[str]:
 
 
 def _prefect(*arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+    return _child("prefect", *arguments, **environment)
+
+
+def _child(module: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "flows.server.child", str(os.getpid()), "prefect", *arguments],
+        [sys.executable, "-m", "flows.server.child", str(os.getpid()), module, *arguments],
         cwd=CODE,
         env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,

@@ -7,6 +7,7 @@ sentence that says why; answers are packed, and known ones are not sent again.
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
@@ -81,6 +82,8 @@ class Explorer:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        # Figures need what takes two seconds to start; nobody waits for it here.
+        threading.Thread(target=self.scripts, daemon=True).start()
         yield
         self.stores.close()
 

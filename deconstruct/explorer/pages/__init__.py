@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from deconstruct.explorer.asked import Page
-from deconstruct.explorer.pages import clusters, figures, labels, latent, maps, runs, sql
+from deconstruct.explorer.pages import (
+    clusters,
+    documents,
+    drift,
+    figures,
+    labels,
+    latent,
+    latents,
+    maps,
+    notes,
+    runs,
+    sql,
+)
 
 PAGES: tuple[Page, ...] = (
     *runs.PAGES,
-    *latent.PAGES,
     *figures.PAGES,
+    *latents.PAGES,
+    *latent.PAGES,
+    *documents.PAGES,
+    *notes.PAGES,
     *maps.PAGES,
     *clusters.PAGES,
     *labels.PAGES,
+    *drift.PAGES,
     *sql.PAGES,
 )

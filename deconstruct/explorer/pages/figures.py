@@ -20,7 +20,10 @@ KEPT = 200
 """Figures that are kept drawn."""
 
 OF_RUN = {figure.__name__: figure for figure in figures.ALL}
-OF_LATENT = {figure.__name__: figure for figure in getattr(figures, "LATENT", ())}
+OF_LATENT = {
+    "activations": figures.activations,
+    "latent_positions": figures.latent_positions,
+}
 
 _drawn: OrderedDict[tuple[object, ...], str] = OrderedDict()
 _lock = threading.Lock()

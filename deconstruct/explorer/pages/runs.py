@@ -1,16 +1,74 @@
-"""The first page: the runs of the store."""
+"""The runs of the store, one run, and two beside each other."""
 
 from __future__ import annotations
 
-from starlette.responses import Response
+from http import HTTPStatus
 
-from deconstruct.explorer.asked import Asked, Links, Page
-from deconstruct.report.reading.runs import newest
+from starlette.responses import RedirectResponse, Response
+
+from deconstruct.explorer.asked import Asked, Page
+from deconstruct.explorer.pages.figures import OF_RUN
+from deconstruct.report.reading import runs as reading
+from deconstruct.store.query import resolve_run
+
+SHOWN = 100
+"""Rows of a table of latents that were matched or lost."""
 
 
-def runs(asked: Asked) -> Response:
+def _runs(asked: Asked) -> Response:
     """All runs, the newest first."""
-    return asked.page("runs.html", runs=newest(asked.store), links=Links(""))
+    return asked.page("runs.html", runs=reading.newest(asked.store))
 
 
-PAGES = (Page("/", runs),)
+def _run(asked: Asked) -> Response:
+    """A run: headline figures, and the report's figures after."""
+    return asked.page(
+        "run.html",
+        cards=reading.cards(asked.store, asked.run_id),
+        others=reading.same_runs(asked.store, asked.run_id),
+        figures=tuple(OF_RUN),
+    )
+
+
+def _two(asked: Asked) -> tuple[str, str]:
+    names = (str(asked.request.path_params[side]) for side in ("a", "b"))
+    one, other = (resolve_run(asked.store, name) for name in names)
+    return one, other
+
+
+def _compare(asked: Asked) -> Response:
+    """Two runs: headline metrics, and whose latents the other has."""
+    one, other = _two(asked)
+    store = asked.store
+    return asked.page(
+        "compare.html",
+        a=reading.header(store, one),
+        b=reading.header(store, other),
+        differences=reading.compared(store, one, other),
+        measured=reading.matching(store, one, other),
+        matched=reading.matched(store, one, other, SHOWN),
+        lost=reading.lost(store, one, other, SHOWN),
+        found=reading.lost(store, other, one, SHOWN),
+    )
+
+
+def _compare_all(asked: Asked) -> Response:
+    """Every metric of two runs."""
+    one, other = _two(asked)
+    found = reading.compared_all(asked.store, one, other)
+    return asked.page("differences.html", differences=found)
+
+
+def _choose(asked: Asked) -> Response:
+    """Where a form without scripts compares two runs."""
+    to = asked.links.compare(asked.word("a"), asked.word("b"))
+    return RedirectResponse(to, HTTPStatus.SEE_OTHER)
+
+
+PAGES = (
+    Page("/", _runs),
+    Page("/run/{run}", _run),
+    Page("/compare", _choose),
+    Page("/compare/{a}/{b}", _compare),
+    Page("/compare/{a}/{b}/all", _compare_all),
+)

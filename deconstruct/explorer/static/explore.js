@@ -10,8 +10,9 @@
     try {
       const answer = await fetch(address, { headers: { Accept: "text/html" } });
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      const parts = answer.ok ? page.body : page.querySelector("main") || page.body;
-      place.replaceChildren(...[...parts.childNodes].map((node) => document.importNode(node, true)));
+      if (!answer.ok) throw new Error(page.querySelector("main p")?.textContent || answer.statusText);
+      const parts = [...page.body.childNodes].map((node) => document.importNode(node, true));
+      place.replaceChildren(...parts);
       begin(place);
     } catch (error) {
       place.textContent = `This part did not come: ${error.message}`;
