@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from deconstruct.explorer.asked import Asked, Page
 from deconstruct.explorer.pages.figures import OF_RUN
-from deconstruct.report.reading.clusters import beside, clusters
+from deconstruct.report.reading.corpus.clusters import beside, clusters
 
 
 def _clusters(asked: Asked) -> Response:

@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from deconstruct.explorer.asked import Asked, Page
 from deconstruct.explorer.pages.figures import OF_RUN
-from deconstruct.report.reading import labels as reading
+from deconstruct.report.reading.corpus import labels as reading
 from deconstruct.report.reading.latent import facts, top_contexts
 from deconstruct.store import QueryError
 from deconstruct.store.pages import check_latent

@@ -12,8 +12,8 @@ from starlette.responses import Response
 
 from deconstruct.explorer.asked import Asked, Page
 from deconstruct.explorer.chosen import packed, unpacked
-from deconstruct.report.reading import places
-from deconstruct.report.reading.marks import Marks, Usual, marks, usual
+from deconstruct.report.reading.corpus import places
+from deconstruct.report.reading.corpus.marks import Marks, Usual, marks, usual
 from deconstruct.store import QueryError
 from deconstruct.store.pages import check_latent
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import duckdb
 
 from deconstruct.report.chart import Missing
-from deconstruct.report.reading.places import Glance, glances
+from deconstruct.report.reading.corpus.places import Glance, glances
 
 STABLE, NAMED = 0.75, 0.6
 """Jaccard similarities (Hennig 2007): above the first a cluster is stable, below the second better

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import duckdb
 
 from deconstruct.report.chart import Missing
-from deconstruct.report.reading.places import Glance, glances
+from deconstruct.report.reading.corpus.places import Glance, glances
 from deconstruct.store import QueryError
 
 PUSHES = 5

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from deconstruct.report.chart import Missing
-from deconstruct.report.reading.ruled import Ruled, ruled
+from deconstruct.report.reading.corpus.ruled import Ruled, ruled
 from deconstruct.store import QueryError
 
 CANDIDATES = 60
