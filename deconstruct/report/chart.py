@@ -96,7 +96,7 @@ def spec_of(chart: Chart) -> dict[str, Any]:
 def svg(chart: Chart) -> str:
     """The figure as an SVG document: drawn without a browser; it asks nobody for anything."""
     drawn = str(vlc.vegalite_to_svg(json.dumps(spec_of(chart)), vl_version=VL_VERSION))
-    return _TAG.sub(lambda tag: _DIGITS.sub(r"\1", tag[0]), drawn)
+    return _TAG.sub(lambda tag: _DIGITS.sub(r"\1", tag[0]).replace(' opacity="1"', ""), drawn)
 
 
 def save(chart: Chart, folder: Path, endings: Sequence[str] = ENDINGS) -> list[Path]:

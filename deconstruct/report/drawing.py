@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import altair as alt
 import duckdb
 
 from deconstruct.common.showing import printable
-from deconstruct.report.chart import Missing
+from deconstruct.report.chart import Missing, values
 from deconstruct.report.theme import ONE, QUIET
 
 WIDTH = 400
@@ -98,10 +98,29 @@ def whiskers(along: str, low: str, high: str, *channels: Any, title: str = "") -
     return rules.encode(alt.Y(f"{low}:Q", title=title), alt.Y2(f"{high}:Q"), *channels)
 
 
-def reference(along: str, value: float) -> alt.Chart:
-    """A dashed line where ``along`` (x or y) is ``value``: what nothing, or chance, gives."""
+def layered(rows: Rows, *layers: alt.Chart | alt.LayerChart) -> alt.LayerChart:
+    """A plot of several layers over one dataset."""
+    return cast(alt.LayerChart, alt.layer(*layers, data=values(rows)))
+
+
+def reference(along: str, value: float, words: str = "") -> alt.LayerChart:
+    """A dashed line where ``along`` (x or y) is ``value``: what nothing, or chance, gives; at x,
+    with ``words`` above it."""
     line = alt.Chart().mark_rule(color=QUIET, strokeDash=[4, 3], aria=False)
-    return line.encode(x=alt.datum(value)) if along == "x" else line.encode(y=alt.datum(value))
+    once = {"rows": "count()"}  # a line, not one for each row
+    if along == "y":
+        layers = [line.encode(y=alt.datum(value)).transform_aggregate(**once)]
+        return cast(alt.LayerChart, alt.layer(*layers))
+    layers = [line.encode(x=alt.datum(value)).transform_aggregate(**once)]
+    if words:
+        text = alt.Chart().mark_text(text=words, color=QUIET, fontSize=11, aria=False)
+        layers.append(text.encode(x=alt.datum(value), y=alt.value(-7)).transform_aggregate(**once))
+    return cast(alt.LayerChart, alt.layer(*layers))
+
+
+def panel(tick: str = ",~r", count: int = 4) -> alt.Axis:
+    """The y axis of a small multiple: those of a column and a row stand in line."""
+    return alt.Axis(tickCount=count, format=tick, minExtent=34, labelFlush=True)
 
 
 def decades(low: float, high: float) -> alt.Scale:

@@ -7,7 +7,7 @@ shapes say the same again, for print. Ink and lines are taken from the page that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import altair as alt
@@ -59,16 +59,21 @@ def columns(names: Sequence[str]) -> int:
     return max(1, min(len(names), 430 // (28 + 7 * min(longest, 20))))
 
 
-def coloured(field: str, values: Sequence[str], title: str = "") -> tuple[alt.Color, alt.Shape]:
+def coloured(
+    field: str, values: Sequence[str], *, quiet: Collection[str] = (), legend: bool = True
+) -> tuple[alt.Color, alt.Shape]:
     """Colour and shape of a field whose values are given in their order; one legend for both.
 
     Of more than eight values the further ones begin again at the first colour, with another shape.
+    quiet: those that are no finding.
     """
     n = len(values)
-    colours = [COLOURS[i % len(COLOURS)] for i in range(n)]
+    colours = [
+        QUIET if value in quiet else COLOURS[i % len(COLOURS)] for i, value in enumerate(values)
+    ]
     shapes = [SHAPES[(i + i // len(COLOURS)) % len(SHAPES)] for i in range(n)]
-    legend = alt.Legend(title=title or None, columns=columns(values))
+    shown = alt.Legend(title=None, columns=columns(values)) if legend else None
     return (
-        alt.Color(f"{field}:N", scale=alt.Scale(domain=list(values), range=colours), legend=legend),
-        alt.Shape(f"{field}:N", scale=alt.Scale(domain=list(values), range=shapes), legend=legend),
+        alt.Color(f"{field}:N", scale=alt.Scale(domain=list(values), range=colours), legend=shown),
+        alt.Shape(f"{field}:N", scale=alt.Scale(domain=list(values), range=shapes), legend=shown),
     )

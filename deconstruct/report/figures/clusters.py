@@ -5,13 +5,15 @@ from __future__ import annotations
 import altair as alt
 import duckdb
 
-from deconstruct.report.chart import Missing, Told, finished, values
+from deconstruct.report.chart import Missing, Told, finished
 from deconstruct.report.drawing import (
     LABELS,
     OTHERS,
     WIDTH,
+    Rows,
     digits,
     grouped,
+    layered,
     names_for,
     query,
 )
@@ -89,7 +91,7 @@ def label_mix(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     texts = (
         alt.Chart().mark_text(fontSize=10.5, aria=False).encode(x="middle:Q", y=y, text="written:N")
     )
-    chart = alt.layer(bars, texts, data=values(rows))
+    chart = layered(rows, bars, texts)
     return finished(
         chart.properties(width=WIDTH - 60, height=max(2, len(shown)) * 26),
         Told(
@@ -118,7 +120,7 @@ def stability(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     found = query(store, _CURVE, run_id)
     if not found:
         raise Missing(f"run {run_id} has no clusters")
-    rows = [
+    rows: Rows = [
         {
             "clusters": row["k"],
             "stability": digits(row["stability"]),
@@ -172,7 +174,7 @@ def stability(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         .mark_line(color=QUIET, strokeDash=[4, 3], aria=False)
         .encode(x=x, y="shuffled:Q")
     )
-    chart = alt.layer(floor, rules, line, dots, text, data=values(rows))
+    chart = layered(rows, floor, rules, line, dots, text)
     best = next((row for row in rows if row["chosen"]), rows[0])
     return finished(
         chart.properties(width=WIDTH, height=210),
@@ -195,7 +197,7 @@ def support(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     found = query(store, _SUPPORT, run_id)
     if not found:
         raise Missing(f"run {run_id} has no clusters that were fitted again")
-    rows = [
+    rows: Rows = [
         {"from": row["bin"] / BANDS, "to": (row["bin"] + 1) / BANDS, "documents": row["documents"]}
         for row in found
     ]
@@ -218,7 +220,7 @@ def support(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     total = sum(row["documents"] for row in rows)
     sure = sum(row["documents"] for row in rows if row["from"] >= 0.9)
     return finished(
-        alt.layer(bars, data=values(rows)).properties(width=WIDTH, height=170),
+        layered(rows, bars).properties(width=WIDTH, height=170),
         Told(
             "support",
             "How sure documents are of their clusters",

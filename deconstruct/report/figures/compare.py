@@ -5,11 +5,12 @@ from __future__ import annotations
 import altair as alt
 import duckdb
 
-from deconstruct.report.chart import Missing, Told, finished, values
+from deconstruct.report.chart import Missing, Told, finished
 from deconstruct.report.drawing import (
     WIDTH,
     Rows,
     digits,
+    layered,
     query,
     reference,
     whiskers,
@@ -28,6 +29,8 @@ METRICS = {
     "accuracy of latents": "labels told by latents (accuracy)",
 }
 """What is compared, of `differences`, in words."""
+FAR = 100
+"""Percent from which on differences are drawn on an axis that grows by powers of ten."""
 BIN = 0.05
 
 _DIFFERENCES = """
@@ -61,7 +64,7 @@ def comparison(store: duckdb.DuckDBPyConnection, run: str, other: str) -> alt.La
     if not rows:
         raise Missing(f"runs {base} and {second} have no measures in common")
     return finished(
-        _forest(rows, alt.Scale(), alt.Axis(format="~g", tickCount=6)),
+        _forest(rows),
         Told(
             "comparison",
             f"What differs in run {second} from run {base}",
@@ -85,15 +88,13 @@ def controls(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     rows = _differences(store, run_id, called) if called else []
     if not rows:
         raise Missing(f"run {run_id} has no controls in the store (deconstruct run --controls)")
-    ticks = [sign * 10**power for power in range(5) for sign in (-1, 1)]
-    axis = alt.Axis(format="~g", values=[0, *sorted(ticks)], labelOverlap=True)
     return finished(
-        _forest(rows, alt.Scale(type="symlog", constant=1), axis),
+        _forest(rows),
         Told(
             "controls",
             "What a run is worth beside its controls",
             "Differences of the controls to the run over the same held-out documents, in percent "
-            "of the run's value, on an axis that grows by powers of ten beyond 1; rules are 95% "
+            "of the run's value (beyond 100 on an axis that grows by powers of ten); rules are 95% "
             "intervals. What a control reaches too is no finding of the run. It does not show "
             "which part of a difference matters.",
             _told(rows),
@@ -114,7 +115,7 @@ def matches(store: duckdb.DuckDBPyConnection, run: str, other: str | None = None
         beside = f" with {second}" if other else ""
         raise Missing(f"run {run_id} is not matched{beside} (deconstruct match)")
     told = {row["metric"]: row["value"] for row in query(store, _NULL, run_id, second)}
-    rows = [
+    rows: Rows = [
         {
             "from": round(row["bin"] * BIN, 2),
             "to": round(row["bin"] * BIN + BIN, 2),
@@ -130,14 +131,14 @@ def matches(store: duckdb.DuckDBPyConnection, run: str, other: str | None = None
         y2=alt.datum(0),
         tooltip=["from:Q", "to:Q", "latents:Q"],
     )  # fmt: skip
-    layers: list[alt.Chart] = [bars]
+    layers: list[alt.Chart | alt.LayerChart] = [bars]
     mean, chance = told.get("pw_mcc"), told.get("pw_mcc_null")
     if chance is not None:
-        layers.append(reference("x", digits(chance) or 0))
+        layers.append(reference("x", digits(chance) or 0, "by chance"))
     total = sum(row["latents"] for row in rows)
     over = sum(row["latents"] for row in rows if row["from"] >= 0.7 - 1e-9)
     return finished(
-        alt.layer(*layers, data=values(rows)).properties(width=WIDTH, height=190),
+        layered(rows, *layers).properties(width=WIDTH, height=190),
         Told(
             "matches",
             f"How much of the dictionary run {second} finds again",
@@ -182,10 +183,19 @@ def _part(value: float | None, base: float) -> float | None:
     return None if value is None else digits(100 * value / abs(base))
 
 
-def _forest(rows: Rows, scale: alt.Scale, axis: alt.Axis) -> alt.LayerChart:
+def _forest(rows: Rows) -> alt.LayerChart:
+    ends = [
+        abs(row[end]) for row in rows for end in ("percent", "low", "high") if row[end] is not None
+    ]
+    scale, axis = alt.Scale(padding=14), alt.Axis(format=",~r", tickCount=6)
+    if max(ends) > FAR:
+        widest = 1.3 * max(ends)
+        ticks = [sign * 10**power for power in range(1, 7) for sign in (-1, 1)]
+        scale = alt.Scale(type="symlog", constant=10, domain=[-widest, widest])
+        axis = alt.Axis(format=",~r", values=[0, *[t for t in ticks if abs(t) <= widest]])
     runs = list(dict.fromkeys(str(row["run"]) for row in rows))
     measures = list(dict.fromkeys(row["measure"] for row in rows))
-    colour, shape = coloured("run", runs)
+    colour, shape = coloured("run", runs, legend=len(runs) > 1)
     y = alt.Y("measure:N", sort=measures, title=None, axis=alt.Axis(labelLimit=220))
     offset = alt.YOffset("run:N", scale=alt.Scale(domain=runs, paddingOuter=0.5))
     dots = (
@@ -210,16 +220,20 @@ def _forest(rows: Rows, scale: alt.Scale, axis: alt.Axis) -> alt.LayerChart:
             ],
         )
     )
-    if len(runs) == 1:
-        colour.legend = shape.legend = None
-    layers = [reference("x", 0), whiskers("x", "low", "high", y, offset, colour), dots]
+    layers: list[alt.Chart | alt.LayerChart] = [
+        reference("x", 0),
+        whiskers("x", "low", "high", y, offset, colour),
+        dots,
+    ]
     tall = len(measures) * max(24, 11 * len(runs))
-    return alt.layer(*layers, data=values(rows)).properties(width=WIDTH - 130, height=tall)
+    return layered(rows, *layers).properties(width=WIDTH - 130, height=tall)
 
 
 def _told(rows: Rows) -> str:
+    many = len({row["run"] for row in rows}) > 1
     told = [
-        f"{row['run']}: {row['measure']} {row['other value']} instead of {row['value']}"
+        f"{row['run'] + ': ' if many else ''}{row['measure']} {row['other value']} instead of "
+        f"{row['value']}"
         for row in rows
     ]
     more = f"; and {len(told) - 12} more" if len(told) > 12 else ""

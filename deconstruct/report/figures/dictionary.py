@@ -8,9 +8,11 @@ import duckdb
 from deconstruct.report.chart import Missing, Told, finished, values
 from deconstruct.report.drawing import (
     WIDTH,
+    Rows,
     decades,
     digits,
     height,
+    layered,
     names_for,
     powers,
     query,
@@ -78,7 +80,7 @@ def density(store: duckdb.DuckDBPyConnection, run: str) -> alt.Chart:
         ]
 
     first = next(i for i, row in enumerate(found) if row["latents"])
-    rows = [
+    rows: Rows = [
         {
             "from": digits(10 ** row["low"]),
             "to": digits(10 ** row["high"]),
@@ -128,7 +130,7 @@ def strength(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     if not found:
         raise Missing(f"run {run_id} has no latent that fires")
     named = {row["strongest"] for row in sorted(found, key=lambda r: -r["at"])[:NAMED]}
-    rows = [
+    rows: Rows = [
         {
             "from": digits(10 ** (row["d"] / BINS)),
             "to": digits(10 ** ((row["d"] + 1) / BINS)),
@@ -170,7 +172,7 @@ def strength(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         .encode(x="to:Q", y="largest:Q", text="named:N")
         .transform_filter("isValid(datum.named)")
     )
-    chart = alt.layer(cells, names, data=values(rows)).properties(width=WIDTH, height=260)
+    chart = layered(rows, cells, names).properties(width=WIDTH, height=260)
     total = sum(row["latents"] for row in rows)
     top = max(rows, key=lambda row: row["its activation"] or 0)
     return finished(
@@ -193,7 +195,7 @@ def nearest(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     found = query(store, _NEAREST, run_id)
     if not found:
         raise Missing(f"run {run_id} has no cosines of latents")
-    rows = [
+    rows: Rows = [
         {
             "from": round(row["bin"] * 0.05, 2),
             "to": round(row["bin"] * 0.05 + 0.05, 2),
@@ -220,7 +222,7 @@ def nearest(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     total = sum(row["latents"] for row in rows)
     twins = sum(row["latents"] for row in rows if row["from"] >= 0.9)
     return finished(
-        alt.layer(bars, data=values(rows)).properties(width=WIDTH, height=200),
+        layered(rows, bars).properties(width=WIDTH, height=200),
         Told(
             "nearest",
             "How alike the directions of latents are",
@@ -241,7 +243,7 @@ def massive_tokens(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart
     )  # fmt: skip
     called = names_for(row["token"] for row in found)
     kinds = {"share": "of all tokens", "variance": "of the variance"}
-    rows = [
+    rows: Rows = [
         {
             "token": called[row["token"]],
             "share": digits(row[name]),
@@ -271,7 +273,7 @@ def massive_tokens(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart
             tooltip=["token:N", "what:N", "share:Q", "tokens:Q"],
         )
     )
-    chart = alt.layer(lines, dots, data=values(rows))
+    chart = layered(rows, lines, dots)
     share, variance = (sum(row[name] for row in found) for name in ("share", "variance"))
     return finished(
         chart.properties(width=WIDTH, height=height(len(found))),
@@ -287,7 +289,7 @@ def massive_tokens(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart
 
 
 def massive_latents(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
-    """Latents that answer to massive activations: how strongly there, and how strongly elsewhere."""
+    """Latents that answer to massive activations: how strongly they fire there and elsewhere."""
     run_id = resolve_run(store, run)
     found = query_new(
         store, _MASSIVE_LATENTS, run_id,
@@ -295,7 +297,7 @@ def massive_latents(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChar
     )  # fmt: skip
     called = names_for(f"{row['latent']}  on {row['token']}" for row in found)
     kinds = {"mean_massive": "on massive tokens", "mean_typical": "elsewhere"}
-    rows = [
+    rows: Rows = [
         {
             "latent": called[f"{row['latent']}  on {row['token']}"],
             "mean activation": digits(row[name]),
@@ -324,9 +326,7 @@ def massive_latents(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChar
     )
     top = found[0]
     return finished(
-        alt.layer(lines, dots, data=values(rows)).properties(
-            width=WIDTH, height=height(len(found))
-        ),
+        layered(rows, lines, dots).properties(width=WIDTH, height=height(len(found))),
         Told(
             "massive-latents",
             "Latents that answer to massive activations",

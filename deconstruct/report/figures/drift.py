@@ -12,6 +12,7 @@ from deconstruct.report.drawing import (
     decades,
     digits,
     height,
+    layered,
     names_for,
     powers,
     query,
@@ -55,7 +56,7 @@ def drift(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
     for subject in dict.fromkeys(row["subject"] for row in found):
         kept += [row for row in found if row["subject"] == subject][:MOST]
     called = names_for(row["metric"] for row in kept)
-    rows = [
+    rows: Rows = [
         {
             "of": row["subject"],
             "measure": WORDS.get(row["metric"], called[row["metric"]]),
@@ -72,7 +73,12 @@ def drift(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
         alt.Chart()
         .mark_point(filled=True, size=60, opacity=1)
         .encode(
-            x=alt.X("difference:Q", title="since, less before"),
+            x=alt.X(
+                "difference:Q",
+                title="since, less before",
+                scale=alt.Scale(padding=14),
+                axis=alt.Axis(tickCount=6),
+            ),
             y=y,
             tooltip=["measure:N", "before:Q", "since:Q", "difference:Q", "low:Q", "high:Q"],
         )
@@ -112,7 +118,7 @@ def drifted_latents(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChar
     kinds = {"before": "before", "since": "since"}
     known = [row[k] for row in found for k in kinds if row[k]]
     least = min(known, default=1e-6) / 2
-    rows = [
+    rows: Rows = [
         {
             "latent": called[f"{row['latent']}  {row['top_token'] or ''}"],
             "documents": kinds[kind],
@@ -145,9 +151,7 @@ def drifted_latents(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChar
     )
     up, down = found[0], found[-1]
     return finished(
-        alt.layer(lines, dots, data=values(rows)).properties(
-            width=WIDTH - 40, height=height(len(found))
-        ),
+        layered(rows, lines, dots).properties(width=WIDTH - 40, height=height(len(found))),
         Told(
             "drifted-latents",
             "Latents that fire more, and less, often since training",

@@ -8,8 +8,10 @@ import duckdb
 from deconstruct.report.chart import Missing, Told, finished, values
 from deconstruct.report.drawing import (
     WIDTH,
+    Rows,
     digits,
     height,
+    layered,
     query,
     reference,
     told_interval,
@@ -77,7 +79,7 @@ def fidelity(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
     for row in beside:
         row["who"] = f"seed {row['seed']}" if row["control"] == "seed" else row["control"]
     names = {**LOW, **HIGH}
-    rows = [
+    rows: Rows = [
         {
             "measure": names[row["metric"]],
             "whose": row["who"],
@@ -113,7 +115,7 @@ def fidelity(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
     bars = whiskers("x", "low", "high", y, offset, colour)
     chart = (
         alt.layer(bars, dots)
-        .properties(width=WIDTH - 140, height={"step": max(22, 11 * len(whose))})
+        .properties(width=WIDTH - 140, height={"step": max(24, 10 * len(whose)), "for": "position"})
         .facet(
             row=alt.Row("reading:N", title=None, header=alt.Header(orient="top")), data=values(rows)
         )
@@ -138,7 +140,7 @@ def losses(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     """The model's loss through the SAE, beside what simpler things in its place give."""
     run_id = resolve_run(store, run)
     found = {row["metric"]: row for row in query(store, _METRICS, run_id)}
-    rows = [
+    rows: Rows = [
         {
             "in place of the activations": LOSSES[name],
             "loss": digits(found[name]["value"]),
@@ -161,14 +163,12 @@ def losses(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
             tooltip=["in place of the activations:N", "loss:Q", "low:Q", "high:Q", "predictions:Q"],
         )
     )
-    layers = [whiskers("x", "low", "high", y), dots]
+    layers: list[alt.Chart | alt.LayerChart] = [whiskers("x", "low", "high", y), dots]
     if "loss_clean" in found:
-        layers.insert(0, reference("x", digits(found["loss_clean"]["value"]) or 0))
+        layers.insert(0, reference("x", digits(found["loss_clean"]["value"]) or 0, "the model"))
     told = {name: row["value"] for name, row in found.items()}
     return finished(
-        alt.layer(*layers, data=values(rows)).properties(
-            width=WIDTH - 60, height=height(len(rows))
-        ),
+        layered(rows, *layers).properties(width=WIDTH - 60, height=height(len(rows))),
         Told(
             "losses",
             "What the SAE leaves of the model's predictions",
@@ -187,7 +187,7 @@ def positions(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     found = query(store, _POSITIONS, run_id)
     if not found:
         raise Missing(f"run {run_id} has no errors of tokens")
-    rows = [
+    rows: Rows = [
         {
             "position": row["position"],
             "low": digits(row["error"][0]),
@@ -207,7 +207,7 @@ def positions(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
             tooltip=["position:Q", "median:Q", "low:Q", "high:Q", "tokens:Q"],
         )
     )
-    chart = alt.layer(whiskers("y", "low", "high", x), line, data=values(rows))
+    chart = layered(rows, whiskers("y", "low", "high", x), line)
     worst = max(rows, key=lambda row: row["median"] or 0)
     return finished(
         chart.properties(width=WIDTH, height=180),

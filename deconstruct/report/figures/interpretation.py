@@ -6,7 +6,12 @@ import altair as alt
 import duckdb
 
 from deconstruct.report.chart import Missing, Told, finished, values
-from deconstruct.report.drawing import WIDTH, digits, query
+from deconstruct.report.drawing import (
+    WIDTH,
+    Rows,
+    digits,
+    query,
+)
 from deconstruct.report.theme import ONE, OTHER, QUIET
 from deconstruct.store.query import resolve_run
 
@@ -40,8 +45,8 @@ def intruders(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
     found = query(store, _SCORES, run_id)
     if not found:
         raise Missing(f"run {run_id} has no scores of latents")
-    called = {row["method"]: WORDS.get(row["method"], row["method"]) for row in found}
-    rows = [
+    called = {row["method"]: str(WORDS.get(row["method"], row["method"])) for row in found}
+    rows: Rows = [
         {
             "score": called[row["method"]],
             "from": row["bin"] / BINS,
@@ -60,18 +65,22 @@ def intruders(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
         x2="to:Q", y=alt.Y("latents:Q", title="latents"), y2=alt.datum(0),
         tooltip=["score:N", "from:Q", "to:Q", "latents:Q"],
     )  # fmt: skip
-    floor = (
-        alt.Chart()
-        .mark_rule(color=QUIET, strokeDash=[4, 3], strokeWidth=1.5)
-        .encode(x="mean(guessing):Q")
-    )
-    mean = alt.Chart().mark_rule(color=OTHER, strokeWidth=2).encode(x="mean(mean):Q")
+    lines = [
+        mark.encode(x=f"mean({field}):Q", y=place)
+        for field, colour, dash in (("guessing", QUIET, [4, 3]), ("mean", OTHER, [1, 0]))
+        for mark, place in (
+            (alt.Chart().mark_rule(color=colour, strokeDash=dash, strokeWidth=2), alt.Undefined),
+            (alt.Chart().mark_text(text=field, color=colour, fontSize=11), alt.value(-7)),
+        )
+    ]
+    header = alt.Header(orient="top", labelPadding=18)
+    by_score = alt.Row("score:N", title=None, sort=list(called.values()), header=header)
     chart = (
-        alt.layer(bars, floor, mean)
+        alt.layer(bars, *lines)
         .properties(width=WIDTH, height=150)
-        .facet(row=alt.Row("score:N", title=None, sort=list(called.values()), header=alt.Header(orient="top")), data=values(rows))
+        .facet(row=by_score, data=values(rows))
         .resolve_scale(y="independent")
-    )  # fmt: skip
+    )
     told = {row["method"]: row for row in found}
     return finished(
         chart,
@@ -82,7 +91,7 @@ def intruders(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
             "line is guessing, the solid one the mean. By words alone a latent is clear if its "
             "contexts share words: what a latent means beyond them this does not show.",
             "; ".join(
-                f"{called[m]}: mean {r['mean']:.3g} of {r['n']:,} latents, guessing {r['floor']:.3g}"
+                f"{called[m]}: mean {r['mean']:.3g} ({r['n']:,} latents), guessing {r['floor']:.3g}"
                 for m, r in told.items()
             )
             + ".",

@@ -7,14 +7,15 @@ from collections import Counter
 import altair as alt
 import duckdb
 
-from deconstruct.report.chart import Missing, Told, finished, values
+from deconstruct.report.chart import Missing, Told, finished
 from deconstruct.report.drawing import (
     OTHERS,
     WIDTH,
     Rows,
     digits,
-    height,
     grouped,
+    height,
+    layered,
     query,
     reference,
     told_interval,
@@ -79,7 +80,7 @@ def probe_curve(
         if any(r["representation"] == n for r in found)
     ]
     ks = sorted({row["k"] for row in found if row["representation"] in shown and row["k"]})
-    rows = [
+    rows: Rows = [
         {
             "probe on": NAMES[row["representation"]],
             "k": "all" if row["k"] is None else str(row["k"]),
@@ -102,7 +103,7 @@ def probe_curve(
     )
     y = alt.Y("value:Q", title=MEASURES[measure], scale=alt.Scale(zero=False))
     marks = alt.Chart().encode(x=x, xOffset=offset, y=y, color=colour)
-    layers: list[alt.Chart] = [
+    layers: list[alt.Chart | alt.LayerChart] = [
         marks.mark_line(strokeWidth=1.2, opacity=0.6, aria=False),
         whiskers("y", "low", "high", x, offset, colour),
         marks.mark_point(filled=True, size=55, opacity=1).encode(
@@ -114,7 +115,7 @@ def probe_curve(
         layers.insert(0, reference("y", digits(floor) or 0))
     best = {row["representation"]: row for row in found if row["k"] is None}
     return finished(
-        alt.layer(*layers, data=values(rows)).properties(width=WIDTH, height=240),
+        layered(rows, *layers).properties(width=WIDTH, height=240),
         Told(
             "probe-curve",
             "How many dimensions a label needs",
@@ -143,7 +144,7 @@ def representations(
         key=lambda name: -max(r["value"] for r in found if r["representation"] == name),
     )
     called = {name: NAMES.get(name, name) for name in order}
-    rows = [
+    rows: Rows = [
         {
             "probe on": called[row["representation"]],
             "reads": told[row["k"]],
@@ -167,12 +168,10 @@ def representations(
             tooltip=["probe on:N", "reads:N", "value:Q", "low:Q", "high:Q"],
         )
     )
-    layers = [whiskers("x", "low", "high", y, colour), dots]
+    layers: list[alt.Chart | alt.LayerChart] = [whiskers("x", "low", "high", y, colour), dots]
     best = {row["representation"]: row for row in found if row["k"] is None}
     return finished(
-        alt.layer(*layers, data=values(rows)).properties(
-            width=WIDTH - 60, height=height(len(order))
-        ),
+        layered(rows, *layers).properties(width=WIDTH - 60, height=height(len(order))),
         Told(
             "representations",
             "What labels are read off, and how well",
@@ -199,7 +198,7 @@ def learning_curve(
     if not found:
         raise Missing(f"run {run_id} has no probes on few documents")
     shown = [name for name in shown if any(r["representation"] == name for r in found)]
-    rows = [
+    rows: Rows = [
         {
             "probe on": NAMES[row["representation"]],
             "documents of each label": row["n"],
@@ -223,14 +222,14 @@ def learning_curve(
     )
     y = alt.Y("value:Q", title=MEASURES["auroc"], scale=alt.Scale(zero=False))
     marks = alt.Chart().encode(x=x, xOffset=offset, y=y, color=colour)
-    chart = alt.layer(
+    chart = layered(
+        rows,
         marks.mark_line(strokeWidth=1.2, opacity=0.6, aria=False),
         whiskers("y", "lowest", "highest", x, offset, colour),
         marks.mark_point(filled=True, size=55, opacity=1).encode(
             shape=shape,
             tooltip=["probe on:N", "documents of each label:O", "value:Q", "lowest:Q", "highest:Q"],
         ),
-        data=values(rows),
     )
     few = {r["representation"]: r["value"] for r in found if r["n"] == ns[0]}
     return finished(
@@ -264,7 +263,7 @@ def confusion(
     for row in found:
         counts[called[row["label"]], called[row["predicted"]]] += row["documents"]
     sums = {one: sum(counts[one, other] for other in order) for one in order}
-    rows = [
+    rows: Rows = [
         {
             "label": one,
             "predicted": other,
@@ -304,9 +303,7 @@ def confusion(
     right = sum(counts[one, one] for one in order)
     total = sum(sums.values())
     return finished(
-        alt.layer(cells, texts, data=values(rows)).properties(
-            width=side, height=min(side, 34 * len(order))
-        ),
+        layered(rows, cells, texts).properties(width=side, height=min(side, 34 * len(order))),
         Told(
             "confusion",
             "Which labels are taken for which",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
 import duckdb
 
-from deconstruct.report.chart import Missing, Told, finished, values
+from deconstruct.report.chart import Missing, Told, finished
 from deconstruct.report.drawing import (
     WIDTH,
     Rows,
     digits,
     height,
+    layered,
     names_for,
     query,
     reference,
@@ -27,7 +30,9 @@ MOST = 20
 
 _READY = "SELECT low, high, n FROM latent_histogram WHERE run_id = ? AND latent = ? ORDER BY bin"
 _COUNTED = f"""
-WITH top AS (SELECT max_activation / {BINS} AS width FROM features WHERE run_id = $1 AND latent = $2)
+WITH top AS (
+    SELECT max_activation / {BINS} AS width FROM features WHERE run_id = $1 AND latent = $2
+)
 SELECT bin * width AS low, (bin + 1) * width AS high, count(*) AS n
 FROM (
     SELECT least(floor(l.activation / t.width), {BINS - 1}) AS bin, t.width
@@ -36,7 +41,8 @@ FROM (
 GROUP BY ALL ORDER BY ALL
 """
 _LIFT = """
-SELECT label, lift, ci_low AS low, ci_high AS high, n_both, n_latent FROM label_enrichment($1, task := $3)
+SELECT label, lift, ci_low AS low, ci_high AS high, n_both, n_latent
+FROM label_enrichment($1, task := $3)
 WHERE latent = $2 AND isfinite(lift) ORDER BY low_train DESC NULLS LAST, label
 """
 _POSITIONS = f"""
@@ -50,7 +56,9 @@ WITH read AS (
 SELECT r.position // w * w AS low, r.position // w * w + w AS high, count(l.token_index) AS n,
     count(*) AS tokens
 FROM read AS r CROSS JOIN step
-LEFT JOIN (SELECT token_index FROM latents WHERE run_id = $1 AND latent = $2) AS l USING (token_index)
+LEFT JOIN (
+    SELECT token_index FROM latents WHERE run_id = $1 AND latent = $2
+) AS l USING (token_index)
 GROUP BY ALL ORDER BY ALL
 """
 _FEATURE = "SELECT n_fires, density, max_activation FROM features WHERE run_id = ? AND latent = ?"
@@ -67,7 +75,7 @@ def activations(store: duckdb.DuckDBPyConnection, run: str, latent: int) -> alt.
     found = found or query(store, _COUNTED, run_id, latent)
     if not found:
         raise Missing(f"latent {latent} of run {run_id} never fires")
-    rows = [
+    rows: Rows = [
         {"from": digits(row["low"]), "to": digits(row["high"]), "tokens": row["n"]} for row in found
     ]
     bars = (
@@ -91,7 +99,7 @@ def activations(store: duckdb.DuckDBPyConnection, run: str, latent: int) -> alt.
         )
     )
     return finished(
-        alt.layer(bars, data=values(rows)).properties(width=WIDTH, height=150),
+        layered(rows, bars).properties(width=WIDTH, height=150),
         Told(
             f"latent-{latent}-activations",
             f"How strongly latent {latent} fires",
@@ -116,10 +124,11 @@ def lift(
     found = query(store, _LIFT, run_id, latent, task)
     if not found:
         raise Missing(
-            f"latent {latent} of run {run_id} has no lift: it fires in no labelled held-out document"
+            f"latent {latent} of run {run_id} has no lift: "
+            "it fires in no held-out document with a label"
         )
     called = names_for(row["label"] for row in found)
-    rows = [
+    rows: Rows = [
         {
             "label": called[row["label"]],
             "lift": digits(row["lift"], 3),
@@ -139,12 +148,14 @@ def lift(
             tooltip=["label:N", "lift:Q", "low:Q", "high:Q", "documents:Q"],
         )
     )
-    layers = [reference("x", 1), whiskers("x", "low", "high", y), dots]
+    layers: list[alt.Chart | alt.LayerChart] = [
+        reference("x", 1),
+        whiskers("x", "low", "high", y),
+        dots,
+    ]
     first = rows[0]
     return finished(
-        alt.layer(*layers, data=values(rows)).properties(
-            width=WIDTH - 60, height=height(len(rows))
-        ),
+        layered(rows, *layers).properties(width=WIDTH - 60, height=height(len(rows))),
         Told(
             f"latent-{latent}-lift",
             f"Which labels documents have in which latent {latent} fires",
@@ -163,7 +174,7 @@ def latent_positions(store: duckdb.DuckDBPyConnection, run: str, latent: int) ->
     found = query(store, _POSITIONS, run_id, latent)
     if not feature["n_fires"] or not found:
         raise Missing(f"latent {latent} of run {run_id} never fires")
-    rows = [
+    rows: Rows = [
         {
             "from": row["low"],
             "to": row["high"],
@@ -189,10 +200,13 @@ def latent_positions(store: duckdb.DuckDBPyConnection, run: str, latent: int) ->
             tooltip=["from:Q", "to:Q", "share:Q", "fires:Q", "tokens:Q"],
         )
     )
-    layers = [bars, reference("y", digits(feature["density"]) or 0)]
+    layers: list[alt.Chart | alt.LayerChart] = [
+        bars,
+        reference("y", digits(feature["density"]) or 0),
+    ]
     top = max(rows, key=lambda row: row["share"] or 0)
     return finished(
-        alt.layer(*layers, data=values(rows)).properties(width=WIDTH, height=130),
+        layered(rows, *layers).properties(width=WIDTH, height=130),
         Told(
             f"latent-{latent}-positions",
             f"Where in texts latent {latent} fires",
@@ -204,7 +218,7 @@ def latent_positions(store: duckdb.DuckDBPyConnection, run: str, latent: int) ->
     )
 
 
-def _feature(store: duckdb.DuckDBPyConnection, run_id: str, latent: int) -> dict[str, object]:
+def _feature(store: duckdb.DuckDBPyConnection, run_id: str, latent: int) -> dict[str, Any]:
     found = query(store, _FEATURE, run_id, latent)
     if not found:
         raise QueryError(f"run {run_id} has no latent {latent}")

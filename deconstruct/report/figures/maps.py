@@ -7,7 +7,7 @@ from statistics import median
 import altair as alt
 import duckdb
 
-from deconstruct.report.chart import Told, finished, values
+from deconstruct.report.chart import Told, finished
 from deconstruct.report.drawing import (
     LABELS,
     OTHERS,
@@ -16,13 +16,16 @@ from deconstruct.report.drawing import (
     Rows,
     digits,
     grouped,
+    layered,
     names_for,
     query,
     query_new,
 )
-from deconstruct.report.theme import COLOURS, QUIET, coloured
+from deconstruct.report.theme import coloured
 from deconstruct.store.query import resolve_run
 
+NONE_BEST = "tells none of them best"
+NO_MASSIVE = "no massive token"
 NO_MAP = "run {} has no map: it was made without one; run it again with map.enabled"
 
 _DOCUMENTS = """
@@ -51,7 +54,7 @@ def document_map(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     called = grouped([row["label"] for row in found], LABELS)
     shown = found[:POINTS]
     names = _middles(store, run_id, found)
-    rows = [
+    rows: Rows = [
         {
             "x": digits(row["x"], 3),
             "y": digits(row["y"], 3),
@@ -79,8 +82,8 @@ def pooled_map(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     """Documents by pooled activations as they are, and which of them hold massive tokens."""
     run_id = resolve_run(store, run)
     found = _documents(store, run_id, "pooled_x", "pooled_y")
-    kinds = ["no massive token", "one massive token or more"]
-    rows = [
+    kinds = [NO_MASSIVE, "one massive token or more"]
+    rows: Rows = [
         {
             "x": digits(row["x"], 3),
             "y": digits(row["y"], 3),
@@ -114,13 +117,12 @@ def latent_map(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     telling = [row for row in found if row["latent"] in best]
     rest = [row for row in found if row["latent"] not in best]
     shown = (rest[: max(0, POINTS - len(telling))] + telling)[-POINTS:]
-    none = "tells none of them best"
     tokens = names_for((row["top_token"] for row in shown), 24)
-    rows = [
+    rows: Rows = [
         {
             "x": digits(row["x"], 3),
             "y": digits(row["y"], 3),
-            "label": called[best[row["latent"]]["label"]] if row["latent"] in best else none,
+            "label": called[best[row["latent"]]["label"]] if row["latent"] in best else NONE_BEST,
             "latent": row["latent"],
             "density": digits(row["density"], 3),
             "top token": tokens[row["top_token"]],
@@ -129,7 +131,7 @@ def latent_map(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     ]
     labels = list(dict.fromkeys(called.values()))
     chart = _map(
-        rows, "label", [*labels, none], ["latent:Q", "label:N", "density:Q", "top token:N"]
+        rows, "label", [*labels, NONE_BEST], ["latent:Q", "label:N", "density:Q", "top token:N"]
     )
     return finished(
         chart,
@@ -172,14 +174,12 @@ def _middles(store: duckdb.DuckDBPyConnection, run_id: str, found: Rows) -> Rows
 
 
 def _map(rows: Rows, field: str, order: list[str], tooltip: list[str]) -> alt.LayerChart:
-    colour, shape = coloured(field, order)
-    quiet = {OTHERS, "tells none of them best", "no massive token"}
-    palette = [QUIET if one in quiet else COLOURS[i % len(COLOURS)] for i, one in enumerate(order)]
-    colour.scale = alt.Scale(domain=order, range=palette)
-    place = {"scale": alt.Scale(zero=False, nice=False, padding=8), "axis": None}
-    x, y = alt.X("x:Q", **place), alt.Y("y:Q", **place)
+    quiet = {OTHERS, NONE_BEST, NO_MASSIVE} & set(order)
+    colour, shape = coloured(field, order, quiet=quiet)
+    scale = alt.Scale(zero=False, nice=False, padding=8)
+    x, y = alt.X("x:Q", scale=scale, axis=None), alt.Y("y:Q", scale=scale, axis=None)
     marks = alt.Chart().mark_point(filled=True, opacity=1, strokeWidth=0, aria=False)
-    layers = [
+    layers: list[alt.Chart | alt.LayerChart] = [
         marks.encode(
             x=x,
             y=y,
@@ -202,7 +202,7 @@ def _map(rows: Rows, field: str, order: list[str], tooltip: list[str]) -> alt.La
             one.encode(x=x, y=y, text="cluster:N")
             for one in (halo, named.mark_text(fontWeight=600, fontSize=12))
         ]
-    return alt.layer(*layers, data=values(rows)).properties(width=WIDTH + 60, height=WIDTH)
+    return layered(rows, *layers).properties(width=WIDTH + 60, height=WIDTH)
 
 
 def _sampled(shown: int, found: int, what: str) -> str:

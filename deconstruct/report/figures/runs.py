@@ -10,8 +10,10 @@ import duckdb
 from deconstruct.report.chart import Missing, Told, finished, values
 from deconstruct.report.drawing import (
     WIDTH,
+    Rows,
     digits,
     names_for,
+    panel,
     query,
     whiskers,
 )
@@ -21,7 +23,7 @@ from deconstruct.store.query import QueryError, resolve_run
 MOST = 30
 """Executions of a trend."""
 TREND = {
-    "fvu_typical": ("unexplained variance, typical tokens", "max_fvu_typical"),
+    "fvu_typical": ("FVU of typical tokens", "max_fvu_typical"),
     "delta_loss": ("loss added, nats", "max_delta_loss"),
     "dead_share": ("dead latents, share", "max_dead_share"),
     "accuracy": ("accuracy of the probe", "min_probe_accuracy"),
@@ -47,7 +49,7 @@ FROM night JOIN (
     UNION ALL
     SELECT p.run_id, 'accuracy', value, ci_low, ci_high
     FROM probes AS p JOIN runs AS r ON r.run_id = p.run_id AND r.label_column = p.task
-    WHERE representation = 'latents' AND k IS NULL AND label IS NULL AND metric = 'accuracy'
+    WHERE representation = 'latents' AND p.k IS NULL AND label IS NULL AND metric = 'accuracy'
     UNION ALL SELECT run_id, 'documents', documents, NULL, NULL FROM runs
 ) USING (run_id)
 ORDER BY execution
@@ -75,7 +77,7 @@ def trend(store: duckdb.DuckDBPyConnection, run: str, name: str | None = None) -
         raise Missing(f"run {run_id} has no trend: {own[0]} was executed once")
     gates = json.loads(found[-1]["config"]).get("gates", {})
     number = {night: i + 1 for i, night in enumerate(nights)}
-    rows = [
+    rows: Rows = [
         {
             "measure": TREND[row["metric"]][0],
             "execution": number[row["execution"]],
@@ -95,9 +97,7 @@ def trend(store: duckdb.DuckDBPyConnection, run: str, name: str | None = None) -
         scale=alt.Scale(domain=[0.5, len(nights) + 0.5], nice=False),
         axis=alt.Axis(grid=False, tickMinStep=1, tickCount=6, format="d"),
     )
-    y = alt.Y(
-        "value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4, format="~s")
-    )
+    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=panel())
     marks = alt.Chart().encode(x=x, y=y)
     gate = alt.Chart().mark_rule(color=OTHER, strokeDash=[5, 3]).encode(y="mean(gate):Q")
     dots = marks.mark_point(filled=True, size=30, opacity=1, color=ONE).encode(
@@ -145,7 +145,7 @@ def sweep(store: duckdb.DuckDBPyConnection, run: str, name: str | None = None) -
         raise Missing(f"run {run_id} is of no sweep: {own[0]} is one run of this site")
     kinds = names_for(f"{row['architecture']}, {row['d_sae']:,} latents" for row in found)
     front = {"fvu_typical": "on_front", "delta_loss": "on_loss_front"}
-    rows = [
+    rows: Rows = [
         {
             "measure": TREND[row["metric"]][0],
             "run": row["run_id"],
@@ -165,7 +165,7 @@ def sweep(store: duckdb.DuckDBPyConnection, run: str, name: str | None = None) -
         axis=alt.Axis(grid=False, tickCount=5),
         scale=alt.Scale(zero=False, padding=10),
     )
-    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
+    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=panel(count=5))
     line = alt.Chart().mark_line(color=QUIET, strokeWidth=1, aria=False).encode(x=x, y=y)
     dots = (
         alt.Chart()
@@ -178,12 +178,14 @@ def sweep(store: duckdb.DuckDBPyConnection, run: str, name: str | None = None) -
             tooltip=["run:N", "kind:N", "L0:Q", "value:Q", "low:Q", "high:Q"],
         )
     )
+    line = line.transform_filter("datum['on the front']")
+    by_measure = alt.Facet("measure:N", sort=[TREND[metric][0] for metric in front], title=None)
     chart = (
-        alt.layer(line.transform_filter("datum['on the front']"), whiskers("y", "low", "high", x, colour), dots)
+        alt.layer(line, whiskers("y", "low", "high", x, colour), dots)
         .properties(width=WIDTH // 2 - 30, height=180)
-        .facet(alt.Facet("measure:N", sort=[TREND[m][0] for m in front], title=None), columns=2, data=values(rows))
+        .facet(by_measure, columns=2, data=values(rows))
         .resolve_scale(y="independent")
-    )  # fmt: skip
+    )
     best = [row for row in rows if row["on the front"]]
     return finished(
         chart,

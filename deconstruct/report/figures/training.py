@@ -6,10 +6,18 @@ import altair as alt
 import duckdb
 
 from deconstruct.report.chart import Missing, Told, finished, values
-from deconstruct.report.drawing import WIDTH, digits, query
+from deconstruct.report.drawing import (
+    WIDTH,
+    Rows,
+    digits,
+    panel,
+    query,
+)
 from deconstruct.report.theme import ONE, OTHER
 from deconstruct.store.query import resolve_run
 
+POINTS = 200
+"""Of a line: batches between them are left out."""
 METRICS = {
     "fvu": "unexplained variance (FVU)",
     "l0": "latents on a token (L0)",
@@ -40,8 +48,9 @@ def training(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
     if not found:
         raise Missing(f"run {run_id} has no training log: its SAE was not trained here")
     after = {row["metric"]: row["value"] for row in query(store, _HELD_OUT, run_id)}
+    found = _thinned(found)
     unit = "steps" if found[0]["of_steps"] else "tokens"
-    rows = [
+    rows: Rows = [
         {
             "metric": METRICS[row["metric"]],
             unit: row["tokens"],
@@ -57,7 +66,7 @@ def training(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
             x=alt.X(
                 f"{unit}:Q", title=f"{unit} trained on", axis=alt.Axis(format="~s", tickCount=4)
             ),
-            y=alt.Y("value:Q", title=None, axis=alt.Axis(tickCount=4)),
+            y=alt.Y("value:Q", title=None, axis=panel()),
         )
     )
     across = alt.Chart().mark_rule(color=OTHER, strokeDash=[5, 3]).encode(y="mean(held out):Q")
@@ -86,3 +95,12 @@ def training(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
             else "Measures of training.",
         ),
     )
+
+
+def _thinned(found: Rows) -> Rows:
+    """As many rows of each metric as a line shows, its last one among them."""
+    kept: Rows = []
+    for metric in dict.fromkeys(row["metric"] for row in found):
+        of_it = [row for row in found if row["metric"] == metric]
+        kept += of_it[:: -max(1, -(-len(of_it) // POINTS))][::-1]
+    return kept
