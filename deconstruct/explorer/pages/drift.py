@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from deconstruct.explorer.asked import Asked, Page
 from deconstruct.explorer.pages.figures import OF_RUN
-from deconstruct.report.html import drawn
 from deconstruct.report.chart import Missing
+from deconstruct.report.html import drawn
 from deconstruct.report.reading.corpus import drift as reading
 from deconstruct.report.reading.latent import facts
 from deconstruct.store import QueryError

@@ -154,8 +154,12 @@ def marks(
         raise QueryError(
             f"{n} of {known.total} documents are chosen: choose some of them, and not all"
         )
-    if documents[-1] >= 2**32 or documents[0] < 0:
-        raise QueryError(f"run {run_id} has no document {documents[-1] if n else 0}")
+    [(there,)] = store.execute(
+        "SELECT count(*) FROM documents WHERE run_id = ? AND doc_id IN (SELECT unnest(?))",
+        [run_id, documents],
+    ).fetchall()
+    if there < n:
+        raise QueryError(f"run {run_id} has no document {documents[-1]}, or another of the chosen")
     given = {"run": run_id, "documents": documents.astype(np.uint32)}
     best, least = _latents(store, given, known, most)
     clusters = store.execute(_CLUSTERS, given).fetchall()
@@ -200,9 +204,7 @@ def _latents(
         key=lambda one: (-round(abs(one[1] - 0.5), 2), -abs(mean_in - mean_out)[one[0]], one[0]),
     )
     numbers = [int(whole[0, at]) for at, _ in ranked]
-    tops = dict(
-        store.execute(_TOP_TOKENS, {"run": given["run"], "latents": numbers}).fetchall()
-    )
+    tops = dict(store.execute(_TOP_TOKENS, {"run": given["run"], "latents": numbers}).fetchall())
     rising = [number for number, (at, _) in zip(numbers, ranked, strict=True) if d[at] > 0]
     why = ruled(store, str(given["run"]), {0: documents}, {0: rising[:LOOKED_INTO]})  # type: ignore[dict-item]
     made = [

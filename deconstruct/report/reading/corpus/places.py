@@ -136,9 +136,7 @@ def strengths(
     return found["doc_id"], found["mean"]
 
 
-def glances(
-    store: duckdb.DuckDBPyConnection, run_id: str, chosen: list[int]
-) -> list[Glance]:
+def glances(store: duckdb.DuckDBPyConnection, run_id: str, chosen: list[int]) -> list[Glance]:
     """Documents in a line each, by number."""
     given = {"run": run_id, "documents": chosen}
     return [Glance(*row) for row in store.execute(_DOCUMENT, given).fetchall()]
