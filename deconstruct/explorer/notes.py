@@ -105,9 +105,7 @@ class Notes:
         `Changed` if somebody has changed the text since, and ``QueryError`` if it is too long.
         """
         if len(text) > LONGEST:
-            raise QueryError(
-                f"a note has {LONGEST:,} characters at most; this one has {len(text):,}"
-            )
+            raise QueryError(f"a note has {LONGEST:,} characters at most; this one has {len(text):,}")
         with self._writing() as connection:
             found = _rows(connection, "WHERE sae = ? AND latent = ?", about.sae, about.latent)
             if found and found[0].text and found[0].changed != seen and found[0].text != text:

@@ -1,4 +1,4 @@
-"""``/run/ID/labels`` and ``/run/ID/errors``: what latents know of labels, and where a probe errs."""
+"""``/run/ID/labels`` and ``/run/ID/errors``: what latents know of labels; where a probe errs."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def _bands(asked: Asked) -> Response:
 
 def _labels(asked: Asked) -> Response:
     """Labels of the documents that it fires in."""
-    lifts = reading.corpus.labels(asked.store, asked.run_id, _number(asked))
+    lifts = reading.labels(asked.store, asked.run_id, _number(asked))
     return asked.page("latent_labels.html", lifts=lifts)
 
 

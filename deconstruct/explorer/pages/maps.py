@@ -148,7 +148,7 @@ def _marked(asked: Asked, chosen: np.ndarray) -> dict[str, Any]:
 
 
 def _latent_list(asked: Asked, chosen: list[int]) -> list[places.LatentGlance]:
-    return places.latent_glances(asked.store, asked.run_id, chosen)
+    return places.latent_glances(asked.store, asked.run_id, chosen, most=100)
 
 
 def _chosen(asked: Asked) -> np.ndarray | None:

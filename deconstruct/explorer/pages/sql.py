@@ -111,14 +111,13 @@ def _begun(
     with asked.app.stores.apart() as connection:
         asked.queries.attend(connection)
         notes = list(misnamed_runs(connection, query))
-        *before, last = connection.extract_statements(query) or [None]
-        for statement in before:
+        statements = connection.extract_statements(query)
+        asking = bool(statements) and not is_silent(statements[-1])
+        for statement in statements[:-1] if asking else statements:
             connection.execute(statement)
-        if last is not None and is_silent(last):
-            connection.execute(last)
-        if last is None or is_silent(last):
+        if not asking:
             raise QueryError("nothing is asked; end with a query, such as FROM runs")
-        yield connection, last, notes
+        yield connection, statements[-1], notes
 
 
 def _answered(asked: Asked, query: str, page: int) -> Answered:
@@ -214,8 +213,8 @@ def _menu(asked: Asked, run: str, runs: list[RunRow]) -> list[tuple[int, str, st
     if not run:
         return []
     best = asked.store.execute(_BEST, [run, run]).fetchall()
-    others = [one.run_id for one in runs if one.run_id != run]
-    names = {RUN: run} | dict(zip(OTHERS, others, strict=False))
+    others = [one.run_id for one in runs if one.run_id != run] or [run]
+    names = {RUN: run} | {name: others[at % len(others)] for at, name in enumerate(OTHERS)}
     names |= dict(zip(LABELS, [label for label, _ in best], strict=False))
     latents = dict(zip(LABELS, [latent for _, latent in best], strict=False))
     return [

@@ -50,7 +50,7 @@
   };
   const names = () => { // groups are named where their middle is
     const { names, of } = data.ways[way];
-    if (names.length > 12 || names.length < 2 || way === "split" || way === "probe") return;
+    if (ofLatents || names.length > 12 || names.length < 2 || way === "split" || way === "probe") return;
     pen.font = "600 13px system-ui, sans-serif"; pen.textAlign = "center"; pen.lineJoin = "round";
     names.forEach((name, g) => {
       const mine = [...of.keys()].filter((at) => of[at] === g);

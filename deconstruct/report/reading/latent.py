@@ -285,9 +285,7 @@ def top_tokens(store: Store, run_id: str, latent: int, n: int = 10) -> list[TopT
     return [TopToken(*row) for row in rows]
 
 
-def logits(
-    store: Store, run_id: str, latent: int, n: int = 10
-) -> dict[str, list[tuple[str, float]]]:
+def logits(store: Store, run_id: str, latent: int, n: int = 10) -> dict[str, list[tuple[str, float]]]:
     """Tokens that its direction speaks for (``promoted``) and against (``suppressed``)."""
     found: dict[str, list[tuple[str, float]]] = {}
     for direction, token, logit in store.execute(
@@ -363,7 +361,8 @@ def across(store: Store, run_id: str, latent: int) -> list[Counterpart]:
 def explanation(store: Store, run_id: str, latent: int) -> tuple[str, str] | None:
     """What a language model wrote of it, and the model's name; None where none was asked."""
     rows = store.execute(
-        "SELECT text, model FROM explanations WHERE run_id = ? AND latent = ? AND text IS NOT NULL",
+        "SELECT text, model FROM explanations WHERE run_id = ? AND latent = ? "
+        "AND text IS NOT NULL",
         [run_id, latent],
     ).fetchall()
     return (str(rows[0][0]), str(rows[0][1])) if rows else None

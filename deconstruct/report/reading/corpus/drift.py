@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 
@@ -124,15 +124,16 @@ def before_and_since(
 ) -> tuple[Context | None, Context | None]:
     """Where a latent fires most strongly in documents before, and in those since."""
     given = {"run": run_id, "latent": latent, "known": reference, "width": width}
-    found: dict[bool, list[tuple[object, ...]]] = {}
+    found: dict[bool, list[tuple[Any, ...]]] = {}
     for row in store.execute(_CONTEXTS, given).fetchall():
         found.setdefault(bool(row[9]), []).append(row)
     return _context(found.get(False, [])), _context(found.get(True, []))
 
 
-def _context(rows: list[tuple[object, ...]]) -> Context | None:
+def _context(rows: list[tuple[Any, ...]]) -> Context | None:
     at = next((row for row in rows if row[3]), None)
     if at is None:
         return None
-    tokens = [Token(str(row[1]), row[2], bool(row[3])) for row in rows]  # type: ignore[arg-type]
-    return Context(at[2], *at[4:9], tokens)  # type: ignore[arg-type]
+    tokens = [Token(row[1], row[2], row[3]) for row in rows]
+    doc_id, position, token_index, label, split = at[4:9]
+    return Context(at[2], doc_id, position, token_index, label, split, tokens)

@@ -121,7 +121,7 @@ class Confusion(NamedTuple):
 
 
 class Push(NamedTuple):
-    """A latent that spoke for the wrong label: (difference of both labels' weights) x activation."""
+    """A latent that spoke for the wrong label: difference of both labels' weights, x activation."""
 
     latent: int
     push: float

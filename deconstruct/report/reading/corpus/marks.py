@@ -1,8 +1,8 @@
 """What marks some documents among all of a run: latents, labels, clusters, tokens.
 
 All of it describes. Who chose the documents chose them by looking, mostly at a map of these very
-latents, so that some latent tells them apart by construction: there is no test of significance here,
-and none would mean anything.
+latents, so that some latent tells them apart by construction: there is no test of significance
+here, and none would mean anything.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
@@ -22,6 +22,8 @@ from deconstruct.store import QueryError
 
 CANDIDATES = 60
 """Latents of largest Cohen's d, whose area under the ROC curve is computed."""
+NEAR = 0.1
+"""Area under the ROC curve by which a latent may be behind the first, to be foremost with it."""
 LOOKED_INTO = 16
 """Latents whose firings are read, to see whether one token rules them."""
 Z = 1.96
@@ -105,9 +107,14 @@ class Marks:
     tokens: list[Share]
 
     @property
+    def foremost(self) -> list[Mark]:
+        """The latents that mark about as well as the first, ten at most."""
+        return [one for one in self.latents[:10] if one.auroc > self.latents[0].auroc - NEAR]
+
+    @property
     def artefacts(self) -> list[Mark]:
-        """Of the ten latents that mark most: those that one massive token rules, if most are."""
-        first = self.latents[:10]
+        """The foremost that one massive token rules, if most are."""
+        first = self.foremost
         found = [one for one in first if one.artefact]
         return found if 2 * len(found) > len(first) else []
 
@@ -160,7 +167,7 @@ def marks(
     ).fetchall()
     if there < n:
         raise QueryError(f"run {run_id} has no document {documents[-1]}, or another of the chosen")
-    given = {"run": run_id, "documents": documents.astype(np.uint32)}
+    given: dict[str, Any] = {"run": run_id, "documents": documents.astype(np.uint32)}
     best, least = _latents(store, given, known, most)
     clusters = store.execute(_CLUSTERS, given).fetchall()
     return Marks(
@@ -178,13 +185,13 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _sums(store: duckdb.DuckDBPyConnection, given: dict[str, object], chosen: str) -> np.ndarray:
+def _sums(store: duckdb.DuckDBPyConnection, given: dict[str, Any], chosen: str) -> np.ndarray:
     found = store.execute(_LATENTS.format(chosen=chosen), given).fetchnumpy()
     return np.stack([np.asarray(found[name], np.float64) for name in ("latent", "s", "q", "n")])
 
 
 def _latents(
-    store: duckdb.DuckDBPyConnection, given: dict[str, object], known: Usual, most: int
+    store: duckdb.DuckDBPyConnection, given: dict[str, Any], known: Usual, most: int
 ) -> tuple[list[Mark], list[Mark]]:
     documents = np.asarray(given["documents"])
     n, total = len(documents), known.total
@@ -206,7 +213,7 @@ def _latents(
     numbers = [int(whole[0, at]) for at, _ in ranked]
     tops = dict(store.execute(_TOP_TOKENS, {"run": given["run"], "latents": numbers}).fetchall())
     rising = [number for number, (at, _) in zip(numbers, ranked, strict=True) if d[at] > 0]
-    why = ruled(store, str(given["run"]), {0: documents}, {0: rising[:LOOKED_INTO]})  # type: ignore[dict-item]
+    why = ruled(store, str(given["run"]), {0: documents}, {0: rising[:LOOKED_INTO]})
     made = [
         Mark(
             number, tops.get(number), float(d[at]), float(auroc),
@@ -221,7 +228,7 @@ def _latents(
 
 
 def _areas(
-    store: duckdb.DuckDBPyConnection, given: dict[str, object], latents: np.ndarray, known: Usual
+    store: duckdb.DuckDBPyConnection, given: dict[str, Any], latents: np.ndarray, known: Usual
 ) -> np.ndarray:
     """Area under the ROC curve of each latent, documents in which it is silent counting as 0."""
     documents, asked = np.asarray(given["documents"]), np.sort(latents)
@@ -254,7 +261,7 @@ def _shares(rows: list[tuple[str, int, int]], n: int, total: int) -> list[Share]
 
 
 def _tokens(
-    store: duckdb.DuckDBPyConnection, given: dict[str, object], known: Usual, most: int = 24
+    store: duckdb.DuckDBPyConnection, given: dict[str, Any], known: Usual, most: int = 24
 ) -> list[Share]:
     """Tokens that stand in more documents inside than among the others: log odds, over their
     standard error, half a document added to each count."""
