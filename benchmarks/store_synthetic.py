@@ -281,7 +281,10 @@ def _small_tables(size: Size, draw: np.random.Generator) -> dict[str, Contents]:
         "evaluation": EVALUATION, "probe": PROBE, "cluster": CLUSTER,
         "interpretation": INTERPRETATION, "map": MAP,
     }  # fmt: skip
-    return {stage: {table: rows[table] for table in own} for stage, own in stages.items()}
+    return {
+        stage: {table: rows[table] if table in rows else filled(table) for table in own}
+        for stage, own in stages.items()
+    }
 
 
 def _maps(size: Size, draw: np.random.Generator) -> dict[Table, pa.Table]:

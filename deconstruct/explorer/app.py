@@ -132,11 +132,13 @@ class Explorer:
         kind = "text/css" if name.endswith(".css") else "text/javascript"
         return known(request, Response(body, media_type=kind), KEPT)
 
-    async def _fault(self, _: Request, error: Exception) -> Response:
+    async def _fault(self, request: Request, error: Exception) -> Response:
         """A page with one sentence, for what is not there or can't be."""
         status, told = HTTPStatus.BAD_REQUEST, str(error)
         if isinstance(error, HTTPException):
             status, told = HTTPStatus(error.status_code), str(error.detail)
+            if told == HTTPStatus.NOT_FOUND.phrase:
+                told = f"there is no page {request.url.path[:100]!r}"
         elif isinstance(error, duckdb.Error):
             told = sentence(error)
         elif isinstance(error, QueryError):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from deconstruct.artifacts import Artifact
 from deconstruct.config import MapConfig
 from deconstruct.interpretation.stage import sampled
-from deconstruct.map.layout import LEAST, Floats, laid_out
+from deconstruct.map.layout import LEAST, Floats, kept, laid_out
 from deconstruct.map.tables import LATENT_HISTOGRAM, LATENT_MAP
 
 BINS = 20
@@ -19,23 +19,27 @@ BINS = 20
 
 def latent_map(
     latents: Artifact, config: MapConfig, advance: Callable[[int], None]
-) -> tuple[pa.Table, str | None]:
-    """Rows of `LATENT_MAP`, and why there are none where there are none. Of more living latents
-    than ``config.max_latents`` so many are drawn alike, by ``config.seed``."""
+) -> tuple[pa.Table, dict[str, float | str]]:
+    """Rows of `LATENT_MAP`, and facts: ``latents_kept``, the share of neighbours that it keeps
+    (`layout.kept`); or, ``latents_skipped``, why there are none.
+
+    Of more living latents than ``config.max_latents`` so many are drawn, by ``config.seed``.
+    """
     from sklearn.decomposition import PCA
 
     chosen = sampled(latents, config.max_latents, config.seed)
     if len(chosen) < LEAST:
-        return LATENT_MAP.empty(), (
-            f"{len(chosen)} latents fire in the corpus; a map of latents needs {LEAST}"
-        )
+        reason = f"{len(chosen)} latents fire in the corpus; a map of latents needs {LEAST}"
+        return LATENT_MAP.empty(), {"latents_skipped": reason}
     directions = _directions(latents, chosen)
     width = min(config.components, *(size - 1 for size in directions.shape))
     if width >= 1:
         reduction = PCA(width, svd_solver="randomized", random_state=config.seed)
         directions = reduction.fit_transform(directions)
-    places = laid_out(directions, config, advance).astype(np.float32)
-    return LATENT_MAP.of(chosen.astype(np.uint32), places[:, 0], places[:, 1]), None
+    places = laid_out(directions, config, advance)
+    x, y = places.astype(np.float32).T
+    facts = {"latents_kept": kept(directions, places)}
+    return LATENT_MAP.of(chosen.astype(np.uint32), x, y), {**facts}
 
 
 def _directions(latents: Artifact, chosen: NDArray[np.int64]) -> Floats:

@@ -62,9 +62,10 @@ def lay_out(
 
     activations: those that ``reference`` is of; of a transcoder, of the site that it writes. With
     fewer than five documents or latents to lay out a map is empty, and the fact ``skipped`` (of
-    documents) or ``latents_skipped`` gives the reason. Facts: ``massive_tokens``,
-    ``massive_documents``, ``massive_share``, ``massive_variance_share``, ``massive_latents`` and
-    ``massive_pooled_share``, of documents with a massive token.
+    documents) or ``latents_skipped`` gives the reason. Facts: which share of each point's ten
+    nearest each map keeps (``documents_kept``, ``pooled_kept``, ``latents_kept``), and of massive
+    activations ``massive_tokens``, ``massive_documents``, ``massive_share``,
+    ``massive_variance_share``, ``massive_latents`` and ``massive_pooled_share``.
     """
 
     @one_quiet_thread()
@@ -75,14 +76,14 @@ def lay_out(
         draft.write_table(LABEL_LATENTS.file, label_latents(corpus, latents))
         in_documents = massive.in_documents(int(corpus.facts["documents"]))
         with track("map", (MAPS + 1) * iterations(config), "iterations") as advance:
-            documents, reason = document_map(corpus, latents, config, in_documents, advance)
-            points, latents_reason = latent_map(latents, config, advance)
+            documents, facts = document_map(corpus, latents, config, in_documents, advance)
+            points, of_latents = latent_map(latents, config, advance)
         draft.write_table(DOCUMENT_MAP.file, documents)
         draft.write_table(LATENT_MAP.file, points)
-        for name, said in (("skipped", reason), ("latents_skipped", latents_reason)):
-            if said is not None:
-                draft.facts[name] = said
-                log.warning("no map: %s", said)
+        draft.facts |= facts | of_latents
+        for name in ("skipped", "latents_skipped"):
+            if name in draft.facts:
+                log.warning("no map: %s", draft.facts[name])
 
     upstream = {"corpus": corpus, "latents": latents}
     upstream |= {"activations": activations, "reference": reference}

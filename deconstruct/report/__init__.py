@@ -7,3 +7,7 @@
 
 One definition of each figure serves notebooks, the report, the explorer and files.
 """
+
+from deconstruct.report.files import Saved, save_all
+
+__all__ = ["Saved", "save_all"]

@@ -98,6 +98,16 @@ def whiskers(along: str, low: str, high: str, *channels: Any, title: str = "") -
     return rules.encode(alt.Y(f"{low}:Q", title=title), alt.Y2(f"{high}:Q"), *channels)
 
 
+def dots(size: int = 55) -> alt.Chart:
+    """Marks of single values."""
+    return alt.Chart().mark_point(filled=True, size=size, opacity=1)
+
+
+def bars() -> alt.Chart:
+    """Bars of a histogram."""
+    return alt.Chart().mark_bar(stroke="white", strokeWidth=0.5)
+
+
 def layered(rows: Rows, *layers: alt.Chart | alt.LayerChart) -> alt.LayerChart:
     """A plot of several layers over one dataset."""
     return cast(alt.LayerChart, alt.layer(*layers, data=values(rows)))

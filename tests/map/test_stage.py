@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from deconstruct.artifacts import Artifact, DataRoot
 from deconstruct.config import MapConfig
 from deconstruct.map.latents import BINS
-from deconstruct.map.layout import laid_out, placed_among
+from deconstruct.map.layout import kept, laid_out, placed_among
 
 Made = tuple[Planted, Artifact]
 
@@ -68,6 +68,16 @@ def test_pooled_as_they_are_documents_with_a_massive_token_are_an_island(made: M
     pooled = np.stack([found["pooled_x"], found["pooled_y"]], 1)
     alike = planted.holds[neighbours(pooled)] == planted.holds[:, None]
     assert alike.mean() > 0.9
+
+
+def test_how_much_of_what_is_near_a_map_keeps(made: Made) -> None:
+    _, artifact = made
+    shares = [artifact.facts[f"{name}_kept"] for name in ("documents", "pooled", "latents")]
+    assert all(0.3 < share <= 1 for share in shares)
+    draw = np.random.default_rng(0)
+    points = draw.normal(size=(400, 2))
+    assert kept(points, 3 * points + 1) == 1
+    assert kept(points, draw.normal(size=(400, 2))) == pytest.approx(10 / 399, abs=0.02)
 
 
 def test_living_latents_have_a_place_each(made: Made) -> None:

@@ -28,7 +28,7 @@ max_tokens = 20
 label_column = "kind"
 seed = 3
 """
-JUDGED = {"reference", "latents", "evaluation", "probe", "cluster", "interpretation"}
+JUDGED = {"reference", "latents", "evaluation", "probe", "cluster", "interpretation", "map"}
 
 
 class Place(NamedTuple):

@@ -8,10 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.running import COMMAND, cached_stages, deconstruct, digests, environment
+from support.running import (
+    COMMAND,
+    STAGES,
+    cached_stages,
+    deconstruct,
+    digests,
+    environment,
+)
 from support.traps import pickled, record
-
-from deconstruct.config import STAGES
 
 LOGGING = """
 version: 1

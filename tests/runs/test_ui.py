@@ -85,6 +85,7 @@ def test_its_graph_shows_what_was_made_from_what(run: dict[str, Any], server: st
         "probe": {"corpus", "activations", "latents"},
         "cluster": {"corpus", "activations", "latents"},
         "interpretation": {"corpus", "latents"},
+        "map": {"corpus", "activations", "reference", "latents"},
         "store": set(STAGES),
     }
 

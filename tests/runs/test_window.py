@@ -53,7 +53,7 @@ def test_it_is_planned_trained_judged_and_found_again(
     made = list(DataRoot(home).artifacts())
     assert Counter(one.stage for one in made) == {
         "corpus": 2, "activations": 1, "reference": 1, "sae": 1, "latents": 1, "evaluation": 1,
-        "probe": 1, "cluster": 1, "interpretation": 1,
+        "probe": 1, "cluster": 1, "interpretation": 1, "map": 1,
     }  # fmt: skip
     by_key = {one.key: one for one in made}
     [sae] = [one for one in made if one.stage == "sae"]

@@ -15,8 +15,10 @@ from support.paths import ROOT
 from support.prefect_api import SECRET
 
 from deconstruct.artifacts import Artifact, DataRoot
-from deconstruct.config import STAGES
+from deconstruct.config import STAGES as ALWAYS
 
+STAGES = (*ALWAYS, "map")
+"""Of a run as it is by default."""
 COMMAND = "from flows.cli import app; app()"
 STALLED = """
 import importlib, signal, sys

@@ -42,6 +42,7 @@ def test_what_a_person_must_mend_is_not_tried_again(error: Exception, again: boo
 
 def test_every_task_that_is_tried_again_asks_whether_that_is_worth_while() -> None:
     own = [stages.corpus, stages.activations, stages.latents, stages.evaluation, stages.probe]
+    own.append(stages.maps)
     of_stages = [
         one.task
         for one in (*own, stages.cluster, stages.interpretation, stages.drift, training.sae)

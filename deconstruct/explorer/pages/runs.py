@@ -44,7 +44,6 @@ def _compare(asked: Asked) -> Response:
         "compare.html",
         a=reading.header(store, one),
         b=reading.header(store, other),
-        differences=reading.compared(store, one, other),
         measured=reading.matching(store, one, other),
         matched=reading.matched(store, one, other, SHOWN),
         lost=reading.lost(store, one, other, SHOWN),
@@ -52,10 +51,15 @@ def _compare(asked: Asked) -> Response:
     )
 
 
+def _metrics(asked: Asked) -> Response:
+    """Headline metrics of two runs; it takes a second, so it comes after."""
+    found = reading.compared(asked.store, *_two(asked))
+    return asked.page("differences.html", differences=found)
+
+
 def _compare_all(asked: Asked) -> Response:
     """Every metric of two runs."""
-    one, other = _two(asked)
-    found = reading.compared_all(asked.store, one, other)
+    found = reading.compared_all(asked.store, *_two(asked))
     return asked.page("differences.html", differences=found)
 
 
@@ -70,5 +74,6 @@ PAGES = (
     Page("/run/{run}", _run),
     Page("/compare", _choose),
     Page("/compare/{a}/{b}", _compare),
+    Page("/compare/{a}/{b}/metrics", _metrics),
     Page("/compare/{a}/{b}/all", _compare_all),
 )

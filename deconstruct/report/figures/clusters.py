@@ -11,6 +11,7 @@ from deconstruct.report.drawing import (
     OTHERS,
     WIDTH,
     Rows,
+    bars,
     digits,
     grouped,
     layered,
@@ -131,6 +132,24 @@ def stability(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         }
         for row in found
     ]
+    best = next((row for row in rows if row["chosen"]), rows[0])
+    return finished(
+        _curve(rows).properties(width=WIDTH, height=210),
+        Told(
+            "stability",
+            "How many clusters there are",
+            "How alike fits on parts of the documents are, for each number of clusters; rules are "
+            "95% intervals (jackknife over the fits), the dashed line is the same of shuffled "
+            "columns. The largest number that is about as stable as the best is chosen. It does "
+            "not show that clusters mean anything: an artefact can be stable too.",
+            f"{best['clusters']} clusters were chosen, with a stability of {best['stability']:.3g} "
+            f"({best['low']:.3g} to {best['high']:.3g}).",
+        ),
+    )
+
+
+def _curve(rows: Rows) -> alt.LayerChart:
+    """Stability by number of clusters, the chosen one marked."""
     x = alt.X(
         "clusters:Q",
         title="number of clusters",
@@ -174,21 +193,7 @@ def stability(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         .mark_line(color=QUIET, strokeDash=[4, 3], aria=False)
         .encode(x=x, y="shuffled:Q")
     )
-    chart = layered(rows, floor, rules, line, dots, text)
-    best = next((row for row in rows if row["chosen"]), rows[0])
-    return finished(
-        chart.properties(width=WIDTH, height=210),
-        Told(
-            "stability",
-            "How many clusters there are",
-            "How alike fits on parts of the documents are, for each number of clusters; rules are "
-            "95% intervals (jackknife over the fits), the dashed line is the same of shuffled "
-            "columns. The largest number that is about as stable as the best is chosen. It does "
-            "not show that clusters mean anything: an artefact can be stable too.",
-            f"{best['clusters']} clusters were chosen, with a stability of {best['stability']:.3g} "
-            f"({best['low']:.3g} to {best['high']:.3g}).",
-        ),
-    )
+    return layered(rows, floor, rules, line, dots, text)
 
 
 def support(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
@@ -201,26 +206,22 @@ def support(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         {"from": row["bin"] / BANDS, "to": (row["bin"] + 1) / BANDS, "documents": row["documents"]}
         for row in found
     ]
-    bars = (
-        alt.Chart()
-        .mark_bar(stroke="white", strokeWidth=0.5)
-        .encode(
-            x=alt.X(
-                "from:Q",
-                title="share of the fits in which a document stays in its cluster",
-                axis=alt.Axis(format="%", grid=False),
-                scale=alt.Scale(domain=[0, 1]),
-            ),
-            x2="to:Q",
-            y=alt.Y("documents:Q", title="documents"),
-            y2=alt.datum(0),
-            tooltip=["from:Q", "to:Q", "documents:Q"],
-        )
+    marks = bars().encode(
+        x=alt.X(
+            "from:Q",
+            title="share of the fits in which a document stays in its cluster",
+            axis=alt.Axis(format="%", grid=False),
+            scale=alt.Scale(domain=[0, 1]),
+        ),
+        x2="to:Q",
+        y=alt.Y("documents:Q", title="documents"),
+        y2=alt.datum(0),
+        tooltip=["from:Q", "to:Q", "documents:Q"],
     )
     total = sum(row["documents"] for row in rows)
     sure = sum(row["documents"] for row in rows if row["from"] >= 0.9)
     return finished(
-        layered(rows, bars).properties(width=WIDTH, height=170),
+        layered(rows, marks).properties(width=WIDTH, height=170),
         Told(
             "support",
             "How sure documents are of their clusters",

@@ -9,7 +9,9 @@ from deconstruct.report.chart import Missing, Told, finished
 from deconstruct.report.drawing import (
     WIDTH,
     Rows,
+    bars,
     digits,
+    dots,
     layered,
     query,
     reference,
@@ -123,7 +125,7 @@ def matches(store: duckdb.DuckDBPyConnection, run: str, other: str | None = None
         }
         for row in found
     ]
-    bars = alt.Chart().mark_bar(stroke="white", strokeWidth=0.5).encode(
+    marks = bars().encode(
         x=alt.X("from:Q", title="cosine of matched decoder rows", axis=alt.Axis(grid=False),
                 scale=alt.Scale(domain=[min(0, rows[0]["from"]), 1])),
         x2="to:Q",
@@ -131,7 +133,7 @@ def matches(store: duckdb.DuckDBPyConnection, run: str, other: str | None = None
         y2=alt.datum(0),
         tooltip=["from:Q", "to:Q", "latents:Q"],
     )  # fmt: skip
-    layers: list[alt.Chart | alt.LayerChart] = [bars]
+    layers: list[alt.Chart | alt.LayerChart] = [marks]
     mean, chance = told.get("pw_mcc"), told.get("pw_mcc_null")
     if chance is not None:
         layers.append(reference("x", digits(chance) or 0, "by chance"))
@@ -198,32 +200,28 @@ def _forest(rows: Rows) -> alt.LayerChart:
     colour, shape = coloured("run", runs, legend=len(runs) > 1)
     y = alt.Y("measure:N", sort=measures, title=None, axis=alt.Axis(labelLimit=220))
     offset = alt.YOffset("run:N", scale=alt.Scale(domain=runs, paddingOuter=0.5))
-    dots = (
-        alt.Chart()
-        .mark_point(filled=True, size=55, opacity=1)
-        .encode(
-            x=alt.X("percent:Q", title="difference, % of the run's value", scale=scale, axis=axis),
-            y=y,
-            yOffset=offset,
-            color=colour,
-            shape=shape,
-            tooltip=[
-                "measure:N",
-                "run:N",
-                "value:Q",
-                "other value:Q",
-                "difference:Q",
-                "low:Q",
-                "high:Q",
-                "documents:Q",
-                "p:Q",
-            ],
-        )
+    marks = dots(55).encode(
+        x=alt.X("percent:Q", title="difference, % of the run's value", scale=scale, axis=axis),
+        y=y,
+        yOffset=offset,
+        color=colour,
+        shape=shape,
+        tooltip=[
+            "measure:N",
+            "run:N",
+            "value:Q",
+            "other value:Q",
+            "difference:Q",
+            "low:Q",
+            "high:Q",
+            "documents:Q",
+            "p:Q",
+        ],
     )
     layers: list[alt.Chart | alt.LayerChart] = [
         reference("x", 0),
         whiskers("x", "low", "high", y, offset, colour),
-        dots,
+        marks,
     ]
     tall = len(measures) * max(24, 11 * len(runs))
     return layered(rows, *layers).properties(width=WIDTH - 130, height=tall)

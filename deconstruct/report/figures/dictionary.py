@@ -9,8 +9,10 @@ from deconstruct.report.chart import Missing, Told, finished, values
 from deconstruct.report.drawing import (
     WIDTH,
     Rows,
+    bars,
     decades,
     digits,
+    dots,
     height,
     layered,
     names_for,
@@ -74,21 +76,17 @@ def density(store: duckdb.DuckDBPyConnection, run: str) -> alt.Chart:
         "dead": f"{dead:,} dead (no bar)",
     }
 
-    def kind(low: float, high: float) -> str:
-        return told[
-            "rare" if 10**high <= RARE * 1.01 else "dense" if 10**low >= DENSE * 0.99 else "usual"
-        ]
-
-    first = next(i for i, row in enumerate(found) if row["latents"])
+    first = next((i for i, row in enumerate(found) if row["latents"]), 0)
     rows: Rows = [
         {
             "from": digits(10 ** row["low"]),
             "to": digits(10 ** row["high"]),
             "latents": row["latents"],
-            "kind": kind(row["low"], row["high"]),
+            "kind": told[_kind(10 ** row["low"], 10 ** row["high"])],
         }
         for row in found[first:]
     ]
+    colours = alt.Scale(domain=list(told.values()), range=[ONE, COLOURS[1], OTHER, QUIET])
     chart = (
         alt.Chart(values(rows))
         .mark_bar(stroke="white", strokeWidth=0.5)
@@ -102,11 +100,7 @@ def density(store: duckdb.DuckDBPyConnection, run: str) -> alt.Chart:
             x2="to:Q",
             y=alt.Y("latents:Q", title="latents"),
             y2=alt.datum(0),
-            color=alt.Color(
-                "kind:N",
-                scale=alt.Scale(domain=list(told.values()), range=[ONE, COLOURS[1], OTHER, QUIET]),
-                legend=alt.Legend(title=None, columns=2),
-            ),
+            color=alt.Color("kind:N", scale=colours, legend=alt.Legend(title=None, columns=2)),
             tooltip=["from:Q", "to:Q", "latents:Q"],
         )
         .properties(width=WIDTH)
@@ -123,13 +117,18 @@ def density(store: duckdb.DuckDBPyConnection, run: str) -> alt.Chart:
     )
 
 
+def _kind(low: float, high: float) -> str:
+    """What latents of a bin are called; its edges are those of the kinds, but for rounding."""
+    return "rare" if high <= RARE * 1.01 else "dense" if low >= DENSE * 0.99 else "usual"
+
+
 def strength(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     """How often latents fire against how strongly: latents counted in cells of both axes."""
     run_id = resolve_run(store, run)
     found = query(store, _STRENGTH, run_id)
     if not found:
         raise Missing(f"run {run_id} has no latent that fires")
-    named = {row["strongest"] for row in sorted(found, key=lambda r: -r["at"])[:NAMED]}
+    named = _apart(sorted(found, key=lambda row: -row["at"]))
     rows: Rows = [
         {
             "from": digits(10 ** (row["d"] / BINS)),
@@ -143,6 +142,24 @@ def strength(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         }
         for row in found
     ]
+    total = sum(row["latents"] for row in rows)
+    top = max(rows, key=lambda row: row["its activation"] or 0)
+    return finished(
+        _cells(rows),
+        Told(
+            "strength",
+            "How often latents fire, and how strongly",
+            "Each cell counts latents, darker for more; some of the strongest have their numbers. "
+            "A few far above all others often answer to massive activations of single tokens. It "
+            "does not show on how many tokens a latent is that strong.",
+            f"{total:,} latents that fire; the strongest, latent {top['strongest latent']}, "
+            f"reaches {top['its activation']:,.0f}.",
+        ),
+    )
+
+
+def _cells(rows: Rows) -> alt.LayerChart:
+    """Latents counted by share of tokens and strongest activation, some by name."""
     left, low = (min(row[name] for row in rows) for name in ("from", "weakest"))
     high = max(row["largest"] for row in rows)
     x = alt.X("from:Q", scale=decades(left, 1), axis=powers(left, 1, "~%"))
@@ -172,21 +189,18 @@ def strength(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         .encode(x="to:Q", y="largest:Q", text="named:N")
         .transform_filter("isValid(datum.named)")
     )
-    chart = layered(rows, cells, names).properties(width=WIDTH, height=260)
-    total = sum(row["latents"] for row in rows)
-    top = max(rows, key=lambda row: row["its activation"] or 0)
-    return finished(
-        chart,
-        Told(
-            "strength",
-            "How often latents fire, and how strongly",
-            "Each cell counts latents, darker for more; the strongest are named by their numbers. "
-            "A few far above all others often answer to massive activations of single tokens. It "
-            "does not show on how many tokens a latent is that strong.",
-            f"{total:,} latents that fire; the strongest, latent {top['strongest latent']}, "
-            f"reaches {top['its activation']:,.0f}.",
-        ),
-    )
+    return layered(rows, cells, names).properties(width=WIDTH, height=260)
+
+
+def _apart(found: Rows) -> set[int]:
+    """The strongest latents of those cells whose names would not cover each other."""
+    kept: Rows = []
+    for row in found:
+        if all(abs(row["d"] - k["d"]) > BINS or abs(row["m"] - k["m"]) > BINS / 3 for k in kept):
+            kept.append(row)
+        if len(kept) == NAMED:
+            break
+    return {row["strongest"] for row in kept}
 
 
 def nearest(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
@@ -203,26 +217,22 @@ def nearest(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         }
         for row in found
     ]
-    bars = (
-        alt.Chart()
-        .mark_bar(stroke="white", strokeWidth=0.5)
-        .encode(
-            x=alt.X(
-                "from:Q",
-                title="cosine with the nearest other decoder row",
-                axis=alt.Axis(grid=False),
-                scale=alt.Scale(domain=[min(0, rows[0]["from"]), 1]),
-            ),
-            x2="to:Q",
-            y=alt.Y("latents:Q", title="latents"),
-            y2=alt.datum(0),
-            tooltip=["from:Q", "to:Q", "latents:Q"],
-        )
+    marks = bars().encode(
+        x=alt.X(
+            "from:Q",
+            title="cosine with the nearest other decoder row",
+            axis=alt.Axis(grid=False),
+            scale=alt.Scale(domain=[min(0, rows[0]["from"]), 1]),
+        ),
+        x2="to:Q",
+        y=alt.Y("latents:Q", title="latents"),
+        y2=alt.datum(0),
+        tooltip=["from:Q", "to:Q", "latents:Q"],
     )
     total = sum(row["latents"] for row in rows)
     twins = sum(row["latents"] for row in rows if row["from"] >= 0.9)
     return finished(
-        layered(rows, bars).properties(width=WIDTH, height=200),
+        layered(rows, marks).properties(width=WIDTH, height=200),
         Told(
             "nearest",
             "How alike the directions of latents are",
@@ -262,18 +272,14 @@ def massive_tokens(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart
         .mark_line(color=QUIET, strokeWidth=1)
         .encode(x=alt.X("share:Q", scale=log), y=y, detail="token:N")
     )
-    dots = (
-        alt.Chart()
-        .mark_point(filled=True, size=70, opacity=1)
-        .encode(
-            x=alt.X("share:Q", scale=log, axis=powers(*ends, "~%", grid=True), title="share"),
-            y=y,
-            color=colour,
-            shape=shape,
-            tooltip=["token:N", "what:N", "share:Q", "tokens:Q"],
-        )
+    marks = dots(70).encode(
+        x=alt.X("share:Q", scale=log, axis=powers(*ends, "~%", grid=True), title="share"),
+        y=y,
+        color=colour,
+        shape=shape,
+        tooltip=["token:N", "what:N", "share:Q", "tokens:Q"],
     )
-    chart = layered(rows, lines, dots)
+    chart = layered(rows, lines, marks)
     share, variance = (sum(row[name] for row in found) for name in ("share", "variance"))
     return finished(
         chart.properties(width=WIDTH, height=height(len(found))),
@@ -313,20 +319,16 @@ def massive_latents(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChar
     ends = min(known) / 1.3, max(known) * 1.3
     x = alt.X("mean activation:Q", scale=decades(*ends), axis=powers(*ends, "~s", grid=True))
     lines = alt.Chart().mark_line(color=QUIET, strokeWidth=1).encode(x=x, y=y, detail="latent:N")
-    dots = (
-        alt.Chart()
-        .mark_point(filled=True, size=70, opacity=1)
-        .encode(
-            x=x.title("mean activation where it fires"),
-            y=y,
-            color=colour,
-            shape=shape,
-            tooltip=["latent:N", "where:N", "mean activation:Q", "share of pooled:Q"],
-        )
+    marks = dots(70).encode(
+        x=x.title("mean activation where it fires"),
+        y=y,
+        color=colour,
+        shape=shape,
+        tooltip=["latent:N", "where:N", "mean activation:Q", "share of pooled:Q"],
     )
     top = found[0]
     return finished(
-        layered(rows, lines, dots).properties(width=WIDTH, height=height(len(found))),
+        layered(rows, lines, marks).properties(width=WIDTH, height=height(len(found))),
         Told(
             "massive-latents",
             "Latents that answer to massive activations",

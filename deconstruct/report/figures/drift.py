@@ -11,6 +11,7 @@ from deconstruct.report.drawing import (
     Rows,
     decades,
     digits,
+    dots,
     height,
     layered,
     names_for,
@@ -69,22 +70,18 @@ def drift(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
         for row in kept
     ]
     y = alt.Y("measure:N", sort=None, title=None)
-    dots = (
-        alt.Chart()
-        .mark_point(filled=True, size=60, opacity=1)
-        .encode(
-            x=alt.X(
-                "difference:Q",
-                title="since, less before",
-                scale=alt.Scale(padding=14),
-                axis=alt.Axis(tickCount=6),
-            ),
-            y=y,
-            tooltip=["measure:N", "before:Q", "since:Q", "difference:Q", "low:Q", "high:Q"],
-        )
+    marks = dots(60).encode(
+        x=alt.X(
+            "difference:Q",
+            title="since, less before",
+            scale=alt.Scale(padding=14),
+            axis=alt.Axis(tickCount=6),
+        ),
+        y=y,
+        tooltip=["measure:N", "before:Q", "since:Q", "difference:Q", "low:Q", "high:Q"],
     )
     chart = (
-        alt.layer(reference("x", 0), whiskers("x", "low", "high", y), dots)
+        alt.layer(reference("x", 0), whiskers("x", "low", "high", y), marks)
         .properties(width=WIDTH - 80, height={"step": 24})
         .facet(
             row=alt.Row("of:N", title=None, header=alt.Header(orient="top")),
@@ -138,20 +135,16 @@ def drifted_latents(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChar
         .mark_line(color=QUIET, strokeWidth=1, aria=False)
         .encode(x=x, y=y, detail="latent:N")
     )
-    dots = (
-        alt.Chart()
-        .mark_point(filled=True, size=60, opacity=1)
-        .encode(
-            x=x.title("share of tokens on which it fires"),
-            y=y,
-            color=colour,
-            shape=shape,
-            tooltip=["latent:N", "documents:N", "share of tokens:Q", "times:Q"],
-        )
+    marks = dots(60).encode(
+        x=x.title("share of tokens on which it fires"),
+        y=y,
+        color=colour,
+        shape=shape,
+        tooltip=["latent:N", "documents:N", "share of tokens:Q", "times:Q"],
     )
     up, down = found[0], found[-1]
     return finished(
-        layered(rows, lines, dots).properties(width=WIDTH - 40, height=height(len(found))),
+        layered(rows, lines, marks).properties(width=WIDTH - 40, height=height(len(found))),
         Told(
             "drifted-latents",
             "Latents that fire more, and less, often since training",

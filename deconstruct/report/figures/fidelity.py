@@ -10,6 +10,7 @@ from deconstruct.report.drawing import (
     WIDTH,
     Rows,
     digits,
+    dots,
     height,
     layered,
     query,
@@ -100,22 +101,18 @@ def fidelity(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
         "measure:N", sort=[names[n] for n in names], title=None, axis=alt.Axis(labelLimit=230)
     )
     offset = alt.YOffset("whose:N", scale=alt.Scale(domain=whose, paddingOuter=0.4))
-    dots = (
-        alt.Chart()
-        .mark_point(filled=True, size=50, opacity=1)
-        .encode(
-            x=alt.X("value:Q", title="share"),
-            y=y,
-            yOffset=offset,
-            color=colour,
-            shape=shape,
-            tooltip=["measure:N", "whose:N", "value:Q", "low:Q", "high:Q"],
-        )
+    marks = dots(50).encode(
+        x=alt.X("value:Q", title="share"),
+        y=y,
+        yOffset=offset,
+        color=colour,
+        shape=shape,
+        tooltip=["measure:N", "whose:N", "value:Q", "low:Q", "high:Q"],
     )
     bars = whiskers("x", "low", "high", y, offset, colour)
     chart = (
-        alt.layer(bars, dots)
-        .properties(width=WIDTH - 140, height={"step": max(24, 10 * len(whose)), "for": "position"})
+        alt.layer(bars, marks)
+        .properties(width=WIDTH - 140, height={"step": 9})
         .facet(
             row=alt.Row("reading:N", title=None, header=alt.Header(orient="top")), data=values(rows)
         )
@@ -154,16 +151,12 @@ def losses(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     if not rows:
         raise Missing(f"run {run_id} has no losses: none were asked for (evaluation.max_documents)")
     y = alt.Y("in place of the activations:N", sort=None, title=None, axis=alt.Axis(labelLimit=200))
-    dots = (
-        alt.Chart()
-        .mark_point(filled=True, size=60, opacity=1, color=ONE)
-        .encode(
-            x=alt.X("loss:Q", title="next-token loss, nats", scale=alt.Scale(zero=False)),
-            y=y,
-            tooltip=["in place of the activations:N", "loss:Q", "low:Q", "high:Q", "predictions:Q"],
-        )
+    marks = dots(60).encode(
+        x=alt.X("loss:Q", title="next-token loss, nats", scale=alt.Scale(zero=False)),
+        y=y,
+        tooltip=["in place of the activations:N", "loss:Q", "low:Q", "high:Q", "predictions:Q"],
     )
-    layers: list[alt.Chart | alt.LayerChart] = [whiskers("x", "low", "high", y), dots]
+    layers: list[alt.Chart | alt.LayerChart] = [whiskers("x", "low", "high", y), marks]
     if "loss_clean" in found:
         layers.insert(0, reference("x", digits(found["loss_clean"]["value"]) or 0, "the model"))
     told = {name: row["value"] for name, row in found.items()}

@@ -9,10 +9,11 @@ from deconstruct.report.chart import Missing, Told, finished, values
 from deconstruct.report.drawing import (
     WIDTH,
     Rows,
+    bars,
     digits,
     query,
 )
-from deconstruct.report.theme import ONE, OTHER, QUIET
+from deconstruct.report.theme import OTHER, QUIET
 from deconstruct.store.query import resolve_run
 
 BINS = 20
@@ -59,7 +60,7 @@ def intruders(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
         }
         for row in found
     ]
-    bars = alt.Chart().mark_bar(stroke="white", strokeWidth=0.5, color=ONE).encode(
+    marks = bars().encode(
         x=alt.X("from:Q", title="score of a latent", axis=alt.Axis(grid=False),
                 scale=alt.Scale(domain=[0, 1])),
         x2="to:Q", y=alt.Y("latents:Q", title="latents"), y2=alt.datum(0),
@@ -76,7 +77,7 @@ def intruders(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
     header = alt.Header(orient="top", labelPadding=18)
     by_score = alt.Row("score:N", title=None, sort=list(called.values()), header=header)
     chart = (
-        alt.layer(bars, *lines)
+        alt.layer(marks, *lines)
         .properties(width=WIDTH, height=150)
         .facet(row=by_score, data=values(rows))
         .resolve_scale(y="independent")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import altair as alt
 import duckdb
@@ -13,6 +14,7 @@ from deconstruct.report.drawing import (
     WIDTH,
     Rows,
     digits,
+    dots,
     grouped,
     height,
     layered,
@@ -35,6 +37,7 @@ NAMES = {
     "majority": "the commonest label",
 }
 """Representations, in words; those of figures that show some are the first of them."""
+FLAT = alt.Axis(labelAngle=0)
 TOP = 12
 """Labels of a confusion matrix; of more, the rarer ones are one group."""
 
@@ -91,25 +94,10 @@ def probe_curve(
         for row in found
         if row["representation"] in shown
     ]
-    colour, shape = coloured("probe on", [NAMES[name] for name in shown])
     x = alt.X(
-        "k:N",
-        sort=[*map(str, ks), "all"],
-        title="dimensions that the probe reads",
-        axis=alt.Axis(labelAngle=0),
+        "k:N", sort=[*map(str, ks), "all"], title="dimensions that the probe reads", axis=FLAT
     )
-    offset = alt.XOffset(
-        "probe on:N", scale=alt.Scale(domain=[NAMES[n] for n in shown], paddingOuter=1)
-    )
-    y = alt.Y("value:Q", title=MEASURES[measure], scale=alt.Scale(zero=False))
-    marks = alt.Chart().encode(x=x, xOffset=offset, y=y, color=colour)
-    layers: list[alt.Chart | alt.LayerChart] = [
-        marks.mark_line(strokeWidth=1.2, opacity=0.6, aria=False),
-        whiskers("y", "low", "high", x, offset, colour),
-        marks.mark_point(filled=True, size=55, opacity=1).encode(
-            shape=shape, tooltip=["probe on:N", "k:N", "value:Q", "low:Q", "high:Q"]
-        ),
-    ]
+    layers = _curve(x, [NAMES[name] for name in shown], MEASURES[measure])
     floor = next((r["value"] for r in found if r["representation"] == "majority"), None)
     if floor is not None:
         layers.insert(0, reference("y", digits(floor) or 0))
@@ -157,18 +145,14 @@ def representations(
     ]
     colour, shape = coloured("reads", [told[k] for k in reversed(kept)])
     y = alt.Y("probe on:N", sort=list(called.values()), title=None, axis=alt.Axis(labelLimit=150))
-    dots = (
-        alt.Chart()
-        .mark_point(filled=True, size=55, opacity=1)
-        .encode(
-            x=alt.X("value:Q", title=MEASURES[measure], scale=alt.Scale(zero=False)),
-            y=y,
-            color=colour,
-            shape=shape,
-            tooltip=["probe on:N", "reads:N", "value:Q", "low:Q", "high:Q"],
-        )
+    marks = dots(55).encode(
+        x=alt.X("value:Q", title=MEASURES[measure], scale=alt.Scale(zero=False)),
+        y=y,
+        color=colour,
+        shape=shape,
+        tooltip=["probe on:N", "reads:N", "value:Q", "low:Q", "high:Q"],
     )
-    layers: list[alt.Chart | alt.LayerChart] = [whiskers("x", "low", "high", y, colour), dots]
+    layers: list[alt.Chart | alt.LayerChart] = [whiskers("x", "low", "high", y, colour), marks]
     best = {row["representation"]: row for row in found if row["k"] is None}
     return finished(
         layered(rows, *layers).properties(width=WIDTH - 60, height=height(len(order))),
@@ -203,37 +187,20 @@ def learning_curve(
             "probe on": NAMES[row["representation"]],
             "documents of each label": row["n"],
             "value": digits(row["value"]),
-            "lowest": digits(row["low"]),
-            "highest": digits(row["high"]),
+            "low": digits(row["low"]),
+            "high": digits(row["high"]),
             "draws": row["draws"],
         }
         for row in found
     ]
-    colour, shape = coloured("probe on", [NAMES[name] for name in shown])
     ns = sorted({row["n"] for row in found})
     x = alt.X(
-        "documents of each label:O",
-        sort=ns,
-        title="train documents of each label",
-        axis=alt.Axis(labelAngle=0),
+        "documents of each label:O", sort=ns, title="train documents of each label", axis=FLAT
     )
-    offset = alt.XOffset(
-        "probe on:N", scale=alt.Scale(domain=[NAMES[n] for n in shown], paddingOuter=1)
-    )
-    y = alt.Y("value:Q", title=MEASURES["auroc"], scale=alt.Scale(zero=False))
-    marks = alt.Chart().encode(x=x, xOffset=offset, y=y, color=colour)
-    chart = layered(
-        rows,
-        marks.mark_line(strokeWidth=1.2, opacity=0.6, aria=False),
-        whiskers("y", "lowest", "highest", x, offset, colour),
-        marks.mark_point(filled=True, size=55, opacity=1).encode(
-            shape=shape,
-            tooltip=["probe on:N", "documents of each label:O", "value:Q", "lowest:Q", "highest:Q"],
-        ),
-    )
+    layers = _curve(x, [NAMES[name] for name in shown], MEASURES["auroc"])
     few = {r["representation"]: r["value"] for r in found if r["n"] == ns[0]}
     return finished(
-        chart.properties(width=WIDTH, height=220),
+        layered(rows, *layers).properties(width=WIDTH, height=220),
         Told(
             "learning-curve",
             "How many labelled documents a probe needs",
@@ -274,6 +241,37 @@ def confusion(
         for other in order
         if sums[one]
     ]
+    right = sum(counts[one, one] for one in order)
+    total = sum(sums.values())
+    return finished(
+        _table(rows, order),
+        Told(
+            "confusion",
+            "Which labels are taken for which",
+            "Held-out documents by label (rows) and what the probe on all latents says (columns); "
+            "shade is the share of the row. It does not show why: mistakes come with the latents "
+            "that pushed them.",
+            f"{right:,} of {total:,} held-out documents are on the diagonal.",
+        ),
+    )
+
+
+def _curve(x: alt.X, names: Sequence[str], measure: str) -> list[alt.Chart | alt.LayerChart]:
+    """Values of several inputs along ``x``, side by side so that intervals don't cover others."""
+    colour, shape = coloured("probe on", names)
+    offset = alt.XOffset("probe on:N", scale=alt.Scale(domain=list(names), paddingOuter=1))
+    y = alt.Y("value:Q", title=measure, scale=alt.Scale(zero=False))
+    place = alt.Chart().encode(x=x, xOffset=offset, y=y, color=colour)
+    tooltip = ["probe on:N", x.shorthand, "value:Q", "low:Q", "high:Q"]
+    return [
+        place.mark_line(strokeWidth=1.2, opacity=0.6, aria=False),
+        whiskers("y", "low", "high", x, offset, colour),
+        place.mark_point(filled=True, size=55, opacity=1).encode(shape=shape, tooltip=tooltip),
+    ]
+
+
+def _table(rows: Rows, order: Sequence[str]) -> alt.LayerChart:
+    """Counts of label and prediction, shaded by the share of the row."""
     x = alt.X(
         "predicted:N",
         sort=order,
@@ -300,19 +298,7 @@ def confusion(
         .transform_filter("datum.documents > 0")
     )
     side = min(WIDTH - 60, 52 * len(order))
-    right = sum(counts[one, one] for one in order)
-    total = sum(sums.values())
-    return finished(
-        layered(rows, cells, texts).properties(width=side, height=min(side, 34 * len(order))),
-        Told(
-            "confusion",
-            "Which labels are taken for which",
-            "Held-out documents by label (rows) and what the probe on all latents says (columns); "
-            "shade is the share of the row. It does not show why: mistakes come with the latents "
-            "that pushed them.",
-            f"{right:,} of {total:,} held-out documents are on the diagonal.",
-        ),
-    )
+    return layered(rows, cells, texts).properties(width=side, height=min(side, 34 * len(order)))
 
 
 def _task(store: duckdb.DuckDBPyConnection, run_id: str, task: str | None) -> str | None:

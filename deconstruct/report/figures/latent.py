@@ -11,7 +11,9 @@ from deconstruct.report.chart import Missing, Told, finished
 from deconstruct.report.drawing import (
     WIDTH,
     Rows,
+    bars,
     digits,
+    dots,
     height,
     layered,
     names_for,
@@ -19,7 +21,6 @@ from deconstruct.report.drawing import (
     reference,
     whiskers,
 )
-from deconstruct.report.theme import ONE
 from deconstruct.store.query import QueryError, resolve_run
 
 BINS = 20
@@ -78,28 +79,22 @@ def activations(store: duckdb.DuckDBPyConnection, run: str, latent: int) -> alt.
     rows: Rows = [
         {"from": digits(row["low"]), "to": digits(row["high"]), "tokens": row["n"]} for row in found
     ]
-    bars = (
-        alt.Chart()
-        .mark_bar(stroke="white", strokeWidth=0.5)
-        .encode(
-            x=alt.X(
-                "from:Q", title="activation", axis=alt.Axis(grid=False), scale=alt.Scale(nice=False)
-            ),
-            x2="to:Q",
-            y=alt.Y(
-                "tokens:Q",
-                title="tokens",
-                scale=alt.Scale(type="symlog"),
-                axis=alt.Axis(
-                    values=[0, 1, 10, 100, 1000, 10_000, 100_000, 1_000_000], format="~s"
-                ),
-            ),
-            y2=alt.datum(0),
-            tooltip=["from:Q", "to:Q", "tokens:Q"],
-        )
+    marks = bars().encode(
+        x=alt.X(
+            "from:Q", title="activation", axis=alt.Axis(grid=False), scale=alt.Scale(nice=False)
+        ),
+        x2="to:Q",
+        y=alt.Y(
+            "tokens:Q",
+            title="tokens",
+            scale=alt.Scale(type="symlog"),
+            axis=alt.Axis(values=[0, 1, 10, 100, 1000, 10_000, 100_000, 1_000_000], format="~s"),
+        ),
+        y2=alt.datum(0),
+        tooltip=["from:Q", "to:Q", "tokens:Q"],
     )
     return finished(
-        layered(rows, bars).properties(width=WIDTH, height=150),
+        layered(rows, marks).properties(width=WIDTH, height=150),
         Told(
             f"latent-{latent}-activations",
             f"How strongly latent {latent} fires",
@@ -139,19 +134,15 @@ def lift(
         for row in found[:MOST]
     ]
     y = alt.Y("label:N", sort=None, title=None)
-    dots = (
-        alt.Chart()
-        .mark_point(filled=True, size=60, opacity=1, color=ONE)
-        .encode(
-            x=alt.X("lift:Q", title="times as often as in all documents"),
-            y=y,
-            tooltip=["label:N", "lift:Q", "low:Q", "high:Q", "documents:Q"],
-        )
+    marks = dots(60).encode(
+        x=alt.X("lift:Q", title="times as often as in all documents"),
+        y=y,
+        tooltip=["label:N", "lift:Q", "low:Q", "high:Q", "documents:Q"],
     )
     layers: list[alt.Chart | alt.LayerChart] = [
         reference("x", 1),
         whiskers("x", "low", "high", y),
-        dots,
+        marks,
     ]
     first = rows[0]
     return finished(
@@ -184,24 +175,20 @@ def latent_positions(store: duckdb.DuckDBPyConnection, run: str, latent: int) ->
         }
         for row in found
     ]
-    bars = (
-        alt.Chart()
-        .mark_bar(stroke="white", strokeWidth=0.5)
-        .encode(
-            x=alt.X(
-                "from:Q",
-                title="position in the text, tokens",
-                axis=alt.Axis(grid=False),
-                scale=alt.Scale(nice=False),
-            ),
-            x2="to:Q",
-            y=alt.Y("share:Q", title="share of tokens", axis=alt.Axis(format="~%", tickCount=4)),
-            y2=alt.datum(0),
-            tooltip=["from:Q", "to:Q", "share:Q", "fires:Q", "tokens:Q"],
-        )
+    marks = bars().encode(
+        x=alt.X(
+            "from:Q",
+            title="position in the text, tokens",
+            axis=alt.Axis(grid=False),
+            scale=alt.Scale(nice=False),
+        ),
+        x2="to:Q",
+        y=alt.Y("share:Q", title="share of tokens", axis=alt.Axis(format="~%", tickCount=4)),
+        y2=alt.datum(0),
+        tooltip=["from:Q", "to:Q", "share:Q", "fires:Q", "tokens:Q"],
     )
     layers: list[alt.Chart | alt.LayerChart] = [
-        bars,
+        marks,
         reference("y", digits(feature["density"]) or 0),
     ]
     top = max(rows, key=lambda row: row["share"] or 0)

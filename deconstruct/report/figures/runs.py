@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 
 import altair as alt
 import duckdb
@@ -12,6 +14,7 @@ from deconstruct.report.drawing import (
     WIDTH,
     Rows,
     digits,
+    dots,
     names_for,
     panel,
     query,
@@ -69,8 +72,7 @@ def trend(store: duckdb.DuckDBPyConnection, run: str, name: str | None = None) -
 
     name: another one that the run goes by than its newest.
     """
-    run_id = resolve_run(store, run)
-    own = _named(store, run_id, name)
+    run_id, own = _named(store, run, name)
     found = query(store, _TREND, *own)
     nights = list(dict.fromkeys(row["execution"] for row in found))
     if len(nights) < 2:
@@ -91,28 +93,6 @@ def trend(store: duckdb.DuckDBPyConnection, run: str, name: str | None = None) -
         for row in found
         if row["metric"] == metric and row["value"] is not None
     ]
-    x = alt.X(
-        "execution:Q",
-        title="execution, oldest first",
-        scale=alt.Scale(domain=[0.5, len(nights) + 0.5], nice=False),
-        axis=alt.Axis(grid=False, tickMinStep=1, tickCount=6, format="d"),
-    )
-    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=panel())
-    marks = alt.Chart().encode(x=x, y=y)
-    gate = alt.Chart().mark_rule(color=OTHER, strokeDash=[5, 3]).encode(y="mean(gate):Q")
-    dots = marks.mark_point(filled=True, size=30, opacity=1, color=ONE).encode(
-        tooltip=["measure:N", "started:N", "value:Q", "low:Q", "high:Q", "gate:Q"]
-    )
-    line = marks.mark_line(strokeWidth=1, opacity=0.4, color=ONE, aria=False)
-    chart = (
-        alt.layer(gate, line, whiskers("y", "low", "high", x), dots)
-        .properties(width=WIDTH // 2 - 30, height=100)
-        .facet(
-            alt.Facet("measure:N", sort=[told for told, _ in TREND.values()], title=None),
-            columns=2, data=values(rows),
-        )
-        .resolve_scale(y="independent")
-    )  # fmt: skip
     first, last = ([r for r in found if r["execution"] == n] for n in (nights[0], nights[-1]))
     told = [
         f"{TREND[a['metric']][0]} {a['value']:.3g} at first, {b['value']:.3g} last"
@@ -121,7 +101,7 @@ def trend(store: duckdb.DuckDBPyConnection, run: str, name: str | None = None) -
         if a["metric"] == b["metric"]
     ]
     return finished(
-        chart,
+        _nights(rows, len(nights)),
         Told(
             "trend",
             f"The last {len(nights)} executions of {names_for([own[0]])[own[0]]}",
@@ -133,13 +113,38 @@ def trend(store: duckdb.DuckDBPyConnection, run: str, name: str | None = None) -
     )
 
 
+def _nights(rows: Rows, nights: int) -> alt.FacetChart:
+    """A panel for each measure, executions from left to right."""
+    x = alt.X(
+        "execution:Q",
+        title="execution, oldest first",
+        scale=alt.Scale(domain=[0.5, nights + 0.5], nice=False),
+        axis=alt.Axis(grid=False, tickMinStep=1, tickCount=6, format="d"),
+    )
+    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=panel())
+    marks = alt.Chart().encode(x=x, y=y)
+    gate = alt.Chart().mark_rule(color=OTHER, strokeDash=[5, 3]).encode(y="mean(gate):Q")
+    dots = marks.mark_point(filled=True, size=30, opacity=1, color=ONE).encode(
+        tooltip=["measure:N", "started:N", "value:Q", "low:Q", "high:Q", "gate:Q"]
+    )
+    line = marks.mark_line(strokeWidth=1, opacity=0.4, color=ONE, aria=False)
+    return (
+        alt.layer(gate, line, whiskers("y", "low", "high", x), dots)
+        .properties(width=WIDTH // 2 - 30, height=100)
+        .facet(
+            alt.Facet("measure:N", sort=[told for told, _ in TREND.values()], title=None),
+            columns=2, data=values(rows),
+        )
+        .resolve_scale(y="independent")
+    )  # fmt: skip
+
+
 def sweep(store: duckdb.DuckDBPyConnection, run: str, name: str | None = None) -> alt.FacetChart:
     """Sparsity against faithfulness: the runs of a sweep, and those that none is better than.
 
     name: of the sweep; None: the newest name of the run.
     """
-    run_id = resolve_run(store, run)
-    own = _named(store, run_id, name)
+    run_id, own = _named(store, run, name)
     found = query(store, _SWEEP, *own)
     if len({row["run_id"] for row in found}) < 2:
         raise Missing(f"run {run_id} is of no sweep: {own[0]} is one run of this site")
@@ -158,37 +163,9 @@ def sweep(store: duckdb.DuckDBPyConnection, run: str, name: str | None = None) -
         }
         for row in found
     ]
-    colour, shape = coloured("kind", list(dict.fromkeys(str(row["kind"]) for row in rows)))
-    x = alt.X(
-        "L0:Q",
-        title="latents on a token (L0)",
-        axis=alt.Axis(grid=False, tickCount=5),
-        scale=alt.Scale(zero=False, padding=10),
-    )
-    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=panel(count=5))
-    line = alt.Chart().mark_line(color=QUIET, strokeWidth=1, aria=False).encode(x=x, y=y)
-    dots = (
-        alt.Chart()
-        .mark_point(filled=True, size=55, opacity=1)
-        .encode(
-            x=x,
-            y=y,
-            color=colour,
-            shape=shape,
-            tooltip=["run:N", "kind:N", "L0:Q", "value:Q", "low:Q", "high:Q"],
-        )
-    )
-    line = line.transform_filter("datum['on the front']")
-    by_measure = alt.Facet("measure:N", sort=[TREND[metric][0] for metric in front], title=None)
-    chart = (
-        alt.layer(line, whiskers("y", "low", "high", x, colour), dots)
-        .properties(width=WIDTH // 2 - 30, height=180)
-        .facet(by_measure, columns=2, data=values(rows))
-        .resolve_scale(y="independent")
-    )
     best = [row for row in rows if row["on the front"]]
     return finished(
-        chart,
+        _front(rows, [TREND[metric][0] for metric in front]),
         Told(
             "sweep",
             "Sparsity against faithfulness",
@@ -201,10 +178,47 @@ def sweep(store: duckdb.DuckDBPyConnection, run: str, name: str | None = None) -
     )
 
 
-def _named(store: duckdb.DuckDBPyConnection, run_id: str, name: str | None) -> tuple[str, str, str]:
-    """Name, analysis and site of a run. Raises ``QueryError`` if it has no such name."""
+def _front(rows: Rows, measures: Sequence[str]) -> alt.FacetChart:
+    """A panel for each of ``measures`` against L0, the best runs of it joined."""
+    colour, shape = coloured("kind", list(dict.fromkeys(str(row["kind"]) for row in rows)))
+    x = alt.X(
+        "L0:Q",
+        title="latents on a token (L0)",
+        axis=alt.Axis(grid=False, tickCount=5),
+        scale=alt.Scale(zero=False, padding=10),
+    )
+    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=panel(count=5))
+    line = alt.Chart().mark_line(color=QUIET, strokeWidth=1, aria=False).encode(x=x, y=y)
+    marks = dots(55).encode(
+        x=x,
+        y=y,
+        color=colour,
+        shape=shape,
+        tooltip=["run:N", "kind:N", "L0:Q", "value:Q", "low:Q", "high:Q"],
+    )
+    line = line.transform_filter("datum['on the front']")
+    by_measure = alt.Facet("measure:N", sort=list(measures), title=None)
+    return (
+        alt.layer(line, whiskers("y", "low", "high", x, colour), marks)
+        .properties(width=WIDTH // 2 - 30, height=180)
+        .facet(by_measure, columns=2, data=values(rows))
+        .resolve_scale(y="independent")
+    )
+
+
+def _named(
+    store: duckdb.DuckDBPyConnection, run: str, name: str | None
+) -> tuple[str, tuple[str, str, str]]:
+    """The run, and its name, analysis and site: of names the given one, or the one that it was
+    asked for by, or its newest.
+
+    Raises ``QueryError`` if it has no such name.
+    """
+    run_id = resolve_run(store, run)
     found = query(store, _NAMED, run_id)
-    for row in found:
-        if name in (None, row["name"]):
-            return row["name"], row["analysis"], row["site"]
-    raise QueryError(f"run {run_id} goes by no name {str(name)[:60]!r}")
+    called = re.split("[@/]", run)[0] if name is None else name
+    same = [row for row in found if row["name"] == called]
+    if name is not None and not same:
+        raise QueryError(f"run {run_id} goes by no name {name[:60]!r}")
+    own = (same or found)[0]
+    return run_id, (own["name"], own["analysis"], own["site"])
