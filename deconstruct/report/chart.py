@@ -86,6 +86,14 @@ def table(chart: Chart) -> tuple[list[str], list[list[Any]]]:
     return names, [[row.get(name) for name in names] for row in rows]
 
 
+def plain(chart: C) -> C:
+    """The chart without what a whole figure alone has, so that it can stand beside others; see
+    docs/figures.md."""
+    bare = chart.copy()
+    bare.config = bare.usermeta = alt.Undefined
+    return bare
+
+
 def spec_of(chart: Chart) -> dict[str, Any]:
     """The chart as Vega-Lite's JSON."""
     # Altair would move the rows to `datasets` under a name by their hash.

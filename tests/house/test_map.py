@@ -63,7 +63,7 @@ def test_the_page_has_the_order_that_is_held() -> None:
     block = MAP[MAP.index("    common ") : MAP.index("To read the method")]
     told = [re.split(r" {2,}", line.strip())[0] for line in block.strip().splitlines()]
     there = {path.stem for path in (ROOT / "deconstruct").iterdir()}
-    held = [", ".join(name for name in row if name in there) for row in ORDER]
+    held = [", ".join(row) for row in ([n for n in row if n in there] for row in ORDER) if row]
     assert told == held
 
 
