@@ -8,6 +8,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from explorer.conftest import Explored
 from starlette.testclient import TestClient
 
 from deconstruct.report.chart import Missing
@@ -16,12 +17,12 @@ from deconstruct.store import open_store
 
 
 @pytest.fixture(scope="module")
-def store(explored: Any) -> Iterator[duckdb.DuckDBPyConnection]:
+def store(explored: Explored) -> Iterator[duckdb.DuckDBPyConnection]:
     with open_store(explored.home, files=False) as connection:
         yield connection
 
 
-def test_each_cluster_has_a_card(client: TestClient, explored: Any) -> None:
+def test_each_cluster_has_a_card(client: TestClient, explored: Explored) -> None:
     text = client.get(f"/run/{explored.ids[0]}/clusters").text
     assert re.findall(r'id="cluster-(\d)"', text) != []
     assert set(re.findall(r'id="cluster-(\d)"', text)) == {"0", "1", "2"}
@@ -31,7 +32,7 @@ def test_each_cluster_has_a_card(client: TestClient, explored: Any) -> None:
 
 
 def test_counts_are_those_that_were_planted(
-    store: duckdb.DuckDBPyConnection, explored: Any
+    store: duckdb.DuckDBPyConnection, explored: Explored
 ) -> None:
     demo = explored.demo
     for one in clusters(store, explored.ids[0]):
@@ -63,14 +64,14 @@ def test_what_a_cluster_is_made_of_is_said() -> None:
     ]  # fmt: skip
 
 
-def test_a_weak_cluster_is_better_not_named(client: TestClient, explored: Any) -> None:
+def test_a_weak_cluster_is_better_not_named(client: TestClient, explored: Explored) -> None:
     with open_store(explored.home, files=False) as store:
         weak = [one for one in clusters(store, explored.ids[0]) if one.stability == "weak"]
     text = client.get(f"/run/{explored.ids[0]}/clusters").text
     assert text.count("Better not named") == len(weak)
 
 
-def test_other_clusterings_stand_beside(store: duckdb.DuckDBPyConnection, explored: Any) -> None:
+def test_other_clusterings_stand_beside(store: duckdb.DuckDBPyConnection, explored: Explored) -> None:
     assert all(row.latents is not None for row in beside(store, explored.ids[0]))
     with pytest.raises(Missing, match="no clusters"):
         clusters(store, "none")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import duckdb
 import numpy as np
 import pytest
+from explorer.conftest import Explored
 from starlette.testclient import TestClient
 from support.drawn import SPORT_LATENT
 
@@ -17,13 +17,13 @@ from deconstruct.store import QueryError, open_store
 
 
 @pytest.fixture(scope="module")
-def store(explored: Any) -> Iterator[duckdb.DuckDBPyConnection]:
+def store(explored: Explored) -> Iterator[duckdb.DuckDBPyConnection]:
     with open_store(explored.home, files=False) as connection:
         yield connection
 
 
 def test_a_label_is_told_by_the_latents_that_stand_ready(
-    client: TestClient, explored: Any, store: duckdb.DuckDBPyConnection
+    client: TestClient, explored: Explored, store: duckdb.DuckDBPyConnection
 ) -> None:
     label = explored.demo.names[1]
     text = client.get(f"/run/{explored.ids[0]}/labels", params={"label": label}).text
@@ -35,14 +35,14 @@ def test_a_label_is_told_by_the_latents_that_stand_ready(
 
 
 def test_runs_without_a_map_have_their_latents_computed(
-    store: duckdb.DuckDBPyConnection, explored: Any
+    store: duckdb.DuckDBPyConnection, explored: Explored
 ) -> None:
     label = explored.demo.names[1]
     slow = store.execute(labels._SLOW, {"run": explored.ids[0], "label": label, "most": 3})
     assert labels.Telling(*slow.fetchall()[0]).latent == SPORT_LATENT
 
 
-def test_parts_of_labels_come_by_themselves(client: TestClient, explored: Any) -> None:
+def test_parts_of_labels_come_by_themselves(client: TestClient, explored: Explored) -> None:
     base = f"/run/{explored.ids[0]}/labels"
     contexts = client.get(f"{base}/contexts?latent={SPORT_LATENT}").text
     assert " goal" in contexts
@@ -52,7 +52,7 @@ def test_parts_of_labels_come_by_themselves(client: TestClient, explored: Any) -
     assert f"/latent/{SPORT_LATENT}" in latents
 
 
-def test_confusion_counts_predictions(store: duckdb.DuckDBPyConnection, explored: Any) -> None:
+def test_confusion_counts_predictions(store: duckdb.DuckDBPyConnection, explored: Explored) -> None:
     found = labels.confusion(store, explored.ids[0])
     assert found is not None
     place = {name: at for at, name in enumerate(found.labels)}
@@ -64,7 +64,7 @@ def test_confusion_counts_predictions(store: duckdb.DuckDBPyConnection, explored
 
 
 def test_errors_are_pushed_as_the_macro_says(
-    store: duckdb.DuckDBPyConnection, explored: Any
+    store: duckdb.DuckDBPyConnection, explored: Explored
 ) -> None:
     found, n = labels.errors(store, explored.ids[0], most=100)
     rows = store.execute("FROM probe_errors(?)", [explored.ids[0]]).fetchall()
@@ -81,7 +81,7 @@ def test_errors_are_pushed_as_the_macro_says(
         labels.errors(store, explored.ids[0], first=500)
 
 
-def test_a_cell_leads_to_its_documents(client: TestClient, explored: Any) -> None:
+def test_a_cell_leads_to_its_documents(client: TestClient, explored: Explored) -> None:
     text = client.get(f"/run/{explored.ids[0]}/errors").text
     wrong = [d for d, true, said in explored.demo.predictions if true != said]
     for doc in wrong[:20]:
@@ -94,7 +94,7 @@ def test_a_cell_leads_to_its_documents(client: TestClient, explored: Any) -> Non
 
 
 def test_drift_shows_what_is_apart(
-    client: TestClient, explored: Any, store: duckdb.DuckDBPyConnection
+    client: TestClient, explored: Explored, store: duckdb.DuckDBPyConnection
 ) -> None:
     text = client.get(f"/run/{explored.ids[0]}/drift").text
     assert "fvu_train_mean" in text
@@ -109,7 +109,7 @@ def test_drift_shows_what_is_apart(
     assert before.doc_id < 30 <= since.doc_id
 
 
-def test_a_trend_is_of_a_name_and_a_site(client: TestClient, explored: Any) -> None:
+def test_a_trend_is_of_a_name_and_a_site(client: TestClient, explored: Explored) -> None:
     text = client.get("/trend?name=demo").text
     assert explored.ids[0] in text
     assert explored.ids[1] not in text

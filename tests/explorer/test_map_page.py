@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
+from explorer.conftest import Explored
 from starlette.testclient import TestClient
 from support.drawn import APOSTROPHE, D_SAE, DEAD
 from support.massive import ISLAND
@@ -14,18 +13,18 @@ from deconstruct.explorer.chosen import packed
 
 
 @pytest.fixture
-def base(explored: Any) -> str:
+def base(explored: Explored) -> str:
     return f"/run/{explored.ids[0]}/map"
 
 
-def island(explored: Any) -> np.ndarray:
+def island(explored: Explored) -> np.ndarray:
     holds = np.bincount(explored.demo.doc_of, [t == APOSTROPHE for t in explored.demo.tokens])
     return np.flatnonzero(holds)
 
 
 @pytest.mark.parametrize("of", ["documents", "pooled"])
 def test_points_are_all_documents_on_a_grid(
-    client: TestClient, base: str, explored: Any, of: str
+    client: TestClient, base: str, explored: Explored, of: str
 ) -> None:
     told = client.get(f"{base}/points?of={of}").json()
     n = len(explored.demo.labels)
@@ -49,7 +48,7 @@ def test_points_are_all_living_latents(client: TestClient, base: str) -> None:
     assert "density" in told["ways"] or told["ways"]
 
 
-def test_strengths_are_the_pooled_means(client: TestClient, base: str, explored: Any) -> None:
+def test_strengths_are_the_pooled_means(client: TestClient, base: str, explored: Explored) -> None:
     told = client.get(f"{base}/strengths?latent={ISLAND[0]}").json()
     by = dict(zip(told["ids"], told["mean"], strict=True))
     demo = explored.demo
@@ -62,7 +61,7 @@ def test_strengths_are_the_pooled_means(client: TestClient, base: str, explored:
 
 
 def test_the_page_marks_a_selection_without_scripts(
-    client: TestClient, base: str, explored: Any
+    client: TestClient, base: str, explored: Explored
 ) -> None:
     chosen = island(explored)
     for address in (f"{base}?selected={packed(chosen)}", f"{base}/marks?selected={packed(chosen)}"):
@@ -77,7 +76,7 @@ def test_the_page_marks_a_selection_without_scripts(
     assert "What marks these 20 documents" in client.get(base, params={"label": label}).text
 
 
-def test_a_point_is_told_in_words(client: TestClient, base: str, explored: Any) -> None:
+def test_a_point_is_told_in_words(client: TestClient, base: str, explored: Explored) -> None:
     text = client.get(f"{base}/point?id=5").text
     assert f"/run/{explored.ids[0]}/doc/5" in text
     assert explored.demo.labels[5].split()[0] in text

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import duckdb
 import numpy as np
 import pytest
+from explorer.conftest import Explored
 from sklearn.metrics import roc_auc_score
 from support.drawn import APOSTROPHE, SPORT_LATENT
 from support.massive import ISLAND
@@ -20,20 +20,20 @@ from deconstruct.store import QueryError, open_store
 
 
 @pytest.fixture(scope="module")
-def store(explored: Any) -> Iterator[duckdb.DuckDBPyConnection]:
+def store(explored: Explored) -> Iterator[duckdb.DuckDBPyConnection]:
     with open_store(explored.home, files=False) as connection:
         yield connection
 
 
 @pytest.fixture(scope="module")
-def island(explored: Any) -> list[int]:
+def island(explored: Explored) -> list[int]:
     demo = explored.demo
     return sorted(
         {int(demo.doc_of[at]) for at, token in enumerate(demo.tokens) if token == APOSTROPHE}
     )
 
 
-def pooled(explored: Any) -> np.ndarray:
+def pooled(explored: Explored) -> np.ndarray:
     """Mean activation [document, latent] over recorded tokens, of the arrays that were planted."""
     demo = explored.demo
     sums = np.zeros((len(demo.labels), demo.activations.shape[1]))
@@ -42,7 +42,7 @@ def pooled(explored: Any) -> np.ndarray:
     return sums / recorded[:, None]
 
 
-def test_figures_are_those_of_plain_arrays(store: duckdb.DuckDBPyConnection, explored: Any) -> None:
+def test_figures_are_those_of_plain_arrays(store: duckdb.DuckDBPyConnection, explored: Explored) -> None:
     """For labels, an odd choice, and one document."""
     means, labels = pooled(explored), np.array(explored.demo.labels)
     choices = [np.flatnonzero(labels == labels[1]), np.arange(3, 40, 7), np.array([5])]
@@ -65,7 +65,7 @@ def test_figures_are_those_of_plain_arrays(store: duckdb.DuckDBPyConnection, exp
 
 
 def test_the_island_is_an_artefact_of_one_token(
-    store: duckdb.DuckDBPyConnection, explored: Any, island: list[int]
+    store: duckdb.DuckDBPyConnection, explored: Explored, island: list[int]
 ) -> None:
     assert len(island) == 15
     found = marks(store, explored.ids[0], island)
@@ -87,7 +87,7 @@ def test_the_island_is_an_artefact_of_one_token(
 
 
 def test_documents_of_a_label_are_marked_by_its_latent_and_by_no_artefact(
-    store: duckdb.DuckDBPyConnection, explored: Any
+    store: duckdb.DuckDBPyConnection, explored: Explored
 ) -> None:
     labels = np.array(explored.demo.labels)
     chosen = np.flatnonzero(labels == labels[1])
@@ -100,7 +100,7 @@ def test_documents_of_a_label_are_marked_by_its_latent_and_by_no_artefact(
 
 
 def test_what_rules_is_told_by_group(
-    store: duckdb.DuckDBPyConnection, explored: Any, island: list[int]
+    store: duckdb.DuckDBPyConnection, explored: Explored, island: list[int]
 ) -> None:
     rest = [doc for doc in range(len(explored.demo.labels)) if doc not in island]
     found = ruled(
@@ -111,7 +111,7 @@ def test_what_rules_is_told_by_group(
     assert ruled(store, explored.ids[0], {}, {}) == {}
 
 
-def test_what_can_not_be_answered_is_said(store: duckdb.DuckDBPyConnection, explored: Any) -> None:
+def test_what_can_not_be_answered_is_said(store: duckdb.DuckDBPyConnection, explored: Explored) -> None:
     every = list(range(len(explored.demo.labels)))
     for chosen in ([], every):
         with pytest.raises(QueryError, match="choose some of them, and not all"):

@@ -7,18 +7,18 @@ import io
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from explorer.conftest import Explored
 from starlette.testclient import TestClient
 from support.paths import ROOT
 
 from deconstruct.explorer.questions import PAGE, asked_of, questions
 
 
-def test_an_answer_is_a_table_with_links(client: TestClient, explored: Any) -> None:
+def test_an_answer_is_a_table_with_links(client: TestClient, explored: Explored) -> None:
     query = "SELECT latent, top_token, density FROM features WHERE run_id = resolve_run('demo')"
     text = client.get("/sql", params={"query": query, "run": "demo"}).text
     assert f"/run/{explored.ids[0]}/latent/7" in text
@@ -66,7 +66,7 @@ def test_huge_answers_come_a_page_at_a_time(client: TestClient) -> None:
     ],
 )
 def test_what_is_no_question_is_refused_in_a_sentence(
-    client: TestClient, explored: Any, tmp_path: Path, query: str
+    client: TestClient, explored: Explored, tmp_path: Path, query: str
 ) -> None:
     asked = query.format(out=tmp_path, home=explored.home)
     before = (explored.home / "deconstruct.duckdb").read_bytes()
@@ -134,7 +134,7 @@ def test_the_questions_are_those_of_the_page() -> None:
     assert len({one.part for one in found}) > 5
 
 
-def test_every_question_is_put_to_the_run_that_is_chosen(client: TestClient, explored: Any) -> None:
+def test_every_question_is_put_to_the_run_that_is_chosen(client: TestClient, explored: Explored) -> None:
     text = client.get("/sql?run=demo").text
     asked = re.findall(r'<option value="((?!")[^"]+)">\d+ ', text)
     assert len(asked) == len(questions())

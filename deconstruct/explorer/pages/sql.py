@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,6 +87,7 @@ def _sql(asked: Asked) -> Response:
     return asked.page(
         "sql.html", HTTPStatus.BAD_REQUEST if fault else HTTPStatus.OK,
         here="sql", query=query, about=run, runs=runs, page=page, answered=answered, fault=fault,
+        asked_often=len(questions()) if run else 0,
         relations=relations, macros=macros, menu=_menu(asked, run, runs), run_links=Links(run),
         known=_known(asked.store, relations, macros, runs),
     )  # fmt: skip
@@ -208,8 +210,10 @@ def _macros(store: duckdb.DuckDBPyConnection) -> list[Named]:
     ]
 
 
-def _menu(asked: Asked, run: str, runs: list[RunRow]) -> list[tuple[int, str, str, str]]:
-    """Number, title, part and query of each question, put to ``run``."""
+def _menu(
+    asked: Asked, run: str, runs: list[RunRow]
+) -> list[tuple[str, list[tuple[int, str, str]]]]:
+    """By part: number, title and query of each question, put to ``run``."""
     if not run:
         return []
     best = asked.store.execute(_BEST, [run, run]).fetchall()
@@ -218,8 +222,8 @@ def _menu(asked: Asked, run: str, runs: list[RunRow]) -> list[tuple[int, str, st
     names |= dict(zip(LABELS, [label for label, _ in best], strict=False))
     latents = dict(zip(LABELS, [latent for _, latent in best], strict=False))
     return [
-        (one.number, one.title, one.part, asked_of(one.query, names, latents))
-        for one in questions()
+        (part, [(one.number, one.title, asked_of(one.query, names, latents)) for one in those])
+        for part, those in groupby(questions(), key=lambda one: one.part)
     ]
 
 
