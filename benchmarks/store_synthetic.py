@@ -47,6 +47,7 @@ from deconstruct.map.tables import (
 from deconstruct.map.tables import TABLES as MAP
 from deconstruct.probe.tables import PROBE_CURVE, PROBE_SCORES, PROBE_WEIGHTS, PROBES
 from deconstruct.probe.tables import TABLES as PROBE
+from deconstruct.reference.tables import TABLES as REFERENCE
 from deconstruct.sae.tables import TRAINING_LOG
 from deconstruct.store import RunRecord
 from tests.support.planted import Contents, artifact_of, filled
@@ -279,9 +280,12 @@ def _small_tables(size: Size, draw: np.random.Generator) -> dict[str, Contents]:
     rows |= _maps(size, draw)
     stages = {
         "evaluation": EVALUATION, "probe": PROBE, "cluster": CLUSTER,
-        "interpretation": INTERPRETATION, "map": MAP,
+        "interpretation": INTERPRETATION, "map": MAP, "reference": REFERENCE,
     }  # fmt: skip
-    return {stage: {table: rows[table] for table in own} for stage, own in stages.items()}
+    return {
+        stage: {t: rows.get(t, t.empty()) for t in own if not t.optional}
+        for stage, own in stages.items()
+    }
 
 
 def _maps(size: Size, draw: np.random.Generator) -> dict[Table, pa.Table]:
