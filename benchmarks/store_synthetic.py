@@ -36,9 +36,11 @@ from deconstruct.interpretation.tables import INTERPRETATION_ITEMS, LATENT_SCORE
 from deconstruct.interpretation.tables import TABLES as INTERPRETATION
 from deconstruct.latents.buckets import FIRING, Buckets
 from deconstruct.latents.stage import BUCKET_TOKENS, _Encoding
+from deconstruct.map.contexts import Chosen
 from deconstruct.map.tables import (
     DOCUMENT_MAP,
     LABEL_LATENTS,
+    LATENT_CONTEXTS,
     LATENT_HISTOGRAM,
     LATENT_MAP,
     MASSIVE_LATENTS,
@@ -47,6 +49,7 @@ from deconstruct.map.tables import (
 from deconstruct.map.tables import TABLES as MAP
 from deconstruct.probe.tables import PROBE_CURVE, PROBE_SCORES, PROBE_WEIGHTS, PROBES
 from deconstruct.probe.tables import TABLES as PROBE
+from deconstruct.reference.tables import TABLES as REFERENCE
 from deconstruct.sae.tables import TRAINING_LOG
 from deconstruct.store import RunRecord
 from tests.support.planted import Contents, artifact_of, filled
@@ -97,14 +100,16 @@ def make(home: Path, size: Size, seed: int = 0, name: str = "synthetic") -> Synt
     corpus = root.make(recipe("corpus"), lambda draft: _corpus(draft, size, labels))
     log = {TRAINING_LOG: filled(TRAINING_LOG, step=[1, 2], fvu=[0.5, 0.3])}
     sae = {"architecture": "topk", "d_in": D_IN, "d_sae": size.d_sae, "k": size.l0}
+    latents = root.make(
+        recipe("latents"), lambda draft: _firings(draft, size, labels, corpus, seed, spent)
+    )
     others = _small_tables(size, draw)
+    others["map"] = {**others["map"], LATENT_CONTEXTS: _contexts(corpus, latents)}
     artifacts = {
         "corpus": corpus,
         "activations": artifact_of(root, recipe("activations"), {}, site="9.resid_post"),
         "sae": artifact_of(root, recipe("sae"), log, **sae),
-        "latents": root.make(
-            recipe("latents"), lambda draft: _firings(draft, size, labels, corpus, seed, spent)
-        ),
+        "latents": latents,
         **{stage: artifact_of(root, recipe(stage), own) for stage, own in others.items()},
     }
     now = datetime.now(UTC)
@@ -279,10 +284,10 @@ def _small_tables(size: Size, draw: np.random.Generator) -> dict[str, Contents]:
     rows |= _maps(size, draw)
     stages = {
         "evaluation": EVALUATION, "probe": PROBE, "cluster": CLUSTER,
-        "interpretation": INTERPRETATION, "map": MAP,
+        "interpretation": INTERPRETATION, "map": MAP, "reference": REFERENCE,
     }  # fmt: skip
     return {
-        stage: {table: rows[table] if table in rows else filled(table) for table in own}
+        stage: {t: rows.get(t, t.empty()) for t in own if not t.optional}
         for stage, own in stages.items()
     }
 
@@ -310,3 +315,13 @@ def _maps(size: Size, draw: np.random.Generator) -> dict[Table, pa.Table]:
         MASSIVE_TOKENS: filled(MASSIVE_TOKENS, token_id=[0], token=" word0", n=1, n_tokens=1),
         MASSIVE_LATENTS: filled(MASSIVE_LATENTS, latent=[1], n_massive=5, token=" word0"),
     }  # fmt: skip
+
+
+def _contexts(corpus: Artifact, latents: Artifact) -> pa.Table:
+    """As the stage map chooses them."""
+    chosen = Chosen(corpus)
+    for rows in latents.rows("latents.parquet"):
+        names = ("latent", "token_index", "activation")
+        latent, token_index, activation = (rows[name].to_numpy() for name in names)
+        chosen.add(latent.astype(np.int64), token_index.astype(np.int64), activation)
+    return chosen.table()

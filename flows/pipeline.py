@@ -1,6 +1,6 @@
 """The main flow.
 
-text -> tokens -> activations -> reference, SAE -> latents -> evaluation, probe, cluster -> store
+text -> tokens -> activations -> reference, SAE -> latents -> what they tell -> store
 """
 
 from __future__ import annotations

@@ -44,10 +44,13 @@ def import_before_threads() -> None:
     a module, and the limits below are of the libraries that are there.
     """
     import numba  # noqa: F401
+    import openTSNE  # noqa: F401
+    import sklearn.decomposition
     import sklearn.feature_extraction.text
     import sklearn.linear_model
     import sklearn.metrics
-    import sklearn.model_selection  # noqa: F401
+    import sklearn.model_selection
+    import sklearn.neighbors  # noqa: F401
 
 
 @contextmanager

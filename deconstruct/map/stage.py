@@ -16,6 +16,7 @@ from deconstruct.common.progress import track
 from deconstruct.common.threads import one_quiet_thread
 from deconstruct.config import MapConfig
 from deconstruct.corpus.vocabulary import token_strings
+from deconstruct.map.contexts import Chosen
 from deconstruct.map.documents import MAPS, document_map
 from deconstruct.map.labels import label_latents
 from deconstruct.map.latents import Histogram, latent_map
@@ -24,6 +25,7 @@ from deconstruct.map.massive import Massive, OnMassive
 from deconstruct.map.tables import (
     DOCUMENT_MAP,
     LABEL_LATENTS,
+    LATENT_CONTEXTS,
     LATENT_HISTOGRAM,
     LATENT_MAP,
     MASSIVE_LATENTS,
@@ -57,8 +59,8 @@ def lay_out(
     activations: Artifact,
     reference: Artifact,
 ) -> Artifact:
-    """Make the maps: ``document_map``, ``latent_map``, ``latent_histogram``, ``label_latents``,
-    ``massive_tokens``, ``massive_latents``.
+    """Make the maps: ``document_map``, ``latent_map``, ``latent_histogram``, ``latent_contexts``,
+    ``label_latents``, ``massive_tokens``, ``massive_latents``.
 
     activations: those that ``reference`` is of; of a transcoder, of the site that it writes. With
     fewer than five documents or latents to lay out a map is empty, and the fact ``skipped`` (of
@@ -94,9 +96,9 @@ STAGE = Stage("map", recipe, lay_out)
 
 
 def _of_firings(draft: Draft, corpus: Artifact, latents: Artifact, massive: Massive) -> None:
-    """What one pass over all firings gives: histograms, and how they are on massive tokens."""
+    """What one pass over all firings gives: histograms, contexts, and massive latents."""
     largest = latents.table("features.parquet", ["max_activation"])["max_activation"].to_numpy()
-    histogram = Histogram(largest)
+    histogram, chosen = Histogram(largest), Chosen(corpus)
     on_massive = OnMassive(massive, int(corpus.facts["tokens"]), len(largest))
     for rows in latents.rows("latents.parquet"):
         latent, token_index = (
@@ -104,8 +106,10 @@ def _of_firings(draft: Draft, corpus: Artifact, latents: Artifact, massive: Mass
         )
         activation = rows["activation"].to_numpy()
         histogram.add(latent, activation)
+        chosen.add(latent, token_index, activation)
         on_massive.add(latent, token_index, activation)
     draft.write_table(LATENT_HISTOGRAM.file, histogram.table())
+    draft.write_table(LATENT_CONTEXTS.file, chosen.table())
     strings = token_strings(corpus) if len(massive.token_index) else {}
     listed, share = on_massive.table(latents, strings)
     draft.write_table(MASSIVE_TOKENS.file, massive.table(strings))

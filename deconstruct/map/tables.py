@@ -1,6 +1,6 @@
 """Tables of the stage map."""
 
-from deconstruct.artifacts.table import DOC_ID, LATENT, Column, Table
+from deconstruct.artifacts.table import DOC_ID, LATENT, TOKEN_INDEX, Column, Table
 from deconstruct.probe.tables import TASK
 
 _X = Column("x", "FLOAT", "Place from left to right; what is far from what means nothing.")
@@ -51,6 +51,26 @@ LATENT_HISTOGRAM = Table(
         Column("n", "UBIGINT", "Firings in it."),
     ),
     "latent_histogram.parquet",
+    in_place=True,
+)
+
+LATENT_CONTEXTS = Table(
+    "latent_contexts",
+    "Firings over the whole range of each latent's activations, in five parts of equal count: "
+    "eight of each, in different documents where there are enough. The macro ready_contexts shows them, "
+    "and contexts_by_quantile draws the same when it is asked.",
+    ("latent", "quantile", "place"),
+    (
+        LATENT,
+        Column("quantile", "UTINYINT", "Which of the parts, 1 the weakest, 5 the strongest."),
+        Column("place", "UTINYINT", "1 to 8: the order in which they are shown."),
+        TOKEN_INDEX,
+        Column("activation", "FLOAT", "How strongly the latent fires there."),
+        Column("low", "FLOAT", "The part's weakest activation."),
+        Column("high", "FLOAT", "Its strongest."),
+        Column("n_fires", "UBIGINT", "Firings in the part."),
+    ),
+    "latent_contexts.parquet",
     in_place=True,
 )
 
@@ -141,6 +161,7 @@ TABLES = (
     DOCUMENT_MAP,
     LATENT_MAP,
     LATENT_HISTOGRAM,
+    LATENT_CONTEXTS,
     LABEL_LATENTS,
     MASSIVE_TOKENS,
     MASSIVE_LATENTS,

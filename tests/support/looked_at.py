@@ -9,6 +9,7 @@ from support.planted import Contents, filled
 from deconstruct.map.tables import (
     DOCUMENT_MAP,
     LABEL_LATENTS,
+    LATENT_CONTEXTS,
     LATENT_HISTOGRAM,
     LATENT_MAP,
     MASSIVE_LATENTS,
@@ -34,6 +35,10 @@ def maps(drawn: Drawn) -> Contents:
         LATENT_HISTOGRAM: filled(
             LATENT_HISTOGRAM, latent=living, bin=19, low=strongest[living] * 0.95,
             high=strongest[living], n=(drawn.activations > 0).sum(0)[living],
+        ),
+        LATENT_CONTEXTS: filled(
+            LATENT_CONTEXTS, latent=SPORT_LATENT, quantile=5, place=1,
+            token_index=np.flatnonzero(goals)[:1], activation=2.0, low=2.0, high=3.0, n_fires=1,
         ),
         LABEL_LATENTS: filled(
             LABEL_LATENTS, label=list(drawn.names), latent=[0, SPORT_LATENT, 1], rank=1,

@@ -3,6 +3,7 @@
 TO_VERSION_6 = """
 DROP TABLE latent_map; DROP TABLE label_latents; DROP TABLE massive_tokens;
 DROP TABLE massive_latents; DROP VIEW document_map; DROP VIEW latent_histogram;
+DROP VIEW latent_contexts;
 UPDATE meta SET value = '6' WHERE name = 'schema_version';
 """
 TO_VERSION_5 = f"""
@@ -59,6 +60,7 @@ SINCE_6 = (
     "document_map",
     "latent_map",
     "latent_histogram",
+    "latent_contexts",
     "label_latents",
     "massive_tokens",
     "massive_latents",

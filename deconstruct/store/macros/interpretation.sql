@@ -72,6 +72,44 @@ AS TABLE
     QUALIFY row_number() OVER (PARTITION BY f.quantile ORDER BY s.rank) <= n
     ORDER BY f.quantile DESC, s.rank;
 
+-- The answer of contexts_by_quantile with its default five parts, from latent_contexts, where the run
+-- has a map: at once, also of a latent that fires on every token. At most 4 contexts of each part.
+-- Example: FROM ready_contexts('latest', 7, n := 2, width := 8)
+CREATE OR REPLACE MACRO ready_contexts(run, latent, n := 4, width := 10) AS TABLE
+    WITH candidate AS MATERIALIZED (
+        SELECT c.quantile, c.place, c.token_index, c.activation, c.low, c.high, c.n_fires
+        FROM latent_contexts AS c
+        WHERE c.run_id = resolve_run(run) AND c.latent = latent AND c.place <= n + 4
+    ),
+    around AS MATERIALIZED (
+        FROM tokens_around(run, (
+            SELECT list(c.token_index ORDER BY c.place, c.quantile DESC) FROM candidate AS c
+        ), width, 5 * (n + 4))
+    ),
+    firing AS MATERIALIZED (
+        SELECT l.token_index FROM latents AS l
+        WHERE l.run_id = resolve_run(run) AND l.latent = latent
+            AND l.token_index IN (SELECT a.token_index FROM around AS a)
+    ),
+    shown AS (
+        SELECT a.rank, a.place AS token_index, a.doc_id,
+            max(a.token) FILTER (a.token_index = a.place) AS token,
+            max(a.position) FILTER (a.token_index = a.place) AS position,
+            string_agg(
+                marked(a.token, a.token_index = a.place, f.token_index IS NOT NULL), ''
+                ORDER BY a.token_index
+            ) FILTER (NOT a.special) AS context
+        FROM around AS a LEFT JOIN firing AS f ON f.token_index = a.token_index
+        GROUP BY a.rank, a.place, a.doc_id
+    )
+    SELECT c.quantile::BIGINT AS quantile, c.low, c.high, c.n_fires::BIGINT AS n_fires,
+        c.activation, s.token, s.context, d.label, d.split, s.doc_id, s.position, s.token_index
+    FROM shown AS s
+    JOIN candidate AS c ON c.token_index = s.token_index
+    LEFT JOIN documents AS d ON d.run_id = resolve_run(run) AND d.doc_id = s.doc_id
+    QUALIFY row_number() OVER (PARTITION BY c.quantile ORDER BY s.rank) <= n
+    ORDER BY c.quantile DESC, s.rank;
+
 -- The scores of single latents, those by words and those by a language model, with its explanation.
 -- Compare values with their floor: guessing, or always the same answer, gives that.
 -- Example: FROM interpretability('latest') WHERE value IS NOT NULL LIMIT 5
