@@ -30,6 +30,7 @@ LONGEST = 40
 """Characters of a name in a figure."""
 NO_LABEL = "(no label)"
 OTHERS = "other labels"
+EMPTY = "(empty)"
 
 Rows = list[dict[str, Any]]
 
@@ -68,7 +69,8 @@ def names_for(given: Iterable[str | None], longest: int = LONGEST) -> dict[str |
     for one in given:
         if one in called:
             continue
-        text = NO_LABEL if one is None else printable(one[: 4 * longest]) or "(empty)"
+        text = NO_LABEL if one is None else printable(one[: 4 * longest])
+        text = text if text.strip() else EMPTY
         text = text if len(text) <= longest else text[: longest - 1] + "…"
         number, free = 1, text
         while free in called.values():
