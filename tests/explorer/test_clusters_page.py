@@ -71,7 +71,9 @@ def test_a_weak_cluster_is_better_not_named(client: TestClient, explored: Explor
     assert text.count("Better not named") == len(weak)
 
 
-def test_other_clusterings_stand_beside(store: duckdb.DuckDBPyConnection, explored: Explored) -> None:
+def test_other_clusterings_stand_beside(
+    store: duckdb.DuckDBPyConnection, explored: Explored
+) -> None:
     assert all(row.latents is not None for row in beside(store, explored.ids[0]))
     with pytest.raises(Missing, match="no clusters"):
         clusters(store, "none")

@@ -42,7 +42,9 @@ def pooled(explored: Explored) -> np.ndarray:
     return sums / recorded[:, None]
 
 
-def test_figures_are_those_of_plain_arrays(store: duckdb.DuckDBPyConnection, explored: Explored) -> None:
+def test_figures_are_those_of_plain_arrays(
+    store: duckdb.DuckDBPyConnection, explored: Explored
+) -> None:
     """For labels, an odd choice, and one document."""
     means, labels = pooled(explored), np.array(explored.demo.labels)
     choices = [np.flatnonzero(labels == labels[1]), np.arange(3, 40, 7), np.array([5])]
@@ -111,7 +113,9 @@ def test_what_rules_is_told_by_group(
     assert ruled(store, explored.ids[0], {}, {}) == {}
 
 
-def test_what_can_not_be_answered_is_said(store: duckdb.DuckDBPyConnection, explored: Explored) -> None:
+def test_what_can_not_be_answered_is_said(
+    store: duckdb.DuckDBPyConnection, explored: Explored
+) -> None:
     every = list(range(len(explored.demo.labels)))
     for chosen in ([], every):
         with pytest.raises(QueryError, match="choose some of them, and not all"):

@@ -134,7 +134,9 @@ def test_the_questions_are_those_of_the_page() -> None:
     assert len({one.part for one in found}) > 5
 
 
-def test_every_question_is_put_to_the_run_that_is_chosen(client: TestClient, explored: Explored) -> None:
+def test_every_question_is_put_to_the_run_that_is_chosen(
+    client: TestClient, explored: Explored
+) -> None:
     text = client.get("/sql?run=demo").text
     asked = re.findall(r'<option value="((?!")[^"]+)">\d+ ', text)
     assert len(asked) == len(questions())

@@ -213,7 +213,7 @@ def _latents(
     numbers = [int(whole[0, at]) for at, _ in ranked]
     tops = dict(store.execute(_TOP_TOKENS, {"run": given["run"], "latents": numbers}).fetchall())
     rising = [number for number, (at, _) in zip(numbers, ranked, strict=True) if d[at] > 0]
-    why = ruled(store, str(given["run"]), {0: documents}, {0: rising[:LOOKED_INTO]})
+    why = ruled(store, str(given["run"]), {0: documents.tolist()}, {0: rising[:LOOKED_INTO]})
     made = [
         Mark(
             number, tops.get(number), float(d[at]), float(auroc),
