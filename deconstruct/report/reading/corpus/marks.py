@@ -17,15 +17,15 @@ import numpy as np
 from scipy.stats import rankdata
 
 from deconstruct.report.chart import Missing
-from deconstruct.report.reading.corpus.ruled import Ruled, ruled
+from deconstruct.report.reading.corpus.ruled import TIMES, Ruled, ruled, usual_activation
 from deconstruct.store import QueryError
 
-CANDIDATES = 60
+CANDIDATES = 48
 """Latents of largest Cohen's d, whose area under the ROC curve is computed."""
 NEAR = 0.1
 """Area under the ROC curve by which a latent may be behind the first, to be foremost with it."""
-LOOKED_INTO = 16
-"""Latents whose firings are read, to see whether one token rules them."""
+LOOKED_INTO = 10
+"""Latents whose firings are read, to see whether one token rules them, at most."""
 Z = 1.96
 
 _LATENTS = """
@@ -40,7 +40,7 @@ SELECT t.token, count(*) AS n FROM (
 """
 _CHOSEN = "AND doc_id IN (SELECT unnest($documents))"
 _VALUES = """
-SELECT x.latent, x.doc_id, x.mean FROM document_latents AS x
+SELECT x.latent, x.doc_id, x.mean, x.max FROM document_latents AS x
 WHERE x.run_id = $run AND x.latent IN (SELECT unnest($latents))
 """
 _LABELS = """
@@ -75,7 +75,8 @@ class Mark(NamedTuple):
 
     cohen_d: difference of the means, over the root of the mean of both variances. auroc: how often
     a document inside has the larger one of a pair, equals counting half. documents: shares in
-    which it fires at all. ruled: None where it was not looked into.
+    which it fires at all. ruled: None where it was not looked into:
+    of latents that fire nowhere in these documents as strongly as massive activations do.
     """
 
     latent: int
@@ -204,16 +205,21 @@ def _latents(
     spread = inside[1] / n - mean_in**2 + outside[1] / (total - n) - mean_out**2
     d = (mean_in - mean_out) / np.sqrt(np.maximum(spread / 2, 1e-12))
     order = np.lexsort((whole[0], -np.abs(d)))[:CANDIDATES]
-    area = _areas(store, given, whole[0, order].astype(np.int64), known)
+    area, strongest = _areas(store, given, whole[0, order].astype(np.int64), known)
     # Those that tell both apart equally well are told apart by how much they differ.
     ranked = sorted(
-        zip(order, area, strict=True),
+        zip(order, area, strongest, strict=True),
         key=lambda one: (-round(abs(one[1] - 0.5), 2), -abs(mean_in - mean_out)[one[0]], one[0]),
     )
-    numbers = [int(whole[0, at]) for at, _ in ranked]
+    numbers = [int(whole[0, at]) for at, *_ in ranked]
     tops = dict(store.execute(_TOP_TOKENS, {"run": given["run"], "latents": numbers}).fetchall())
-    rising = [number for number, (at, _) in zip(numbers, ranked, strict=True) if d[at] > 0]
-    why = ruled(store, str(given["run"]), {0: documents.tolist()}, {0: rising[:LOOKED_INTO]})
+    edge = TIMES * usual_activation(store, given["run"])
+    massive = [
+        number
+        for number, (at, _, top) in zip(numbers, ranked, strict=True)
+        if d[at] > 0 and top > edge
+    ]
+    why = ruled(store, given["run"], {0: documents.tolist()}, {0: massive[:LOOKED_INTO]})
     made = [
         Mark(
             number, tops.get(number), float(d[at]), float(auroc),
@@ -221,7 +227,7 @@ def _latents(
             float(inside[2, at] / n), float(outside[2, at] / (total - n)),
             why.get((0, number)),
         )
-        for number, (at, auroc) in zip(numbers, ranked, strict=True)
+        for number, (at, auroc, _) in zip(numbers, ranked, strict=True)
     ]  # fmt: skip
     rest = [one for one in made if one.cohen_d <= 0]
     return [one for one in made if one.cohen_d > 0][:most], rest[: most // 4]
@@ -229,24 +235,28 @@ def _latents(
 
 def _areas(
     store: duckdb.DuckDBPyConnection, given: dict[str, Any], latents: np.ndarray, known: Usual
-) -> np.ndarray:
-    """Area under the ROC curve of each latent, documents in which it is silent counting as 0."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Area under the ROC curve of each latent, documents in which it is silent counting as 0; and
+    its strongest activation in a chosen document in which it fires, their median."""
     documents, asked = np.asarray(given["documents"]), np.sort(latents)
     found = store.execute(_VALUES, {"run": given["run"], "latents": asked}).fetchnumpy()
     row = np.searchsorted(asked, found["latent"])
-    areas = np.empty(len(asked))
+    areas, strongest = np.empty(len(asked)), np.zeros(len(asked))
     n, others = len(documents), known.total - len(documents)
     is_inside = np.isin(found["doc_id"], documents)
     for at in range(len(asked)):
         mine = row == at
         values, chosen = found["mean"][mine], is_inside[mine]
+        if chosen.any():
+            strongest[at] = np.median(found["max"][mine][chosen])
         silent = known.total - len(values)
         # The silent ones share the lowest rank.
         ranks = np.where(values > 0, rankdata(values) + silent, (silent + 1) / 2)
         quiet = n - int(chosen.sum())
         ranked = float(ranks[chosen].sum()) + quiet * (silent + 1) / 2
         areas[at] = (ranked - n * (n + 1) / 2) / (n * others)
-    return areas[np.searchsorted(asked, latents)]
+    back = np.searchsorted(asked, latents)
+    return areas[back], strongest[back]
 
 
 def _shares(rows: list[tuple[str, int, int]], n: int, total: int) -> list[Share]:

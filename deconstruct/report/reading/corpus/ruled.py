@@ -85,6 +85,12 @@ class Ruled(NamedTuple):
         return self.documents > HALF and self.activation > TIMES * self.usual > 0
 
 
+def usual_activation(store: duckdb.DuckDBPyConnection, run_id: str) -> float:
+    """What latents of a run fire at: the median of their means."""
+    [(middle,)] = store.execute(_USUAL, [run_id]).fetchall()
+    return float(middle or 0)
+
+
 def ruled(
     store: duckdb.DuckDBPyConnection,
     run_id: str,
@@ -99,7 +105,7 @@ def ruled(
     pairs = [(part, latent) for part, those in latents.items() for latent in those]
     if not pairs:
         return {}
-    usual = store.execute(_USUAL, [run_id]).fetchall()[0][0] or 0.0
+    usual = usual_activation(store, run_id)
     found = store.execute(
         _PEAKS,
         {
