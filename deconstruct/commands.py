@@ -59,7 +59,8 @@ Safe = Annotated[
 ]
 ORDER = (
     *("init", "plan", "run", "analyse", "retry", "sweep", "controls"),
-    *("runs", "show", "latent", "explore", "notes", "sql", "match", "steer", "absorption", "explain"),
+    *("runs", "show", "latent", "explore", "notes"),
+    *("sql", "match", "steer", "absorption", "explain"),
     *("export", "push"),
     *("serve", "doctor", "config", "verify", "gc"),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -84,7 +84,7 @@ def fidelity(
     tokens ``tokens_typical``, ``error_typical`` and ``variance_typical``, about their own mean; of
     the others ``variance_outliers``, about that of all.
     """
-    sums, parts = DocumentSums(documents), _Parts([], [], [], [])
+    sums, tokens = DocumentSums(documents), _Tokens(reader.rows)
     firings = np.zeros(sae.d_sae, np.int64)
     output = output or reader
     typical = typical or Typical(np.zeros(output.d_in), np.inf)
@@ -103,11 +103,13 @@ def fidelity(
             sums.add(block.doc_id, values)
             total += wanted.sum(0).cpu().numpy()
             total_typical += wanted[torch.from_numpy(near).to(device)].sum(0).cpu().numpy()
-            parts.add(block, values, distance, near)
+            tokens.add(block, values, distance, near)
             advance(len(block))
     mean = total / reader.rows
-    mean_typical = total_typical / max(1, sum(int(near.sum()) for near in parts.near))
-    for block, near in zip(output.rows_in_order(), parts.near, strict=True):  # about these means
+    mean_typical = total_typical / max(1, int(tokens.near.sum()))
+    first = 0
+    for block in output.rows_in_order():  # about these means
+        near, first = tokens.near[first : first + len(block)], first + len(block)
         y = block.activation.double().numpy()
         squares, typically = (np.square(y - m).sum(1) for m in (mean, mean_typical))
         sums.add(
@@ -120,18 +122,25 @@ def fidelity(
         )
     doc_id, by_document = sums.seen(), sums.of_seen()
     by_document["elements"] = by_document["tokens"] * output.d_in
-    places = np.searchsorted(doc_id, np.concatenate(parts.doc_id))
-    ratios = np.concatenate(parts.ratios)
-    return Fidelity(doc_id, by_document, parts.errors(), firings, ratios, places)
+    places = np.searchsorted(doc_id, tokens.doc_id)
+    return Fidelity(doc_id, by_document, tokens.errors(), firings, tokens.ratios, places)
 
 
-class _Parts(NamedTuple):
-    """What is kept of each token, block after block."""
+class _Tokens:
+    """What is kept of each of ``rows`` tokens, in the order in which they come.
 
-    tables: list[pa.Table]
-    near: list[NDArray[np.bool_]]
-    ratios: list[NDArray[np.float64]]
-    doc_id: list[NDArray[np.uint32]]
+    The room for it is taken at once: small pieces, kept one after another among the large arrays of
+    a block that are let go, would leave the memory between them to nobody.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.token_index = np.empty(rows, np.uint64)
+        self.doc_id = np.empty(rows, np.uint32)
+        self.near = np.empty(rows, np.bool_)
+        self.ratios = np.empty(rows)
+        self.error = np.empty(rows, np.float32)
+        self.squares = np.empty(rows, np.float32)
+        self._seen = 0
 
     def add(
         self,
@@ -140,15 +149,17 @@ class _Parts(NamedTuple):
         distance: NDArray[np.float64],
         near: NDArray[np.bool_],
     ) -> None:
-        squared = (values[name].astype(np.float32) for name in ("error", "squares_in"))
-        self.tables.append(TOKEN_ERRORS.of(block.token_index, *squared))
-        self.near.append(near)
+        own = slice(self._seen, self._seen + len(block))
+        self._seen = own.stop
+        self.token_index[own], self.doc_id[own] = block.token_index, block.doc_id
+        self.near[own] = near
+        self.error[own], self.squares[own] = values["error"], values["squares_in"]
         with np.errstate(invalid="ignore", divide="ignore"):
-            self.ratios.append(values["error"] / distance)
-        self.doc_id.append(block.doc_id)
+            self.ratios[own] = values["error"] / distance
 
     def errors(self) -> pa.Table:
-        return pa.concat_tables(self.tables).sort_by("token_index").combine_chunks()
+        table = TOKEN_ERRORS.of(self.token_index, self.error, self.squares)
+        return table.sort_by("token_index").combine_chunks()
 
 
 def sampled(

@@ -1,4 +1,4 @@
-"""Work that somebody waits for: where nobody does any longer, or for too long, its query is stopped.
+"""Work that somebody waits for: if nobody does any longer, or for too long, its query is stopped.
 
 Pages are made in threads of their own, so none waits for another; DuckDB stops at a word from
 another thread alone.

@@ -105,7 +105,7 @@ class Notes:
         `Changed` if somebody has changed the text since, and ``QueryError`` if it is too long.
         """
         if len(text) > LONGEST:
-            raise QueryError(f"a note has {LONGEST:,} characters at most; this one has {len(text):,}")
+            raise QueryError(f"a note has {LONGEST:,} characters at most, and this {len(text):,}")
         with self._writing() as connection:
             found = _rows(connection, "WHERE sae = ? AND latent = ?", about.sae, about.latent)
             if found and found[0].text and found[0].changed != seen and found[0].text != text:
@@ -141,8 +141,8 @@ class Notes:
                 yield one
         except sqlite3.Error as error:
             raise StorageError(
-                f"notes {str(self.file)!r} can't be read or written: {error}; move the file away to "
-                "begin another"
+                f"notes {str(self.file)!r} can't be read or written: {error}; "
+                "move the file away to begin another"
             ) from error
 
 
@@ -181,7 +181,8 @@ WHERE r.run_id = $run""",
     ).fetchall()
     if not rows:
         raise QueryError(f"run {run_id} has no latent {latent}")
-    return About(*rows[0][:5], str(rows[0][5] or ""))
+    sae, number, run, name, site, token = rows[0]
+    return About(str(sae), int(number), str(run), str(name), str(site), str(token or ""))
 
 
 def sae_key(store: duckdb.DuckDBPyConnection, run_id: str) -> str:

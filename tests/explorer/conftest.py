@@ -30,7 +30,7 @@ class Explored:
 
 @pytest.fixture(scope="session")
 def explored(tmp_path_factory: pytest.TempPathFactory) -> Explored:
-    """Published once for all; `support.massive.ISLAND` are the latents of its massive activation."""
+    """Published once for all; `support.massive.ISLAND` fire on its massive activation."""
     home = tmp_path_factory.mktemp("explored")
     other = plant(home, "other", seed=1, documents=DOCUMENTS, change=massive)
     demo = plant(home, documents=DOCUMENTS, change=massive)

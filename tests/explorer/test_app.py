@@ -23,6 +23,7 @@ READ = (
     f"{RUN}/latent/{SPORT_LATENT}",
     f"{RUN}/latent/{DEAD}",
     f"{RUN}/latent/{SPORT_LATENT}/bands",
+    f"{RUN}/latent/{SPORT_LATENT}/tokens",
     f"{RUN}/latent/{SPORT_LATENT}/labels",
     f"{RUN}/latent/{SPORT_LATENT}/partners",
     f"{RUN}/latent/{SPORT_LATENT}/counterparts?all=1",

@@ -1,4 +1,4 @@
-"""The explorer's pages in Chromium: no fault, no request to elsewhere, for eyes, keys and readers."""
+"""The explorer's pages in Chromium: no fault, no request to elsewhere, usable by all."""
 
 from __future__ import annotations
 
@@ -130,7 +130,8 @@ def test_a_token_of_a_document_leads_to_its_latents(page: Page, address: str) ->
     page.shows("What fires on")
     page.wait("!!document.querySelector('a.t.chosen')")
     assert page.value(
-        f"[...document.querySelectorAll('section.aside a.latent')].some(a => a.text == '{SPORT_LATENT}')"
+        "[...document.querySelectorAll('section.aside a.latent')]"
+        f".some(a => a.text == '{SPORT_LATENT}')"
     )
 
 
@@ -145,7 +146,10 @@ def test_two_runs_that_are_ticked_are_compared_and_tables_sorted(
     page.shows("Metrics")
     assert all(run in page.value("location.pathname") for run in explored.ids)
     page.go(address)
-    names = "[...document.querySelectorAll('#runs tbody tr:not([hidden]) td:nth-child(2)')].map(x => x.innerText)"
+    names = (
+        "[...document.querySelectorAll('#runs tbody tr:not([hidden]) td:nth-child(2)')]"
+        ".map(x => x.innerText)"
+    )
     page.click("th button", "name")
     assert page.value(names) == ["demo", "other"]
     page.click("th button", "name")

@@ -149,5 +149,7 @@ def test_notes_are_taken_out(tmp_path: Path) -> None:
     with TestClient(Explorer(tmp_path).application(), base_url="http://127.0.0.1:4300") as client:
         found = client.get("/notes.csv")
         assert "attachment" in found.headers["content-disposition"]
-        assert not [row for row in csv.reader(io.StringIO(found.text, newline="")) if row[3][:1] == "="]
+        assert not [
+            row for row in csv.reader(io.StringIO(found.text, newline="")) if row[3][:1] == "="
+        ]
         assert "<script>" not in client.get("/notes").text.replace("<script src", "")

@@ -1,4 +1,4 @@
-"""Runs are published while people look: nobody waits long, nothing breaks, the next page has them."""
+"""Runs are published while people look: nothing breaks, and the next page has them."""
 
 from __future__ import annotations
 

@@ -209,3 +209,24 @@ def test_a_failed_run_without_a_worker_is_retried_in_place(
     assert "variance unexplained, no outliers" in retried.stdout
     assert digests(home) == digests(finished)
     assert [s for s in STAGES if f"{s:<12} from cache" in retried.stderr] == list(STAGES[:4])
+
+
+def test_the_explorer_runs_beside_it_and_is_started_again(served: Served) -> None:
+    port = int(served.url.removesuffix("/api").rpartition(":")[2]) + 1
+    assert f"explorer    starts at http://127.0.0.1:{port}" in served.log.read_text()
+    address = f"http://127.0.0.1:{port}/"
+
+    def answers() -> bool:
+        try:
+            return httpx.get(address, trust_env=False).status_code in (
+                200,
+                400,
+            )  # 400: no store yet
+        except httpx.HTTPError:
+            return False
+
+    served.wait(answers)
+    (explorer,) = [pid for pid, line in children(served.process.pid) if ".explorer " in line]
+    os.kill(explorer, signal.SIGKILL)
+    served.wait(lambda: "explorer    had ended; started again" in served.log.read_text())
+    served.wait(answers)

@@ -11,6 +11,7 @@ from deconstruct.explorer.asked import Asked, Page
 from deconstruct.explorer.notes import Changed, Notes, about, sae_key
 from deconstruct.explorer.pages.figures import OF_LATENT
 from deconstruct.report.reading import latent as reading
+from deconstruct.report.reading import partners as going
 from deconstruct.store.query import QueryError
 
 
@@ -27,7 +28,6 @@ def _latent(asked: Asked) -> Response:
         facts=facts,
         figures=tuple(OF_LATENT),
         contexts=reading.top_contexts(store, run, number),
-        tokens=reading.top_tokens(store, run, number),
         logits=reading.logits(store, run, number),
         explanation=reading.explanation(store, run, number),
         scores=reading.scores(store, run, number),
@@ -57,8 +57,14 @@ def _bands(asked: Asked) -> Response:
 
 def _labels(asked: Asked) -> Response:
     """Labels of the documents that it fires in."""
-    lifts = reading.labels(asked.store, asked.run_id, _number(asked))
+    lifts = going.labels(asked.store, asked.run_id, _number(asked))
     return asked.page("latent_labels.html", lifts=lifts)
+
+
+def _tokens(asked: Asked) -> Response:
+    """Tokens that it fires on most often."""
+    tokens = going.top_tokens(asked.store, asked.run_id, _number(asked))
+    return asked.page("latent_tokens.html", tokens=tokens)
 
 
 def _partners(asked: Asked) -> Response:
@@ -66,7 +72,7 @@ def _partners(asked: Asked) -> Response:
     number = _number(asked)
     return asked.page(
         "latent_partners.html",
-        partners=reading.fires_with(asked.store, asked.run_id, number),
+        partners=going.fires_with(asked.store, asked.run_id, number),
         neighbours=reading.neighbours(asked.store, asked.run_id, number),
     )
 
@@ -106,6 +112,7 @@ PAGES = (
     Page(_AT, _latent),
     Page("/run/{run}/latent/random", _random),
     Page(f"{_AT}/bands", _bands),
+    Page(f"{_AT}/tokens", _tokens),
     Page(f"{_AT}/labels", _labels),
     Page(f"{_AT}/partners", _partners),
     Page(f"{_AT}/counterparts", _counterparts),

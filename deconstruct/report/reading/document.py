@@ -89,33 +89,34 @@ WHERE d.run_id = $run AND d.doc_id = $doc LIMIT 1""",
 
 def tokens(store: Store, run_id: str, doc_id: int, latent: int | None = None) -> list[DocToken]:
     """The first `MOST_TOKENS` tokens of a document, in order."""
-    rows = store.execute(
-        f"""
-WITH own AS MATERIALIZED (
-    SELECT t.token_index, t.position, t.token, t.special FROM tokens AS t
-    WHERE t.run_id = $run AND t.doc_id = $doc ORDER BY t.token_index LIMIT {MOST_TOKENS}
-), ends AS MATERIALIZED (SELECT min(o.token_index) AS low, max(o.token_index) AS high FROM own AS o)
-SELECT o.token_index, o.position, o.token, o.special, l.activation,
-    e.squared_error / nullif(e.squared_norm, 0)
-FROM own AS o
-LEFT JOIN (
-    SELECT f.token_index, f.activation FROM latents_by_token AS f
-    WHERE f.run_id = $run AND f.latent = $latent
-        AND f.token_index BETWEEN (SELECT low FROM ends) AND (SELECT high FROM ends)
-) AS l ON l.token_index = o.token_index
-LEFT JOIN (
-    SELECT x.token_index, x.squared_error, x.squared_norm FROM token_errors AS x
-    WHERE x.run_id = $run
-        AND x.token_index BETWEEN (SELECT low FROM ends) AND (SELECT high FROM ends)
-) AS e ON e.token_index = o.token_index
-ORDER BY o.token_index""",
-        {"run": run_id, "doc": doc_id, "latent": latent},
+    own = store.execute(
+        "SELECT t.token_index, t.position, t.token, t.special FROM tokens AS t "
+        "WHERE t.run_id = ? AND t.doc_id = ? ORDER BY t.token_index LIMIT ?",
+        [run_id, doc_id, MOST_TOKENS],
     ).fetchall()
-    return [DocToken(*row) for row in rows]
+    if not own:
+        return []
+    # Bounds that are known before a query begins are what row groups are skipped by.
+    ends = [int(own[0][0]), int(own[-1][0])]
+    fires: dict[int, float] = {}
+    if latent is not None:
+        found = store.execute(
+            "SELECT token_index, activation FROM latents_by_token "
+            "WHERE run_id = ? AND latent = ? AND token_index BETWEEN ? AND ?",
+            [run_id, latent, *ends],
+        )
+        fires = dict(found.fetchall())
+    found = store.execute(
+        "SELECT token_index, squared_error / nullif(squared_norm, 0) FROM token_errors "
+        "WHERE run_id = ? AND token_index BETWEEN ? AND ?",
+        [run_id, *ends],
+    )
+    errors: dict[int, float | None] = dict(found.fetchall())
+    return [DocToken(*row, fires.get(row[0]), errors.get(row[0])) for row in own]
 
 
 def on_token(store: Store, run_id: str, token_index: int) -> list[Fires]:
-    """The latents that fire on a token, the strongest first by how far they are over their usual."""
+    """The latents that fire on a token, the strongest first."""
     rows = store.execute(
         """
 SELECT l.latent, l.activation, f.mean_activation, f.top_token FROM latents_by_token AS l

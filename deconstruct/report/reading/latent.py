@@ -1,14 +1,14 @@
 """What there is to know of one latent: how often and how strongly it fires, on what, and with whom.
 
-Each function is one question; what is slow (`fires_with`, `across`, `labels`) stands alone, so that
-a page can show the rest before.
+Each function is one question; what is slow (`across`, `neighbours`) stands alone, so that a page
+can show the rest before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 
@@ -16,8 +16,7 @@ from deconstruct.store.pages import check_latent
 
 Store = duckdb.DuckDBPyConnection
 BANDS = ((0.9, 1.0), (0.75, 0.9), (0.5, 0.75), (0.25, 0.5), (0.0, 0.25))
-"""Shares of a latent's firings, by activation, that contexts are drawn from; the strongest first."""
-BINS = 20
+"""Shares of a latent's firings, by activation, that contexts are drawn from."""
 
 
 class Facts(NamedTuple):
@@ -74,48 +73,6 @@ class Band(NamedTuple):
     contexts: list[Context]
 
 
-class Bin(NamedTuple):
-    """Firings from an activation to another."""
-
-    low: float
-    high: float
-    n: int
-
-
-class TopToken(NamedTuple):
-    """A token that a latent fires on. share: of the latent's firings."""
-
-    token: str
-    n_fires: int
-    share: float
-    mean: float
-    largest: float
-
-
-class Lift(NamedTuple):
-    """How many times more often documents with the latent have a label, on held-out documents, with
-    its 95% interval; n_both of n_latent documents."""
-
-    label: str
-    lift: float | None
-    low: float | None
-    high: float | None
-    n_both: int
-    n_latent: int
-    p: float
-
-
-class Partner(NamedTuple):
-    """A latent that fires together with another; share: of the other's firings."""
-
-    latent: int
-    n_both: int
-    share: float
-    jaccard: float
-    lift: float
-    top_token: str
-
-
 class Neighbour(NamedTuple):
     """A latent whose decoder row points nearly the same way, or away (cosine below 0)."""
 
@@ -165,42 +122,6 @@ FROM features AS f WHERE f.run_id = $run AND f.latent = $latent""",
     return Facts(*row)
 
 
-def histogram(store: Store, run_id: str, latent: int) -> list[Bin]:
-    """Firings by activation: `BINS` parts of equal width from 0 to the strongest."""
-    rows = store.execute(
-        f"""
-WITH firing AS MATERIALIZED (
-    SELECT l.activation::DOUBLE AS a FROM latents AS l WHERE l.run_id = ? AND l.latent = ?
-), top AS (SELECT max(f.a) AS a FROM firing AS f)
-SELECT least({BINS - 1}, floor(f.a / t.a * {BINS}))::INTEGER AS bin, count(*), any_value(t.a)
-FROM firing AS f CROSS JOIN top AS t GROUP BY bin""",
-        [run_id, latent],
-    ).fetchall()
-    found = {int(place): int(n) for place, n, _ in rows}
-    width = float(rows[0][2]) / BINS if rows else 0.0
-    return [Bin(i * width, (i + 1) * width, found.get(i, 0)) for i in range(BINS if rows else 0)]
-
-
-def positions(store: Store, run_id: str, latent: int) -> list[Bin]:
-    """Firings by place in what the model reads at once, in parts of equal width."""
-    rows = store.execute(
-        f"""
-WITH place AS MATERIALIZED (
-    SELECT t.position::INTEGER AS p FROM latents AS l
-    JOIN tokens AS t ON t.run_id = $run AND t.token_index = l.token_index
-    WHERE l.run_id = $run AND l.latent = $latent
-), width AS (SELECT ceil((max(p.p) + 1) / {BINS}) AS w FROM place AS p)
-SELECT floor(p.p / w.w)::INTEGER AS bin, count(*), any_value(w.w)
-FROM place AS p CROSS JOIN width AS w GROUP BY bin ORDER BY bin""",
-        {"run": run_id, "latent": latent},
-    ).fetchall()
-    found = {int(place): int(n) for place, n, _ in rows}
-    width = float(rows[0][2]) if rows else 0.0
-    return [
-        Bin(i * width, (i + 1) * width, found.get(i, 0)) for i in range(max(found, default=-1) + 1)
-    ]
-
-
 def top_contexts(
     store: Store, run_id: str, latent: int, n: int = 12, width: int = 24
 ) -> list[Context]:
@@ -219,27 +140,30 @@ WHERE NOT c.special ORDER BY c.rank, c.token_index""",
 def bands(store: Store, run_id: str, latent: int, n: int = 5, width: int = 16) -> list[Band]:
     """n contexts from each of `BANDS`, drawn without a preference, of different documents and
     texts where there are enough."""
-    edges = [edge for band in BANDS for edge in band]
+    edges = [low for low, _ in BANDS[:-1]]
     rows = store.execute(
         """
 WITH firing AS MATERIALIZED (
-    SELECT l.token_index, l.activation,
-        percent_rank() OVER (ORDER BY l.activation, l.token_index) AS place
-    FROM latents AS l WHERE l.run_id = $run AND l.latent = $latent
-), banded AS MATERIALIZED (
-    SELECT f.*, b.band FROM firing AS f
-    JOIN (SELECT range AS band, ($edges)[1 + 2 * range] AS low, ($edges)[2 + 2 * range] AS high
-        FROM range(len($edges) // 2)) AS b
-    ON f.place >= b.low AND (f.place < b.high OR b.high = 1)
+    SELECT l.token_index, l.activation FROM latents AS l
+    WHERE l.run_id = $run AND l.latent = $latent
+), edge AS MATERIALIZED (
+    SELECT quantile_disc(f.activation, $edges) AS at FROM firing AS f
+), banded AS (
+    SELECT f.token_index, f.activation,
+        (f.activation < e.at[1])::INT + (f.activation < e.at[2])::INT
+        + (f.activation < e.at[3])::INT + (f.activation < e.at[4])::INT AS band,
+        (f.token_index % 4294967296) * 2654435761 % 4294967296 AS place
+    FROM firing AS f CROSS JOIN edge AS e
 ), told AS MATERIALIZED (
-    SELECT b.band, min(b.activation) AS least, max(b.activation) AS most, count(*) AS n
+    SELECT b.band, min(b.activation) AS least, max(b.activation) AS most, count(*) AS n,
+        min_by(b.token_index, b.place, 3 * $n) AS drawn
     FROM banded AS b GROUP BY b.band
 ), drawn AS MATERIALIZED (
-    FROM banded AS b
-    QUALIFY row_number() OVER (PARTITION BY b.band ORDER BY scattered(b.token_index)) <= 3 * $n
+    SELECT t.band, unnest(t.drawn) AS token_index, generate_subscripts(t.drawn, 1) AS ordinal
+    FROM told AS t
 ), around AS MATERIALIZED (
     FROM tokens_around($run, (
-        SELECT list(d.token_index ORDER BY scattered(d.token_index)) FROM drawn AS d
+        SELECT list(d.token_index ORDER BY d.ordinal, d.band) FROM drawn AS d
     ), $width, 100)
 )
 SELECT d.band, a.rank, a.token, f.activation, a.token_index = a.place, a.doc_id, a.position,
@@ -256,36 +180,35 @@ WHERE NOT a.special ORDER BY d.band, a.rank, a.token_index""",
     for band, group in groupby(rows, key=lambda row: int(row[0])):
         own = list(group)
         contexts = _from_different_documents(_contexts([row[1:10] for row in own]), n)
-        found.append(Band(*BANDS[band], *own[0][10:13], contexts))
+        low, high = BANDS[band]
+        least, most, firings = own[0][10:13]
+        found.append(Band(low, high, least, most, firings, contexts))
     return found
 
 
 def _from_different_documents(contexts: Iterable[Context], n: int) -> list[Context]:
     seen: set[int] = set()
-    first, further = [], []
+    first: list[Context] = []
+    further: list[Context] = []
     for context in contexts:
         (further if context.doc_id in seen else first).append(context)
         seen.add(context.doc_id)
     return [*first, *further][:n]
 
 
-def _contexts(rows: Sequence[tuple[object, ...]]) -> Iterable[Context]:
+def _contexts(rows: Sequence[tuple[Any, ...]]) -> Iterator[Context]:
     """Of rows rank, token, activation, peak, doc_id, position, token_index, label, split."""
     for _, group in groupby(rows, key=lambda row: row[0]):
         own = list(group)
-        at = next((row for row in own if row[3]), None)
-        if at is not None:
-            tokens = [Token(str(row[1]), row[2], bool(row[3])) for row in own]  # type: ignore[arg-type]
-            yield Context(at[2], *at[4:9], tokens)  # type: ignore[arg-type]
+        tokens = [Token(token, activation, bool(peak)) for _, token, activation, peak, *_ in own]
+        for _, _, activation, peak, doc_id, position, place, label, split in own:
+            if peak:
+                yield Context(activation, doc_id, position, place, label, split, tokens)
 
 
-def top_tokens(store: Store, run_id: str, latent: int, n: int = 10) -> list[TopToken]:
-    """The tokens that it fires on most often."""
-    rows = store.execute("FROM top_tokens(?, ?, n := ?)", [run_id, latent, n]).fetchall()
-    return [TopToken(*row) for row in rows]
-
-
-def logits(store: Store, run_id: str, latent: int, n: int = 10) -> dict[str, list[tuple[str, float]]]:
+def logits(
+    store: Store, run_id: str, latent: int, n: int = 10
+) -> dict[str, list[tuple[str, float]]]:
     """Tokens that its direction speaks for (``promoted``) and against (``suppressed``)."""
     found: dict[str, list[tuple[str, float]]] = {}
     for direction, token, logit in store.execute(
@@ -295,25 +218,6 @@ def logits(store: Store, run_id: str, latent: int, n: int = 10) -> dict[str, lis
     ).fetchall():
         found.setdefault(str(direction), []).append((str(token), float(logit)))
     return found
-
-
-def labels(store: Store, run_id: str, latent: int) -> list[Lift]:
-    """The labels of documents that it fires in, beside those of all documents."""
-    rows = store.execute(
-        "SELECT label, lift, ci_low, ci_high, n_both, n_latent, p_corrected "
-        "FROM label_enrichment(?) WHERE latent = ?",
-        [run_id, latent],
-    ).fetchall()
-    return [Lift(*row) for row in rows]
-
-
-def fires_with(store: Store, run_id: str, latent: int, n: int = 12) -> list[Partner]:
-    """The latents that fire together with it, by the Jaccard index of their tokens."""
-    rows = store.execute(
-        "SELECT latent, n_both, share, jaccard, lift, top_token FROM fires_with(?, ?, n := ?)",
-        [run_id, latent, n],
-    ).fetchall()
-    return [Partner(*row) for row in rows]
 
 
 def neighbours(store: Store, run_id: str, latent: int, n: int = 8) -> list[Neighbour]:
@@ -361,8 +265,7 @@ def across(store: Store, run_id: str, latent: int) -> list[Counterpart]:
 def explanation(store: Store, run_id: str, latent: int) -> tuple[str, str] | None:
     """What a language model wrote of it, and the model's name; None where none was asked."""
     rows = store.execute(
-        "SELECT text, model FROM explanations WHERE run_id = ? AND latent = ? "
-        "AND text IS NOT NULL",
+        "SELECT text, model FROM explanations WHERE run_id = ? AND latent = ? AND text IS NOT NULL",
         [run_id, latent],
     ).fetchall()
     return (str(rows[0][0]), str(rows[0][1])) if rows else None

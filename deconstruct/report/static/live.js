@@ -3,7 +3,7 @@
 "use strict";
 (() => {
   const options = {
-    actions: false, renderer: "svg", ast: true, defaultStyle: false,
+    actions: false, renderer: "svg", ast: true, defaultStyle: false, logLevel: 1,
     tooltip: { disableDefaultStyle: true },
     loader: { load: () => Promise.reject(new Error("figures have their data")) },
   };
