@@ -89,9 +89,9 @@ def table(chart: Chart) -> tuple[list[str], list[list[Any]]]:
 def plain(chart: C) -> C:
     """The chart without what a whole figure alone has, so that it can stand beside others; see
     docs/figures.md."""
-    bare = chart.copy()
+    bare: Any = chart.copy()
     bare.config = bare.usermeta = alt.Undefined
-    return bare
+    return cast(C, bare)
 
 
 def spec_of(chart: Chart) -> dict[str, Any]:

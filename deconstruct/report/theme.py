@@ -15,7 +15,10 @@ import altair as alt
 COLOURS = (
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#b8a800", "#7a7a7a",
 )  # fmt: skip
-SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke", "wedge")
+SHAPES = (
+    "circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right",
+    "triangle-left",
+)  # fmt: skip
 ONE = COLOURS[0]
 """Colour of a figure's only series."""
 OTHER = COLOURS[4]
@@ -25,9 +28,12 @@ QUIET = COLOURS[7]
 HEAT = "#e69f00"
 """The one hue by whose strength a token tells how much fires on it."""
 
+# Drawings are laid out by the widths of Arial's letters; where a browser has none like them, they
+# are a little wider, for which there is some room at the left.
 CONFIG: dict[str, Any] = {
     "background": "transparent",
-    "font": "system-ui, sans-serif",
+    "font": "Arial, Helvetica, Liberation Sans, sans-serif",
+    "padding": {"left": 20, "right": 8, "top": 5, "bottom": 5},
     "view": {"stroke": None, "continuousWidth": 400, "continuousHeight": 240},
     "title": {
         "anchor": "start", "frame": "bounds", "fontSize": 14, "fontWeight": 600,
@@ -41,7 +47,7 @@ CONFIG: dict[str, Any] = {
     "legend": {
         "orient": "top", "direction": "horizontal", "labelFontSize": 12, "titleFontSize": 12,
         "titleFontWeight": 400, "labelColor": "#444", "titleColor": "#444", "labelLimit": 160,
-        "symbolOpacity": 1, "symbolStrokeWidth": 0, "columnPadding": 14, "offset": 8,
+        "symbolOpacity": 1, "symbolStrokeWidth": 0, "columnPadding": 20, "offset": 8,
     },
     "header": {
         "labelFontSize": 12, "labelColor": "#444", "labelAnchor": "start", "labelFontWeight": 600,

@@ -76,7 +76,7 @@ def label_mix(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
                     "from": start,
                     "to": start + part,
                     "middle": start + part / 2,
-                    "written": label[:10] if wide else "",
+                    "written": label[:12] if wide else "",
                 })  # fmt: skip
                 start += part
     y = alt.Y("cluster:N", sort=None, title=None, axis=alt.Axis(labelLimit=190))
@@ -140,7 +140,7 @@ def stability(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
             "How many clusters there are",
             "How alike fits on parts of the documents are, for each number of clusters; rules are "
             "95% intervals (jackknife over the fits), the dashed line is the same of shuffled "
-            "columns. The largest number that is about as stable as the best is chosen. It does "
+            "columns. Of those within a standard error of the best the largest is chosen. It does "
             "not show that clusters mean anything: an artefact can be stable too.",
             f"{best['clusters']} clusters were chosen, with a stability of {best['stability']:.3g} "
             f"({best['low']:.3g} to {best['high']:.3g}).",

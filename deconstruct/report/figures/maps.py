@@ -26,6 +26,8 @@ from deconstruct.store.query import resolve_run
 
 NONE_BEST = "tells none of them best"
 NO_MASSIVE = "no massive token"
+MANY = 600
+"""Marks from which on they are small."""
 NO_MAP = "run {} has no map: it was made without one; run it again with map.enabled"
 
 _DOCUMENTS = """
@@ -73,7 +75,7 @@ def document_map(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
             "its label, words are clusters' at their middles. What is near is alike; what is far "
             "is not so much unlike, and sizes of groups mean nothing (t-SNE). All documents, not "
             "held-out ones alone." + _sampled(len(shown), len(found), "documents"),
-            f"{len(found):,} documents of {len(labels)} labels: {', '.join(labels)}.",
+            f"{len(found):,} documents; labels, the commonest first: {', '.join(labels)}.",
         ),
     )
 
@@ -178,6 +180,7 @@ def _map(rows: Rows, field: str, order: list[str], tooltip: list[str]) -> alt.La
     colour, shape = coloured(field, order, quiet=quiet)
     scale = alt.Scale(zero=False, nice=False, padding=8)
     x, y = alt.X("x:Q", scale=scale, axis=None), alt.Y("y:Q", scale=scale, axis=None)
+    small, large = (7, 18) if len(rows) > MANY else (20, 50)
     marks = alt.Chart().mark_point(filled=True, opacity=1, strokeWidth=0, aria=False)
     layers: list[alt.Chart | alt.LayerChart] = [
         marks.encode(
@@ -188,8 +191,8 @@ def _map(rows: Rows, field: str, order: list[str], tooltip: list[str]) -> alt.La
             tooltip=tooltip,
             size=alt.condition(
                 alt.FieldOneOfPredicate(field=field, oneOf=sorted(quiet)),
-                alt.value(7),
-                alt.value(18),
+                alt.value(small),
+                alt.value(large),
             ),
         ).transform_filter(f"isValid(datum.{field})")
     ]

@@ -13,10 +13,12 @@ from deconstruct.report.chart import Missing, Told, finished, values
 from deconstruct.report.drawing import (
     WIDTH,
     Rows,
+    decades,
     digits,
     dots,
     names_for,
     panel,
+    powers,
     query,
     whiskers,
 )
@@ -25,6 +27,8 @@ from deconstruct.store.query import QueryError, resolve_run
 
 MOST = 30
 """Executions of a trend."""
+FAR = 4
+"""Times by which L0 differs from which on its axis is logarithmic."""
 TREND = {
     "fvu_typical": ("FVU of typical tokens", "max_fvu_typical"),
     "delta_loss": ("loss added, nats", "max_delta_loss"),
@@ -181,12 +185,12 @@ def sweep(store: duckdb.DuckDBPyConnection, run: str, name: str | None = None) -
 def _front(rows: Rows, measures: Sequence[str]) -> alt.FacetChart:
     """A panel for each of ``measures`` against L0, the best runs of it joined."""
     colour, shape = coloured("kind", list(dict.fromkeys(str(row["kind"]) for row in rows)))
-    x = alt.X(
-        "L0:Q",
-        title="latents on a token (L0)",
-        axis=alt.Axis(grid=False, tickCount=5),
-        scale=alt.Scale(zero=False, padding=10),
-    )
+    least, most = (end(row["L0"] for row in rows) for end in (min, max))
+    scale, axis = alt.Scale(zero=False, padding=10), alt.Axis(grid=False, tickCount=5)
+    if most > FAR * least:
+        ends = least / 1.2, most * 1.2
+        scale, axis = decades(*ends), powers(*ends)
+    x = alt.X("L0:Q", title="latents on a token (L0)", scale=scale, axis=axis)
     y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=panel(count=5))
     line = alt.Chart().mark_line(color=QUIET, strokeWidth=1, aria=False).encode(x=x, y=y)
     marks = dots(55).encode(
