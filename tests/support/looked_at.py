@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from support.drawn import D_SAE, DEAD, SPORT_LATENT, TOKEN_IDS, Drawn
+from support.drawn import APOSTROPHE, D_SAE, DEAD, SPORT_LATENT, TOKEN_IDS, Drawn
 from support.planted import Contents, filled
 
 from deconstruct.map.tables import (
@@ -18,16 +18,18 @@ from deconstruct.map.tables import (
 
 
 def maps(drawn: Drawn) -> Contents:
-    """Documents stand by their cluster, latents in a row; " goal" is called massive."""
+    """Documents stand by their cluster, pooled ones that hold an apostrophe far from all others;
+    latents in a row; " goal" is called massive."""
     strongest = drawn.activations.max(0)
     living = np.array([latent for latent in range(D_SAE) if latent != DEAD])
     goals = np.array([token == " goal" for token in drawn.tokens])
     holds = np.bincount(drawn.doc_of, goals, len(drawn.labels))
+    island = np.bincount(drawn.doc_of, [token == APOSTROPHE for token in drawn.tokens]) > 0
     across = 10.0 * drawn.clusters + np.arange(len(drawn.labels)) % 5
     return {
         DOCUMENT_MAP: filled(
             DOCUMENT_MAP, doc_id=np.arange(len(drawn.labels)), x=across, y=across % 7,
-            pooled_x=holds, pooled_y=across % 3, massive=holds.astype(int),
+            pooled_x=holds + 40 * island, pooled_y=across % 3, massive=holds.astype(int),
         ),
         LATENT_MAP: filled(LATENT_MAP, latent=living, x=living.astype(float), y=living % 4 / 1.0),
         LATENT_HISTOGRAM: filled(

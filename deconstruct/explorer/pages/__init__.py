@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 from deconstruct.explorer.asked import Page
-from deconstruct.explorer.pages import documents, figures, latent, latents, notes, runs, trying
+from deconstruct.explorer.pages import (
+    clusters,
+    documents,
+    drift,
+    figures,
+    labels,
+    latent,
+    latents,
+    maps,
+    notes,
+    runs,
+    sql,
+    trying,
+)
 
 PAGES: tuple[Page, ...] = (
     *runs.PAGES,
@@ -12,5 +25,10 @@ PAGES: tuple[Page, ...] = (
     *latent.PAGES,
     *documents.PAGES,
     *notes.PAGES,
+    *maps.PAGES,
+    *clusters.PAGES,
+    *labels.PAGES,
+    *drift.PAGES,
+    *sql.PAGES,
     *trying.PAGES,
 )
