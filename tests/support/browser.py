@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.resources
 import json
 import shutil
 import subprocess
@@ -27,6 +28,8 @@ class Page:
         self.asked = 0
         self.requests: dict[str, str] = {}
         """What the page has asked for and was let, after ``tell("Network.enable")``."""
+        self.faults: list[str] = []
+        """Warnings and errors of the console, and faults of scripts, after `listen`."""
 
     def tell(self, method: str, **parameters: Any) -> Any:
         """Have the browser do something; its answer."""
@@ -36,6 +39,7 @@ class Page:
             answer = json.loads(self.socket.recv(timeout=60))
             if answer.get("method") == "Network.requestWillBeSent":
                 self.requests[answer["params"]["requestId"]] = answer["params"]["request"]["url"]
+            self.faults += fault(answer)
             if answer.get("params", {}).get("blockedReason") == "csp":
                 self.requests.pop(answer["params"]["requestId"], None)
             if answer.get("id") == self.asked:
@@ -87,8 +91,88 @@ class Page:
         self.value(f"document.querySelector({json.dumps(selector)}).focus()")
         self.tell("Input.insertText", text=words)
 
-    def picture(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode(self.tell("Page.captureScreenshot")["data"]))
+    def press(self, key: str) -> None:
+        """Press a key: a letter, or one by its name, such as Tab or Enter."""
+        text = {"text": key} if len(key) == 1 else {}
+        text |= {"text": "\r", "windowsVirtualKeyCode": 13} if key == "Enter" else {}
+        text |= {"windowsVirtualKeyCode": 9} if key == "Tab" else {}
+        self.tell("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, **text)
+        self.tell("Input.dispatchKeyEvent", type="keyUp", key=key, code=key)
+
+    def point(self, selector: str) -> None:
+        """Move the mouse onto the first thing that a selector finds, which is scrolled to."""
+        found = f"document.querySelector({json.dumps(selector)})"
+        self.wait(f"!!{found}")
+        x, y = self.value(
+            f"(() => {{ const one = {found}; one.scrollIntoView({{ block: 'center', "
+            "behavior: 'instant' }); const box = one.getClientRects()[0]; "
+            "return [box.x + box.width / 2, box.y + box.height / 2]; })()"
+        )
+        self.tell("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def listen(self) -> None:
+        """From here on, keep what the console says in ``faults`` and what is asked for in
+        ``requests``."""
+        self.faults.clear()
+        self.requests.clear()
+        for domain in ("Page", "Network", "Runtime", "Log"):
+            self.tell(f"{domain}.enable")
+
+    def size(self, width: int, height: int = 900, dark: bool = False) -> None:
+        """A window of so many pixels, in colours for the day or for the night."""
+        self.tell(
+            "Emulation.setDeviceMetricsOverride",
+            width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
+        )  # fmt: skip
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        still = {"name": "prefers-reduced-motion", "value": "reduce"}
+        self.tell("Emulation.setEmulatedMedia", features=[scheme, still])
+
+    def without_scripts(self, forbidden: bool = True) -> None:
+        """Forbid pages that are opened from now on their scripts; `value` still works."""
+        self.tell("Emulation.setScriptExecutionDisabled", value=forbidden)
+
+    def too_wide(self) -> int:
+        """By how many pixels the page is wider than the window."""
+        wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        return int(self.value(wide))
+
+    def unfair(self) -> list[dict[str, Any]]:
+        """What axe-core finds that shuts people out, seriously or critically. Pages whose policy
+        lets no other script in are opened after ``tell("Page.setBypassCSP", enabled=True)``."""
+        self.value(axe() + "; true")
+        found = self.value("axe.run(document, { resultTypes: ['violations'] })")
+        return [
+            {"id": one["id"], "help": one["help"], "at": [n["html"][:300] for n in one["nodes"]]}
+            for one in found["violations"]
+            if one["impact"] in ("serious", "critical")
+        ]
+
+    def picture(self, path: Path, whole: bool = False) -> None:
+        """What the window shows; ``whole``: of the whole page."""
+        beyond = {"captureBeyondViewport": True} if whole else {}
+        if whole:
+            size = self.tell("Page.getLayoutMetrics")["cssContentSize"]
+            beyond["clip"] = {**size, "scale": 1}  # type: ignore[assignment]
+        path.write_bytes(base64.b64decode(self.tell("Page.captureScreenshot", **beyond)["data"]))
+
+
+def fault(event: dict[str, Any]) -> list[str]:
+    """What an event of a browser has against a page."""
+    told, of = event.get("params", {}), event.get("method")
+    if of == "Runtime.exceptionThrown":
+        return [json.dumps(told["exceptionDetails"])[:2000]]
+    if of == "Runtime.consoleAPICalled" and told["type"] in ("error", "warning", "assert"):
+        return [" ".join(str(one.get("value", one)) for one in told["args"])[:2000]]
+    if of == "Log.entryAdded" and told["entry"]["level"] in ("error", "warning"):
+        return [f"{told['entry']['text']} {told['entry'].get('url', '')}"[:2000]]
+    return []
+
+
+def axe() -> str:
+    """The source of axe-core, which finds what shuts people out of a page."""
+    file = importlib.resources.files("axe_playwright_python") / "axe.min.js"
+    return file.read_text(encoding="utf-8")
 
 
 @contextmanager
