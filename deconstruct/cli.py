@@ -34,6 +34,7 @@ from deconstruct.commands import (
 from deconstruct.common.errors import StorageError
 from deconstruct.common.showing import Plain, say, say_json
 from deconstruct.examining import absorption, match, steer
+from deconstruct.looking import report
 from deconstruct.sharing import export, push
 from deconstruct.store import (
     QueryError,
@@ -260,6 +261,7 @@ app.command()(absorption)
 app.command()(export)
 app.command()(push)
 app.command()(explain)
+app.command()(report)
 
 
 @app.command()

@@ -59,7 +59,7 @@ Safe = Annotated[
 ]
 ORDER = (
     *("init", "plan", "run", "analyse", "retry", "sweep", "controls"),
-    *("runs", "show", "latent", "sql", "match", "steer", "absorption", "explain"),
+    *("runs", "report", "show", "latent", "sql", "match", "steer", "absorption", "explain"),
     *("export", "push"),
     *("serve", "doctor", "config", "verify", "gc"),
 )
