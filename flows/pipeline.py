@@ -1,7 +1,6 @@
 """The main flow.
 
 text -> tokens -> activations -> reference, SAE -> latents -> evaluation, probe, cluster -> store
-     -> report
 """
 
 from __future__ import annotations

@@ -101,7 +101,8 @@ def spec_of(chart: Chart) -> dict[str, Any]:
     """The chart as Vega-Lite's JSON."""
     # Altair would move the rows to `datasets` under a name by their hash; what it is told here, it
     # is told for all threads.
-    with _ALTAIR, alt.data_transformers.enable("default", consolidate_datasets=False, max_rows=None):
+    inline = {"consolidate_datasets": False, "max_rows": None}
+    with _ALTAIR, alt.data_transformers.enable("default", **inline):
         return chart.to_dict()
 
 
