@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from deconstruct.report.chart import Missing
 from deconstruct.report.reading.records import Record, records
-from deconstruct.report.reading.verdict import gates
+from deconstruct.report.reading.verdict import gates, headlines
 from deconstruct.report.sections.look import Found, Look
 
 CARDS = (
@@ -22,15 +22,14 @@ BESIDE = {
     ),
 }
 """What stands in a card beside its figure."""
-CONTROLLED = ("fvu_typical", "fvu", "delta_loss", "kl", "dead_share", "accuracy of latents", "nmi")
+CONTROLLED = ("fvu_typical", "fvu", "delta_loss", "kl", "dead_share", "probe_accuracy", "nmi")
 
 _DRIFT = """
 SELECT subject, metric, difference, ci_low, ci_high FROM drift
 WHERE run_id = $run_id AND ci_low IS NOT NULL
 """
 _CONTROLS = """
-SELECT control, seed, run_id, metric, value, value_control, difference, ci_low, ci_high, p_corrected
-FROM controls($run_id, metrics := $metrics) ORDER BY control, seed, metric
+SELECT control, seed, run_id FROM control_runs($run_id) ORDER BY control, seed, run_id
 """
 _HISTORY = """
 SELECT started, run_id, made, tokens, fvu_typical, fvu_typical_change, delta_loss, dead_share,
@@ -137,24 +136,26 @@ def numbers(look: Look) -> Found:
         cards.append({"name": name, **head[name], "beside": beside, "change": of.get(name)})
     return {
         "cards": cards,
-        "controlled": CONTROLLED,
+        "controlled": [(name, head[name]["label"]) for name in CONTROLLED if name in head],
         "controls": _controls(look),
         "figures": look.figures("fidelity", "losses", "controls"),
     }
 
 
 def _controls(look: Look) -> list[Record]:
-    """A record for each control run, with its figures in the order of ``CONTROLLED``."""
-    found: dict[tuple[str, int, str], dict[str, Any]] = {}
-    for row in look.records(_CONTROLS, metrics=list(CONTROLLED)):
-        one = found.setdefault((row["control"], row["seed"], row["run_id"]), {})
-        one[row["metric"]] = row
-    return [
-        {"control": control, "seed": seed, "run_id": run_id, "cells": [
-            cells.get(name) for name in CONTROLLED
-        ]}
-        for (control, seed, run_id), cells in found.items()
-    ]  # fmt: skip
+    """A record for this run and each of its controls, with its figures in the order of
+    ``CONTROLLED``; empty where there are none."""
+    found = look.records(_CONTROLS)
+    if not found:
+        return []
+    own = {"control": "this run", "seed": None, "run_id": look.run_id}
+    shown = [name for name in CONTROLLED if name in look.head]
+    rows = []
+    for row in (own, *found):
+        head = headlines(look.store, row["run_id"])
+        cells = [head[name]["value"] if name in head else None for name in shown]
+        rows.append({**row, "cells": cells})
+    return rows
 
 
 def trend(look: Look) -> Found:
