@@ -30,7 +30,7 @@ def report(
     output: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="The page to write.", show_default="reports/<run_id>.html in HOME"
+            metavar="FILE", help="The page to write.", show_default="reports/RUN_ID.html in HOME"
         ),
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
