@@ -35,6 +35,7 @@ from deconstruct.common.errors import StorageError
 from deconstruct.common.showing import Plain, say, say_json
 from deconstruct.examining import absorption, match, steer
 from deconstruct.looking import explore, notes
+from deconstruct.reporting import report
 from deconstruct.sharing import export, push
 from deconstruct.store import (
     QueryError,
@@ -271,6 +272,7 @@ app.command()(export)
 app.command()(push)
 app.command()(explain)
 app.command("try")(try_)
+app.command()(report)
 
 
 @app.command()

@@ -59,7 +59,7 @@ Safe = Annotated[
 ]
 ORDER = (
     *("init", "plan", "run", "analyse", "retry", "sweep", "controls"),
-    *("runs", "show", "latent", "explore", "notes", "try"),
+    *("runs", "report", "explore", "show", "latent", "try", "notes"),
     *("sql", "match", "steer", "absorption", "explain"),
     *("export", "push"),
     *("serve", "doctor", "config", "verify", "gc"),

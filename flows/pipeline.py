@@ -28,6 +28,7 @@ from flows.preflight import other_texts, preflight
 from flows.steps.judging import drifted, judged
 from flows.steps.publishing import SiteResult, published
 from flows.steps.reading import HERE, going_on, read, record
+from flows.steps.reporting import reported
 from flows.steps.running import AtSite, Running, on_disk
 from flows.ui import run_name, speak, tag
 from tasks.planning import Plan, Planning, explained
@@ -93,11 +94,13 @@ def pipeline(
     corpora = read(run, stages, sources)
     if not standing:
         foretell(run, stages, corpora)
-    return [
+    results = [
         result
         for site, recorded in record(run, stages, corpora, engine).items()
         for result in take_apart(run, stages, site, recorded)
     ]
+    reported(root, results, config.name)
+    return results
 
 
 def plan(root: DataRoot, config: RunConfig, device: str, growth: Growth) -> list[Plan]:

@@ -21,7 +21,7 @@ from deconstruct.config import TRAINING
 from deconstruct.store import open_store
 from deconstruct.store.ddl import literal
 from deconstruct.store.headlines import HEADLINES
-from deconstruct.store.query import CALLED
+from deconstruct.store.query import CALLED, report_file
 from deconstruct.store.render import GAP, Listing, clipped, clipped_context, names_of, terminal
 from tasks.planning import Plan
 
@@ -168,6 +168,11 @@ def print_summary(home: Path, run_id: str) -> None:
         "AND rank <= 3"
     )
     _print_next(console, home, ["show", run_id], ["latent", run_id, str(number)], ["sql", question])
+    page = report_file(home, run_id)
+    if page.exists():
+        console.print(
+            Text.assemble(("look", "dim"), f"  {page.resolve().as_uri()}"), soft_wrap=True
+        )
 
 
 def _shown(figure: Figure) -> tuple[Text, ...]:

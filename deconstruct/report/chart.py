@@ -12,6 +12,7 @@ import csv
 import io
 import json
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
@@ -30,6 +31,8 @@ ENDINGS = ("svg", "png", "pdf", "csv")
 _TAG = re.compile(r"<(?:path|line|rect|g|text) [^<>]*>")
 _DIGITS = re.compile(r"(\d\.\d)\d+(?=[^\"]*\"[^<>]*>$)")
 """What no eye sees of a place: digits after a tenth of a pixel."""
+
+_ALTAIR = threading.Lock()
 
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.HConcatChart | alt.VConcatChart
 C = TypeVar("C", bound=Chart)
@@ -73,10 +76,10 @@ def finished(chart: C, told: Told) -> C:
 
 def told(chart: Chart) -> Told:
     """What `finished` was told."""
-    spec = spec_of(chart)
-    meta = spec["usermeta"]
-    title = spec["title"]["text"] if isinstance(spec["title"], dict) else spec["title"]
-    return Told(meta["name"], title, meta["caption"], spec["description"])
+    done = cast(Any, chart)
+    return Told(
+        done.usermeta["name"], str(done.title), done.usermeta["caption"], str(done.description)
+    )
 
 
 def table(chart: Chart) -> tuple[list[str], list[list[Any]]]:
@@ -96,14 +99,20 @@ def plain(chart: C) -> C:
 
 def spec_of(chart: Chart) -> dict[str, Any]:
     """The chart as Vega-Lite's JSON."""
-    # Altair would move the rows to `datasets` under a name by their hash.
-    with alt.data_transformers.enable("default", consolidate_datasets=False, max_rows=None):
+    # Altair would move the rows to `datasets` under a name by their hash; what it is told here, it
+    # is told for all threads.
+    inline = {"consolidate_datasets": False, "max_rows": None}
+    with _ALTAIR, alt.data_transformers.enable("default", **inline):
         return chart.to_dict()
 
 
-def svg(chart: Chart) -> str:
-    """The figure as an SVG document: drawn without a browser; it asks nobody for anything."""
-    drawn = str(vlc.vegalite_to_svg(json.dumps(spec_of(chart)), vl_version=VL_VERSION))
+def svg(chart: Chart, spec: dict[str, Any] | None = None) -> str:
+    """The figure as an SVG document: drawn without a browser; it asks nobody for anything.
+
+    spec: what `spec_of` made of it, where that is at hand: it takes as long as drawing.
+    """
+    made = json.dumps(spec_of(chart) if spec is None else spec)
+    drawn = str(vlc.vegalite_to_svg(made, vl_version=VL_VERSION))
     return _TAG.sub(lambda tag: _DIGITS.sub(r"\1", tag[0]).replace(' opacity="1"', ""), drawn)
 
 

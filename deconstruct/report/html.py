@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ LONGEST = 2_000
 STEPS = 10
 """Strengths in which a token is coloured: classes ``h0`` to ``h10`` of the style sheet."""
 HERE = Path(__file__).parent
+_OWN_ID = re.compile(r"""( id="|url\(#|href="#)(clip\w*|gradient\w*)""")
 
 
 def environment(*packages: str) -> Environment:
@@ -116,9 +118,15 @@ class Drawn(NamedTuple):
 def drawn(chart: charts.Chart) -> Drawn:
     """Draw a figure. The SVG is vl-convert's, which escapes the texts in it."""
     columns, rows = charts.table(chart)
-    return Drawn(
-        charts.told(chart), Markup(charts.svg(chart)), charts.spec_of(chart), columns, rows
-    )
+    spec, told = charts.spec_of(chart), charts.told(chart)
+    return Drawn(told, Markup(apart(charts.svg(chart, spec), told.name)), spec, columns, rows)
+
+
+def apart(svg: str, name: str) -> str:
+    """The same drawing, its clips and gradients under names of its own: a page has several. What is
+    around it says what it shows, and a table has its values, so screen readers pass it over."""
+    own = _OWN_ID.sub(rf"\g<1>{name}-\g<2>", svg)
+    return own.replace("<svg ", '<svg aria-hidden="true" ', 1)
 
 
 def page_policy(styles: Iterable[str], scripts: Iterable[str]) -> str:

@@ -25,6 +25,8 @@ from deconstruct.store.rewrite import FILE, REMEDY, copy_database, state
 from deconstruct.store.schema import SCHEMA_VERSION
 
 OPEN_ATTEMPTS = 100
+REPORTS = "reports"
+"""Folder of a data root with a page for each run, and for names."""
 CALLED = "n.name || CASE WHEN n.analysis = 'corpus' THEN '' ELSE '/' || n.analysis END"
 """SQL: what a row n of ``names`` calls a run, for people."""
 
@@ -52,6 +54,11 @@ def data_root(home: Path | str | None = None) -> Path:
             "this machine"
         )
     return absolute(where)
+
+
+def report_file(root: Path, run_id: str) -> Path:
+    """Where the report of a run lies below a data root."""
+    return root / REPORTS / f"{run_id}.html"
 
 
 def _where(home: Path | str | None) -> Path | str:

@@ -19,7 +19,14 @@ from deconstruct.artifacts.remote import VARIABLE
 from deconstruct.common.errors import StorageError
 from deconstruct.store.ddl import create_macros, create_views, name
 from deconstruct.store.migrate import migrate
-from deconstruct.store.query import CALLED, QueryError, data_root, open_store, resolve_run
+from deconstruct.store.query import (
+    CALLED,
+    QueryError,
+    data_root,
+    open_store,
+    report_file,
+    resolve_run,
+)
 from deconstruct.store.rewrite import FILE, clear_left, left_drafts, rewriting
 from deconstruct.store.schema import RELATIONS
 
@@ -51,7 +58,8 @@ class Garbage:
 
 
 def remove_runs(home: Path | str | None, runs: Iterable[str]) -> list[str]:
-    """Take runs out of the store and return their run_ids; their artifacts stay for `collect`.
+    """Take runs out of the store, with their reports, and return their run_ids; their artifacts
+    stay for `collect`.
 
     ``runs`` as in `resolve_run`. All go or none: raises ``QueryError`` if one is not there, or if
     it is named by one of several names that it has.
@@ -72,6 +80,8 @@ def remove_runs(home: Path | str | None, runs: Iterable[str]) -> list[str]:
                     )
         create_views(connection, root)
         create_macros(connection)
+    for run_id in run_ids:  # its page has its texts
+        report_file(root, run_id).unlink(missing_ok=True)
     return run_ids
 
 

@@ -30,7 +30,7 @@ ORDER = (
     ("firing",),
     ("explorer",),
     ("commands", "doctor"),
-    ("sharing", "examining", "asking", "looking", "trying"),
+    ("sharing", "examining", "asking", "reporting", "looking", "trying"),
     ("cli",),
 )
 """Packages of ``deconstruct/``, from the ground up: each imports from rows above its own alone."""

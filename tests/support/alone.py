@@ -3,6 +3,8 @@
 Tests never leave this machine, and nothing in them may try to. Without a CUDA device the GPU's
 kernels run in Triton's interpreter, which is chosen when Triton is first imported, by whomever.
 
+Runs write no page, but where that is what is tested: five seconds each.
+
 Threads of OpenMP sleep while they wait: they would spin, on cores that other tests need.
 """
 
@@ -17,6 +19,7 @@ os.environ.update(
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     TOKENIZERS_PARALLELISM="false",
     OMP_WAIT_POLICY="PASSIVE",
+    DECONSTRUCT_REPORT="no",
 )
 
 import torch

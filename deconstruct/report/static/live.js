@@ -5,6 +5,7 @@
   const options = {
     actions: false, renderer: "svg", ast: true, defaultStyle: false,
     tooltip: { disableDefaultStyle: true },
+    logLevel: 1, // errors alone: what figures warn of is known when they are drawn for the file
     loader: { load: () => Promise.reject(new Error("figures have their data")) },
   };
   const enliven = async (figure) => {
@@ -12,6 +13,7 @@
     const made = document.createElement("div");
     try {
       await vegaEmbed(made, JSON.parse(figure.querySelector("script.spec").textContent), options);
+      made.querySelector("svg")?.setAttribute("aria-hidden", "true"); // as it was drawn
       drawing.replaceChildren(...made.childNodes);
       drawing.classList.add("live");
     } catch (error) {
