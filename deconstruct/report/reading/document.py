@@ -112,7 +112,10 @@ def tokens(store: Store, run_id: str, doc_id: int, latent: int | None = None) ->
         [run_id, *ends],
     )
     errors: dict[int, float | None] = dict(found.fetchall())
-    return [DocToken(*row, fires.get(row[0]), errors.get(row[0])) for row in own]
+    return [
+        DocToken(place, position, token, special, fires.get(place), errors.get(place))
+        for place, position, token, special in own
+    ]
 
 
 def on_token(store: Store, run_id: str, token_index: int) -> list[Fires]:

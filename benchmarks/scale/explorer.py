@@ -1,6 +1,6 @@
 """What the explorer's pages cost, on a store of any size.
 
-    .venv/bin/python -m benchmarks.explorer [--home FOLDER] [--tokens 10000000] [--times 20]
+    .venv/bin/python -m benchmarks.scale.explorer [--home FOLDER] [--tokens 10000000] [--times 20]
 
 Starts ``deconstruct explore`` over FOLDER, or over a synthetic run of so many tokens (see
 ``benchmarks/store_synthetic.py``), asks each page ``--times`` times, each time of another latent or
@@ -31,7 +31,7 @@ import numpy as np
 from benchmarks.store_synthetic import Size, make
 from deconstruct.store import open_store, publish
 
-RESULTS = Path(__file__).parent / "results" / "explorer.json"
+RESULTS = Path(__file__).parent.parent / "results" / "explorer.json"
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 RUN = "/run/synthetic"
 Ask = Callable[[str], float]
