@@ -22,6 +22,7 @@ QUESTIONS = (
     "context_tokens('demo', 7)",
     "top_tokens('demo', 7)",
     "contexts_by_quantile('demo', 7)",
+    "ready_contexts('demo', 7)",
     "interpretability('demo')",
     "fires_with('demo', 7)",
     "co_firing('demo', 4, 5)",
