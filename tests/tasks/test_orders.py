@@ -143,7 +143,7 @@ def test_saes_of_a_sweep_and_of_a_window_are_the_same(
         {"engine": Spread(kind="ray", address="ray://there:1")},
         {"dictionary": object()},
     ],
-    ids=str,
+    ids=["cpu", "cuda:1", "dask", "threads", "ray", "dictionary"],
 )
 def test_what_somebody_has_chosen_a_place_for_is_made_there(
     changed: dict[str, Any], activations_artifact: Artifact
