@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from threading import Event, Thread
 from typing import Any, Protocol
@@ -37,6 +37,27 @@ def listening(listener: Listener) -> Iterator[None]:
         yield
     finally:
         _listener.reset(token)
+
+
+class _Unheard:
+    """Standard error, for bars that go on unseen where nobody reads it any more.
+
+    tqdm keeps its lock where drawing fails, and every other bar would wait for that for good.
+    """
+
+    def __init__(self) -> None:
+        self._file = sys.stderr
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> None:
+        with suppress(BrokenPipeError):
+            self._file.write(text)
+
+    def flush(self) -> None:
+        with suppress(BrokenPipeError):
+            self._file.flush()
 
 
 class Bar(tqdm):  # type: ignore[misc]
@@ -75,7 +96,7 @@ def track(description: str, total: int, unit: str = "it", done: int = 0) -> Iter
         dynamic_ncols=on_terminal,
         ncols=None if on_terminal else 100,
         ascii=None if on_terminal else " #",
-        file=sys.stderr,
+        file=_Unheard(),
     ) as bar:
 
         def advance(n: int = 1, **facts: float | str) -> None:
@@ -98,7 +119,7 @@ def waiting(description: str) -> Iterator[None]:
         return
     shown = "{desc}: {elapsed}"
     with (
-        tqdm(desc=f"{description:<12}", bar_format=shown, leave=False, file=sys.stderr) as bar,
+        tqdm(desc=f"{description:<12}", bar_format=shown, leave=False, file=_Unheard()) as bar,
         _ticking(bar),
     ):
         yield

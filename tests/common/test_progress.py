@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import termios
+from threading import Thread
 
 import pytest
 from support.paths import ROOT
@@ -74,3 +75,28 @@ def test_a_terminal_sees_life_while_nothing_is_told(what: str) -> None:
                 drawn += more
         os.close(terminal)
     assert len(set(re.findall(rb"\d\d:\d\d", drawn))) >= 3, drawn
+
+
+@pytest.mark.timeout(60)
+def test_bars_side_by_side_go_on_when_nobody_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = []
+
+    def work() -> None:
+        with track("sae", 100) as advance:
+            for _ in range(100):
+                advance(1)
+        done.append(True)
+
+    with os.fdopen(writer, "w", buffering=1) as unread:
+        monkeypatch.setattr(sys, "stderr", unread)
+        threads = [Thread(target=work, daemon=True) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        monkeypatch.undo()
+        with contextlib.suppress(BrokenPipeError):
+            unread.close()
+    assert done == [True, True]
