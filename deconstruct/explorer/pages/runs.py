@@ -9,6 +9,8 @@ from starlette.responses import RedirectResponse, Response
 from deconstruct.explorer.asked import Asked, Page
 from deconstruct.explorer.pages.figures import OF_RUN
 from deconstruct.report.reading import runs as reading
+from deconstruct.report.reading.massive import massive
+from deconstruct.report.reading.records import has
 from deconstruct.store.query import resolve_run
 
 SHOWN = 100
@@ -22,10 +24,12 @@ def _runs(asked: Asked) -> Response:
 
 def _run(asked: Asked) -> Response:
     """A run: headline figures, and the report's figures after."""
+    mapped = has(asked.store, "document_map", asked.run_id)
     return asked.page(
         "run.html",
         cards=reading.cards(asked.store, asked.run_id),
         others=reading.same_runs(asked.store, asked.run_id),
+        massive=massive(asked.store, asked.run_id) if mapped else None,
         figures=tuple(OF_RUN),
     )
 
