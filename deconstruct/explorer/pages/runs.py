@@ -11,10 +11,13 @@ from deconstruct.explorer.pages.figures import OF_RUN
 from deconstruct.report.reading import runs as reading
 from deconstruct.report.reading.massive import massive
 from deconstruct.report.reading.records import has
+from deconstruct.report.reading.verdict import COMPARED
 from deconstruct.store.query import resolve_run
 
 SHOWN = 100
 """Rows of a table of latents that were matched or lost."""
+NAMES = {name: headline.label for name, headline in COMPARED.items()}
+"""Of headline metrics, as people read them."""
 
 
 def _runs(asked: Asked) -> Response:
@@ -58,13 +61,13 @@ def _compare(asked: Asked) -> Response:
 def _metrics(asked: Asked) -> Response:
     """Headline metrics of two runs; it takes a second, so it comes after."""
     found = reading.compared(asked.store, *_two(asked))
-    return asked.page("differences.html", differences=found)
+    return asked.page("differences.html", differences=found, names=NAMES)
 
 
 def _compare_all(asked: Asked) -> Response:
     """Every metric of two runs."""
     found = reading.compared_all(asked.store, *_two(asked))
-    return asked.page("differences.html", differences=found)
+    return asked.page("differences.html", differences=found, names=NAMES)
 
 
 def _choose(asked: Asked) -> Response:
