@@ -2,8 +2,9 @@
 
     .venv/bin/python docs/refresh.py [--home data]
     .venv/bin/python docs/refresh.py --schema   # schema.md, macros.md, commands.md, config.md
+    .venv/bin/python docs/refresh.py --pictures [--home data]   # docs/pictures, by Chromium
 
-The latter need no run.
+Those of ``--schema`` need no run; pictures are of README's.
 
 The data root must hold the three runs that docs/sql.md names; README's, which `make run` makes, is
 run in it if it is not there.
@@ -74,6 +75,7 @@ they are named after; below `show` and `latent`, `run_id` is said once.
   `removed`, whether they are gone; `fresh_bytes`, what is unneeded but was used of late.
 """
 EXAMPLES = ("embedded", "gpt2", "analyses", "pretrained", "window", "sweep")
+PICTURED = "embedded"
 ROWS = 3
 OUTPUT = r"(?:(?: {4}(?!\$ ).*)?\n)*(?=\S| {4}\$ )"
 SHOWN = re.compile(
@@ -199,7 +201,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--home")
     parser.add_argument("--schema", action="store_true")
+    parser.add_argument("--pictures", action="store_true")
     arguments = parser.parse_args()
+    if arguments.pictures:
+        import pictures  # beside this file; it needs Chromium
+
+        home = str(data_root(arguments.home))
+        report = _printed(["report", PICTURED], home).splitlines()[-1]
+        return pictures.take(Path(home), PICTURED, report, DOCS / "pictures")
     (DOCS / "schema.md").write_text(schema_page(empty_store()))
     (DOCS / "macros.md").write_text(macros_page(empty_store()))
     (DOCS / "commands.md").write_text(commands_page())

@@ -38,8 +38,28 @@ def test_runs_without_a_map_have_their_latents_computed(
     store: duckdb.DuckDBPyConnection, explored: Explored
 ) -> None:
     label = explored.demo.names[1]
-    slow = store.execute(labels._SLOW, {"run": explored.ids[0], "label": label, "most": 3})
+    given = {"run": explored.ids[0], "label": label, "against": None, "most": 3}
+    slow = store.execute(labels._SLOW, given)
     assert labels.Telling(*slow.fetchall()[0]).latent == SPORT_LATENT
+
+
+def test_a_label_is_told_from_one_other(
+    client: TestClient, store: duckdb.DuckDBPyConnection, explored: Explored
+) -> None:
+    run, (label, against, *_) = explored.ids[0], explored.demo.names
+    base = f"/run/{run}/labels"
+    asked = {"label": label, "against": against}
+    page = client.get(base, params=asked).text
+    assert "labels/latents?label=" in page
+    assert "against=" in page
+    assert client.get(base, params=asked | {"against": "none"}).status_code == 404
+    assert f"/latent/{SPORT_LATENT}" in client.get(f"{base}/latents", params=asked).text
+    rows = store.execute(
+        "SELECT latent, cohen_d FROM latents_for_label(?, ?, against := ?) LIMIT 20",
+        [run, label, against],
+    ).fetchall()
+    found = labels.telling(store, run, label, slowly=True, against=against)
+    assert [(one.latent, one.cohen_d) for one in found] == rows
 
 
 def test_parts_of_labels_come_by_themselves(client: TestClient, explored: Explored) -> None:

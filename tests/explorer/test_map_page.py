@@ -101,3 +101,15 @@ def test_what_is_not_there_is_said(client: TestClient, base: str, address: str, 
     answer = client.get(base + address)
     assert answer.status_code in (400, 404)
     assert said in answer.text
+
+
+def test_documents_that_hold_a_massive_token_are_a_click_away(
+    client: TestClient, base: str, explored: Explored
+) -> None:
+    there = client.get(f"{base}/points?of=pooled").json()["ways"]["massive tokens"]
+    held = there["of"].count(there["names"].index("one or more"))
+    assert f"{held} documents hold a massive token" in client.get(f"{base}?of=pooled").text
+    assert "of=pooled&amp;massive=yes" in client.get(base).text
+    page = client.get(f"{base}?of=pooled&massive=yes").text
+    assert f"What marks these {held} documents" in page
+    assert client.get(f"/run/{explored.ids[0]}").status_code == 200

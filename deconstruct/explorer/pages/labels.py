@@ -19,10 +19,10 @@ FIGURES = ("probe_curve", "representations", "learning_curve")
 
 def _labels(asked: Asked) -> Response:
     there = reading.labels(asked.store, asked.run_id)
-    label = _known(asked, there)
+    label, against = _known(asked, there), _against(asked, there)
     return asked.page(
-        "labels.html", labels=there, label=label,
-        telling=reading.telling(asked.store, asked.run_id, label, SHOWN),
+        "labels.html", labels=there, label=label, against=against,
+        telling=[] if against else reading.telling(asked.store, asked.run_id, label, SHOWN),
         confusion=reading.confusion(asked.store, asked.run_id), contexts=CONTEXTS,
         figures=[name for name in FIGURES if name in OF_RUN],
     )  # fmt: skip
@@ -36,11 +36,22 @@ def _known(asked: Asked, there: list[reading.Label]) -> str:
     return label
 
 
+def _against(asked: Asked, there: list[reading.Label]) -> str | None:
+    """The one label that the label of the address is told from; None: from all others."""
+    against = asked.word("against")
+    if against and against not in {one.name for one in there}:
+        raise QueryError(f"run {asked.run_id} has no label {against[:60]!r}")
+    return None if against in ("", _known(asked, there)) else against
+
+
 def _telling(asked: Asked) -> Response:
-    """The latents of a label, where a run has none ready."""
-    label = _known(asked, reading.labels(asked.store, asked.run_id))
-    found = reading.telling(asked.store, asked.run_id, label, SHOWN, slowly=True)
-    return asked.page("label_latents.html", telling=found, label=label)
+    """The latents of a label, where none stand ready."""
+    there = reading.labels(asked.store, asked.run_id)
+    label, against = _known(asked, there), _against(asked, there)
+    found = reading.telling(asked.store, asked.run_id, label, SHOWN, slowly=True, against=against)
+    return asked.page(
+        "label_latents.html", telling=found, label=label, against=against, contexts=CONTEXTS
+    )
 
 
 def _contexts(asked: Asked) -> Response:

@@ -67,7 +67,12 @@ def _map(asked: Asked) -> Response:
         "latent": latent,
         "selected": packed(chosen) if chosen is not None else "",
     }
-    return asked.page("map.html", settings=settings, n=len(there.ids), of=of, shown=shown)
+    massive = 0
+    if "massive tokens" in there.groups:
+        massive = len(places.members(asked.store, asked.run_id))
+    return asked.page(
+        "map.html", settings=settings, n=len(there.ids), of=of, shown=shown, massive=massive
+    )
 
 
 def _of(asked: Asked) -> str:
@@ -152,7 +157,8 @@ def _latent_list(asked: Asked, chosen: list[int]) -> list[places.LatentGlance]:
 
 
 def _chosen(asked: Asked) -> np.ndarray | None:
-    """The documents of the address: a set, those of a cluster, or of a label."""
+    """The documents of the address: a set, those of a cluster or of a label, those that hold a
+    massive token."""
     if text := asked.word("selected"):
         return unpacked(text)
     if label := asked.word("label"):
@@ -160,6 +166,8 @@ def _chosen(asked: Asked) -> np.ndarray | None:
     if asked.word("cluster"):
         cluster = asked.number("cluster", 0)
         return np.array(places.members(asked.store, asked.run_id, cluster=cluster))
+    if asked.word("massive"):
+        return np.array(places.members(asked.store, asked.run_id))
     return None
 
 

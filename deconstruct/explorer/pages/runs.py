@@ -9,10 +9,15 @@ from starlette.responses import RedirectResponse, Response
 from deconstruct.explorer.asked import Asked, Page
 from deconstruct.explorer.pages.figures import OF_RUN
 from deconstruct.report.reading import runs as reading
+from deconstruct.report.reading.massive import massive
+from deconstruct.report.reading.records import has
+from deconstruct.report.reading.verdict import COMPARED
 from deconstruct.store.query import resolve_run
 
 SHOWN = 100
 """Rows of a table of latents that were matched or lost."""
+NAMES = {name: headline.label for name, headline in COMPARED.items()}
+"""Of headline metrics, as people read them."""
 
 
 def _runs(asked: Asked) -> Response:
@@ -22,10 +27,12 @@ def _runs(asked: Asked) -> Response:
 
 def _run(asked: Asked) -> Response:
     """A run: headline figures, and the report's figures after."""
+    mapped = has(asked.store, "document_map", asked.run_id)
     return asked.page(
         "run.html",
         cards=reading.cards(asked.store, asked.run_id),
         others=reading.same_runs(asked.store, asked.run_id),
+        massive=massive(asked.store, asked.run_id) if mapped else None,
         figures=tuple(OF_RUN),
     )
 
@@ -54,13 +61,13 @@ def _compare(asked: Asked) -> Response:
 def _metrics(asked: Asked) -> Response:
     """Headline metrics of two runs; it takes a second, so it comes after."""
     found = reading.compared(asked.store, *_two(asked))
-    return asked.page("differences.html", differences=found)
+    return asked.page("differences.html", differences=found, names=NAMES)
 
 
 def _compare_all(asked: Asked) -> Response:
     """Every metric of two runs."""
     found = reading.compared_all(asked.store, *_two(asked))
-    return asked.page("differences.html", differences=found)
+    return asked.page("differences.html", differences=found, names=NAMES)
 
 
 def _choose(asked: Asked) -> Response:

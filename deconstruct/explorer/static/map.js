@@ -9,6 +9,7 @@
   const hidden = new Set();
   let way = set.ways[0] || "all", strength = null, tool = "lasso", ring = null, cross = null, corner = null, told = -1, due = false;
   one("wait").remove();
+  view.span(data.x, data.y);
 
   const part = async (path, into) => { // a part of a page that the server made: text in it is text
     const answer = await fetch(path), page = new DOMParser().parseFromString(await answer.text(), "text/html");
@@ -87,7 +88,7 @@
   const ask = async () => {
     one("clear").hidden = !chosen.size;
     const url = new URL(location.href), room = one("marks");
-    for (const name of ["selected", "cluster", "label"]) url.searchParams.delete(name);
+    for (const name of ["selected", "cluster", "label", "massive"]) url.searchParams.delete(name);
     if (chosen.size) url.searchParams.set("selected", P.packed([...chosen]));
     history.replaceState(null, "", url);
     if (!chosen.size) return room.replaceChildren();

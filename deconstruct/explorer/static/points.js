@@ -35,8 +35,12 @@
 
   // A view of the grid of 0 to 10,000 on a canvas of some pixels; y grows upwards on the grid.
   class View {
-    constructor() { this.zoom = 1; this.x = 5000; this.y = 5000; }
-    size(width, height) { this.width = width; this.height = height; this.unit = Math.min(width, height) * 0.94 / 10000; }
+    constructor() { this.zoom = 1; this.x = this.y = 5000; this.wide = this.high = 10000; }
+    span(xs, ys) { // what is to fit: the points lie around the middle of the grid
+      const reach = (of) => Math.max(1000, 2 * of.reduce((most, one) => Math.max(most, Math.abs(one - 5000)), 0));
+      this.wide = reach(xs); this.high = reach(ys);
+    }
+    size(width, height) { this.width = width; this.height = height; this.unit = 0.92 * Math.min(width / this.wide, height / this.high); }
     scale() { return this.unit * this.zoom; }
     at(x, y) { return [(x - this.x) * this.scale() + this.width / 2, (this.y - y) * this.scale() + this.height / 2]; }
     grid(px, py) { return [(px - this.width / 2) / this.scale() + this.x, this.y - (py - this.height / 2) / this.scale()]; }

@@ -70,9 +70,11 @@ def _massive(look: Look) -> Iterator[Finding]:
             f". In cluster {row['cluster']}, {percent(row['share'])} of the documents hold one, "
             f"of all documents {percent(row['share_of_all'])}"
         )
+    where = ": such documents stand apart on the map as the probe reads them"
+    where = where if found.mapped else ""
     yield Finding(
         "A few tokens drown the others: massive activations",
-        f"{told}. Means and maxima over a document that holds one are about it.",
+        f"{told}. Means and maxima over a document that holds one are about it{where}.",
         "that the model does nothing with them; they may serve attention.",
         "dictionary",
         tuple(("", row["latent"]) for row in found.latents[:5]),

@@ -31,8 +31,10 @@ ORDER BY l.rank LIMIT $most
 """
 _SLOW = """
 SELECT l.latent, l.top_token, l.cohen_d, l.ci_low, l.ci_high, l.auroc, l.mean_in, l.mean_out,
-    l.documents_in, l.documents_out, l.effect, l.effect_rank, NULL
-FROM latents_for_label($run, $label) AS l LIMIT $most
+    l.documents_in, l.documents_out, l.effect, l.effect_rank, m.token
+FROM (FROM latents_for_label($run, $label, against := $against) LIMIT $most) AS l
+LEFT JOIN massive_latents AS m ON m.run_id = $run AND m.latent = l.latent
+ORDER BY abs(l.cohen_d_train) DESC NULLS LAST, l.latent
 """
 _CELLS = """
 SELECT p.label, p.predicted, count(*) FROM probe_predictions AS p
@@ -152,12 +154,14 @@ def telling(
     label: str,
     most: int = 20,
     slowly: bool = False,
+    against: str | None = None,
 ) -> list[Telling]:
-    """Latents that tell a label best. Runs without a map have none ready; slowly: compute them."""
+    """Latents that tell a label best, from all others or from the label ``against``. None stand
+    ready against one label, or of runs without a map; slowly: compute them."""
     given = {"run": run_id, "label": label, "most": most}
-    found = store.execute(_READY, given).fetchall()
+    found = [] if against else store.execute(_READY, given).fetchall()
     if not found and slowly:
-        found = store.execute(_SLOW, given).fetchall()
+        found = store.execute(_SLOW, given | {"against": against}).fetchall()
     return [Telling(*row) for row in found]
 
 

@@ -21,7 +21,7 @@ SELECT m.doc_id, m.{x} AS x, m.{y} AS y, coalesce(d.label, $none) AS label, d.sp
     CASE WHEN c.cluster IS NULL THEN $none ELSE 'cluster ' || c.cluster END AS cluster,
     CASE WHEN p.doc_id IS NULL THEN 'not judged'
         WHEN p.predicted = p.label THEN 'right' ELSE 'wrong' END AS probe,
-    CASE WHEN coalesce(m.massive, 0) = 0 THEN 'none' ELSE 'some' END AS massive
+    CASE WHEN coalesce(m.massive, 0) = 0 THEN 'none' ELSE 'one or more' END AS massive
 FROM document_map AS m
 JOIN documents AS d ON d.run_id = $run AND d.doc_id = m.doc_id
 LEFT JOIN clusters AS c ON c.run_id = $run AND c.doc_id = m.doc_id
@@ -156,15 +156,20 @@ def members(
     cluster: int | None = None,
     label: str | None = None,
 ) -> list[int]:
-    """Documents of a cluster or of a label. Raises ``QueryError`` if there is none."""
-    if cluster is not None:
+    """Documents of a cluster or of a label; of neither: those that hold a massive token. Raises
+    ``QueryError`` if there is none."""
+    if cluster is None and label is None:
+        query = "SELECT doc_id FROM document_map WHERE run_id = ? AND massive > ? ORDER BY doc_id"
+        value = 0
+    elif cluster is not None:
         query, value = "SELECT doc_id FROM clusters WHERE run_id = ? AND cluster = ?", cluster
     else:
         query = "SELECT DISTINCT y.doc_id FROM labels_of(?) AS y WHERE y.value = ?"
         value = label  # type: ignore[assignment]
     found = [doc_id for (doc_id,) in store.execute(query, [run_id, value]).fetchall()]
     if not found:
-        what = f"cluster {cluster}" if cluster is not None else f"label {label!r}"
+        what = "a massive token" if label is None else f"label {label!r}"
+        what = what if cluster is None else f"cluster {cluster}"
         raise QueryError(f"run {run_id} has no documents of {what}")
     return found
 
