@@ -149,10 +149,9 @@ def strength(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         Told(
             "strength",
             "How often latents fire, and how strongly",
-            "Each cell counts latents, the more the stronger its colour; some of the strongest have "
-            "their numbers. "
-            "A few far above all others often answer to massive activations of single tokens. It "
-            "does not show on how many tokens a latent is that strong.",
+            "Each cell counts latents, the more the stronger its colour; some of the strongest "
+            "have their numbers. A few far above all others often answer to massive activations "
+            "of single tokens. It does not show on how many tokens a latent is that strong.",
             f"{total:,} latents that fire; the strongest, latent {top['strongest latent']}, "
             f"reaches {top['its activation']:,.0f}.",
         ),
