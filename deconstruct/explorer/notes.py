@@ -139,7 +139,7 @@ class Notes:
                 if not _OURS.issuperset(one.execute("SELECT type, name FROM sqlite_schema")):
                     raise sqlite3.DatabaseError("it holds more than notes")
                 yield one
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError) as error:  # the latter of a number that is none
             raise StorageError(
                 f"notes {str(self.file)!r} can't be read or written: {error}; "
                 "move the file away to begin another"

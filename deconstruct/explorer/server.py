@@ -74,12 +74,12 @@ def noted(home: Path, url: str) -> Iterator[None]:
         return
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        os.ftruncate(handle, 0)
+    except OSError:  # held by another explorer, or no file that takes a note
         os.close(handle)
         yield
         return
     try:
-        os.ftruncate(handle, 0)
         os.pwrite(handle, f"{json.dumps({'url': url, 'pid': os.getpid()})}\n".encode(), 0)
         yield
     finally:
@@ -90,8 +90,9 @@ def noted(home: Path, url: str) -> Iterator[None]:
 def running(home: Path) -> str | None:
     """The address of the explorer that runs over a data root; None if none does, or if the note is
     of one that has died."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # no pipe has us wait
     try:
-        with (home / NOTE).open() as note:
+        with open(os.open(home / NOTE, flags), encoding="utf-8") as note:
             with suppress(BlockingIOError):
                 fcntl.flock(note, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 return None  # nobody holds it

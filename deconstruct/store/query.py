@@ -35,6 +35,7 @@ _COMPARED = re.compile(
     r"""|('(?:[^']|'')*')\s*(?:==?|!=|<>)\s*(?:\w+\.)?"?run_id\b""",
     re.IGNORECASE,
 )
+_RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _STRING = re.compile(r"'((?:[^']|'')*)'")
 
 
@@ -57,7 +58,13 @@ def data_root(home: Path | str | None = None) -> Path:
 
 
 def report_file(root: Path, run_id: str) -> Path:
-    """Where the report of a run lies below a data root."""
+    """Where the report of a run lies below a data root. Raises ``StorageError`` for a run_id that
+    is no name of a file, as a store that others have made may have one."""
+    if not _RUN_ID.fullmatch(run_id):
+        raise StorageError(
+            f"run_id {run_id[:60]!r} is none that a publish gives, and no name of a "
+            "file; look at the store with 'deconstruct sql', or name the file with --output"
+        )
     return root / REPORTS / f"{run_id}.html"
 
 

@@ -8,6 +8,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,8 @@ def remove_runs(home: Path | str | None, runs: Iterable[str]) -> list[str]:
         create_views(connection, root)
         create_macros(connection)
     for run_id in run_ids:  # its page has its texts
-        report_file(root, run_id).unlink(missing_ok=True)
+        with suppress(StorageError):  # of one that can have no page
+            report_file(root, run_id).unlink(missing_ok=True)
     return run_ids
 
 

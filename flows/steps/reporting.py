@@ -22,9 +22,6 @@ log = logging.getLogger("deconstruct.stages")
 
 VARIABLE = "DECONSTRUCT_REPORT"
 """``no``: runs write no page; 'deconstruct report' does when it is asked."""
-NOTE = ".explorer"
-"""File of a data root: where its explorer answers, while one does."""
-_ADDRESS = re.compile(r"(http://127\.0\.0\.1:(\d{1,5}))/?\s*")
 
 
 def reported(root: DataRoot, results: list[SiteResult], name: str) -> None:
@@ -43,7 +40,6 @@ def reported(root: DataRoot, results: list[SiteResult], name: str) -> None:
             with open_store(root.path, files=False, verify=False) as store:
                 write(store, result.run_id, file)
             log.info("%-12s %s", "report", file)
-            show(root.path, result, name)
         except RunCancelled:
             raise
         except Exception as error:  # whatever it is, the run is done and published
@@ -52,6 +48,13 @@ def reported(root: DataRoot, results: list[SiteResult], name: str) -> None:
                 "no report of run %s was written: %s; try 'deconstruct report %s'",
                 result.run_id, told, result.run_id,
             )  # fmt: skip
+            continue
+        try:
+            show(root.path, result, name)
+        except RunCancelled:
+            raise
+        except Exception as error:  # it is written, whatever the server of the UI says
+            log.warning("the UI has no link to %s: %s", file, type(error).__name__)
 
 
 def show(root: Path, result: SiteResult, name: str) -> None:
@@ -74,11 +77,13 @@ def show(root: Path, result: SiteResult, name: str) -> None:
 
 def explorer(root: Path) -> str | None:
     """The address of the explorer of a data root, if one answers on this machine."""
-    try:
-        found = _ADDRESS.fullmatch((root / NOTE).read_text(encoding="utf-8"))
-        if found is None:
-            return None
-        with socket.create_connection(("127.0.0.1", int(found[2])), timeout=1):
-            return found[1]
-    except (OSError, ValueError, OverflowError):
+    from deconstruct.explorer.server import running  # starlette: half a second
+
+    address = running(root)
+    if address is None:
+        return None
+    try:  # of a folder that machines share, it may be another's
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=1):
+            return address
+    except (OSError, OverflowError):
         return None

@@ -153,3 +153,12 @@ def test_notes_are_taken_out(tmp_path: Path) -> None:
             row for row in csv.reader(io.StringIO(found.text, newline="")) if row[3][:1] == "="
         ]
         assert "<script>" not in client.get("/notes").text.replace("<script src", "")
+
+
+def test_a_number_of_others_that_is_none_is_said(tmp_path: Path) -> None:
+    Notes(tmp_path).star(ABOUT, True)
+    with sqlite3.connect(tmp_path / FILE) as theirs:
+        theirs.execute("UPDATE notes SET latent = 'seven'")
+    theirs.close()
+    with pytest.raises(StorageError, match="move the file away"):
+        Notes(tmp_path).all()

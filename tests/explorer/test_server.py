@@ -93,6 +93,10 @@ def test_a_note_is_of_one_that_lives(tmp_path: Path) -> None:
     assert running(tmp_path) is None
     with noted(tmp_path, "http://evil.example"):
         assert running(tmp_path) is None
+    os.mkfifo(note)  # nobody waits for who never writes, and nothing is written to it
+    with noted(tmp_path, url):
+        assert running(tmp_path) is None
+    note.unlink()
     target = tmp_path / "precious"
     target.write_text("precious")
     note.symlink_to(target)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import tracemalloc
 from pathlib import Path
 
 import duckdb
@@ -15,7 +16,9 @@ from explorer.conftest import Explored
 from starlette.testclient import TestClient
 from support.paths import ROOT
 
+from deconstruct.explorer.pages import sql
 from deconstruct.explorer.questions import PAGE, asked_of, questions
+from deconstruct.store.render import cell
 
 
 def test_an_answer_is_a_table_with_links(client: TestClient, explored: Explored) -> None:
@@ -166,3 +169,26 @@ def test_the_editor_knows_what_the_store_has(client: TestClient) -> None:
     assert "density" in known["relations"]["features"]
     assert "top_contexts(" in known["tables"]
     assert {"demo", "latest"} <= set(known["values"])
+
+
+def test_of_long_cells_no_more_is_held_than_is_shown(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest: list[int] = []
+
+    def looked_at(value: object) -> str:
+        longest.append(len(str(value)))
+        return cell(value)
+
+    monkeypatch.setattr(sql, "cell", looked_at)
+    tracemalloc.start()
+    try:
+        answer = client.get(
+            "/sql", params={"query": "SELECT repeat('x', 10_000_000) FROM range(9)"}
+        )
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert "Rows 1 to 9" in answer.text
+    assert max(longest) <= sql.WIDEST + 1
+    assert most < 50_000_000

@@ -155,3 +155,12 @@ def test_in_a_browser(fired: House, tmp_path: Path) -> None:
             assert page.value("document.getElementById('main').scrollWidth") <= width
         assert page.value("window.faults") == []
         assert all(url.startswith((where, "data:,")) for url in page.requests.values())
+
+
+@pytest.mark.parametrize("latent", ["9" * 30, "0" * 20 + "9" * 5000])
+def test_a_number_that_is_no_latent_is_refused(
+    client: TestClient, explorer: Explorer, latent: str
+) -> None:
+    answer = sent(client, explorer, text=ONE, latent=latent)
+    assert answer.status_code == 404
+    assert "name a whole number" in answer.text

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import duckdb
 import pytest
@@ -11,6 +13,9 @@ from support.browser import PROGRAM, browser
 from support.store_artifacts import plant
 
 from deconstruct.report import page
+from deconstruct.report.reading.massive import Massive
+from deconstruct.report.reading.verdict import Gate
+from deconstruct.report.sections import overview
 from deconstruct.store import open_store, publish, resolve_run
 from deconstruct.store.rewrite import FILE
 from deconstruct.store.schema import RELATIONS
@@ -76,3 +81,21 @@ def test_all_of_it_may_be_missing(home: Path) -> None:
     assert "no clusters" in text
     assert "no headline figures" in text
     assert "no labels" in text
+
+
+def test_what_was_not_measured_is_not_called_good() -> None:
+    def light(*found: Any) -> overview.Light:
+        look: Any = SimpleNamespace(massive=Massive(*found, [], []))
+        return overview._tokens(look)
+
+    assert light(None, None, False, [])[:3:2] == ("quiet", "not measured")
+    assert light(None, None, True, [])[:3:2] == ("good", "not seen")
+    heavy = light(None, None, True, [{"token": "a", "variance_share": 0.5}])
+    assert heavy[:3:2] == ("bad", "present")
+    assert "0 %" not in heavy.detail
+
+
+def test_gates_that_nothing_is_known_of_are_not_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    look: Any = SimpleNamespace(store=None, run=None)
+    monkeypatch.setattr(overview, "gates", lambda *_: [Gate("max_fvu", 0.1, None)])
+    assert overview._gates(look)[:3] == ("quiet", "Gates", "not judged")

@@ -12,6 +12,7 @@ from support.running import deconstruct
 from support.store_artifacts import plant
 
 from deconstruct.artifacts import DataRoot
+from deconstruct.explorer.server import NOTE, noted
 from deconstruct.report import page
 from deconstruct.store import open_store, publish, remove_runs, resolve_run
 from deconstruct.store.query import report_file
@@ -73,14 +74,15 @@ def test_the_page_is_shown_by_its_path_and_by_a_link_while_an_explorer_answers(
     assert file.exists()
     assert str(file) in shown["text"]
     assert shown["key"] == "report-a-night-9-resid-post-corpus"
-    note = home / reporting.NOTE
     for told in ("http://evil.example:80", f"http://127.0.0.1:{unused}", "http://127.0.0.1:99999"):
-        note.write_text(told)
-        assert reporting.explorer(home) is None
+        with noted(home, told):
+            assert reporting.explorer(home) is None
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
-        note.write_text(f"{address}/\n")
-        reporting.show(home, result, "night")
+        with noted(home, address):  # as the explorer itself does
+            reporting.show(home, result, "night")
+        (home / NOTE).write_text(f'{{"url": "{address}"}}')  # of one that has died, or of others
+        assert reporting.explorer(home) is None
     assert shown["link"] == f"{address}/run/{result.run_id}"
 
 
@@ -107,6 +109,23 @@ def test_a_page_that_can_not_be_drawn_is_a_warning(
     assert f"deconstruct report {result.run_id}" in caplog.text
     assert "no ink" in caplog.text
     assert not (home / "reports").exists()
+
+
+def test_a_page_is_written_whatever_the_server_of_the_ui_says(
+    home: Path,
+    result: SiteResult,
+    shown: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ConnectionError("no server")
+
+    monkeypatch.setattr(reporting, "create_markdown_artifact", broken)
+    reporting.reported(DataRoot(home), [result], "night")
+    assert report_file(home, result.run_id).exists()
+    assert "no report" not in caplog.text
+    assert "no link" in caplog.text
 
 
 def test_runs_write_none_where_they_are_told_so(

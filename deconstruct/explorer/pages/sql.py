@@ -129,18 +129,21 @@ def _answered(asked: Asked, query: str, page: int) -> Answered:
         left = (page - 1) * ROWS
         while left and (passed := connection.fetchmany(min(left, 10_000))):
             left -= len(passed)
-        rows = connection.fetchmany(ROWS + 1)
-        shown = [[_shown(value) for value in row] for row in rows[:ROWS]]
+        shown = []
+        # One at a time: what is cut of a long cell is gone before the next row comes.
+        while len(shown) <= ROWS and (row := connection.fetchone()) is not None:
+            shown.append([_shown(value) for value in row])
         return Answered(
-            names, shown, (page - 1) * ROWS, len(rows) > ROWS, time.monotonic() - began, notes
-        )
+            names, shown[:ROWS], (page - 1) * ROWS, len(shown) > ROWS,
+            time.monotonic() - began, notes,
+        )  # fmt: skip
 
 
 def _shown(value: Any) -> Any:
     """Numbers and nothing as they are; all else as a text that is not too long."""
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
         return value
-    text = cell(value)
+    text = cell(value[: WIDEST + 1] if isinstance(value, str | bytes) else value)
     return text if len(text) <= WIDEST else text[:WIDEST] + " …"
 
 

@@ -130,7 +130,7 @@ def _chosen(latent: str, found: Firings) -> int | None:
     if not latent:
         return None
     d_sae = len(found.known.usual)
-    if not (latent.isascii() and latent.isdigit() and int(latent[:12]) < d_sae):
+    if not (latent.isascii() and latent.isdigit() and len(latent) < 12 and int(latent) < d_sae):
         raise QueryError(f"latent {latent[:40]!r}: name a whole number, 0 to {d_sae - 1}")
     return int(latent)
 

@@ -67,6 +67,8 @@ def _gates(look: Look) -> Light:
     told = "; ".join(f"{g.name} {g.bound:g}, reached {g.value:.4g}" for g in failed or judged)
     if failed:
         return Light("bad", "Gates", "failed", told)
+    if not judged:
+        return Light("quiet", "Gates", "not judged", "This run has none of the figures they ask.")
     return Light("good", "Gates", "passed", f"{len(judged)} of {len(found)} are about it: {told}")
 
 
@@ -103,13 +105,18 @@ def _compared(look: Look) -> Light:
 
 def _tokens(look: Look) -> Light:
     found = look.massive
+    if found.variance_share is None and not found.mapped and not found.tokens:
+        told = "Neither a map nor the errors of single tokens tell of them."
+        return Light("quiet", "Massive activations", "not measured", told)
     if not found.heavy:
         return Light("good", "Massive activations", "not seen", "No few tokens hold the variance.")
-    share, heavy = found.share or 0, found.variance_share or 0
-    detail = (
-        f"{100 * share:.2g} % of the held-out tokens hold {100 * heavy:.0f} % of the variance: "
-        "read the figures of typical tokens"
-    )
+    detail = "Read the figures of typical tokens"
+    if found.share is not None and found.variance_share is not None:
+        detail = (
+            f"{100 * found.share:.2g} % of the held-out tokens hold "
+            f"{100 * found.variance_share:.0f} % of the variance: read the figures of typical "
+            "tokens"
+        )
     if found.suspects:
         numbers = ", ".join(str(row["cluster"]) for row in found.suspects)
         detail += f", and take cluster {numbers} for their artefact until shown otherwise"

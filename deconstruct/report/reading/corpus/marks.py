@@ -276,9 +276,9 @@ def _tokens(
     """Tokens that stand in more documents inside than among the others: log odds, over their
     standard error, half a document added to each count."""
     n, total = len(np.asarray(given["documents"])), known.total
-    found = store.execute(_TOKENS.format(chosen=_CHOSEN), given).fetchnumpy()
-    words, inside = found["token"].astype(str), np.asarray(found["n"], np.float64)
-    outside = np.array([known.tokens[word] for word in words]) - inside
+    found = dict(store.execute(_TOKENS.format(chosen=_CHOSEN), given).fetchall())
+    words, inside = list(found), np.array(list(found.values()), np.float64)
+    outside = np.array([known.tokens[word] for word in words], np.float64) - inside
     odds = np.log((inside + 0.5) / (n - inside + 0.5))
     odds -= np.log((outside + 0.5) / (total - n - outside + 0.5))
     error = np.sqrt(
@@ -286,7 +286,8 @@ def _tokens(
         + 1 / (outside + 0.5) + 1 / (total - n - outside + 0.5)
     )  # fmt: skip
     z = odds / error
-    best = [int(at) for at in np.lexsort((words, -z))[:most] if z[at] > Z]
-    rows = [(str(words[at]), int(inside[at]), int(inside[at] + outside[at])) for at in best]
+    telling = sorted(np.flatnonzero(z > Z).tolist(), key=lambda at: (-z[at], words[at]))
+    best = telling[:most]
+    rows = [(words[at], int(inside[at]), int(inside[at] + outside[at])) for at in best]
     by_name = {one.name: one for one in _shares(rows, n, total)}
     return [by_name[name] for name, _, _ in rows]

@@ -186,7 +186,10 @@ def _places(found: dict[str, np.ndarray], ids: np.ndarray, ways: dict[str, Group
 
 def _groups(values: np.ndarray) -> Groups:
     """The largest groups first, and what is none of them last."""
-    names, of, counts = np.unique(values.astype(str), return_inverse=True, return_counts=True)
+    # As objects: an array of texts has the longest one's room for each.
+    names, of, counts = np.unique(
+        np.asarray(values, object), return_inverse=True, return_counts=True
+    )
     order = sorted(range(len(names)), key=lambda at: (names[at] == NONE, -counts[at], names[at]))
     place = np.empty(len(names), np.int64)
     place[order] = np.arange(len(names))
