@@ -143,8 +143,8 @@ MASSIVE_LATENTS = Table(
         Column(
             "share_of_document_maxima",
             "DOUBLE",
-            "Of the documents in which it fires, the share whose strongest firing is on a massive "
-            "token: what pooling by max reads.",
+            "Of the documents in which it fires, the share in which it does so on a massive token "
+            "more strongly than on any other of the corpus: what pooling by max reads, at least.",
         ),
         Column(
             "share_of_pooled",

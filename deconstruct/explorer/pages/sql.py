@@ -129,7 +129,7 @@ def _answered(asked: Asked, query: str, page: int) -> Answered:
         left = (page - 1) * ROWS
         while left and (passed := connection.fetchmany(min(left, 10_000))):
             left -= len(passed)
-        shown = []
+        shown: list[list[Any]] = []
         # One at a time: what is cut of a long cell is gone before the next row comes.
         while len(shown) <= ROWS and (row := connection.fetchone()) is not None:
             shown.append([_shown(value) for value in row])
