@@ -149,8 +149,7 @@ def strength(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         Told(
             "strength",
             "How often latents fire, and how strongly",
-            "Each cell counts latents, the more the stronger its colour; some of the strongest have "
-            "their numbers. "
+            "Each cell counts latents: the stronger its colour, the more. Some have their numbers. "
             "A few far above all others often answer to massive activations of single tokens. It "
             "does not show on how many tokens a latent is that strong.",
             f"{total:,} latents that fire; the strongest, latent {top['strongest latent']}, "
