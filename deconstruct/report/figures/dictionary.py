@@ -149,9 +149,9 @@ def strength(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         Told(
             "strength",
             "How often latents fire, and how strongly",
-            "Each cell counts latents, the more the stronger its colour; some of the strongest "
-            "have their numbers. A few far above all others often answer to massive activations "
-            "of single tokens. It does not show on how many tokens a latent is that strong.",
+            "Each cell counts latents: the stronger its colour, the more. Some have their numbers. "
+            "A few far above all others often answer to massive activations of single tokens. It "
+            "does not show on how many tokens a latent is that strong.",
             f"{total:,} latents that fire; the strongest, latent {top['strongest latent']}, "
             f"reaches {top['its activation']:,.0f}.",
         ),
@@ -333,11 +333,9 @@ def massive_latents(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChar
             "massive-latents",
             "Latents that answer to massive activations",
             "How strongly each fires on massive tokens and elsewhere, with the token. Where one is "
-            "in a document, it may be much of what pooling sees: the data has each latent's share "
-            "of the pooled vector's squared length. It does not show that they mean nothing "
-            "elsewhere.",
-            f"Latent {top['latent']} fires at {top['mean_massive']:.3g} on massive tokens, and has "
-            f"{top['share_of_pooled']:.0%} of the squared length of pooled documents that hold "
-            "one.",
+            "in a document, these latents are most of what pooling sees of it. It does not show "
+            "that they mean nothing elsewhere.",
+            f"Latent {top['latent']} fires at {top['mean_massive']:.3g} on massive tokens, and is "
+            f"{top['share_of_pooled']:.0%} of the pooled documents that hold one.",
         ),
     )
