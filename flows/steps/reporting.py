@@ -12,6 +12,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.runtime import flow_run
 
 from deconstruct.artifacts import DataRoot
+from deconstruct.common.progress import waiting
 from deconstruct.common.showing import code
 from deconstruct.store import open_store
 from deconstruct.store.query import report_file
@@ -37,7 +38,10 @@ def reported(root: DataRoot, results: list[SiteResult], name: str) -> None:
         check_cancelled()
         file = report_file(root.path, result.run_id)
         try:
-            with open_store(root.path, files=False, verify=False) as store:
+            with (
+                waiting("report"),
+                open_store(root.path, files=False, verify=False) as store,
+            ):
                 write(store, result.run_id, file)
             log.info("%-12s %s", "report", file)
         except RunCancelled:
