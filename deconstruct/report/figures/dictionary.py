@@ -333,9 +333,11 @@ def massive_latents(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChar
             "massive-latents",
             "Latents that answer to massive activations",
             "How strongly each fires on massive tokens and elsewhere, with the token. Where one is "
-            "in a document, these latents are most of what pooling sees of it. It does not show "
-            "that they mean nothing elsewhere.",
-            f"Latent {top['latent']} fires at {top['mean_massive']:.3g} on massive tokens, and is "
-            f"{top['share_of_pooled']:.0%} of the pooled documents that hold one.",
+            "in a document, it may be much of what pooling sees: the data has each latent's share "
+            "of the pooled vector's squared length. It does not show that they mean nothing "
+            "elsewhere.",
+            f"Latent {top['latent']} fires at {top['mean_massive']:.3g} on massive tokens, and has "
+            f"{top['share_of_pooled']:.0%} of the squared length of pooled documents that hold "
+            "one.",
         ),
     )
