@@ -17,6 +17,7 @@ import duckdb
 from deconstruct.common.showing import printable
 from deconstruct.report.chart import Missing, values
 from deconstruct.report.theme import ONE, QUIET
+from deconstruct.store.render import records_of
 
 WIDTH = 400
 """Pixels of a plot, without its axes."""
@@ -37,9 +38,7 @@ Rows = list[dict[str, Any]]
 
 def query(store: duckdb.DuckDBPyConnection, sql: str, *given: Any) -> Rows:
     """The answer's rows by the names of its columns."""
-    answer = store.execute(sql, list(given))
-    names = [column[0] for column in answer.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+    return records_of(store.execute(sql, list(given)))
 
 
 def query_new(store: duckdb.DuckDBPyConnection, sql: str, *given: Any, lacks: str) -> Rows:

@@ -16,7 +16,7 @@ import duckdb
 from deconstruct.store.pages import check_latent
 from deconstruct.store.query import CALLED
 from deconstruct.store.remove import Garbage
-from deconstruct.store.render import names_of
+from deconstruct.store.render import records_of
 
 Record = dict[str, Any]
 
@@ -121,6 +121,4 @@ def _records(
     connection: duckdb.DuckDBPyConnection, query: str, values: Mapping[str, Any]
 ) -> list[Record]:
     used = {name: value for name, value in values.items() if f"${name}" in query}
-    result = connection.execute(query, used)
-    names = names_of(result)
-    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+    return records_of(connection.execute(query, used))

@@ -251,6 +251,12 @@ def names_of(result: duckdb.DuckDBPyConnection) -> list[str]:
     return [str(column[0]) for column in result.description or []]
 
 
+def records_of(result: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """The rows of a result, each by the names of its columns."""
+    names = names_of(result)
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
 def _rows(result: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
     while chunk := result.fetchmany(CHUNK):
         yield from chunk

@@ -10,6 +10,7 @@ from deconstruct.report.reading.corpus import labels as reading
 from deconstruct.report.reading.latent import facts, top_contexts
 from deconstruct.store import QueryError
 from deconstruct.store.pages import check_latent
+from deconstruct.store.render import records_of
 
 SHOWN = 20
 CONTEXTS = 3
@@ -65,9 +66,7 @@ def _contexts(asked: Asked) -> Response:
 
 def _probes(asked: Asked) -> Response:
     """The probe table, which takes a while."""
-    result = asked.store.execute("FROM probe_table(?)", [asked.run_id])
-    names = [column[0] for column in result.description or ()]
-    rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+    rows = records_of(asked.store.execute("FROM probe_table(?)", [asked.run_id]))
     return asked.page("label_probes.html", rows=rows)
 
 

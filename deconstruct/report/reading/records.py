@@ -6,16 +6,14 @@ from typing import Any
 
 import duckdb
 
-from deconstruct.store.render import names_of
+from deconstruct.store.render import records_of
 
 Record = dict[str, Any]
 
 
 def records(store: duckdb.DuckDBPyConnection, query: str, **bound: Any) -> list[Record]:
     """The answer to a query, a record per row. bound: its parameters, ``$name`` in the query."""
-    result = store.execute(query, bound)
-    names = names_of(result)
-    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+    return records_of(store.execute(query, bound))
 
 
 def has(store: duckdb.DuckDBPyConnection, relation: str, run_id: str) -> bool:
