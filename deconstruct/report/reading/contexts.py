@@ -1,25 +1,14 @@
-"""Texts around the tokens on which a latent fires, token by token."""
+"""The strongest context of each of many latents; `latent.top_contexts` has several of one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import NamedTuple
 
 import duckdb
 
+from deconstruct.report.reading.latent import Token
 from deconstruct.report.reading.records import records
-
-Token = tuple[str, float | None, bool]
-"""Its text, how strongly the latent fires on it (None: not), and whether the context is of it."""
-
-_CONTEXTS = """
-SELECT c.rank, c.doc_id, c.token, c.activation, c.peak, d.label, d.split
-FROM context_tokens($run_id, $latent, n := $n, width := $width) AS c
-JOIN documents AS d ON d.run_id = $run_id AND d.doc_id = c.doc_id
-WHERE NOT c.special OR c.activation IS NOT NULL
-ORDER BY c.rank, c.token_index
-"""
 
 _STRONGEST = """
 WITH peaks AS MATERIALIZED (
@@ -46,35 +35,6 @@ ORDER BY a.latent, a.place
 """
 
 
-class Context(NamedTuple):
-    """A place in a document on which a latent fires."""
-
-    doc_id: int
-    label: str | None
-    split: str
-    activation: float
-    tokens: list[Token]
-
-
-def contexts(
-    store: duckdb.DuckDBPyConnection, run_id: str, latent: int, n: int = 3, width: int = 12
-) -> list[Context]:
-    """The n strongest contexts of a latent whose texts differ, strongest first, with ``width``
-    tokens on each side."""
-    rows = records(store, _CONTEXTS, run_id=run_id, latent=latent, n=n, width=width)
-    found = []
-    for _, group in groupby(rows, key=lambda row: row["rank"]):
-        tokens = list(group)
-        peak = next((t for t in tokens if t["peak"]), tokens[0])
-        found.append(
-            Context(
-                peak["doc_id"], peak["label"], peak["split"], peak["activation"] or 0.0,
-                [(t["token"], t["activation"], bool(t["peak"])) for t in tokens],
-            )
-        )  # fmt: skip
-    return found
-
-
 def strongest(
     store: duckdb.DuckDBPyConnection,
     run_id: str,
@@ -85,6 +45,6 @@ def strongest(
     """The strongest context of each of many latents, in one question."""
     rows = records(store, _STRONGEST, run_id=run_id, latents=list(latents), left=left, right=right)
     return {
-        latent: [(row["token"], row["activation"], bool(row["peak"])) for row in group]
+        latent: [Token(row["token"], row["activation"], bool(row["peak"])) for row in group]
         for latent, group in groupby(rows, key=lambda row: row["latent"])
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deconstruct.report.chart import Missing
-from deconstruct.report.reading.contexts import contexts
+from deconstruct.report.reading.latent import top_contexts
 from deconstruct.report.reading.records import Record
 from deconstruct.report.sections.documents import why
 from deconstruct.report.sections.look import Found, Look
@@ -70,7 +70,7 @@ def labels(look: Look) -> Found:
 
 
 def _shown(look: Look, row: Record) -> Record:
-    found = contexts(look.store, look.run_id, row["latent"], CONTEXTS, WIDTH)
+    found = top_contexts(look.store, look.run_id, row["latent"], CONTEXTS, WIDTH)
     return {**row, "contexts": found, "largest": max((c.activation for c in found), default=None)}
 
 
