@@ -104,9 +104,11 @@ def dots(size: int = 55) -> alt.Chart:
     return alt.Chart().mark_point(filled=True, size=size, opacity=1)
 
 
-def bars() -> alt.Chart:
-    """Bars of a histogram."""
-    return alt.Chart().mark_bar(stroke="white", strokeWidth=0.5)
+def histogram(x: alt.X, y: alt.Y, *tooltip: str) -> alt.Chart:
+    """Bars from the columns ``from`` to ``to``, as high as y; x: of ``from``. tooltip: what is told
+    beside these two, y's column among it."""
+    marks = alt.Chart().mark_bar(stroke="white", strokeWidth=0.5)
+    return marks.encode(x=x, x2="to:Q", y=y, y2=alt.datum(0), tooltip=["from:Q", "to:Q", *tooltip])
 
 
 def layered(rows: Rows, *layers: alt.Chart | alt.LayerChart) -> alt.LayerChart:

@@ -11,9 +11,9 @@ from deconstruct.report.drawing import (
     OTHERS,
     WIDTH,
     Rows,
-    bars,
     digits,
     grouped,
+    histogram,
     layered,
     names_for,
     query,
@@ -81,7 +81,7 @@ def label_mix(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
                 start += part
     y = alt.Y("cluster:N", sort=None, title=None, axis=alt.Axis(labelLimit=190))
     colours = [QUIET if one == OTHERS else COLOURS[i] for i, one in enumerate(order)]
-    bars = alt.Chart().mark_bar(height=18, stroke="white", strokeWidth=1, opacity=0.75).encode(
+    histogram = alt.Chart().mark_bar(height=18, stroke="white", strokeWidth=1, opacity=0.75).encode(
         x=alt.X("from:Q", title="documents"), x2="to:Q", y=y,
         color=alt.Color(
             "label:N", scale=alt.Scale(domain=order, range=colours),
@@ -92,7 +92,7 @@ def label_mix(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     texts = (
         alt.Chart().mark_text(fontSize=10.5, aria=False).encode(x="middle:Q", y=y, text="written:N")
     )
-    chart = layered(rows, bars, texts)
+    chart = layered(rows, histogram, texts)
     return finished(
         chart.properties(width=WIDTH - 60, height=max(2, len(shown)) * 26),
         Told(
@@ -206,17 +206,15 @@ def support(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         {"from": row["bin"] / BANDS, "to": (row["bin"] + 1) / BANDS, "documents": row["documents"]}
         for row in found
     ]
-    marks = bars().encode(
-        x=alt.X(
+    marks = histogram(
+        alt.X(
             "from:Q",
             title="share of the fits in which a document stays in its cluster",
             axis=alt.Axis(format="%", grid=False),
             scale=alt.Scale(domain=[0, 1]),
         ),
-        x2="to:Q",
-        y=alt.Y("documents:Q", title="documents"),
-        y2=alt.datum(0),
-        tooltip=["from:Q", "to:Q", "documents:Q"],
+        alt.Y("documents:Q", title="documents"),
+        "documents:Q",
     )
     total = sum(row["documents"] for row in rows)
     sure = sum(row["documents"] for row in rows if row["from"] >= 0.9)

@@ -9,9 +9,9 @@ from deconstruct.report.chart import Missing, Told, finished
 from deconstruct.report.drawing import (
     WIDTH,
     Rows,
-    bars,
     digits,
     dots,
+    histogram,
     layered,
     query,
     reference,
@@ -125,13 +125,11 @@ def matches(store: duckdb.DuckDBPyConnection, run: str, other: str | None = None
         }
         for row in found
     ]
-    marks = bars().encode(
-        x=alt.X("from:Q", title="cosine of matched decoder rows", axis=alt.Axis(grid=False),
+    marks = histogram(
+        alt.X("from:Q", title="cosine of matched decoder rows", axis=alt.Axis(grid=False),
                 scale=alt.Scale(domain=[min(0, rows[0]["from"]), 1])),
-        x2="to:Q",
-        y=alt.Y("latents:Q", title="pairs of latents"),
-        y2=alt.datum(0),
-        tooltip=["from:Q", "to:Q", "latents:Q"],
+        alt.Y("latents:Q", title="pairs of latents"),
+        "latents:Q",
     )  # fmt: skip
     layers: list[alt.Chart | alt.LayerChart] = [marks]
     mean, chance = told.get("pw_mcc"), told.get("pw_mcc_null")

@@ -9,11 +9,11 @@ from deconstruct.report.chart import Missing, Told, finished, values
 from deconstruct.report.drawing import (
     WIDTH,
     Rows,
-    bars,
     decades,
     digits,
     dots,
     height,
+    histogram,
     layered,
     names_for,
     powers,
@@ -217,17 +217,15 @@ def nearest(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
         }
         for row in found
     ]
-    marks = bars().encode(
-        x=alt.X(
+    marks = histogram(
+        alt.X(
             "from:Q",
             title="cosine with the nearest other decoder row",
             axis=alt.Axis(grid=False),
             scale=alt.Scale(domain=[min(0, rows[0]["from"]), 1]),
         ),
-        x2="to:Q",
-        y=alt.Y("latents:Q", title="latents"),
-        y2=alt.datum(0),
-        tooltip=["from:Q", "to:Q", "latents:Q"],
+        alt.Y("latents:Q", title="latents"),
+        "latents:Q",
     )
     total = sum(row["latents"] for row in rows)
     twins = sum(row["latents"] for row in rows if row["from"] >= 0.9)

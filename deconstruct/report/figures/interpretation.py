@@ -9,8 +9,8 @@ from deconstruct.report.chart import Missing, Told, finished, values
 from deconstruct.report.drawing import (
     WIDTH,
     Rows,
-    bars,
     digits,
+    histogram,
     query,
 )
 from deconstruct.report.theme import OTHER, QUIET
@@ -60,12 +60,11 @@ def intruders(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
         }
         for row in found
     ]
-    marks = bars().encode(
-        x=alt.X("from:Q", title="score of a latent", axis=alt.Axis(grid=False),
-                scale=alt.Scale(domain=[0, 1])),
-        x2="to:Q", y=alt.Y("latents:Q", title="latents"), y2=alt.datum(0),
-        tooltip=["score:N", "from:Q", "to:Q", "latents:Q"],
-    )  # fmt: skip
+    marks = histogram(
+        alt.X("from:Q", title="score of a latent", axis=alt.Axis(grid=False),
+              scale=alt.Scale(domain=[0, 1])),
+        alt.Y("latents:Q", title="latents"),
+    ).encode(tooltip=["score:N", "from:Q", "to:Q", "latents:Q"])  # fmt: skip
     lines = [
         mark.encode(x=f"mean({field}):Q", y=place)
         for field, colour, dash in (("guessing", QUIET, [4, 3]), ("mean", OTHER, [1, 0]))

@@ -11,10 +11,10 @@ from deconstruct.report.chart import Missing, Told, finished
 from deconstruct.report.drawing import (
     WIDTH,
     Rows,
-    bars,
     digits,
     dots,
     height,
+    histogram,
     layered,
     names_for,
     query,
@@ -79,19 +79,15 @@ def activations(store: duckdb.DuckDBPyConnection, run: str, latent: int) -> alt.
     rows: Rows = [
         {"from": digits(row["low"]), "to": digits(row["high"]), "tokens": row["n"]} for row in found
     ]
-    marks = bars().encode(
-        x=alt.X(
-            "from:Q", title="activation", axis=alt.Axis(grid=False), scale=alt.Scale(nice=False)
-        ),
-        x2="to:Q",
-        y=alt.Y(
+    marks = histogram(
+        alt.X("from:Q", title="activation", axis=alt.Axis(grid=False), scale=alt.Scale(nice=False)),
+        alt.Y(
             "tokens:Q",
             title="tokens",
             scale=alt.Scale(type="symlog"),
             axis=alt.Axis(values=[0, 1, 10, 100, 1000, 10_000, 100_000, 1_000_000], format="~s"),
         ),
-        y2=alt.datum(0),
-        tooltip=["from:Q", "to:Q", "tokens:Q"],
+        "tokens:Q",
     )
     return finished(
         layered(rows, marks).properties(width=WIDTH, height=150),
@@ -175,17 +171,17 @@ def latent_positions(store: duckdb.DuckDBPyConnection, run: str, latent: int) ->
         }
         for row in found
     ]
-    marks = bars().encode(
-        x=alt.X(
+    marks = histogram(
+        alt.X(
             "from:Q",
             title="position in the text, tokens",
             axis=alt.Axis(grid=False),
             scale=alt.Scale(nice=False),
         ),
-        x2="to:Q",
-        y=alt.Y("share:Q", title="share of tokens", axis=alt.Axis(format="~%", tickCount=4)),
-        y2=alt.datum(0),
-        tooltip=["from:Q", "to:Q", "share:Q", "fires:Q", "tokens:Q"],
+        alt.Y("share:Q", title="share of tokens", axis=alt.Axis(format="~%", tickCount=4)),
+        "share:Q",
+        "fires:Q",
+        "tokens:Q",
     )
     layers: list[alt.Chart | alt.LayerChart] = [
         marks,
