@@ -67,7 +67,7 @@ SELECT p.run_id, p.site, p.architecture, p.d_sae, p.seed, p.l0, p.on_front, p.on
 FROM pareto(?) AS p JOIN sae_metrics AS m ON m.run_id = p.run_id
 WHERE m.text = 'own' AND m.metric IN ('fvu_typical', 'delta_loss') AND p.analysis = ?
     AND p.site = ? AND p.l0 > 0
-ORDER BY p.l0, p.run_id
+ORDER BY p.l0, p.run_id, m.metric
 """
 
 
@@ -97,12 +97,14 @@ def trend(store: duckdb.DuckDBPyConnection, run: str, name: str | None = None) -
         for row in found
         if row["metric"] == metric and row["value"] is not None
     ]
-    first, last = ([r for r in found if r["execution"] == n] for n in (nights[0], nights[-1]))
+    first, last = (
+        {row["metric"]: row["value"] for row in found if row["execution"] == night}
+        for night in (nights[0], nights[-1])
+    )
     told = [
-        f"{TREND[a['metric']][0]} {a['value']:.3g} at first, {b['value']:.3g} last"
-        for a in first
-        for b in last
-        if a["metric"] == b["metric"]
+        f"{words} {first[metric]:.3g} at first, {last[metric]:.3g} last"
+        for metric, (words, _) in TREND.items()
+        if metric in first and metric in last
     ]
     return finished(
         _nights(rows, len(nights)),
