@@ -10,11 +10,10 @@ import typer
 
 from deconstruct.commands import Home, Safe, aside, check_place, report_errors, safely
 from deconstruct.common.showing import Plain, say
+from deconstruct.explorer import PORT
 from deconstruct.store import QueryError, open_store, render, resolve_run
 from deconstruct.store.query import data_root
 from deconstruct.store.render import format_of, opened
-
-EXPLORER_PORT = 4300
 
 
 @report_errors
@@ -29,7 +28,7 @@ def explore(
     ] = None,
     port: Annotated[
         int, typer.Option(min=0, max=65_535, help="Port on this machine; 0: any that is free.")
-    ] = EXPLORER_PORT,
+    ] = PORT,
     home: Home = None,
     open_: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
 ) -> None:

@@ -26,6 +26,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from deconstruct.common.errors import DeconstructError
+from deconstruct.explorer import PORT
 from deconstruct.explorer.asked import Asked, Page, known
 from deconstruct.explorer.attended import Queries, attended
 from deconstruct.explorer.guard import Guard
@@ -37,8 +38,6 @@ from deconstruct.store import QueryError
 from deconstruct.store.pages import sentence
 
 HERE = Path(__file__).parent
-HOST = "127.0.0.1"
-PORT = 4300
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"

@@ -16,7 +16,8 @@ from pathlib import Path
 import uvicorn
 
 from deconstruct.common.errors import DeconstructError
-from deconstruct.explorer.app import HOST, Explorer
+from deconstruct.explorer import HOST
+from deconstruct.explorer.app import Explorer
 
 NOTE = ".explorer"
 """In a data root: where its explorer is, as long as that holds the file."""

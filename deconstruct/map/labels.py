@@ -23,6 +23,7 @@ from deconstruct.corpus.tables import DOCUMENT_LABELS
 from deconstruct.latents.pooling import latents_in_blocks
 from deconstruct.map.layout import Floats
 from deconstruct.map.tables import LABEL_LATENTS
+from deconstruct.probe.measures import auroc_where_fires
 
 Ints = NDArray[np.int64]
 TOP = 50
@@ -235,14 +236,5 @@ def _areas(labelled: Labelled, some: slice, chosen: list[Ints], latents: Artifac
         for place, column in enumerate(np.searchsorted(wanted, own)):
             part = slice(columns.indptr[column], columns.indptr[column + 1])
             value, within = columns.data[part], inside[columns.indices[part], label]
-            found[label][place] = _area(value, within, n_in[label], n_out[label])
+            found[label][place] = auroc_where_fires(value, within, n_in[label], n_out[label])
     return found
-
-
-def _area(value: Floats, within: NDArray[np.bool_], n_in: float, n_out: float) -> float:
-    """value: [documents in which it fires]; within: which of them have the label."""
-    _, place = np.unique(value, return_inverse=True)
-    ins, outs = np.bincount(place, within), np.bincount(place, ~within)
-    silent_in, silent_out = n_in - within.sum(), n_out - (~within).sum()
-    below = silent_out + np.cumsum(outs) - outs / 2
-    return float((ins @ below + silent_in * silent_out / 2) / (n_in * n_out))

@@ -39,6 +39,19 @@ def auroc(score: Floats, positive: NDArray[np.bool_]) -> Floats | None:
     return _by_side(right_side, positive, float(right_side[positive].mean()))
 
 
+def auroc_where_fires(value: Floats, within: NDArray[np.bool_], n_in: float, n_out: float) -> float:
+    """The area under the ROC curve of a latent that is silent (0) in most documents.
+
+    value: above 0, of the documents in which it fires; within: which of these are of the kind that
+    is told from the others. n_in, n_out: how many documents there are of either, both above 0.
+    """
+    _, place = np.unique(value, return_inverse=True)
+    ins, outs = np.bincount(place, within), np.bincount(place, ~within)
+    silent_in, silent_out = n_in - within.sum(), n_out - (~within).sum()
+    below = silent_out + np.cumsum(outs) - outs / 2
+    return float((ins @ below + silent_in * silent_out / 2) / (n_in * n_out))
+
+
 def balanced_accuracy(said: NDArray[np.bool_], positive: NDArray[np.bool_]) -> Floats | None:
     """Of the mean of the shares of positives and of negatives that are called so."""
     if positive.all() or not positive.any():

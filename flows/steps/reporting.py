@@ -14,6 +14,7 @@ from prefect.runtime import flow_run
 from deconstruct.artifacts import DataRoot
 from deconstruct.common.progress import waiting
 from deconstruct.common.showing import code
+from deconstruct.explorer import HOST
 from deconstruct.store import open_store
 from deconstruct.store.query import report_file
 from flows.local import RunCancelled, check_cancelled
@@ -87,7 +88,7 @@ def explorer(root: Path) -> str | None:
     if address is None:
         return None
     try:  # of a folder that machines share, it may be another's
-        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=1):
+        with socket.create_connection((HOST, int(address.rpartition(":")[2])), timeout=1):
             return address
     except (OSError, OverflowError):
         return None

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import uvicorn
 
-from deconstruct.explorer.app import HOST, Explorer
+from deconstruct.explorer import HOST
+from deconstruct.explorer.app import Explorer
 
 
 @contextmanager

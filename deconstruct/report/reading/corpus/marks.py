@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
-from scipy.stats import rankdata
 
+from deconstruct.probe.measures import auroc_where_fires
 from deconstruct.report.chart import Missing
 from deconstruct.report.reading.corpus.ruled import TIMES, Ruled, ruled, usual_activation
 from deconstruct.store import QueryError
@@ -249,12 +249,7 @@ def _areas(
         values, chosen = found["mean"][mine], is_inside[mine]
         if chosen.any():
             strongest[at] = np.median(found["max"][mine][chosen])
-        silent = known.total - len(values)
-        # The silent ones share the lowest rank.
-        ranks = np.where(values > 0, rankdata(values) + silent, (silent + 1) / 2)
-        quiet = n - int(chosen.sum())
-        ranked = float(ranks[chosen].sum()) + quiet * (silent + 1) / 2
-        areas[at] = (ranked - n * (n + 1) / 2) / (n * others)
+        areas[at] = auroc_where_fires(values, chosen, n, others)
     back = np.searchsorted(asked, latents)
     return areas[back], strongest[back]
 
