@@ -98,7 +98,11 @@ def trend(store: duckdb.DuckDBPyConnection, run: str, name: str | None = None) -
         if row["metric"] == metric and row["value"] is not None
     ]
     first, last = (
-        {row["metric"]: row["value"] for row in found if row["execution"] == night}
+        {
+            row["metric"]: row["value"]
+            for row in found
+            if row["execution"] == night and row["value"] is not None
+        }
         for night in (nights[0], nights[-1])
     )
     told = [
