@@ -65,16 +65,30 @@ class Page:
     def wait(self, script: str, seconds: float = 60) -> Any:
         """Until a script of the page is true; what it is then."""
         deadline = time.monotonic() + seconds
-        while not (found := self.value(script)):
+        while not (found := self._value_meanwhile(script)):
             assert time.monotonic() < deadline, self.text()[-3000:]
             time.sleep(0.1)
         return found
+
+    def _value_meanwhile(self, script: str) -> Any:
+        """`value`, or None where the page went away while it was being asked."""
+        try:
+            return self.value(script)
+        except AssertionError as error:
+            if "navigated" in str(error) or "context" in str(error):
+                return None
+            raise
 
     def text(self) -> str:
         return str(self.value("document.body ? document.body.innerText : ''"))
 
     def shows(self, words: str) -> None:
-        self.wait(f"document.body && document.body.innerText.includes({json.dumps(words)})")
+        """Until the page shows these words and all of its scripts have run: whoever goes on
+        before that talks to a page that does not listen yet."""
+        self.wait(
+            "document.readyState == 'complete' && "
+            f"document.body.innerText.includes({json.dumps(words)})"
+        )
 
     def click(self, selector: str, words: str = "") -> None:
         """Click on what a selector finds that has certain words in it."""
@@ -82,13 +96,14 @@ class Page:
             f"[...document.querySelectorAll({json.dumps(selector)})]"
             f".find(one => one.innerText.includes({json.dumps(words)}))"
         )
-        self.wait(f"!!{found}")
+        self.wait(f"document.readyState == 'complete' && !!{found}")
         self.value(f"{found}.click()")
 
     def type(self, selector: str, words: str) -> None:
         """Type into a field, as a keyboard does."""
-        self.wait(f"!!document.querySelector({json.dumps(selector)})")
-        self.value(f"document.querySelector({json.dumps(selector)}).focus()")
+        found = f"document.querySelector({json.dumps(selector)})"
+        self.wait(f"document.readyState == 'complete' && !!{found}")
+        self.value(f"{found}.focus()")
         self.tell("Input.insertText", text=words)
 
     def press(self, key: str) -> None:
