@@ -56,15 +56,18 @@ class _Coming:
 
 
 def encoded(sae: SparseAutoencoder, blocks: Iterable[Block]) -> Iterator[tuple[Part, Sparse]]:
-    """The rows of each block in order, some at a time, and what fires on them, on the CPU.
-
-    On a card a thread encodes the next parts meanwhile, and of them only the pairs are copied back,
-    into pinned memory and without waiting. What it raises is raised here.
-    """
-    if sae.W_dec.device.type == "cpu":
-        for part in _parts(blocks, CPU_ROWS):
-            yield part, _on_cpu(sae, part.activation)
+    """The rows of each block in order, some at a time, and what fires on them, on the CPU."""
+    if sae.W_dec.device.type != "cpu":
+        yield from on_card(sae, blocks)
         return
+    for part in _parts(blocks, CPU_ROWS):
+        yield part, _on_cpu(sae, part.activation)
+
+
+def on_card(sae: SparseAutoencoder, blocks: Iterable[Block]) -> Iterator[tuple[Part, Sparse]]:
+    """The same by a thread that has the card encode the next parts meanwhile. Of them only the
+    pairs are copied back, into pinned memory and without waiting. What it raises is raised here.
+    """
     with ThreadPoolExecutor(1, "card") as card:
         waiting: deque[tuple[Part, Future[_Coming]]] = deque()
         try:
@@ -73,7 +76,8 @@ def encoded(sae: SparseAutoencoder, blocks: Iterable[Block]) -> Iterator[tuple[P
                 if len(waiting) > IN_FLIGHT:
                     first, coming = waiting.popleft()
                     yield first, coming.result().wait()
-            for first, coming in waiting:
+            while waiting:
+                first, coming = waiting.popleft()
                 yield first, coming.result().wait()
         finally:
             card.shutdown(cancel_futures=True)
