@@ -13,7 +13,7 @@ CUDA error costs one part; what is found is written after every part, and a summ
                plain torch eager and compiled, sparsify, SAELens: ms, tokens/s, memory, share of
                the roofline; kernel by kernel; the feed from host memory; loss after equal steps
     pipeline   corpus -> activations -> SAE -> latents -> evaluation -> probe on the device, against
-               the CPU, and how well extraction uses the device
+               the CPU; how well extraction uses the device; encoding by both of its ways
     sanitize   compute-sanitizer memcheck and racecheck over a small step, if time is left
 
 Leaves in OUT: report.json (all figures), report.txt (the summary), profile.txt (kernel by kernel),

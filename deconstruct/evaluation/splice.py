@@ -114,7 +114,7 @@ class _Splicing:
         recorded = torch.from_numpy(np.stack([text.recorded for text in batch])).to(ids.device)
         targets = ids[:, 1:]
         clean, stream, read = self.passes.clean(ids)
-        out = self._reconstructed(read[recorded])
+        out, rebuilt = self._reconstructed(read, recorded)
         spliced = self.passes.replaced(ids, putting(recorded, lambda _: out))
         log_z, spliced_log_z = normaliser(clean), normaliser(spliced)
         sums = {
@@ -130,13 +130,23 @@ class _Splicing:
             figures = [float(chosen.sum())]
             figures += [float(of[row][chosen].double().sum()) for of in sums.values()]
             x = stream[row].float()
-            error = float(per_token(x, self._reconstructed(read[row]))["error"].sum())
+            error = float(per_token(x, rebuilt[row])["error"].sum())
             # About the train mean first; the mean of these documents is known at the end.
             centred = x.double() - self.mean.double()
             figures += [len(x), error, float(centred.square().sum())]
             found.append((text.doc_id, np.array(figures), centred.sum(0).cpu().numpy()))
         return number, found
 
-    def _reconstructed(self, read: Tensor) -> Tensor:
+    def _reconstructed(self, read: Tensor, recorded: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+        """What is made of the recorded positions, [n, d_out], and of all those of each text,
+        [length, d_out]. read: [batch, length, d_in]; recorded: bool [batch, length].
+
+        On a card once: there a few tokens take as long as a batch. On a CPU the recorded ones are
+        taken by themselves, as a product's rounding may depend on how many there are.
+        """
         with self.turn:  # an autoencoder works in buffers of its own
-            return self.reconstruct(read.float())
+            if self.passes.on_cpu:
+                recorded_ones = self.reconstruct(read[recorded].float())
+                return recorded_ones, [self.reconstruct(text.float()) for text in read]
+            whole = self.reconstruct(read.flatten(0, 1).float()).view(*read.shape[:2], -1)
+            return whole[recorded], list(whole)

@@ -167,7 +167,7 @@ class _Judging:
             activations=activations,
             output=output_of(root, sae, activations),
             reference=reference,
-            sae=files.load(sae.path).to(device),
+            sae=files.load(sae.path).to(device).for_many_tokens(),
             device=device,
             rows=[],
             documents=[],

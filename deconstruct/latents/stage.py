@@ -33,19 +33,18 @@ from deconstruct.corpus.vocabulary import token_strings
 from deconstruct.features.counts import FeatureCounts
 from deconstruct.features.geometry import Geometry, directions
 from deconstruct.features.tables import DIRECTIONS, FEATURES
+from deconstruct.latents.ahead import Part, encoded
 from deconstruct.latents.buckets import FIRING, Buckets
 from deconstruct.latents.tables import DOCUMENT_LATENTS, LATENTS
 
 if TYPE_CHECKING:
     from deconstruct.activations.reader import ActivationReader, Block
-    from deconstruct.sae.autoencoder import SparseAutoencoder
+    from deconstruct.sae.autoencoder import Sparse, SparseAutoencoder
 
 VERSION = 2
 BUCKET_TOKENS = 8192
 """Tokens whose firings share a bucket, unless that makes too many. 6 MiB at 32 per token: sorting
 larger ones is slower, as caches don't hold them."""
-ENCODE_ROWS = 4096
-"""Tokens encoded at a time: pre-activations of all latents are in memory for so many."""
 GROUP_ROWS = 262_144
 """One latent's firings lie in one or two of these row groups, whose statistics name them. Looking
 one latent up in 100 million firings takes DuckDB 13 ms, with groups of 65,536 rows 37 ms (more of
@@ -138,6 +137,7 @@ class _Encoding:
         count = -(-tokens // BUCKET_TOKENS)
         counts = FeatureCounts(d_sae)
         scratch = self.draft.scratch
+        self.sae.for_many_tokens()
         with ExitStack() as stack:
             by_document = stack.enter_context(Buckets(scratch / "by-document", documents, count))
             by_latent = stack.enter_context(Buckets(scratch / "by-latent", d_sae, count))
@@ -181,28 +181,24 @@ class _Encoding:
 
     def _encode(self, blocks: Iterator[Block], buckets: Buckets, advance: Advance) -> None:
         """Pass 1: firings of each block into the buckets of their documents."""
-        for block in blocks:
-            document = block.doc_id - np.uint32(self.known)
+        for part, sparse in encoded(self.sae, blocks):
+            document = part.column("doc_id") - np.uint32(self.known)
             seen, tokens = np.unique(document, return_counts=True)
             self.recorded[seen] += tokens
-            for start in range(0, len(block), ENCODE_ROWS):
-                firings = self._firings(block, slice(start, start + ENCODE_ROWS))
-                buckets.add(firings["doc_id"] - np.uint32(self.known), firings)
-                self.rows += len(firings)
-            advance(len(block))
+            firings = self._firings(part, sparse)
+            buckets.add(firings["doc_id"] - np.uint32(self.known), firings)
+            self.rows += len(firings)
+            advance(len(document))
 
-    def _firings(self, block: Block, part: slice) -> NDArray[np.void]:
+    def _firings(self, part: Part, sparse: Sparse) -> NDArray[np.void]:
         """What fires on some rows of a block: `FIRING` [n]."""
-        with torch.no_grad():
-            sparse = self.sae.encode_sparse(block.activation[part].to(self.sae.W_dec.device))
-        offsets = sparse.offsets.cpu().numpy()
-        activation = sparse.activations.float().cpu().numpy()
+        activation = sparse.activations.numpy()
         keep = activation > self.config.threshold
-        token = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))[keep]
+        token = np.repeat(np.arange(len(sparse)), np.diff(sparse.offsets.numpy()))[keep]
         firings = np.empty(len(token), FIRING)
         for name in ("token_index", "doc_id", "token_id"):
-            firings[name] = getattr(block, name)[part][token]
-        firings["latent"] = sparse.latents.cpu().numpy()[keep]
+            firings[name] = part.column(name)[token]
+        firings["latent"] = sparse.latents.numpy()[keep]
         firings["activation"] = activation[keep]
         return firings
 

@@ -18,6 +18,7 @@ from deconstruct.sae.architectures.topk import TopK
 
 if TYPE_CHECKING:
     from deconstruct.sae.engines.cpu.encoder import TopKEncoder
+    from deconstruct.sae.engines.encoding.encoder import Encoder
 
 INFERENCE_TOKENS = 2048
 """Tokens encoded at once: bounds the dense [tokens, d_sae] matrix in memory."""
@@ -95,6 +96,7 @@ class SparseAutoencoder:
         if selection is Selection.PER_TOKEN and not 1 <= (k or 0) <= self.d_sae:
             raise ConfigError(f"k = {k} must lie in 1..d_sae = {self.d_sae}")
         self.k = None if selection is Selection.ABOVE_EDGE else k
+        self._for_many: Encoder | None = None
 
     def _check_shapes(self) -> None:
         sizes = {
@@ -126,6 +128,20 @@ class SparseAutoencoder:
         moved = {n: w.to(device) for n, w in self._weights.items()}
         return SparseAutoencoder(self.architecture, moved, self.k, self.transcoder)
 
+    def for_many_tokens(self) -> SparseAutoencoder:
+        """Itself; on a card `encode_sparse`, and all that is made of it, is from now on by the
+        fastest encoder that serves there and was checked (`deconstruct.sae.engines.encoding`).
+
+        It takes seconds to check, and more of the card's memory: for those who encode many tokens.
+        """
+        if self.W_enc.device.type != "cpu" and self._for_many is None:
+            from deconstruct.sae.engines.encoding.choice import encoder_for
+            from deconstruct.sae.engines.encoding.encoder import within_memory
+
+            with within_memory(self.W_enc):
+                self._for_many = encoder_for(self._method, self._weights, self.k, self.transcoder)
+        return self
+
     def weights(self) -> dict[str, Tensor]:
         """The tensors by name."""
         return dict(self._weights)
@@ -137,7 +153,8 @@ class SparseAutoencoder:
     def encode_sparse(self, x: Tensor) -> Sparse:
         """The same as `encode`, x [n, d_in], as rows of latents that fire; without gradients."""
         x = x.detach()
-        parts = [self._encode_block(block) for block in torch.split(x, INFERENCE_TOKENS)]
+        at_once = INFERENCE_TOKENS if self._for_many is None else self._for_many.rows
+        parts = [self._encode_block(block) for block in torch.split(x, at_once)]
         if not parts:
             return Sparse(torch.zeros(1, dtype=torch.int64), *self._encode_block(x[:0])[1:])
         counts, latents, activations = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -182,6 +199,11 @@ class SparseAutoencoder:
 
     def _encode_block(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Counts, latents and activations of the latents that fire, for a few tokens."""
+        if self._for_many is not None and len(x):
+            from deconstruct.sae.engines.encoding.encoder import within_memory
+
+            with within_memory(self.W_enc):
+                return self._for_many(x.float())
         if self._encoder is not None:
             latent, value = self._encoder(x.float())
             fires = value > 0

@@ -1,4 +1,4 @@
-"""The tests of `tests/sae/cuda` that compare steps and whole trainings."""
+"""The tests of `tests/sae/cuda` that compare steps and whole trainings, and those of encoding."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ _ALONE = tuple(
     f"tests/sae/cuda/test_{name}.py"
     for name in ("fused_product", "bits", "choice", "first_step", "found_out")
 )
+_ENCODING = "tests/sae/encoding/test_selected.py"
 _NEEDED = ("pytest", "hypothesis")
 _SMOKED = "nothing_fires or refusals or what_it_does_not_do"
 _WORKERS = "5"
@@ -37,7 +38,7 @@ def measure(job: Job, record: Record) -> None:
         options += ["-k", _SMOKED]
     elif find_spec("xdist"):
         options += ["-n", _WORKERS]
-    files = [*_ALONE]
+    files = [*_ALONE, _ENCODING]
     if reason := why_not("numba"):
         record[_BESIDE_CPU] = skipped(reason)
     else:

@@ -5,18 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.gpu_check.kernels.findings import relative
 from benchmarks.gpu_check.machine.versions import why_not
 from benchmarks.gpu_check.pipeline.bench import Bench, Corpus
+from benchmarks.gpu_check.pipeline.encoding import compare_encodings
 from benchmarks.gpu_check.running.job import Missing, attempt
-from deconstruct.activations.reader import ActivationReader
 from deconstruct.artifacts import Artifact
 from deconstruct.config import EvaluationConfig, LatentsConfig, ProbeConfig
 from deconstruct.evaluation import stage as evaluation
 from deconstruct.latents import stage as latents
 from deconstruct.probe import stage as probe
 from deconstruct.reference import stage as reference
-from deconstruct.sae import files
 
 _TIMED = "latents, device"
 
@@ -45,7 +43,7 @@ def judge(bench: Bench, made: Trained) -> None:
         ),
     )
     record["latents_tokens_s"] = bench.rate(_TIMED, made.corpus.tokens)
-    _compare_encodings(bench, made)
+    compare_encodings(bench, made.sae.path, made.activations)
     judged = bench.clock(
         "evaluation, device", lambda: _evaluate(bench, made, firings, bench.device)
     )
@@ -63,19 +61,6 @@ def judge(bench: Bench, made: Trained) -> None:
     record.note("probe_accuracy", probed.facts.get("accuracy"))
     if not bench.job.smoke:
         record.note("metrics, CPU", attempt(bench.job, lambda: _on_cpu(bench, made, firings)))
-
-
-def _compare_encodings(bench: Bench, made: Trained) -> None:
-    """The SAE's activations of held-out tokens on the device, from the CPU's."""
-    sae = files.load(made.sae.path)
-    block = next(iter(ActivationReader(made.activations, "test").rows_in_order()))
-    rows = block.activation[: 64 if bench.job.smoke else 2048]
-    on_cpu = sae.encode(rows)
-    on_device = sae.to(bench.device).encode(rows.to(bench.device)).cpu()
-    fires = on_cpu > 0
-    alike = (fires == (on_device > 0)).float()[fires].mean()
-    bench.record["latents: share of firings alike"] = float(alike)
-    bench.record.note("latents: activations", relative(on_device, on_cpu))
 
 
 def _evaluate(bench: Bench, made: Trained, firings: Artifact, device: str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Encoding on a card: all that fires on many tokens."""
