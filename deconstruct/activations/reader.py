@@ -10,7 +10,7 @@ at random when the shards were written, so even a single pool is a random sample
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deconstruct.activations.places import InMemory, Parts, Place, Pool, place_on
 from deconstruct.activations.shards import SOURCE_COLUMNS, Moments, Rows, ShardFile
 from deconstruct.artifacts import Artifact
 from deconstruct.common.errors import DataError
@@ -35,11 +36,12 @@ POOL_BYTES = 1 << 30
 class Pooled(Protocol):
     """Rows in groups, of which a `BatchSource` has some at a time in memory.
 
-    rows: of all groups. group_rows: int64 [groups].
+    rows: of all groups. dtype: what holds them exactly. group_rows: int64 [groups].
     """
 
     rows: int
     d_in: int
+    dtype: torch.dtype
     group_rows: NDArray[np.int64]
 
     def decode(self, groups: NDArray[np.int64]) -> Tensor:
@@ -109,6 +111,7 @@ class ActivationReader:
         if not self.shards:
             raise DataError(f"{artifact.path} has no shards of split {split!r}")
         self.d_in = self.shards[0].d_in
+        self.dtype = torch.bfloat16 if all(one.raw for one in self.shards) else torch.float32
         self._threads = torch.get_num_threads()  # the reader's may be another thread with fewer
         parts = ((s, g, n) for s in self.shards for g, n in enumerate(s.group_rows))
         self._take([GroupRows(s, g, slice(0, n), n) for s, g, n in parts])
@@ -190,16 +193,19 @@ class ActivationReader:
         pool_bytes: int = POOL_BYTES,
         beside: Pooled | None = None,
         steps: int | None = None,
+        device: str = "cpu",
     ) -> BatchSource:
         """Shuffled batches of ``batch_size`` rows, without end. Raises ``DataError``.
 
         beside: a reader of the same rows at another site (`check_rows`), whose batches, given
         this one in turn, hold the same rows in the same order. steps: how many are asked for;
-        nothing is read ahead of the last.
+        nothing is read ahead of the last. device: where batches are wanted; no row depends on it.
         """
         check_batch_size(batch_size, self.rows, self.split)
         width = max(self.d_in, beside.d_in) if beside else self.d_in
-        return BatchSource(self, batch_size, seed, max(1, pool_bytes // (4 * width)), steps)
+        place = place_on(device, self.d_in, self.dtype, batch_size)
+        rows = max(1, pool_bytes // (4 * width))
+        return BatchSource(self, batch_size, seed, rows, steps, place=place)
 
     def check_rows(self, other: ActivationReader) -> None:
         """Raise ``DataError`` unless the other holds the same tokens, row for row."""
@@ -231,7 +237,8 @@ class BatchSource:
     """Batches by step number, so that resuming is a seek. Not thread-safe.
 
     steps: see `ActivationReader.batches`. ahead: how many pools are loaded before they are needed;
-    with none, nothing happens between two calls of `at`.
+    with none, nothing happens between two calls of `at`. place: where batches are made; None: in
+    memory, for a CPU.
     """
 
     def __init__(
@@ -242,20 +249,23 @@ class BatchSource:
         pool_rows: int,
         steps: int | None = None,
         ahead: int = 1,
+        place: Place | None = None,
     ) -> None:
         self.reader = reader
         self.batch_size = batch_size
         self.seed = seed
         self.pool_rows = pool_rows
         self.steps, self.ahead = steps, ahead
+        self._place = InMemory(reader.d_in) if place is None else place
         self._plans: OrderedDict[int, _Epoch] = OrderedDict()
-        self._pools: dict[tuple[int, int], Future[Tensor]] = {}
+        self._pools: dict[tuple[int, int], Future[Pool]] = {}
         self._loader = ThreadPoolExecutor(1, "pool-loader")
         self._gatherer = ThreadPoolExecutor(1, "batch-gatherer")
-        self._next: tuple[int, Future[Tensor]] | None = None
+        self._next: tuple[int, Future[Callable[[], Tensor]]] | None = None
 
     def at(self, step: int) -> Tensor:
-        """The batch of ``step`` (0, 1, ...): float32 [batch_size, d_in].
+        """The batch of ``step`` (0, 1, ...): [batch_size, d_in], float32 on the CPU, and on another
+        device in the precision that the rows are stored in.
 
         The next step's batch is gathered on another thread meanwhile.
         """
@@ -268,7 +278,7 @@ class BatchSource:
         self._next = None
         if self.ahead and self._within(step + 1):
             self._next = (step + 1, self._gatherer.submit(self._gather, step + 1))
-        return batch
+        return batch()
 
     def close(self) -> None:
         """End the threads; pools are freed."""
@@ -276,8 +286,10 @@ class BatchSource:
         self._loader.shutdown(wait=True, cancel_futures=True)
         self._pools.clear()
 
-    def _gather(self, step: int) -> Tensor:
-        batch = torch.empty(self.batch_size, self.reader.d_in)
+    def _gather(self, step: int) -> Callable[[], Tensor]:
+        return self._place.batch(self.batch_size, self._parts(step))
+
+    def _parts(self, step: int) -> Parts:
         filled = 0
         while filled < self.batch_size:
             epoch, place = divmod(step * self.batch_size + filled, self.reader.rows)
@@ -285,13 +297,8 @@ class BatchSource:
             pool = int(np.searchsorted(plan.starts, place, side="right")) - 1
             offset = place - plan.starts[pool]
             count = min(self.batch_size - filled, plan.starts[pool + 1] - place)
-            rows = plan.order(pool)[offset : offset + count]
-            out = batch[filled : filled + count].numpy()
-            # By numpy: torch's threads would spin on the cores that the training step needs. Clip:
-            # the rows are a permutation's, and "raise" would gather into a buffer first.
-            np.take(self._pool(epoch, pool).numpy(), rows, axis=0, out=out, mode="clip")
+            yield self._pool(epoch, pool), plan.order(pool)[offset : offset + count]
             filled += count
-        return batch
 
     def _plan(self, epoch: int) -> _Epoch:
         if epoch not in self._plans:
@@ -303,7 +310,7 @@ class BatchSource:
     def _within(self, step: int) -> bool:
         return self.steps is None or step < self.steps
 
-    def _pool(self, epoch: int, pool: int) -> Tensor:
+    def _pool(self, epoch: int, pool: int) -> Pool:
         """Rows of a pool, in the order of its row groups; those after it are loaded meanwhile."""
         if self._plan(epoch).whole:
             wanted = [(0, 0)]  # the same rows in every epoch, decoded once
@@ -323,13 +330,13 @@ class BatchSource:
         first = after[0] * self.reader.rows + int(self._plan(after[0]).starts[after[1]])
         return after if self._within(first // self.batch_size) else None
 
-    def _load(self, epoch: int, pool: int) -> Future[Tensor]:
+    def _load(self, epoch: int, pool: int) -> Future[Pool]:
         key = (epoch, pool)
         if key not in self._pools:
             groups = self._plan(epoch).pools[pool]
             whole = self._plan(epoch).whole
             read = self.reader.whole if whole else partial(self.reader.decode, groups)
-            self._pools[key] = self._loader.submit(read)
+            self._pools[key] = self._loader.submit(lambda: self._place.pool(read()))
         return self._pools[key]
 
 

@@ -243,7 +243,9 @@ def _train_together(
     with ExitStack() as stack:
 
         def batches(of: Reader, other: Reader | None) -> BatchSource:
-            source = of.batches(any_of.batch_size, any_of.seed, beside=other, steps=steps)
+            source = of.batches(
+                any_of.batch_size, any_of.seed, beside=other, steps=steps, device=device
+            )
             stack.callback(source.close)
             return source
 
