@@ -144,14 +144,31 @@ class OnDevice:
 
 def place_on(device: str, d_in: int, dtype: torch.dtype, batch_size: int) -> Place:
     """Where batches for a training on ``device`` are made; dtype: what rows are stored in."""
-    where = torch.device(device)
+    where = _indexed(device)
     if where.type == "cpu":
         return InMemory(d_in)
-    # Threads have a current device each.
-    index = torch.cuda.current_device() if where.index is None else where.index
-    where = torch.device(where.type, index)
-    room = int(POOL_SHARE * torch.cuda.mem_get_info(where)[0])
-    return OnDevice(CudaLane(where), d_in, dtype, batch_size, room)
+    return OnDevice(CudaLane(where), d_in, dtype, batch_size, _room(where))
+
+
+def near(rows: Tensor, dtype: torch.dtype, device: str) -> Tensor:
+    """Rows, float32 on the CPU, in the precision that holds them on a device, if they fit as a pool
+    would."""
+    where = _indexed(device)
+    if where.type == "cpu" or rows.numel() * dtype.itemsize > _room(where):
+        return rows
+    return rows.to(where, dtype)
+
+
+def _indexed(device: str) -> torch.device:
+    """With the index that it means in this thread: others have a current device of their own."""
+    where = torch.device(device)
+    if where.type == "cpu" or where.index is not None:
+        return where
+    return torch.device(where.type, torch.cuda.current_device())
+
+
+def _room(device: torch.device) -> int:
+    return int(POOL_SHARE * torch.cuda.mem_get_info(device)[0])
 
 
 def _copy(rows: Tensor, into: Tensor) -> None:
