@@ -43,10 +43,15 @@ Parts = Iterable[tuple[Pool, NDArray[np.int64]]]
 
 
 class Place(Protocol):
-    """What makes batches of pools. Each method is called by one thread at a time."""
+    """What makes batches of pools. Each method is called by one thread at a time.
+
+    dtype: of its pools and batches.
+    """
+
+    dtype: torch.dtype
 
     def pool(self, rows: Tensor) -> Pool:
-        """What is kept of a pool's rows, float32 [n, d_in] on the CPU."""
+        """What is kept of a pool's rows, [n, d_in] on the CPU."""
 
     def batch(self, size: int, parts: Parts) -> Callable[[], Tensor]:
         """Begin a batch of ``size`` rows; what it gives is called, once, by the thread that
@@ -55,6 +60,8 @@ class Place(Protocol):
 
 class InMemory:
     """On the CPU; float32."""
+
+    dtype = torch.float32
 
     def __init__(self, d_in: int) -> None:
         self._d_in = d_in
@@ -87,7 +94,7 @@ class OnDevice:
     def __init__(
         self, lane: Lane, d_in: int, dtype: torch.dtype, batch_size: int, room: int
     ) -> None:
-        self._lane, self._d_in, self._dtype, self._room = lane, d_in, dtype, room
+        self._lane, self._d_in, self.dtype, self._room = lane, d_in, dtype, room
         row = d_in * dtype.itemsize
         self._part = max(1, PART_BYTES // row)
         self._pools = Sender(lane, self._part * row)
@@ -96,7 +103,7 @@ class OnDevice:
 
     def pool(self, rows: Tensor) -> Pool:
         """There, where it fits."""
-        size = rows.numel() * self._dtype.itemsize
+        size = rows.nbytes
         if self._room and size > self._room:
             self._stay(f"takes {size / 1e9:.2g} GB of {self._room / 1e9:.2g} that it may")
         if self._room:
@@ -104,12 +111,12 @@ class OnDevice:
                 return Pool(self._sent(rows), there=True)
             except torch.OutOfMemoryError:
                 self._stay(f"takes {size / 1e9:.2g} GB, and the device has not so much left")
-        return Pool(rows.to(self._dtype))
+        return Pool(rows)
 
     def batch(self, size: int, parts: Parts) -> Callable[[], Tensor]:
         """On the lane; whoever computes waits for it there."""
         lane, filled = self._lane, 0
-        batch = lane.empty(size, self._d_in, dtype=self._dtype)
+        batch = lane.empty(size, self._d_in, dtype=self.dtype)
         for pool, numbers in parts:
             which = torch.from_numpy(numbers)
             out = batch[filled : filled + len(numbers)]
@@ -123,7 +130,7 @@ class OnDevice:
         return partial(self._give, batch, lane.mark())
 
     def _sent(self, rows: Tensor) -> Tensor:
-        there = self._lane.empty(*rows.shape, dtype=self._dtype)
+        there = self._lane.empty(*rows.shape, dtype=self.dtype)
         for first in range(0, len(rows), self._part):
             some = slice(first, first + self._part)
             self._pools.send(partial(_copy, rows[some]), there[some])
@@ -150,13 +157,14 @@ def place_on(device: str, d_in: int, dtype: torch.dtype, batch_size: int) -> Pla
     return OnDevice(CudaLane(where), d_in, dtype, batch_size, _room(where))
 
 
-def near(rows: Tensor, dtype: torch.dtype, device: str) -> Tensor:
-    """Rows, float32 on the CPU, in the precision that holds them on a device, if they fit as a pool
-    would."""
+def near(rows: Callable[[torch.dtype], Tensor], dtype: torch.dtype, device: str) -> Tensor:
+    """Rows, given in any precision, for a training on ``device``: there in ``dtype``, which holds
+    them exactly, if they fit as a pool would; for the CPU in float32."""
     where = _indexed(device)
-    if where.type == "cpu" or rows.numel() * dtype.itemsize > _room(where):
-        return rows
-    return rows.to(where, dtype)
+    if where.type == "cpu":
+        return rows(torch.float32)
+    found = rows(dtype)
+    return found.to(where) if found.nbytes <= _room(where) else found
 
 
 def _indexed(device: str) -> torch.device:

@@ -44,11 +44,11 @@ class Pooled(Protocol):
     dtype: torch.dtype
     group_rows: NDArray[np.int64]
 
-    def decode(self, groups: NDArray[np.int64]) -> Tensor:
-        """Rows of some groups, one after another: float32 [rows, d_in]."""
+    def decode(self, groups: NDArray[np.int64], dtype: torch.dtype) -> Tensor:
+        """Rows of some groups, one after another: [rows, d_in], float32 or `dtype`."""
 
-    def whole(self) -> Tensor:
-        """Every row in memory, float32 [rows, d_in]."""
+    def whole(self, dtype: torch.dtype) -> Tensor:
+        """Every row in memory, [rows, d_in]."""
 
 
 class Block(Rows):
@@ -71,9 +71,9 @@ class GroupRows:
     chosen: slice | NDArray[np.int64]
     rows: int
 
-    def activation(self) -> Tensor:
-        """Activations: float32 [n, d_in]."""
-        return self.shard.activation(self.group)[self.chosen]
+    def activation(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Activations: [n, d_in]."""
+        return self.shard.activation(self.group, dtype)[self.chosen]
 
     def token_index(self) -> NDArray[np.uint64]:
         """Which tokens they are of."""
@@ -117,7 +117,7 @@ class ActivationReader:
         self._take([GroupRows(s, g, slice(0, n), n) for s, g, n in parts])
 
     def _take(self, groups: list[GroupRows]) -> None:
-        self._whole: Tensor | None = None
+        self._whole: dict[torch.dtype, Tensor] = {}
         self._decoding = Lock()
         self.groups = groups
         self.group_rows = np.array([part.rows for part in groups])
@@ -153,22 +153,22 @@ class ActivationReader:
             view._take(parts)
         return views
 
-    def whole(self) -> Tensor:
-        """Every row in memory, float32 [rows, d_in]: decoded once, whoever asks."""
+    def whole(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Every row in memory, [rows, d_in]: decoded once, whoever asks."""
         with self._decoding:
-            if self._whole is None:
-                self._whole = self.decode(np.arange(len(self.groups)))
-            return self._whole
+            if dtype not in self._whole:
+                self._whole[dtype] = self.decode(np.arange(len(self.groups)), dtype)
+            return self._whole[dtype]
 
-    def decode(self, groups: NDArray[np.int64]) -> Tensor:
-        """Rows of some groups, one after another: float32 [rows, d_in]."""
+    def decode(self, groups: NDArray[np.int64], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Rows of some groups, one after another: [rows, d_in]."""
         ends = [0, *accumulate(int(self.group_rows[g]) for g in groups)]
-        rows = torch.empty(ends[-1], self.d_in)
-        into = rows.numpy()
+        rows = torch.empty(ends[-1], self.d_in, dtype=dtype)
+        into = _plain(rows)
 
         def fill(place: int) -> None:
-            activation = self.groups[groups[place]].activation()
-            into[ends[place] : ends[place + 1]] = activation.numpy()
+            activation = self.groups[groups[place]].activation(dtype)
+            into[ends[place] : ends[place + 1]] = _plain(activation)
 
         with ThreadPoolExecutor(self._threads, "row-group") as pool:
             for _ in pool.map(fill, range(len(groups))):
@@ -231,6 +231,12 @@ def check_batch_size(batch_size: int, rows: int, split: str) -> None:
             f"sae.batch_size = {batch_size} is more than the {rows} recorded tokens of "
             f"split {split!r}; lower it, or record more text"
         )
+
+
+def _plain(rows: Tensor) -> NDArray[Any]:
+    """The same memory; of bfloat16, which numpy has not, as bits."""
+    bits: NDArray[Any] = (rows.view(torch.int16) if rows.dtype == torch.bfloat16 else rows).numpy()
+    return bits
 
 
 class BatchSource:
@@ -335,8 +341,10 @@ class BatchSource:
         if key not in self._pools:
             groups = self._plan(epoch).pools[pool]
             whole = self._plan(epoch).whole
-            read = self.reader.whole if whole else partial(self.reader.decode, groups)
-            self._pools[key] = self._loader.submit(lambda: self._place.pool(read()))
+            decode = self.reader.whole if whole else partial(self.reader.decode, groups)
+            self._pools[key] = self._loader.submit(
+                lambda: self._place.pool(decode(self._place.dtype))
+            )
         return self._pools[key]
 
 

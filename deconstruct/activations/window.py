@@ -198,13 +198,13 @@ class SiteWindow:
         self.dtype = torch.bfloat16 if half else torch.float32
         self._window, self._site = window, site
 
-    def decode(self, groups: NDArray[np.int64]) -> Tensor:
-        """Rows of some shards, one after another: float32 [rows, d_in]."""
-        return self._window.take(self._site, groups)
+    def decode(self, groups: NDArray[np.int64], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Rows of some shards, one after another: [rows, d_in]."""
+        return self._window.take(self._site, groups).to(dtype)
 
-    def whole(self) -> Tensor:
+    def whole(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Every row, where a window holds them all."""
-        return self.decode(np.arange(len(self.group_rows)))
+        return self.decode(np.arange(len(self.group_rows)), dtype)
 
     def batches(
         self,

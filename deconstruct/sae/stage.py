@@ -272,8 +272,8 @@ def _held_out(
     kept_beside = None
     if isinstance(beside, ActivationReader):
         beside, kept_beside = beside.hold_out(config.held_out_share)
-    x = near(kept.whole(), kept.dtype, device)
-    y = near(kept_beside.whole(), kept_beside.dtype, device) if kept_beside else x
+    x = near(kept.whole, kept.dtype, device)
+    y = near(kept_beside.whole, kept_beside.dtype, device) if kept_beside else x
     return (reader, beside), HeldOut(x, y)
 
 

@@ -217,8 +217,12 @@ def test_held_out_rows_are_judged_in_parts_and_on_the_cpu_where_a_device_has_no_
 
 def test_rows_lie_near_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = torch.randn(100, 8)
-    assert places.near(rows, torch.bfloat16, "cpu") is rows
+    half = torch.bfloat16
     monkeypatch.setattr(places, "_room", lambda device: 1600)
-    found = places.near(rows.bfloat16().float(), torch.bfloat16, "meta:0")
-    assert (found.dtype, found.device.type) == (torch.bfloat16, "meta")
-    assert places.near(rows, torch.float32, "meta:0") is rows
+    found = [
+        places.near(rows.to, dtype, device)
+        for dtype, device in ((half, "cpu"), (half, "meta:0"), (torch.float32, "meta:0"))
+    ]
+    assert [(one.dtype, one.device.type) for one in found] == [
+        (torch.float32, "cpu"), (half, "meta"), (torch.float32, "cpu"),
+    ]  # fmt: skip

@@ -30,13 +30,13 @@ class Rows:
         self.rows, self.d_in = rows.shape
         self.group_rows = np.array([len(group) for group in self._groups])
 
-    def decode(self, groups: NDArray[np.int64]) -> Tensor:
+    def decode(self, groups: NDArray[np.int64], dtype: torch.dtype) -> Tensor:
         """A copy, as of what is read from a file."""
-        return torch.cat([self._groups[group] for group in groups])
+        return torch.cat([self._groups[group] for group in groups]).to(dtype)
 
-    def whole(self) -> Tensor:
+    def whole(self, dtype: torch.dtype) -> Tensor:
         """All rows."""
-        return self._all
+        return self._all.to(dtype)
 
 
 def source(
