@@ -9,7 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Protocol
 
 import numpy as np
@@ -154,7 +154,7 @@ def place_on(device: str, d_in: int, dtype: torch.dtype, batch_size: int) -> Pla
     where = _indexed(device)
     if where.type == "cpu":
         return InMemory(d_in)
-    return OnDevice(CudaLane(where), d_in, dtype, batch_size, _room(where))
+    return OnDevice(_lane(where), d_in, dtype, batch_size, _room(where))
 
 
 def near(rows: Callable[[torch.dtype], Tensor], dtype: torch.dtype, device: str) -> Tensor:
@@ -175,8 +175,17 @@ def _indexed(device: str) -> torch.device:
     return torch.device(where.type, torch.cuda.current_device())
 
 
+@cache
+def _lane(device: torch.device) -> Lane:
+    """One for all trainings: what the allocator has for one stream, it gives to no other."""
+    return CudaLane(device)
+
+
 def _room(device: torch.device) -> int:
-    return int(POOL_SHARE * torch.cuda.mem_get_info(device)[0])
+    """`POOL_SHARE` of what is free, or kept by torch for whoever asks next."""
+    free = torch.cuda.mem_get_info(device)[0]
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(POOL_SHARE * (free + kept))
 
 
 def _copy(rows: Tensor, into: Tensor) -> None:

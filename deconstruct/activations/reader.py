@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import accumulate
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ from deconstruct.activations.shards import SOURCE_COLUMNS, Moments, Rows, ShardF
 from deconstruct.artifacts import Artifact
 from deconstruct.common.errors import DataError
 
+_Key = tuple[int, int]  # an epoch, and a pool of it
+_Made = TypeVar("_Made")
 POOL_BYTES = 1 << 30
 """A pool takes at most this much memory as float32; two pools are held at a time."""
 
@@ -264,7 +266,8 @@ class BatchSource:
         self.steps, self.ahead = steps, ahead
         self._place = InMemory(reader.d_in) if place is None else place
         self._plans: OrderedDict[int, _Epoch] = OrderedDict()
-        self._pools: dict[tuple[int, int], Future[Pool]] = {}
+        self._pools: dict[_Key, Future[Pool]] = {}
+        self._orders: dict[_Key, Future[NDArray[np.int64]]] = {}
         self._loader = ThreadPoolExecutor(1, "pool-loader")
         self._gatherer = ThreadPoolExecutor(1, "batch-gatherer")
         self._next: tuple[int, Future[Callable[[], Tensor]]] | None = None
@@ -291,6 +294,7 @@ class BatchSource:
         self._gatherer.shutdown(wait=True, cancel_futures=True)
         self._loader.shutdown(wait=True, cancel_futures=True)
         self._pools.clear()
+        self._orders.clear()
 
     def _gather(self, step: int) -> Callable[[], Tensor]:
         return self._place.batch(self.batch_size, self._parts(step))
@@ -303,7 +307,8 @@ class BatchSource:
             pool = int(np.searchsorted(plan.starts, place, side="right")) - 1
             offset = place - plan.starts[pool]
             count = min(self.batch_size - filled, plan.starts[pool + 1] - place)
-            yield self._pool(epoch, pool), plan.order(pool)[offset : offset + count]
+            order = self._order(epoch, pool)
+            yield self._pool(epoch, pool), order[offset : offset + count]
             filled += count
 
     def _plan(self, epoch: int) -> _Epoch:
@@ -316,18 +321,47 @@ class BatchSource:
     def _within(self, step: int) -> bool:
         return self.steps is None or step < self.steps
 
+    def _order(self, epoch: int, pool: int) -> NDArray[np.int64]:
+        """Permutation of a pool's rows; those of the pools after it are drawn meanwhile."""
+
+        def draw(epoch: int, pool: int) -> Callable[[], NDArray[np.int64]]:
+            return partial(self._plan(epoch).order, pool)
+
+        return self._begun(self._orders, self._wanted(epoch, pool), draw)
+
     def _pool(self, epoch: int, pool: int) -> Pool:
         """Rows of a pool, in the order of its row groups; those after it are loaded meanwhile."""
-        if self._plan(epoch).whole:
-            wanted = [(0, 0)]  # the same rows in every epoch, decoded once
-        else:
-            wanted = [(epoch, pool)]
-            while len(wanted) <= self.ahead and (after := self._after(*wanted[-1])) is not None:
-                wanted.append(after)
-        for passed in [key for key in self._pools if key not in wanted]:
-            del self._pools[passed]  # first, so that it makes room
-        rows, *_ = [self._load(*key) for key in wanted]
-        return rows.result()
+        whole = self._plan(epoch).whole
+        # The same rows in every epoch are decoded once.
+        wanted = [(0, 0)] if whole else self._wanted(epoch, pool)
+
+        def load(epoch: int, pool: int) -> Callable[[], Pool]:
+            groups, place = self._plan(epoch).pools[pool], self._place
+            decode = self.reader.whole if whole else partial(self.reader.decode, groups)
+            return lambda: place.pool(decode(place.dtype))
+
+        return self._begun(self._pools, wanted, load)
+
+    def _wanted(self, epoch: int, pool: int) -> list[_Key]:
+        """A pool and those after it that are needed ahead."""
+        wanted = [(epoch, pool)]
+        while len(wanted) <= self.ahead and (after := self._after(*wanted[-1])) is not None:
+            wanted.append(after)
+        return wanted
+
+    def _begun(
+        self,
+        held: dict[_Key, Future[_Made]],
+        wanted: list[_Key],
+        begin: Callable[[int, int], Callable[[], _Made]],
+    ) -> _Made:
+        """The first of what is wanted; all of that is begun, and nothing else is held."""
+        for passed in [key for key in held if key not in wanted]:
+            del held[passed]  # first, so that it makes room
+        for key in wanted:
+            if key not in held:
+                held[key] = self._loader.submit(begin(*key))
+        return held[wanted[0]].result()
 
     def _after(self, epoch: int, pool: int) -> tuple[int, int] | None:
         """The pool after this one; None: no step takes a row of it."""
@@ -335,17 +369,6 @@ class BatchSource:
         after = (epoch + 1, 0) if last else (epoch, pool + 1)
         first = after[0] * self.reader.rows + int(self._plan(after[0]).starts[after[1]])
         return after if self._within(first // self.batch_size) else None
-
-    def _load(self, epoch: int, pool: int) -> Future[Pool]:
-        key = (epoch, pool)
-        if key not in self._pools:
-            groups = self._plan(epoch).pools[pool]
-            whole = self._plan(epoch).whole
-            decode = self.reader.whole if whole else partial(self.reader.decode, groups)
-            self._pools[key] = self._loader.submit(
-                lambda: self._place.pool(decode(self._place.dtype))
-            )
-        return self._pools[key]
 
 
 class _Epoch:
@@ -363,12 +386,8 @@ class _Epoch:
         self.pools = np.split(order, cuts)
         sizes = [int(group_rows[pool].sum()) for pool in self.pools]
         self.starts = np.array([0, *accumulate(sizes)])
-        self._order: tuple[int, NDArray[np.int64]] | None = None
 
     def order(self, pool: int) -> NDArray[np.int64]:
         """Permutation of the rows of a pool."""
-        if self._order is None or self._order[0] != pool:
-            rows = int(self.starts[pool + 1] - self.starts[pool])
-            shuffled = np.random.default_rng([*self.key, 1 + pool]).permutation(rows)
-            self._order = (pool, shuffled)
-        return self._order[1]
+        rows = int(self.starts[pool + 1] - self.starts[pool])
+        return np.random.default_rng([*self.key, 1 + pool]).permutation(rows)
