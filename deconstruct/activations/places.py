@@ -150,11 +150,19 @@ class OnDevice:
 
 
 def place_on(device: str, d_in: int, dtype: torch.dtype, batch_size: int) -> Place:
-    """Where batches for a training on ``device`` are made; dtype: what rows are stored in."""
+    """Where batches for a training on ``device`` are made; dtype: what rows are stored in.
+
+    Where a device does not give what this needs, they are made on the CPU, and the step fetches
+    them.
+    """
     where = _indexed(device)
     if where.type == "cpu":
         return InMemory(d_in)
-    return OnDevice(_lane(where), d_in, dtype, batch_size, _room(where))
+    try:
+        return OnDevice(_lane(where), d_in, dtype, batch_size, _room(where))
+    except RuntimeError as error:  # drivers raise what they like
+        log.warning("sae          batches are made on the CPU: %s", error)
+        return InMemory(d_in)
 
 
 def near(rows: Callable[[torch.dtype], Tensor], dtype: torch.dtype, device: str) -> Tensor:

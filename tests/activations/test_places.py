@@ -140,3 +140,20 @@ def test_a_pool_that_does_not_fit_stays_on_the_host_and_that_is_said(
     _, fits = sources(reader, 500, 6000, Lane())
     fits.at(0)
     assert all(pool.result().there for pool in fits._pools.values())
+
+
+def test_a_device_that_gives_no_lane_gets_batches_of_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(device: torch.device) -> int:
+        raise RuntimeError("operation not supported")
+
+    monkeypatch.setattr(places, "_room", refuse)
+    monkeypatch.setattr(places, "_lane", lambda device: Lane())
+    assert isinstance(places.place_on("cuda:0", 4, torch.bfloat16, 8), places.InMemory)
+    assert "batches are made on the CPU: operation not supported" in caplog.text
+    monkeypatch.setattr(places, "_room", lambda device: 100)
+    place = places.place_on("cuda:0", 4, torch.bfloat16, 8)
+    assert isinstance(place, OnDevice)
+    assert place.dtype == torch.bfloat16
+    assert isinstance(places.place_on("cpu", 4, torch.bfloat16, 8), places.InMemory)
