@@ -39,7 +39,8 @@ class HeldOut:
 
     @cached_property
     def _squares(self) -> float:
-        return float((self.y.double() - self.y.double().mean(0)).square().sum())
+        y = self.y.cpu().double()  # once, and so on a device that has no room for it, too
+        return float((y - y.mean(0)).square().sum())
 
 
 class Judge:
