@@ -10,24 +10,27 @@ at random when the shards were written, so even a single pool is a random sample
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import accumulate
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deconstruct.activations.places import InMemory, Parts, Place, Pool, place_on
 from deconstruct.activations.shards import SOURCE_COLUMNS, Moments, Rows, ShardFile
 from deconstruct.artifacts import Artifact
 from deconstruct.common.errors import DataError
 
+_Key = tuple[int, int]  # an epoch, and a pool of it
+_Made = TypeVar("_Made")
 POOL_BYTES = 1 << 30
 """A pool takes at most this much memory as float32; two pools are held at a time."""
 
@@ -35,18 +38,19 @@ POOL_BYTES = 1 << 30
 class Pooled(Protocol):
     """Rows in groups, of which a `BatchSource` has some at a time in memory.
 
-    rows: of all groups. group_rows: int64 [groups].
+    rows: of all groups. dtype: what holds them exactly. group_rows: int64 [groups].
     """
 
     rows: int
     d_in: int
+    dtype: torch.dtype
     group_rows: NDArray[np.int64]
 
-    def decode(self, groups: NDArray[np.int64]) -> Tensor:
-        """Rows of some groups, one after another: float32 [rows, d_in]."""
+    def decode(self, groups: NDArray[np.int64], dtype: torch.dtype) -> Tensor:
+        """Rows of some groups, one after another: [rows, d_in], float32 or `dtype`."""
 
-    def whole(self) -> Tensor:
-        """Every row in memory, float32 [rows, d_in]."""
+    def whole(self, dtype: torch.dtype) -> Tensor:
+        """Every row in memory, [rows, d_in]."""
 
 
 class Block(Rows):
@@ -69,9 +73,9 @@ class GroupRows:
     chosen: slice | NDArray[np.int64]
     rows: int
 
-    def activation(self) -> Tensor:
-        """Activations: float32 [n, d_in]."""
-        return self.shard.activation(self.group)[self.chosen]
+    def activation(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Activations: [n, d_in]."""
+        return self.shard.activation(self.group, dtype)[self.chosen]
 
     def token_index(self) -> NDArray[np.uint64]:
         """Which tokens they are of."""
@@ -109,12 +113,13 @@ class ActivationReader:
         if not self.shards:
             raise DataError(f"{artifact.path} has no shards of split {split!r}")
         self.d_in = self.shards[0].d_in
+        self.dtype = torch.bfloat16 if all(one.raw for one in self.shards) else torch.float32
         self._threads = torch.get_num_threads()  # the reader's may be another thread with fewer
         parts = ((s, g, n) for s in self.shards for g, n in enumerate(s.group_rows))
         self._take([GroupRows(s, g, slice(0, n), n) for s, g, n in parts])
 
     def _take(self, groups: list[GroupRows]) -> None:
-        self._whole: Tensor | None = None
+        self._whole: dict[torch.dtype, Tensor] = {}
         self._decoding = Lock()
         self.groups = groups
         self.group_rows = np.array([part.rows for part in groups])
@@ -150,22 +155,22 @@ class ActivationReader:
             view._take(parts)
         return views
 
-    def whole(self) -> Tensor:
-        """Every row in memory, float32 [rows, d_in]: decoded once, whoever asks."""
+    def whole(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Every row in memory, [rows, d_in]: decoded once, whoever asks."""
         with self._decoding:
-            if self._whole is None:
-                self._whole = self.decode(np.arange(len(self.groups)))
-            return self._whole
+            if dtype not in self._whole:
+                self._whole[dtype] = self.decode(np.arange(len(self.groups)), dtype)
+            return self._whole[dtype]
 
-    def decode(self, groups: NDArray[np.int64]) -> Tensor:
-        """Rows of some groups, one after another: float32 [rows, d_in]."""
+    def decode(self, groups: NDArray[np.int64], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Rows of some groups, one after another: [rows, d_in]."""
         ends = [0, *accumulate(int(self.group_rows[g]) for g in groups)]
-        rows = torch.empty(ends[-1], self.d_in)
-        into = rows.numpy()
+        rows = torch.empty(ends[-1], self.d_in, dtype=dtype)
+        into = _plain(rows)
 
         def fill(place: int) -> None:
-            activation = self.groups[groups[place]].activation()
-            into[ends[place] : ends[place + 1]] = activation.numpy()
+            activation = self.groups[groups[place]].activation(dtype)
+            into[ends[place] : ends[place + 1]] = _plain(activation)
 
         with ThreadPoolExecutor(self._threads, "row-group") as pool:
             for _ in pool.map(fill, range(len(groups))):
@@ -190,16 +195,19 @@ class ActivationReader:
         pool_bytes: int = POOL_BYTES,
         beside: Pooled | None = None,
         steps: int | None = None,
+        device: str = "cpu",
     ) -> BatchSource:
         """Shuffled batches of ``batch_size`` rows, without end. Raises ``DataError``.
 
         beside: a reader of the same rows at another site (`check_rows`), whose batches, given
         this one in turn, hold the same rows in the same order. steps: how many are asked for;
-        nothing is read ahead of the last.
+        nothing is read ahead of the last. device: where batches are wanted; no row depends on it.
         """
         check_batch_size(batch_size, self.rows, self.split)
         width = max(self.d_in, beside.d_in) if beside else self.d_in
-        return BatchSource(self, batch_size, seed, max(1, pool_bytes // (4 * width)), steps)
+        place = place_on(device, self.d_in, self.dtype, batch_size)
+        rows = max(1, pool_bytes // (4 * width))
+        return BatchSource(self, batch_size, seed, rows, steps, place=place)
 
     def check_rows(self, other: ActivationReader) -> None:
         """Raise ``DataError`` unless the other holds the same tokens, row for row."""
@@ -227,11 +235,18 @@ def check_batch_size(batch_size: int, rows: int, split: str) -> None:
         )
 
 
+def _plain(rows: Tensor) -> NDArray[Any]:
+    """The same memory; of bfloat16, which numpy has not, as bits."""
+    bits: NDArray[Any] = (rows.view(torch.int16) if rows.dtype == torch.bfloat16 else rows).numpy()
+    return bits
+
+
 class BatchSource:
     """Batches by step number, so that resuming is a seek. Not thread-safe.
 
     steps: see `ActivationReader.batches`. ahead: how many pools are loaded before they are needed;
-    with none, nothing happens between two calls of `at`.
+    with none, nothing happens between two calls of `at`. place: where batches are made; None: in
+    memory, for a CPU.
     """
 
     def __init__(
@@ -242,20 +257,24 @@ class BatchSource:
         pool_rows: int,
         steps: int | None = None,
         ahead: int = 1,
+        place: Place | None = None,
     ) -> None:
         self.reader = reader
         self.batch_size = batch_size
         self.seed = seed
         self.pool_rows = pool_rows
         self.steps, self.ahead = steps, ahead
+        self._place = InMemory(reader.d_in) if place is None else place
         self._plans: OrderedDict[int, _Epoch] = OrderedDict()
-        self._pools: dict[tuple[int, int], Future[Tensor]] = {}
+        self._pools: dict[_Key, Future[Pool]] = {}
+        self._orders: dict[_Key, Future[NDArray[np.int64]]] = {}
         self._loader = ThreadPoolExecutor(1, "pool-loader")
         self._gatherer = ThreadPoolExecutor(1, "batch-gatherer")
-        self._next: tuple[int, Future[Tensor]] | None = None
+        self._next: tuple[int, Future[Callable[[], Tensor]]] | None = None
 
     def at(self, step: int) -> Tensor:
-        """The batch of ``step`` (0, 1, ...): float32 [batch_size, d_in].
+        """The batch of ``step`` (0, 1, ...): [batch_size, d_in], float32 on the CPU, and on another
+        device in the precision that the rows are stored in.
 
         The next step's batch is gathered on another thread meanwhile.
         """
@@ -268,16 +287,19 @@ class BatchSource:
         self._next = None
         if self.ahead and self._within(step + 1):
             self._next = (step + 1, self._gatherer.submit(self._gather, step + 1))
-        return batch
+        return batch()
 
     def close(self) -> None:
         """End the threads; pools are freed."""
         self._gatherer.shutdown(wait=True, cancel_futures=True)
         self._loader.shutdown(wait=True, cancel_futures=True)
         self._pools.clear()
+        self._orders.clear()
 
-    def _gather(self, step: int) -> Tensor:
-        batch = torch.empty(self.batch_size, self.reader.d_in)
+    def _gather(self, step: int) -> Callable[[], Tensor]:
+        return self._place.batch(self.batch_size, self._parts(step))
+
+    def _parts(self, step: int) -> Parts:
         filled = 0
         while filled < self.batch_size:
             epoch, place = divmod(step * self.batch_size + filled, self.reader.rows)
@@ -285,13 +307,9 @@ class BatchSource:
             pool = int(np.searchsorted(plan.starts, place, side="right")) - 1
             offset = place - plan.starts[pool]
             count = min(self.batch_size - filled, plan.starts[pool + 1] - place)
-            rows = plan.order(pool)[offset : offset + count]
-            out = batch[filled : filled + count].numpy()
-            # By numpy: torch's threads would spin on the cores that the training step needs. Clip:
-            # the rows are a permutation's, and "raise" would gather into a buffer first.
-            np.take(self._pool(epoch, pool).numpy(), rows, axis=0, out=out, mode="clip")
+            order = self._order(epoch, pool)
+            yield self._pool(epoch, pool), order[offset : offset + count]
             filled += count
-        return batch
 
     def _plan(self, epoch: int) -> _Epoch:
         if epoch not in self._plans:
@@ -303,18 +321,47 @@ class BatchSource:
     def _within(self, step: int) -> bool:
         return self.steps is None or step < self.steps
 
-    def _pool(self, epoch: int, pool: int) -> Tensor:
+    def _order(self, epoch: int, pool: int) -> NDArray[np.int64]:
+        """Permutation of a pool's rows; those of the pools after it are drawn meanwhile."""
+
+        def draw(epoch: int, pool: int) -> Callable[[], NDArray[np.int64]]:
+            return partial(self._plan(epoch).order, pool)
+
+        return self._begun(self._orders, self._wanted(epoch, pool), draw)
+
+    def _pool(self, epoch: int, pool: int) -> Pool:
         """Rows of a pool, in the order of its row groups; those after it are loaded meanwhile."""
-        if self._plan(epoch).whole:
-            wanted = [(0, 0)]  # the same rows in every epoch, decoded once
-        else:
-            wanted = [(epoch, pool)]
-            while len(wanted) <= self.ahead and (after := self._after(*wanted[-1])) is not None:
-                wanted.append(after)
-        for passed in [key for key in self._pools if key not in wanted]:
-            del self._pools[passed]  # first, so that it makes room
-        rows, *_ = [self._load(*key) for key in wanted]
-        return rows.result()
+        whole = self._plan(epoch).whole
+        # The same rows in every epoch are decoded once.
+        wanted = [(0, 0)] if whole else self._wanted(epoch, pool)
+
+        def load(epoch: int, pool: int) -> Callable[[], Pool]:
+            groups, place = self._plan(epoch).pools[pool], self._place
+            decode = self.reader.whole if whole else partial(self.reader.decode, groups)
+            return lambda: place.pool(decode(place.dtype))
+
+        return self._begun(self._pools, wanted, load)
+
+    def _wanted(self, epoch: int, pool: int) -> list[_Key]:
+        """A pool and those after it that are needed ahead."""
+        wanted = [(epoch, pool)]
+        while len(wanted) <= self.ahead and (after := self._after(*wanted[-1])) is not None:
+            wanted.append(after)
+        return wanted
+
+    def _begun(
+        self,
+        held: dict[_Key, Future[_Made]],
+        wanted: list[_Key],
+        begin: Callable[[int, int], Callable[[], _Made]],
+    ) -> _Made:
+        """The first of what is wanted; all of that is begun, and nothing else is held."""
+        for passed in [key for key in held if key not in wanted]:
+            del held[passed]  # first, so that it makes room
+        for key in wanted:
+            if key not in held:
+                held[key] = self._loader.submit(begin(*key))
+        return held[wanted[0]].result()
 
     def _after(self, epoch: int, pool: int) -> tuple[int, int] | None:
         """The pool after this one; None: no step takes a row of it."""
@@ -322,15 +369,6 @@ class BatchSource:
         after = (epoch + 1, 0) if last else (epoch, pool + 1)
         first = after[0] * self.reader.rows + int(self._plan(after[0]).starts[after[1]])
         return after if self._within(first // self.batch_size) else None
-
-    def _load(self, epoch: int, pool: int) -> Future[Tensor]:
-        key = (epoch, pool)
-        if key not in self._pools:
-            groups = self._plan(epoch).pools[pool]
-            whole = self._plan(epoch).whole
-            read = self.reader.whole if whole else partial(self.reader.decode, groups)
-            self._pools[key] = self._loader.submit(read)
-        return self._pools[key]
 
 
 class _Epoch:
@@ -348,12 +386,8 @@ class _Epoch:
         self.pools = np.split(order, cuts)
         sizes = [int(group_rows[pool].sum()) for pool in self.pools]
         self.starts = np.array([0, *accumulate(sizes)])
-        self._order: tuple[int, NDArray[np.int64]] | None = None
 
     def order(self, pool: int) -> NDArray[np.int64]:
         """Permutation of the rows of a pool."""
-        if self._order is None or self._order[0] != pool:
-            rows = int(self.starts[pool + 1] - self.starts[pool])
-            shuffled = np.random.default_rng([*self.key, 1 + pool]).permutation(rows)
-            self._order = (pool, shuffled)
-        return self._order[1]
+        rows = int(self.starts[pool + 1] - self.starts[pool])
+        return np.random.default_rng([*self.key, 1 + pool]).permutation(rows)

@@ -90,9 +90,9 @@ class ShardFile:
         """Activations of one row group after another."""
         return (self.activation(group) for group in range(len(self.group_rows)))
 
-    def activation(self, group: int) -> Tensor:
-        """Activations of one row group: float32 [rows, d_in]."""
-        return self._decode(self._read(group, ["activation"]))
+    def activation(self, group: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Activations of one row group: [rows, d_in]."""
+        return self._decode(self._read(group, ["activation"])).to(dtype)
 
     def column(self, group: int, name: str) -> NDArray[Any]:
         """One of `SOURCE_COLUMNS` of one row group: [rows]."""
@@ -102,7 +102,9 @@ class ShardFile:
     def block(self, group: int) -> tuple[Rows, Tensor]:
         """One row group whole."""
         table = self._read(group, [*SOURCE_COLUMNS, "activation"])
-        return Rows(*(table[name].to_numpy() for name in SOURCE_COLUMNS)), self._decode(table)
+        return Rows(*(table[name].to_numpy() for name in SOURCE_COLUMNS)), self._decode(
+            table
+        ).float()
 
     @contextmanager
     def _open(self) -> Iterator[Any]:
@@ -117,13 +119,14 @@ class ShardFile:
             return file.read_row_group(group, columns=columns, use_threads=False)
 
     def _decode(self, table: pa.Table) -> Tensor:
+        """In the precision that they are stored in."""
         column = table["activation"].combine_chunks()
         if isinstance(column, pa.ChunkedArray):
             column = column.chunk(0)
         if self.raw:
             bits = np.frombuffer(column.buffers()[1], np.int16)
             bits = bits[column.offset * self.d_in :][: len(column) * self.d_in]
-            return torch.from_numpy(bits.copy()).view(torch.bfloat16).float().view(-1, self.d_in)
+            return torch.from_numpy(bits.copy()).view(torch.bfloat16).view(-1, self.d_in)
         values = column.flatten().to_numpy(zero_copy_only=True)
         return torch.from_numpy(values.reshape(-1, self.d_in).copy())
 

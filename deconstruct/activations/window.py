@@ -31,6 +31,7 @@ from torch import Tensor
 from deconstruct.activations import layout, shards
 from deconstruct.activations.forward import Forward, dtype_name
 from deconstruct.activations.layout import Shard, Tokens
+from deconstruct.activations.places import Place, place_on
 from deconstruct.activations.reader import BatchSource, Pooled, check_batch_size
 from deconstruct.activations.shards import Moments
 from deconstruct.artifacts import Artifact, fsync
@@ -193,15 +194,17 @@ class SiteWindow:
         self.d_in = len(moments.mean)
         self.group_rows = np.array([shard.rows for shard in window.shards])
         self.rows = int(self.group_rows.sum())
+        half = window.config.storage == "bfloat16"
+        self.dtype = torch.bfloat16 if half else torch.float32
         self._window, self._site = window, site
 
-    def decode(self, groups: NDArray[np.int64]) -> Tensor:
-        """Rows of some shards, one after another: float32 [rows, d_in]."""
-        return self._window.take(self._site, groups)
+    def decode(self, groups: NDArray[np.int64], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Rows of some shards, one after another: [rows, d_in]."""
+        return self._window.take(self._site, groups).to(dtype)
 
-    def whole(self) -> Tensor:
+    def whole(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Every row, where a window holds them all."""
-        return self.decode(np.arange(len(self.group_rows)))
+        return self.decode(np.arange(len(self.group_rows)), dtype)
 
     def batches(
         self,
@@ -209,6 +212,7 @@ class SiteWindow:
         seed: int,
         beside: Pooled | None = None,
         steps: int | None = None,
+        device: str = "cpu",
     ) -> BatchSource:
         """As `ActivationReader.batches`; nothing is computed ahead of the last step."""
         check_batch_size(batch_size, self.rows, SPLIT)
@@ -220,7 +224,8 @@ class SiteWindow:
                 "%-12s goes %.1f times over %d tokens, and computes their activations anew each "
                 "time", "sae", passes, self.rows,
             )  # fmt: skip
-        return _Batches(self._window, self, batch_size, seed, room, steps)
+        place = place_on(device, self.d_in, self.dtype, batch_size)
+        return _Batches(self._window, self, batch_size, seed, room, steps, place)
 
 
 class _Batches(BatchSource):
@@ -234,8 +239,9 @@ class _Batches(BatchSource):
         seed: int,
         pool_rows: int,
         steps: int | None,
+        place: Place,
     ) -> None:
-        super().__init__(reader, batch_size, seed, pool_rows, steps, window.ahead)
+        super().__init__(reader, batch_size, seed, pool_rows, steps, window.ahead, place)
         self._window = window
 
     def close(self) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -29,14 +30,32 @@ class Scaling:
         return cls(torch.from_numpy(moments.mean), math.sqrt(squared) or 1.0)
 
     def apply(self, x: Tensor) -> Tensor:
-        """z of raw activations, float32 [n, d]."""
-        z, mean = torch.empty_like(x), self.mean.float()
+        """z of raw activations [n, d], on their device: float32, whatever the precision of x. Each
+        entry is rounded as on any other device."""
+        z, mean = torch.empty(x.shape, device=x.device), self._mean_on(x.device)
 
         def scale(first: int, last: int) -> None:
             torch.sub(x[first:last], mean, out=z[first:last]).mul_(1 / self.scale)
 
-        share(scale, len(x))
+        if x.device.type == "cpu":
+            share(scale, len(x))
+        else:
+            scale(0, len(x))
         return z
+
+    def to(self, device: str | torch.device) -> Scaling:
+        """The same, with the mean on a device."""
+        return replace(self, mean=self.mean.to(device))
+
+    def _mean_on(self, device: torch.device) -> Tensor:
+        if device not in self._means:
+            self._means[device] = self.mean.float().to(device)
+        return self._means[device]
+
+    @cached_property
+    def _means(self) -> dict[torch.device, Tensor]:
+        """Copied to a device once, not in every step."""
+        return {}
 
 
 def fold(

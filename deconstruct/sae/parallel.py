@@ -78,7 +78,7 @@ def main(home: str, key: str, overrides: list[str]) -> None:
             say(f"{made.path} {digest(load(made.path).weights())}")
         else:
             reader = ActivationReader(activations, "train")
-            batches = reader.batches(config.batch_size, config.seed)
+            batches = reader.batches(config.batch_size, config.seed, device=device)
             with tempfile.TemporaryDirectory(dir=own_folder()) as scratch:
                 sae, _ = train(batches, reader.moments, config, Path(scratch), device=device)
             say(digest(sae.weights()))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from deconstruct.activations.places import near
 from deconstruct.activations.reader import ActivationReader, BatchSource
 from deconstruct.activations.window import SiteWindow, Stream, Window
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe, Stage, keys_of
@@ -27,7 +28,8 @@ from deconstruct.sae.pretrained import Pretrained
 from deconstruct.sae.tables import TRAINING_LOG
 from deconstruct.sae.training import loop, trackers
 from deconstruct.sae.training.checkpoint import LogRow
-from deconstruct.sae.training.trainer import HeldOut, Trainer
+from deconstruct.sae.training.held_out import HeldOut
+from deconstruct.sae.training.trainer import Trainer
 from deconstruct.sae.training.warm import FACTOR, Start, check, factor_of, warmed
 
 VERSION = 12
@@ -226,7 +228,7 @@ def _train_together(
         if read is not None:
             _check_varies(read)
     inputs, onto = Scaling.of(reader.moments), Scaling.of(beside.moments) if beside else None
-    (reader, beside), held_out = _held_out(any_of, reader, beside)
+    (reader, beside), held_out = _held_out(any_of, reader, beside, device)
     members = {
         config: Trainer(
             warmed(config) if start else config,
@@ -243,7 +245,9 @@ def _train_together(
     with ExitStack() as stack:
 
         def batches(of: Reader, other: Reader | None) -> BatchSource:
-            source = of.batches(any_of.batch_size, any_of.seed, beside=other, steps=steps)
+            source = of.batches(
+                any_of.batch_size, any_of.seed, beside=other, steps=steps, device=device
+            )
             stack.callback(source.close)
             return source
 
@@ -258,7 +262,7 @@ def _train_together(
 
 
 def _held_out(
-    config: SaeConfig, reader: Reader, beside: Reader | None
+    config: SaeConfig, reader: Reader, beside: Reader | None, device: str
 ) -> tuple[tuple[Reader, Reader | None], HeldOut | None]:
     """What is trained on, and what is not but decides on an early stop, if that is asked for."""
     if config.patience is None:
@@ -268,7 +272,9 @@ def _held_out(
     kept_beside = None
     if isinstance(beside, ActivationReader):
         beside, kept_beside = beside.hold_out(config.held_out_share)
-    return (reader, beside), HeldOut(kept.whole(), (kept_beside or kept).whole())
+    x = near(kept.whole, kept.dtype, device)
+    y = near(kept_beside.whole, kept_beside.dtype, device) if kept_beside else x
+    return (reader, beside), HeldOut(x, y)
 
 
 def _check_varies(reader: Reader) -> None:

@@ -82,7 +82,7 @@ def test_pools_hold_no_more_than_they_may(artifact: Artifact) -> None:
         assert source._next is not None
         source._next[1].result()  # the thread that gathers the next batch is at rest
         assert len(source._pools) <= 2
-        held = [pool.result() for pool in source._pools.values()]
+        held = [pool.result().rows for pool in source._pools.values()]
         assert max(len(pool) for pool in held) <= 20_000 + 16_384
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -99,3 +101,75 @@ def test_checkpoints_are_spaced_by_their_own_cost(
     apart = [later - earlier for earlier, later in pairwise(ends)]
     assert all(least < one < most for one in apart)
     assert cost * len(ends) <= 0.021 * clock.now
+
+
+def _same(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+def test_a_thread_writes_the_state_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training goes on meanwhile: it changes the state, and adds to the log. Nothing is due before
+    that is written, and the next one is written after it."""
+    (tmp_path / RECIPE).write_text("{}")
+    monkeypatch.setattr(checkpoint, "EVERY_SECONDS", -1.0)
+    may_write, write = Event(), checkpoint._write
+
+    def waiting(*arguments: Any) -> None:
+        may_write.wait()
+        write(*arguments)
+
+    monkeypatch.setattr(checkpoint, "_write", waiting)
+    engine: Any = Kept(0)
+    spacing, rows = checkpoint.Spacing(aside=True), ROWS[:1]
+    assert spacing.due()
+    spacing.save(engine, rows, tmp_path)
+    assert not spacing.due()
+    for tensor in engine.state.values():
+        tensor.zero_()
+    rows.append(ROWS[1])
+    may_write.set()
+    spacing.settle()
+    found: Any = Kept(1)
+    assert resume(found, tmp_path) == ROWS[:1]
+    _same(found.state, Kept(0).state)
+    assert spacing.due()
+    spacing.save(engine, rows, tmp_path)
+    spacing.settle()
+    assert resume(found, tmp_path) == ROWS
+    _same(found.state, engine.state)
+
+
+def test_what_the_thread_raises_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "EVERY_SECONDS", -1.0)
+    (tmp_path / RECIPE).write_text("{}")
+    engine: Any = Kept(0)
+    spacing = checkpoint.Spacing(aside=True)
+    spacing.save(engine, ROWS, tmp_path)
+    with pytest.raises(OSError, match="No space left"):
+        spacing.settle()
+    spacing.settle()  # once
+
+
+def test_what_a_thread_writes_is_spaced_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may write a fifth of the time, however short training is held up for it."""
+    clock, goes_on = Clock(20), Event()
+    monkeypatch.setattr(checkpoint, "time", clock)
+    monkeypatch.setattr(checkpoint, "_write", lambda *_: (goes_on.wait(), clock.save()))
+    spacing = checkpoint.Spacing(aside=True)
+    engine: Any = Kept(0)
+    spacing.save(engine, ROWS, tmp_path)
+    goes_on.set()
+    spacing.settle()
+    assert clock.now == 20
+    while not spacing.due():
+        clock.now += 0.5
+    assert clock.now == pytest.approx(100, abs=0.5)

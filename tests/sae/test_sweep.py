@@ -51,7 +51,7 @@ def test_each_member_is_what_it_is_alone(
     decoded: list[int] = []
     decode = ActivationReader.decode
     monkeypatch.setattr(
-        ActivationReader, "decode", lambda self, g: (decoded.append(1), decode(self, g))[1]
+        ActivationReader, "decode", lambda self, *g: (decoded.append(1), decode(self, *g))[1]
     )
     together = DataRoot(tmp_path / "together")
     made = stage.train_all(together, MEMBERS, activations=activations_artifact, device="cpu")

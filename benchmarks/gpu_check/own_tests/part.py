@@ -1,4 +1,4 @@
-"""The tests of `tests/sae/cuda` that compare steps and whole trainings, and those of encoding."""
+"""The tests of `tests/sae/cuda` that compare steps and whole trainings, of encoding, and of the feed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from benchmarks.gpu_check.running.job import Job, Missing, Record, skipped
 
 _BESIDE_CPU = "tests/sae/cuda/test_topk.py"
 """Needs numba, too: the CPU's engine stands beside the GPU's in it."""
+_FEED = "tests/activations/test_card.py"
 _ALONE = tuple(
     f"tests/sae/cuda/test_{name}.py"
     for name in ("fused_product", "bits", "choice", "first_step", "found_out")
 )
 _ENCODING = "tests/sae/encoding/test_selected.py"
 _NEEDED = ("pytest", "hypothesis")
-_SMOKED = "nothing_fires or refusals or what_it_does_not_do"
+_SMOKED = "nothing_fires or refusals or what_it_does_not_do or same_batches"
 _WORKERS = "5"
 
 
@@ -38,7 +39,7 @@ def measure(job: Job, record: Record) -> None:
         options += ["-k", _SMOKED]
     elif find_spec("xdist"):
         options += ["-n", _WORKERS]
-    files = [*_ALONE, _ENCODING]
+    files = [*_ALONE, _ENCODING, _FEED]
     if reason := why_not("numba"):
         record[_BESIDE_CPU] = skipped(reason)
     else:

@@ -52,7 +52,8 @@ class Engine(ABC):
 
     @abstractmethod
     def step(self, z: Tensor, target: Tensor | None = None) -> None:
-        """Train on z, float32 [batch, d_in], in scaled coordinates.
+        """Train on z, float32 [batch, d_in], in scaled coordinates, on the CPU or on the engine's
+        device.
 
         target: float32 [batch, d_out], what a transcoder makes of it; None: z itself.
         """

@@ -8,6 +8,7 @@ the same batches are trained in one pass, each as it would be alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,10 +19,12 @@ from deconstruct.activations.shards import Moments
 from deconstruct.common.progress import track
 from deconstruct.config import SaeConfig
 from deconstruct.sae.autoencoder import SparseAutoencoder
+from deconstruct.sae.engines.memory import within_memory
 from deconstruct.sae.folding import Scaling
 from deconstruct.sae.training.checkpoint import LogRow
+from deconstruct.sae.training.held_out import HeldOut
 from deconstruct.sae.training.side_by_side import Batch, SideBySide
-from deconstruct.sae.training.trainer import HeldOut, Trainer
+from deconstruct.sae.training.trainer import Trainer
 from deconstruct.sae.training.warm import Start
 
 
@@ -29,7 +32,8 @@ class BatchSource(Protocol):
     """Batches by step number; `deconstruct.activations.reader.BatchSource` is the real one."""
 
     def at(self, step: int) -> Tensor:
-        """The batch of ``step``, float32 [batch, d_in]: a pure function of the step."""
+        """The batch of ``step``, [batch, d_in]: a pure function of the step. On the CPU or on the
+        device that trains, in any precision that holds it: it is scaled in float32, where it is."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,14 @@ def train_all(
     on_cpu = members[0].engine.losses.device.type == "cpu"
 
     def read(step: int) -> Batch:
-        z = inputs.apply(batches.at(step))
-        return Batch(z, outputs.apply(output.batches.at(step)) if output and outputs else None)
+        with within_memory(members[0].engine.spec, members[0].device):
+            z = inputs.apply(batches.at(step))
+            return Batch(z, outputs.apply(output.batches.at(step)) if output and outputs else None)
 
-    with track("sae", total * size, "tokens", done * size) as advance:
+    with ExitStack() as stack:
+        for member in members:
+            stack.callback(member.settle)
+        advance = stack.enter_context(track("sae", total * size, "tokens", done * size))
 
         def told(row: LogRow | None) -> None:
             rows = [member.rows[-1] for member in members if member.rows] if row else []

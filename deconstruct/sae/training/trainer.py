@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from deconstruct.sae.schedule import step_count
 from deconstruct.sae.spec import ALL, step_spec
 from deconstruct.sae.training import checkpoint
 from deconstruct.sae.training.checkpoint import LogRow
+from deconstruct.sae.training.held_out import HeldOut, Judge
 from deconstruct.sae.training.warm import Start
 
 log = logging.getLogger(__name__)
@@ -32,20 +32,6 @@ LOG_ROWS = 200
 HELD_OUT_LOOKS = 20
 WORTH_WAITING_FOR = 0.002
 """Relative fall of the held-out FVU that counts as an improvement."""
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Rows of documents that are not trained on: raw activations x [n, d_in], and what is
-    reconstructed, y [n, d_out]."""
-
-    x: Tensor
-    y: Tensor
-
-    def fvu(self, sae: SparseAutoencoder) -> float:
-        """Squared error over squares about the mean of these rows."""
-        error = (sae(self.x) - self.y).double().square().sum()
-        return float(error / (self.y.double() - self.y.double().mean(0)).square().sum())
 
 
 class Trainer:
@@ -80,7 +66,9 @@ class Trainer:
         take_first(self.engine)
         self.step = checkpoint.step_of(self.engine)
         self._stepped = False
-        self._spacing = checkpoint.Spacing()
+        self._judge = Judge(held_out, self.result, device) if held_out else None
+        on_cpu = self.engine.losses.device.type == "cpu"
+        self._spacing = checkpoint.Spacing(aside=not on_cpu)
 
     @property
     def finished(self) -> bool:
@@ -93,7 +81,7 @@ class Trainer:
             self._make(own_rows(z), None if target is None else own_rows(target))
         self.step += 1
         every = max(1, self.steps // LOG_ROWS)
-        looks = self.held_out and self.step % max(1, self.steps // HELD_OUT_LOOKS) == 0
+        looks = self._judge and self.step % max(1, self.steps // HELD_OUT_LOOKS) == 0
         row = None
         if self.step % every == 0 or self.step == self.steps or looks:
             row = self._log_row(bool(looks))
@@ -104,11 +92,16 @@ class Trainer:
             self._spacing.save(self.engine, self.rows, self.checkpoints)
         return row
 
-    def result(self) -> SparseAutoencoder:
-        """What has been trained so far, for raw activations."""
+    def result(self, device: str = "cpu") -> SparseAutoencoder:
+        """What has been trained so far, for raw activations, folded and kept on a device."""
         config = self.config
-        weights = self.engine.weights()
-        return fold(config.architecture, weights, config.k, self.inputs, self.outputs)
+        weights = {name: weight.to(device) for name, weight in self.engine.weights().items()}
+        outputs = self.outputs and self.outputs.to(device)
+        return fold(config.architecture, weights, config.k, self.inputs.to(device), outputs)
+
+    def settle(self) -> None:
+        """Wait until the last checkpoint is written; raises what writing it raises."""
+        self._spacing.settle()
 
     @property
     def penalty_factor(self) -> float | None:
@@ -154,7 +147,7 @@ class Trainer:
         l0, dead = self.engine.firing()
         loss = float(self.engine.losses[self.step - 1])
         tokens, rate = self.step * self.config.batch_size, float(self.rates[self.step - 1])
-        seen = self.held_out.fvu(self.result()) if looks and self.held_out else None
+        seen = self._judge.fvu() if looks and self._judge else None
         return LogRow(self.step, tokens, rate, loss, l0, dead, seen)
 
     def _stalled(self) -> bool:

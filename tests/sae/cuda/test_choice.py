@@ -159,6 +159,7 @@ def test_a_killed_training_resumes_to_the_same_bytes(
     killed = member(tmp_path / "b")
     for step in range(3):
         killed.train(tokens(step), None)
+        killed.settle()  # on a card a thread writes the checkpoint
     resumed = member(tmp_path / "b")
     assert resumed.step == 3
     while not resumed.finished:

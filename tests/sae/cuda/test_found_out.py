@@ -47,6 +47,7 @@ def tokens(step: int) -> Tensor:
 def go_on(one: Trainer, until: int = 4) -> None:
     while one.step < until:
         one.train(tokens(one.step), None)
+        one.settle()  # on a card a thread writes the checkpoint
 
 
 def goes_wrong(one: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:

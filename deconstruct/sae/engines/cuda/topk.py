@@ -207,7 +207,10 @@ class FusedTopK(Engine):
             tensor.copy_(saved[name])
         self._refresh()
         graph = torch.cuda.CUDAGraph()
-        # Its own default is a stream of whichever device was captured on first.
-        with torch.cuda.graph(graph, pool=self._pool, stream=stream):
+        # Its own default is a stream of whichever device was captured on first. Other threads load
+        # rows onto the card meanwhile (`activations.lane`), which is nothing to the capture.
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
+        ):
             self._launcher.launch(capacity)
         return graph
