@@ -1,4 +1,4 @@
-"""The tests of `tests/sae/cuda` that compare steps and whole trainings, of encoding, and of the feed."""
+"""The tests of `tests/sae/cuda` that compare steps and trainings; of encoding; of the feed."""
 
 from __future__ import annotations
 
