@@ -69,6 +69,6 @@ def poison(engine: FusedTopK) -> None:
         floats.append(b.clip)
     for tensor in floats:
         tensor.fill_(torch.nan)
-    whole = [b.maxima, b.groups, b.index, b.slot, b.unordered, b.order, b.latents, b.count]
+    whole = [b.maxima, b.groups, b.index, b.order, b.latents]
     for tensor in (*whole, b.row_ptr[1:]):
         tensor.fill_(-1)

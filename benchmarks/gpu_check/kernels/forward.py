@@ -77,9 +77,9 @@ def check_order(made: Made) -> None:
     ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     pairs = int(ends[-1])
     ranked = flat.sort(stable=True)
-    findings.equal("run_bounds_kernel", b.row_ptr.long(), ends)
-    findings.equal("rank_kernel's order", b.order[:pairs].long(), ranked.indices[:pairs])
-    findings.equal("place_kernel's latents", b.latents.long(), ranked.values)
+    findings.equal("runs of the sorted pairs", b.row_ptr.long(), ends)
+    findings.equal("order of the pairs", b.order[:pairs], ranked.indices[:pairs])
+    findings.equal("latents of the sorted pairs", b.latents.long(), ranked.values)
 
 
 def check_decode(made: Made) -> None:

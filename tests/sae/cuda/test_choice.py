@@ -90,7 +90,7 @@ def miscompiled(*_: object) -> None:
         ("topk", "decode_kernel", lambda *a: a[5][:, 0].mul_(1.5), "W_enc moves otherwise"),
         ("topk", "decode_kernel", lambda *a: a[6][0].fill_(torch.nan), "loss is nan"),
         ("update", "update_rows_kernel", lambda *a: a[3][3].zero_(), "moves otherwise"),
-        ("order", "rank_kernel", miscompiled, "out of resource: shared memory"),
+        ("latents", "pace_kernel", miscompiled, "out of resource: shared memory"),
     ],
     ids=["slopes", "nan", "copies", "compilation"],
 )

@@ -17,13 +17,12 @@ pytestmark = pytest.mark.skipif(
     find_spec("triton") is None, reason="Triton, which compiles the kernels, is not installed"
 )
 EVERYTHING = {
-    "center_kernel", "choose_groups_kernel", "select_kernel", "run_bounds_kernel", "place_kernel",
-    "rank_kernel", "decode_kernel", "list_dead_kernel", "keep_top_kernel", "pace_kernel",
-    "chunk_scalars_kernel", "run_scalars_kernel", "decoder_bias_partial_kernel",
+    "center_kernel", "choose_groups_kernel", "select_kernel", "decode_kernel", "keep_top_kernel",
+    "pace_kernel", "chunk_scalars_kernel", "run_scalars_kernel", "decoder_bias_partial_kernel",
     "decoder_bias_gradient_kernel", "log_kernel", "chunk_kernel", "norm_bound_kernel",
     "row_squares_kernel", "clip_kernel", "update_bias_kernel", "update_rows_kernel",
 }  # fmt: skip
-OPTIONAL = {"list_dead_kernel", "keep_top_kernel"}  # AuxK's
+OPTIONAL = {"keep_top_kernel"}  # AuxK's
 OPTIONAL |= {"norm_bound_kernel", "row_squares_kernel", "clip_kernel"}  # clipping's
 PLAIN = "--dead 0 --clip-norm inf --optimizer adam --moments bfloat16"
 SHAPES = {

@@ -125,8 +125,8 @@ def wrong_tile(pre: Tensor, *_: Any, **__: Any) -> None:
 
 
 def short_order(*given: Any, **_: Any) -> None:
-    """The rank of pairs in a long run."""
-    order = given[3]
+    """The order of pairs that are summed in blocks."""
+    order = given[5]
     if len(order) > 64:
         order[40:42] = order[40:42].flip(0)
 
@@ -168,7 +168,7 @@ SABOTAGE |= {
     "slopes": (
         "topk", "decode_kernel", spoiled_decode(lambda a: a[5][60:].mul_(1.5)), "the gradient of",
     ),
-    "order": ("order", "rank_kernel", short_order, "not sorted by latent"),
+    "order": ("gradients", "chunk_kernel", short_order, "not sorted by latent"),
     "no bias correction": ("latents", "pace_kernel", no_correction, "moves otherwise than by Adam"),
 }  # fmt: skip
 

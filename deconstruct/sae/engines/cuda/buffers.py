@@ -99,9 +99,8 @@ class Buffers:
         self.corrections = _corrections(len(learning_rates), spec.betas).to(device)
         self.pace = self._new(f + 1, 2)
         # AuxK: the dead latents
-        self.dead_list = self._new(f, dtype=torch.int64)
-        self.aux_slot, self.n_dead = self._new(f, dtype=INT32), self._new(1, dtype=INT32)
-        self.places = torch.arange(f, dtype=INT32, device=device)
+        self.aux_slot = self._new(f, dtype=INT32)  # a dead latent's place among them, or -1
+        self.places = torch.arange(f + 1, dtype=INT32, device=device)
 
     def _new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=self.device)
@@ -121,9 +120,8 @@ class Buffers:
         self.loss, self.size = new(b), new(b)
         # the firing pairs by latent
         pairs = b * k
-        self.slot, self.count = new(b, k, dtype=INT32), new(f, dtype=INT32)
-        self.unordered, self.order = new(pairs, dtype=INT32), new(pairs, dtype=INT32)
-        self.latents, self.row_ptr = new(pairs, dtype=INT32), new(f + 1, dtype=INT32)
+        self.latents, self.order = new(pairs, dtype=INT32), new(pairs, dtype=torch.int64)
+        self.row_ptr = new(f + 1, dtype=INT32)
 
     def _make_gradients(self) -> None:
         """Room for the second half: sums over chunks of pairs, gradients that are small enough to

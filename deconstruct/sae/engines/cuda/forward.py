@@ -5,7 +5,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from deconstruct.sae.engines.cuda.buffers import Buffers
-from deconstruct.sae.engines.cuda.kernels import latents, order, topk
+from deconstruct.sae.engines.cuda.kernels import topk
 from deconstruct.sae.engines.cuda.options import power_of_two
 from deconstruct.sae.spec import aux_tokens
 
@@ -13,14 +13,12 @@ from deconstruct.sae.spec import aux_tokens
 def begin(buffers: Buffers, x: Tensor) -> None:
     """Count a step and centre its batch [B, d_in]: all that reads x, so it is never copied."""
     spec = buffers.spec
-    topk.center_kernel[(-(-max(x.numel(), spec.d_sae) // 4096),)](
+    topk.center_kernel[(-(-x.numel() // 4096),)](
         x,
         buffers.state["b_dec"],
         buffers.centered.view(torch.int16),
         buffers.state["step"],
-        buffers.count,
         x.numel(),
-        spec.d_sae,
         spec.d_in,
         BLOCK=4096,
         num_warps=8,
@@ -68,7 +66,7 @@ def encode(buffers: Buffers) -> None:
 
 def select(buffers: Buffers) -> None:
     """The k largest of each token, which lie in the k groups with the largest maxima: latents and
-    activations [B, k]; how many pairs each latent has, [F], and some numbering of them."""
+    activations [B, k]."""
     spec = buffers.spec
     groups = buffers.maxima.shape[1]
     topk.choose_groups_kernel[(spec.batch,)](
@@ -85,8 +83,6 @@ def select(buffers: Buffers) -> None:
         buffers.groups,
         buffers.index,
         buffers.value,
-        buffers.slot,
-        buffers.count,
         spec.d_sae,
         K=spec.k,
         GROUP=buffers.group,
@@ -97,31 +93,11 @@ def select(buffers: Buffers) -> None:
 
 
 def sort(buffers: Buffers) -> None:
-    """The firing pairs by latent, and within a latent by token: order [B * k], row_ptr [F + 1]."""
-    spec = buffers.spec
-    pairs = spec.batch * spec.k
-    order.run_bounds_kernel[(-(-spec.d_sae // 4096),)](
-        buffers.count, buffers.row_ptr, spec.d_sae, BLOCK=4096, WIDE=16384, num_warps=16
-    )
-    order.place_kernel[(-(-pairs // 512),)](
-        buffers.index,
-        buffers.slot,
-        buffers.row_ptr,
-        buffers.unordered,
-        buffers.latents,
-        pairs,
-        spec.d_sae,
-        BLOCK=512,
-    )
-    order.rank_kernel[(-(-pairs // 32),)](
-        buffers.unordered,
-        buffers.latents,
-        buffers.row_ptr,
-        buffers.order,
-        spec.d_sae,
-        BLOCK=32,
-        SPAN=64,
-    )
+    """The firing pairs by latent, and within a latent by token: order and latents [B * k], with
+    latent d_sae in the slots that nothing fires in; row_ptr [F + 1]."""
+    into = (buffers.latents, buffers.order)
+    torch.sort(buffers.index.view(-1), stable=True, out=into)
+    torch.searchsorted(buffers.latents, buffers.places, out_int32=True, out=buffers.row_ptr)
 
 
 def decode(buffers: Buffers) -> None:
@@ -153,26 +129,20 @@ def auxk(buffers: Buffers, capacity: int) -> dict[str, Tensor]:
     largest: of each one's chosen activations, 0 where it is not chosen.
     """
     spec = buffers.spec
-    latents.list_dead_kernel[(-(-spec.d_sae // 4096),)](
-        buffers.state["since_fired"],
-        buffers.dead_list,
-        buffers.aux_slot,
-        buffers.n_dead,
-        spec.dead_after,
-        spec.d_sae,
-        capacity,
-        BLOCK=4096,
-        WIDE=16384,
-        num_warps=16,
-    )
-    listed = buffers.dead_list[:capacity]
+    dead = buffers.state["since_fired"] >= spec.dead_after
+    place = dead.cumsum(0, dtype=torch.int32)
+    n_dead = place[-1:].clamp(max=capacity)
+    buffers.aux_slot.copy_(torch.where(dead & (place <= capacity), place - 1, -1))
+    # Where the running count reaches 1, 2, ...; past the last one, any latent.
+    listed = torch.searchsorted(place, buffers.places[1 : capacity + 1])
+    listed.clamp_(max=spec.d_sae - 1)
     enc, dec = buffers.enc.index_select(0, listed), buffers.dec.index_select(0, listed)
-    padding = buffers.places[:capacity] >= buffers.n_dead  # never fires
+    padding = buffers.places[:capacity] >= n_dead  # never fires
     bias = buffers.bias_half.index_select(0, listed).masked_fill_(padding, -torch.inf)
     some = aux_tokens(spec.batch)
     centered, error = buffers.centered[:some], buffers.error[:some]
     # Gradients are divided by the whole batch later on.
-    weight = (buffers.n_dead / spec.k_aux).clamp_(max=1.0) * (
+    weight = (n_dead / spec.k_aux).clamp_(max=1.0) * (
         spec.aux_coefficient * spec.batch / some
     )
     z = torch.addmm(bias, centered, enc.mT)
