@@ -32,38 +32,46 @@ def _choose(b: Buffers) -> None:
     key, k, f = b.pre.float().clamp(min=0), b.spec.k, b.spec.d_sae
     best = key.argsort(dim=1, descending=True, stable=True)[:, :k]
     index = torch.where(key.gather(1, best) > 0, best, f).sort(1).values
-    b.index.copy_(index)
-    b.value.copy_(key.gather(1, index.clamp(max=f - 1)) * (index < f))
     flat = index.flatten()
+    b.index.copy_(flat)
+    b.value.copy_((key.gather(1, index.clamp(max=f - 1)) * (index < f)).flatten())
     counts = torch.bincount(flat, minlength=f + 1)[:f]
     b.row_ptr[1:] = counts.cumsum(0)
     b.order.copy_(flat.sort(stable=True).indices)
+    b.runs["token"].copy_(b.order // k)
+    b.runs["value"].copy_(b.value[b.order])
 
 
 def _decode(b: Buffers) -> None:
     for at in range(0, b.spec.batch, 64):
         some = slice(at, at + 64)
-        index = b.index[some].long()
+        index = rows(b, b.index)[some].long()
         w = b.dec[index.clamp(max=b.spec.d_sae - 1)].float() * (index < b.spec.d_sae)[:, :, None]
-        e = (w * b.value[some, :, None]).sum(1) - b.centered[some].float()
-        b.error[some] = e.bfloat16()
-        b.loss[some] = e.square().sum(1)
-        b.slope[some] = (w * e[:, None]).sum(2)
+        e = (w * rows(b, b.value)[some, :, None]).sum(1) - b.centered[some].float()
+        b.error[0, some] = e.bfloat16()
+        b.loss[0, some] = e.square().sum(1)
+        rows(b, b.slope)[some] = (w * e[:, None]).sum(2)
+    b.runs["slope"].copy_(b.slope[b.order])
     b.state["losses"][int(b.state["step"]) - 1] = b.loss.mean()
+
+
+def rows(b: Buffers, pairs: Tensor) -> Tensor:
+    """[B * k] as [B, k]."""
+    return pairs.view(b.spec.batch, b.spec.k)
 
 
 def _gradients(b: Buffers) -> dict[str, Tensor]:
     spec, scale = b.spec, 2 / b.spec.batch
     dense = torch.zeros(2, spec.batch, spec.d_sae + 1)
-    value, slope = (d.scatter_(1, b.index.long(), of)[:, :-1]
+    value, slope = (d.scatter_(1, rows(b, b.index).long(), rows(b, of))[:, :-1]
                     for d, of in zip(dense, (b.value, b.slope), strict=True))  # fmt: skip
-    rows, w = value.mT @ b.error.float(), b.state["W_dec"]
+    of_dec, w = value.mT @ b.error[0].float(), b.state["W_dec"]
     biases = slope.sum(0)
     return {
-        "W_dec": scale * (rows - (rows * w).sum(1, keepdim=True) * w),
+        "W_dec": scale * (of_dec - (of_dec * w).sum(1, keepdim=True) * w),
         "W_enc": scale * (slope.mT @ b.centered.float()),
         "b_enc": scale * biases,
-        "b_dec": scale * (b.error.float().sum(0) - biases @ b.enc.float()),
+        "b_dec": scale * (b.error[0].float().sum(0) - biases @ b.enc.float()),
     }
 
 

@@ -59,8 +59,8 @@ def _choice_of(made: Made, rows: slice) -> dict[str, bool]:
     value = b.pre[rows].float().gather(1, index.clamp(max=d_sae - 1)) * real
     return {
         "maxima": torch.equal(b.maxima[rows].clamp(min=0).int(), top),
-        "choice": torch.equal(b.index[rows].long(), index),
-        "values": torch.equal(b.value[rows], value),
+        "choice": torch.equal(made.by_token(b.index)[rows].long(), index),
+        "values": torch.equal(made.by_token(b.value)[rows], value),
     }
 
 
@@ -79,6 +79,8 @@ def check_order(made: Made) -> None:
     ranked = flat.sort(stable=True)
     findings.equal("runs of the sorted pairs", b.row_ptr.long(), ends)
     findings.equal("order of the pairs", b.order[:pairs], ranked.indices[:pairs])
+    for name, of in (("token", b.token), ("value", b.value), ("slope", b.slope)):
+        findings.equal(f"{name} of the sorted pairs", b.runs[name], of[b.order])
     findings.equal("latents of the sorted pairs", b.latents.long(), ranked.values)
 
 
@@ -88,22 +90,23 @@ def check_decode(made: Made) -> None:
     sums = dict.fromkeys(("error gap", "error", "slope gap", "slope"), 0.0)
     loss_gap = 0.0
     for rows in made.pieces(spec.k * spec.d_in):
-        index = b.index[rows].long()
+        index = made.by_token(b.index)[rows].long()
         real = (index < spec.d_sae).unsqueeze(2)
         w = made.dec[index.clamp(max=spec.d_sae - 1)].double() * real
-        e = (w * b.value[rows].double().unsqueeze(2)).sum(1) - b.centered[rows].double()
+        value = made.by_token(b.value)[rows].double()
+        e = (w * value.unsqueeze(2)).sum(1) - b.centered[rows].double()
         slope = (w * e.unsqueeze(1)).sum(2)
         del w
-        sums["error gap"] += float((b.error[rows].double() - e).square().sum())
+        sums["error gap"] += float((b.error[0, rows].double() - e).square().sum())
         sums["error"] += float(e.square().sum())
-        sums["slope gap"] += float((b.slope[rows].double() - slope).square().sum())
+        sums["slope gap"] += float((made.by_token(b.slope)[rows].double() - slope).square().sum())
         sums["slope"] += float(slope.square().sum())
         loss = e.square().sum(1)
-        loss_gap = max(loss_gap, float(((b.loss[rows].double() - loss) / loss).abs().max()))
+        loss_gap = max(loss_gap, float(((b.loss[0, rows].double() - loss) / loss).abs().max()))
     findings.at_most("decode_kernel's error", (sums["error gap"] / sums["error"]) ** 0.5, 4e-3)
     findings.at_most("decode_kernel's slopes", (sums["slope gap"] / sums["slope"]) ** 0.5, 1e-4)
     findings.at_most("decode_kernel's loss per token", loss_gap, 1e-4)
     size = b.centered.double().square().sum(1)
     findings.at_most("|centered|^2", relative(b.size, size), 1e-5)
     logged = made.engine.losses[made.number]
-    findings.at_most("log_kernel", relative(logged, b.loss.double().mean()), 1e-5)
+    findings.at_most("the loss in the log", relative(logged, b.loss.double().mean()), 1e-5)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from support.cuda import REASON
-from support.fused_in_torch import fused_in_torch
+from support.fused_in_torch import fused_in_torch, rows
 from torch import Tensor
 
 from benchmarks.planted import Planted
@@ -62,12 +62,12 @@ def test_what_bfloat16_rounds_is_no_fault(
 
 def swapped(b: Buffers) -> None:
     """Two pairs of the order."""
-    b.order[[8, 9]] = b.order[[9, 8]]
+    b.runs["token"][[8, 9]] = b.runs["token"][[9, 8]]
 
 
 FAULTS: dict[str, Callable[[Buffers], None]] = {
-    "a pair's activation": lambda b: b.value[300].mul_(torch.arange(32) != 3),
-    "an error": lambda b: b.error[300].add_(0.3 * b.dec[7]),
+    "a pair's activation": lambda b: rows(b, b.value)[300].mul_(torch.arange(32) != 3),
+    "an error": lambda b: b.error[0, 300].add_(0.3 * b.dec[7]),
     "a latent's row": lambda b: b.state["W_enc.m"].mul_(1.1),
     "a second moment": lambda b: b.state["W_dec.v"].mul_(1.1),
     "a bias": lambda b: b.state["b_dec"].mul_(1.01),
@@ -83,7 +83,8 @@ def test_small_faults_are_seen() -> None:
     kept = keep(buffers, z)
     fused_in_torch(buffers, z)
     assert fault(kept, buffers) is None
-    tensors = [*buffers.state.values(), *(t for t in vars(buffers).values() if torch.is_tensor(t))]
+    tensors = [*buffers.state.values(), *buffers.runs.values()]
+    tensors += [t for t in vars(buffers).values() if torch.is_tensor(t)]
     sound = [tensor.clone() for tensor in tensors]
     for name, spoil in FAULTS.items():
         spoil(buffers)
