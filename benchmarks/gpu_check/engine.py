@@ -70,6 +70,10 @@ def poison(engine: FusedTopK) -> None:
         floats.append(b.clip)
     for tensor in floats:
         tensor.fill_(torch.nan)
-    whole = [b.maxima, b.groups, b.index, b.order, b.latents, b.runs["token"]]
+    whole = [b.maxima, b.index, b.order, b.latents, b.runs["token"]]
+    if b.per_batch:
+        whole += [b.level, b.counts, b.room, b.token, b.token_ptr[1:]]
+    else:
+        whole.append(b.groups)
     for tensor in (*whole, b.row_ptr[1:]):
         tensor.fill_(-1)

@@ -64,6 +64,26 @@ def _choice_of(made: Made, rows: slice) -> dict[str, bool]:
     }
 
 
+def check_choice_of_batch(made: Made) -> None:
+    """BatchTopK's pairs, exactly: those above the level, and of those equal to it the first."""
+    spec, b, findings = made.spec, made.buffers, made.findings
+    bits = b.pre.view(torch.int16).clamp(min=0)
+    wanted, level = spec.batch * spec.k, int(b.level)
+    left = wanted - int((bits > level).sum())
+    tied = (bits == level).flatten().nonzero().squeeze(1) if level else b.order[:0]
+    take = bits > level
+    take.view(-1)[tied[: max(0, left)]] = True
+    token, latent = take.nonzero(as_tuple=True)
+    pairs = len(token)
+    findings.true("level of the batch", 0 < left <= len(tied) or (level == 0 and left >= 0))
+    findings.equal("list_kernel's tokens", b.token[:pairs].long(), token)
+    findings.equal("list_kernel's latents", b.index[:pairs].long(), latent)
+    findings.equal("list_kernel's values", b.value[:pairs], b.pre[take].float())
+    findings.true("no further pairs", bool((b.index[pairs:] == spec.d_sae).all()))
+    ends = torch.cat([token.new_zeros(1), take.sum(1).cumsum(0)])
+    findings.equal("offsets of tokens", b.token_ptr.long(), ends)
+
+
 def firings(made: Made) -> tuple[Tensor, Tensor]:
     """Latents of all pairs, [batch * k], d_sae where there is none; firings per latent, [d_sae]."""
     flat, d_sae = made.buffers.index.flatten().long(), made.spec.d_sae

@@ -19,6 +19,7 @@ from deconstruct.sae.architectures.base import Inputs
 from deconstruct.sae.architectures.pairs import Pairs, keep_largest, offsets_of
 from deconstruct.sae.architectures.registry import ARCHITECTURES
 from deconstruct.sae.engines.control import THRESHOLD_RATE
+from deconstruct.sae.engines.cpu.sparse import SparseEngine
 from deconstruct.sae.engines.cuda.check import check_spec, disagreement
 from deconstruct.sae.engines.cuda.topk import FusedTopK
 from deconstruct.sae.engines.dense import DenseEngine
@@ -219,11 +220,14 @@ def test_steps_beside_the_dense_engine_and_back_to_it() -> None:
         spec, initial_weights(spec, 2), torch.full((3,), 1e-3), DEVICE, torch.float32
     )
     dense.load_state_dict(found.state_dict())
-    again, _ = started(spec, 1, torch.zeros(24, dtype=torch.bool))
-    again.load_state_dict(dense.state_dict())
-    for name, tensor in found.state_dict().items():
-        if name != "room":
-            assert torch.equal(again.state_dict()[name], tensor), name
+    sparse = SparseEngine(spec, initial_weights(spec, 2), torch.full((3,), 1e-3))
+    sparse.step(torch.randn(4, 8, generator=torch.Generator().manual_seed(9)) / 8**0.5)
+    for of in (dense, sparse):
+        again, _ = started(spec, 1, torch.zeros(24, dtype=torch.bool))
+        again.load_state_dict(of.state_dict())
+        for name, tensor in (found.state_dict() if of is dense else sparse.state_dict()).items():
+            if name in again.state_dict() and name != "room":
+                assert torch.equal(again.state_dict()[name].cpu(), tensor.cpu()), name
 
 
 def test_what_goes_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,7 +140,8 @@ def by_token(b: Buffers) -> tuple[Tensor, Tensor, Tensor]:
     inside = at < lengths[:, None]
     at = (begin[:, None] + at).clamp(0, pairs - 1)
     index = b.index[at].long().where(inside, f)
-    return index, b.value[at] * inside, b.slope[at] * inside
+    none = torch.zeros((), device=b.device)
+    return index, b.value[at].where(inside, none), b.slope[at].where(inside, none)
 
 
 class Made:

@@ -130,7 +130,7 @@ class FusedTopK(Engine):
         return super().state_dict() | {"room": self._room}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a `state_dict`, or that of the CPU's TopK step or of the dense one; raises
+        """Take over a `state_dict`, or that of a CPU's step or of the dense one; raises
         KeyError where a tensor is missing."""
         super().load_state_dict(turned(state) if is_dense(state) else state)
         self.steps_done = int(self._state["step"].item())
