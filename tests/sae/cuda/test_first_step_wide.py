@@ -42,14 +42,22 @@ def batches(spec: StepSpec, n: int) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("batch", "d_in", "d_sae", "k", "clip_norm"),
-    [(512, 768, 4096, 32, 1.0), (256, 2304, 2048, 64, 0.05), (256, 768, 4096, 1, 1.0)],
+    ("batch", "d_in", "d_sae", "k", "clip_norm", "ends"),
+    [
+        (512, 768, 4096, 32, 1.0, ()),
+        (256, 2304, 2048, 64, 0.05, ()),
+        (256, 768, 4096, 1, 1.0, ()),
+        (256, 768, 4096, 32, 0.05, (256, 512, 1024, 2048, 4096)),
+    ],
 )
 def test_what_bfloat16_rounds_is_no_fault(
-    batch: int, d_in: int, d_sae: int, k: int, clip_norm: float, caplog: pytest.LogCaptureFixture
-) -> None:
+    batch: int, d_in: int, d_sae: int, k: int, clip_norm: float, ends: tuple[int, ...],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Of Matryoshka, and BatchTopK with it, where there are ends."""
     caplog.set_level(logging.DEBUG, "deconstruct")
-    spec = StepSpec("topk", batch, d_in, d_sae, k, 0.0, clip_norm, 0, 0.0, 10**9)
+    name = "matryoshka" if ends else "topk"
+    spec = StepSpec(name, batch, d_in, d_sae, k, 0.0, clip_norm, 0, 0.0, 10**9, prefixes=ends)
     buffers = begun(spec)
     for z in batches(spec, 4):
         kept = keep(buffers, z)
