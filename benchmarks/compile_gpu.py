@@ -28,7 +28,7 @@ from triton.runtime import driver
 from benchmarks.gpu.sizes import Sizes, topk_spec
 from deconstruct.sae.engines.cuda import forward
 from deconstruct.sae.engines.cuda.buffers import Buffers, Card, new_state
-from deconstruct.sae.engines.cuda.options import GpuOptions
+from deconstruct.sae.engines.cuda.options import TRAINED, GpuOptions
 from deconstruct.sae.engines.cuda.step import Launcher
 from deconstruct.sae.spec import StepSpec
 
@@ -130,6 +130,7 @@ def main() -> None:
     parser.add_argument("--d-sae", type=int, default=24576)
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--dead", type=int, default=1024, help="room for dead latents; 0: no AuxK")
+    parser.add_argument("--architecture", choices=TRAINED, default="topk")
     parser.add_argument("--clip-norm", type=float, default=1.0)
     parser.add_argument("--optimizer", choices=("sparse_adam", "adam"), default="sparse_adam")
     parser.add_argument("--moments", choices=("float32", "bfloat16"), default="float32")
@@ -138,7 +139,9 @@ def main() -> None:
     capacity = min(args.dead, args.d_sae)
     sizes = Sizes(args.batch, args.d_in, args.d_sae, args.k)
     spec = topk_spec(sizes, args.clip_norm, max(1, capacity // 2))
-    spec = replace(spec, optimizer=args.optimizer)
+    nested = tuple(args.d_sae >> n for n in (4, 3, 2, 1, 0))
+    ends = nested if args.architecture == "matryoshka" else ()
+    spec = replace(spec, optimizer=args.optimizer, architecture=args.architecture, prefixes=ends)
     launches = compile_step(args.card, spec, GpuOptions(moments=args.moments), capacity)
     if args.json:
         print(json.dumps([asdict(launch) for launch in launches]))

@@ -65,10 +65,15 @@ def poison(engine: FusedTopK) -> None:
     b = engine._buffers
     floats = [b.centered, b.error, b.pre, b.value, b.slope, b.loss, b.size, b.bound, b.norm_bound]
     floats += [b.squares, b.pace, b.b_dec_partial, *b.partial.values(), *b.grad.values()]
+    floats += [b.runs["value"], b.runs["slope"]]
     if not math.isinf(b.spec.clip_norm):
         floats.append(b.clip)
     for tensor in floats:
         tensor.fill_(torch.nan)
-    whole = [b.maxima, b.groups, b.index, b.slot, b.unordered, b.order, b.latents, b.count]
+    whole = [b.maxima, b.index, b.order, b.latents, b.runs["token"]]
+    if b.per_batch:
+        whole += [b.level, b.counts, b.room, b.token, b.token_ptr[1:]]
+    else:
+        whole.append(b.groups)
     for tensor in (*whole, b.row_ptr[1:]):
         tensor.fill_(-1)

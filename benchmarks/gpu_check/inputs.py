@@ -29,7 +29,8 @@ def device_of(job: Job) -> str:
 class Shape:
     """What the kernels are checked at.
 
-    dead_share: of the latents, dead before the step. k_aux: latents that AuxK keeps a token.
+    dead_share: of the latents, dead before the step. k_aux: latents that AuxK keeps a token. nests:
+    of Matryoshka; 1: BatchTopK; 0: TopK.
     """
 
     sizes: Sizes
@@ -37,6 +38,7 @@ class Shape:
     dead_share: float
     k_aux: int
     options: GpuOptions | None = None
+    nests: int = 0
 
 
 _HALF, _CUBLAS = GpuOptions(moments="bfloat16"), GpuOptions(encoder="cublas")
@@ -50,11 +52,14 @@ _SHAPES = {
     "ragged": Shape(Sizes(257, 100, 999, 5), 0.05, 0.3, 64),
     "wide": Shape(Sizes(300, 4096, 8192, 512), 1.0, 0.1, 16),
     "gemma": Shape(Sizes(4096, 640, 8192, 32), 1.0, 0.02, 32),
+    "batchtopk": Shape(Sizes(4096, 768, 24576, 32), 1.0, 0.05, 32, nests=1),
+    "matryoshka": Shape(Sizes(4096, 640, 8192, 32), 1.0, 0.02, 32, nests=5),
     "k1": Shape(Sizes(2048, 768, 4096, 1), 1.0, 0.0, 1),
 }
 _TINY = {
     "a": Shape(Sizes(8, 20, 48, 5), 0.05, 0.3, 4),
     "b": Shape(Sizes(7, 12, 24, 3), math.inf, 0.0, 3, _HALF),
+    "matryoshka": Shape(Sizes(5, 12, 24, 3), 1.0, 0.2, 3, nests=3),
 }
 
 

@@ -1,4 +1,4 @@
-"""The fused TopK step by torch on a CPU, into the same buffers, with the same roundings: at widths
+"""The fused step by torch on a CPU, into the same buffers, with the same roundings: at widths
 that are too large for Triton's interpreter. Without AuxK."""
 
 from __future__ import annotations
@@ -29,41 +29,62 @@ def fused_in_torch(b: Buffers, z: Tensor) -> None:
 
 
 def _choose(b: Buffers) -> None:
+    """The largest of each row, or of the batch; slots of a row that nothing fires in are F."""
     key, k, f = b.pre.float().clamp(min=0), b.spec.k, b.spec.d_sae
-    best = key.argsort(dim=1, descending=True, stable=True)[:, :k]
-    index = torch.where(key.gather(1, best) > 0, best, f).sort(1).values
-    b.index.copy_(index)
-    b.value.copy_(key.gather(1, index.clamp(max=f - 1)) * (index < f))
-    flat = index.flatten()
-    counts = torch.bincount(flat, minlength=f + 1)[:f]
-    b.row_ptr[1:] = counts.cumsum(0)
-    b.order.copy_(flat.sort(stable=True).indices)
+    if b.per_batch:
+        flat = key.flatten().argsort(descending=True, stable=True)[: len(b.index)]
+        flat = flat[key.flatten()[flat] > 0].sort().values
+        token, index = flat // f, flat % f
+        b.token_ptr[1:] = torch.bincount(token, minlength=len(key)).cumsum(0)
+        b.index.fill_(f)
+        b.value.zero_()
+        b.index[: len(flat)], b.token[: len(flat)] = index.int(), token.int()
+        b.value[: len(flat)] = key[token, index]
+    else:
+        best = key.argsort(dim=1, descending=True, stable=True)[:, :k]
+        index = torch.where(key.gather(1, best) > 0, best, f).sort(1).values
+        b.index.copy_(index.flatten())
+        b.value.copy_((key.gather(1, index.clamp(max=f - 1)) * (index < f)).flatten())
+    b.row_ptr[1:] = torch.bincount(b.index, minlength=f + 1)[:f].cumsum(0)
+    b.order.copy_(b.index.sort(stable=True).indices)
+    for name, of in (("token", b.token), ("value", b.value)):
+        b.runs[name].copy_(of[b.order])
+
+
+def rows(b: Buffers, pairs: Tensor) -> Tensor:
+    """[B * k] as [B, k]."""
+    return pairs.view(b.spec.batch, b.spec.k)
+
+
+def _dense(b: Buffers, of: Tensor) -> Tensor:
+    """[P] as [B, F]."""
+    into = torch.zeros(b.spec.batch, b.spec.d_sae + 1)
+    into[b.token.long(), b.index.long()] = of
+    return into[:, :-1]
 
 
 def _decode(b: Buffers) -> None:
-    for at in range(0, b.spec.batch, 64):
-        some = slice(at, at + 64)
-        index = b.index[some].long()
-        w = b.dec[index.clamp(max=b.spec.d_sae - 1)].float() * (index < b.spec.d_sae)[:, :, None]
-        e = (w * b.value[some, :, None]).sum(1) - b.centered[some].float()
-        b.error[some] = e.bfloat16()
-        b.loss[some] = e.square().sum(1)
-        b.slope[some] = (w * e[:, None]).sum(2)
-    b.state["losses"][int(b.state["step"]) - 1] = b.loss.mean()
+    value, w = _dense(b, b.value), b.dec.float()
+    left = torch.stack([value[:, :end] @ w[:end] for end in b.ends]) - b.centered.float()
+    error = left.flip(0).cumsum(0).flip(0)
+    b.error.copy_(error)
+    b.loss.copy_(error.square().sum(2))
+    real = b.index < b.spec.d_sae
+    slopes = torch.cat([error[n] @ w[b.nest == n].mT for n in range(len(error))], dim=1)
+    b.slope.copy_(slopes[b.token.long(), b.index.clamp(max=b.spec.d_sae - 1).long()] * real)
+    b.runs["slope"].copy_(b.slope[b.order])
+    b.state["losses"][int(b.state["step"]) - 1] = b.loss[-1].mean()
 
 
 def _gradients(b: Buffers) -> dict[str, Tensor]:
-    spec, scale = b.spec, 2 / b.spec.batch
-    dense = torch.zeros(2, spec.batch, spec.d_sae + 1)
-    value, slope = (d.scatter_(1, b.index.long(), of)[:, :-1]
-                    for d, of in zip(dense, (b.value, b.slope), strict=True))  # fmt: skip
-    rows, w = value.mT @ b.error.float(), b.state["W_dec"]
-    biases = slope.sum(0)
+    scale, value, slope = b.scale, _dense(b, b.value), _dense(b, b.slope)
+    of_dec = torch.cat([value[:, b.nest == n].mT @ e.float() for n, e in enumerate(b.error)])
+    w, biases = b.state["W_dec"], slope.sum(0)
     return {
-        "W_dec": scale * (rows - (rows * w).sum(1, keepdim=True) * w),
+        "W_dec": scale * (of_dec - (of_dec * w).sum(1, keepdim=True) * w),
         "W_enc": scale * (slope.mT @ b.centered.float()),
         "b_enc": scale * biases,
-        "b_dec": scale * (b.error.float().sum(0) - biases @ b.enc.float()),
+        "b_dec": scale * (b.error[0].float().sum(0) - biases @ b.enc.float()),
     }
 
 

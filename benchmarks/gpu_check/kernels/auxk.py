@@ -34,7 +34,7 @@ def dead_gradients(made: Made) -> DeadGradients | None:
         return None
     listed = dead.nonzero().squeeze(1)
     some = aux_tokens(spec.batch)
-    x, e0 = b.centered[:some].double(), b.error[:some].double()
+    x, e0 = b.centered[:some].double(), b.error[-1, :some].double()
     enc, dec = made.enc[listed].double(), made.dec[listed].double()
     z = (x @ enc.T + made.bias_half[listed].double()).bfloat16().double().relu()
     if spec.k_aux < len(listed):

@@ -59,9 +59,29 @@ def _choice_of(made: Made, rows: slice) -> dict[str, bool]:
     value = b.pre[rows].float().gather(1, index.clamp(max=d_sae - 1)) * real
     return {
         "maxima": torch.equal(b.maxima[rows].clamp(min=0).int(), top),
-        "choice": torch.equal(b.index[rows].long(), index),
-        "values": torch.equal(b.value[rows], value),
+        "choice": torch.equal(made.by_token(b.index)[rows].long(), index),
+        "values": torch.equal(made.by_token(b.value)[rows], value),
     }
+
+
+def check_choice_of_batch(made: Made) -> None:
+    """BatchTopK's pairs, exactly: those above the level, and of those equal to it the first."""
+    spec, b, findings = made.spec, made.buffers, made.findings
+    bits = b.pre.view(torch.int16).clamp(min=0)
+    wanted, level = spec.batch * spec.k, int(b.level)
+    left = wanted - int((bits > level).sum())
+    tied = (bits == level).flatten().nonzero().squeeze(1) if level else b.order[:0]
+    take = bits > level
+    take.view(-1)[tied[: max(0, left)]] = True
+    token, latent = take.nonzero(as_tuple=True)
+    pairs = len(token)
+    findings.true("level of the batch", 0 < left <= len(tied) or (level == 0 and left >= 0))
+    findings.equal("list_kernel's tokens", b.token[:pairs].long(), token)
+    findings.equal("list_kernel's latents", b.index[:pairs].long(), latent)
+    findings.equal("list_kernel's values", b.value[:pairs], b.pre[take].float())
+    findings.true("no further pairs", bool((b.index[pairs:] == spec.d_sae).all()))
+    ends = torch.cat([token.new_zeros(1), take.sum(1).cumsum(0)])
+    findings.equal("offsets of tokens", b.token_ptr.long(), ends)
 
 
 def firings(made: Made) -> tuple[Tensor, Tensor]:
@@ -77,9 +97,11 @@ def check_order(made: Made) -> None:
     ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     pairs = int(ends[-1])
     ranked = flat.sort(stable=True)
-    findings.equal("run_bounds_kernel", b.row_ptr.long(), ends)
-    findings.equal("rank_kernel's order", b.order[:pairs].long(), ranked.indices[:pairs])
-    findings.equal("place_kernel's latents", b.latents.long(), ranked.values)
+    findings.equal("runs of the sorted pairs", b.row_ptr.long(), ends)
+    findings.equal("order of the pairs", b.order[:pairs], ranked.indices[:pairs])
+    for name, of in (("token", b.token), ("value", b.value), ("slope", b.slope)):
+        findings.equal(f"{name} of the sorted pairs", b.runs[name], of[b.order])
+    findings.equal("latents of the sorted pairs", b.latents.long(), ranked.values)
 
 
 def check_decode(made: Made) -> None:
@@ -88,22 +110,23 @@ def check_decode(made: Made) -> None:
     sums = dict.fromkeys(("error gap", "error", "slope gap", "slope"), 0.0)
     loss_gap = 0.0
     for rows in made.pieces(spec.k * spec.d_in):
-        index = b.index[rows].long()
+        index = made.by_token(b.index)[rows].long()
         real = (index < spec.d_sae).unsqueeze(2)
         w = made.dec[index.clamp(max=spec.d_sae - 1)].double() * real
-        e = (w * b.value[rows].double().unsqueeze(2)).sum(1) - b.centered[rows].double()
+        value = made.by_token(b.value)[rows].double()
+        e = (w * value.unsqueeze(2)).sum(1) - b.centered[rows].double()
         slope = (w * e.unsqueeze(1)).sum(2)
         del w
-        sums["error gap"] += float((b.error[rows].double() - e).square().sum())
+        sums["error gap"] += float((b.error[0, rows].double() - e).square().sum())
         sums["error"] += float(e.square().sum())
-        sums["slope gap"] += float((b.slope[rows].double() - slope).square().sum())
+        sums["slope gap"] += float((made.by_token(b.slope)[rows].double() - slope).square().sum())
         sums["slope"] += float(slope.square().sum())
         loss = e.square().sum(1)
-        loss_gap = max(loss_gap, float(((b.loss[rows].double() - loss) / loss).abs().max()))
+        loss_gap = max(loss_gap, float(((b.loss[0, rows].double() - loss) / loss).abs().max()))
     findings.at_most("decode_kernel's error", (sums["error gap"] / sums["error"]) ** 0.5, 4e-3)
     findings.at_most("decode_kernel's slopes", (sums["slope gap"] / sums["slope"]) ** 0.5, 1e-4)
     findings.at_most("decode_kernel's loss per token", loss_gap, 1e-4)
     size = b.centered.double().square().sum(1)
     findings.at_most("|centered|^2", relative(b.size, size), 1e-5)
     logged = made.engine.losses[made.number]
-    findings.at_most("log_kernel", relative(logged, b.loss.double().mean()), 1e-5)
+    findings.at_most("the loss in the log", relative(logged, b.loss.double().mean()), 1e-5)

@@ -38,7 +38,7 @@ def check_gradients(made: Made, aux: DeadGradients | None) -> Gradients:
         b_enc = b_enc + aux.b_enc
     sure = slice(None) if aux is None else ~aux.dead
     findings.at_most("gradient of b_enc", relative(b.grad["b_enc"][sure], b_enc[sure]), 1e-4)
-    b_dec = b.error.double().sum(0) - b.grad["b_enc"].double() @ made.enc.double()
+    b_dec = b.error[0].double().sum(0) - b.grad["b_enc"].double() @ made.enc.double()
     findings.at_most("gradient of b_dec", relative(b.grad["b_dec"], b_dec), 1e-3)
     scale = 2.0 / spec.batch
     biases = {"b_enc": scale * b_enc, "b_dec": scale * b_dec}
@@ -50,11 +50,12 @@ def check_gradients(made: Made, aux: DeadGradients | None) -> Gradients:
 def _rows(made: Made, name: str, aux: DeadGradients | None) -> Tensor:
     """Sums over the firing pairs and AuxK's, [d_sae, d_in]; W_dec's at right angles to its rows."""
     spec, b = made.spec, made.buffers
-    rows, factor = (b.error, b.value) if name == "W_dec" else (b.centered, b.slope)
+    rows, factor = (b.error[0], b.value) if name == "W_dec" else (b.centered, b.slope)
+    factor, index = made.by_token(factor), made.by_token(b.index)
     total = torch.zeros(spec.d_sae + 1, spec.d_in, dtype=torch.float64, device=rows.device)
     for part in made.pieces(spec.k * spec.d_in):
         pairs = factor[part].double().unsqueeze(2) * rows[part].double().unsqueeze(1)
-        total.index_add_(0, b.index[part].flatten().long(), pairs.view(-1, spec.d_in))
+        total.index_add_(0, index[part].flatten().long(), pairs.view(-1, spec.d_in))
         del pairs
     total = total[:-1]
     if aux is not None:

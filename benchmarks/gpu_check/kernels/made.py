@@ -56,6 +56,10 @@ class Made:
         """The state that it ended with, by name."""
         return self.engine.state_dict()
 
+    def by_token(self, pairs: Tensor) -> Tensor:
+        """Something of each pair, [batch * k], as [batch, k]."""
+        return pairs.view(self.spec.batch, self.spec.k)
+
     def pieces(self, entries: int) -> Iterator[slice]:
         """The batch in parts, where a check holds so many entries per token."""
         batch = self.spec.batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -35,7 +36,10 @@ def measure(job: Job, record: Record) -> None:
     for number, rows in enumerate(torch.split(x, batch)):
         made = Made.by(engine, number, rows, findings)
         wait(device)
-        _check(made)
+        if shape.nests:  # the rest is checked by `_as_a_run`
+            forward.check_choice_of_batch(made)
+        else:
+            _check(made)
         # the same latents are dead in the next step again
         engine.state_dict()["since_fired"].copy_(torch.where(dead, silent, 0))
     findings.at = ""
@@ -73,6 +77,10 @@ def _begin(shape: Shape, device: str) -> tuple[FusedTopK, Tensor]:
     """The compiled engine, and which latents are dead before its first step: bool [d_sae]."""
     silent = 1000 * shape.sizes.batch
     spec = topk_spec(shape.sizes, shape.clip_norm, shape.k_aux, silent, epsilon=1e-6)
+    ends = tuple(shape.sizes.d_sae >> n for n in reversed(range(shape.nests)))
+    if shape.nests:
+        name = "matryoshka" if shape.nests > 1 else "batchtopk"
+        spec = replace(spec, architecture=name, prefixes=ends if shape.nests > 1 else ())
     weights, rates = start_weights(spec, device), torch.full((64,), RATE)
     engine = FusedTopK(spec, weights, rates, device, shape.options)
     draw = torch.Generator(device).manual_seed(5)

@@ -1,7 +1,7 @@
 """The training step in plain dense PyTorch: any architecture, any device.
 
 It is the path where the sparse engines can't run, or have nothing to gain: on GPUs for all but
-TopK, and in the reference that they are tested against.
+TopK, BatchTopK and Matryoshka, and in the reference that they are tested against.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ class DenseEngine(Engine):
         return self._control.finish(found)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a `state_dict`, or that of an engine that makes the TopK step alone, has a
-        latent a row and no control. Raises ``KeyError`` where a tensor is missing."""
+        """Take over a `state_dict`, or that of an engine that has a latent a row, and of the
+        control all, the threshold or nothing. Raises ``KeyError`` where a tensor is missing."""
         if not is_dense(state):
             state = self._control.state() | turned(state)
         super().load_state_dict(state)

@@ -108,12 +108,13 @@ def counts(spec: StepSpec, steps: int, device: str = "cpu") -> dict[str, Tensor]
 
 
 def is_dense(state: Mapping[str, Tensor]) -> bool:
-    """Whether a `state_dict` is the dense step's, in which W_enc is [d_in, d_sae]."""
-    return "control.factor" in state
+    """Whether a `state_dict` is the dense step's, in which W_enc is [d_in, d_sae]. The sparse step
+    of a CPU has a latent a row, and keeps an "edge"."""
+    return "control.factor" in state and "edge" not in state
 
 
 def turned(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A TopK engine's state with W_enc and its moments transposed: from one that has a latent a row
+    """An engine's state with W_enc and its moments transposed: from one that has a latent a row
     to the dense step's, and back."""
     return {n: t.mT if n.startswith("W_enc") else t for n, t in state.items()}
 

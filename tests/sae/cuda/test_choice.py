@@ -87,10 +87,10 @@ def miscompiled(*_: object) -> None:
 @pytest.mark.parametrize(
     ("module", "kernel", "spoil", "told"),
     [
-        ("topk", "decode_kernel", lambda *a: a[5][:, 0].mul_(1.5), "W_enc moves otherwise"),
-        ("topk", "decode_kernel", lambda *a: a[6][0].fill_(torch.nan), "loss is nan"),
+        ("decode", "decode_kernel", lambda *a: a[7][::2].mul_(1.5), "W_enc moves otherwise"),
+        ("decode", "decode_kernel", lambda *a: a[8][:, 0].fill_(torch.nan), "loss is nan"),
         ("update", "update_rows_kernel", lambda *a: a[3][3].zero_(), "moves otherwise"),
-        ("order", "rank_kernel", miscompiled, "out of resource: shared memory"),
+        ("latents", "pace_kernel", miscompiled, "out of resource: shared memory"),
     ],
     ids=["slopes", "nan", "copies", "compilation"],
 )
@@ -116,8 +116,8 @@ def test_a_broken_kernel_is_found_out(
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"architecture": "batchtopk"}, "trains topk, not batchtopk"),
-        ({"d_sae": 2000, "k": 600}, "k in 1..min(d_sae, 512), not 600"),
+        ({"architecture": "jumprelu"}, "trains topk, batchtopk, matryoshka, not jumprelu"),
+        ({"d_sae": 2000, "k": 600}, "k in 1..512, not 600"),
         ({"dtype": "float32"}, "multiplies in bfloat16"),
     ],
     ids=str,

@@ -17,14 +17,14 @@ pytestmark = pytest.mark.skipif(
     find_spec("triton") is None, reason="Triton, which compiles the kernels, is not installed"
 )
 EVERYTHING = {
-    "center_kernel", "choose_groups_kernel", "select_kernel", "run_bounds_kernel", "place_kernel",
-    "rank_kernel", "decode_kernel", "list_dead_kernel", "keep_top_kernel", "pace_kernel",
-    "chunk_scalars_kernel", "run_scalars_kernel", "decoder_bias_partial_kernel",
-    "decoder_bias_gradient_kernel", "log_kernel", "chunk_kernel", "norm_bound_kernel",
-    "row_squares_kernel", "clip_kernel", "update_bias_kernel", "update_rows_kernel",
+    "center_kernel", "choose_groups_kernel", "select_kernel", "decode_kernel", "keep_top_kernel",
+    "pace_kernel", "chunk_kernel", "run_sums_kernel", "decoder_bias_partial_kernel",
+    "decoder_bias_gradient_kernel", "row_squares_kernel", "update_bias_kernel",
+    "update_rows_kernel",
 }  # fmt: skip
-OPTIONAL = {"list_dead_kernel", "keep_top_kernel"}  # AuxK's
-OPTIONAL |= {"norm_bound_kernel", "row_squares_kernel", "clip_kernel"}  # clipping's
+OPTIONAL = {"keep_top_kernel", "row_squares_kernel"}  # AuxK's and clipping's
+OF_A_TOKEN = {"choose_groups_kernel", "select_kernel"}
+OF_A_BATCH = {"count_kernel", "list_kernel"}
 PLAIN = "--dead 0 --clip-norm inf --optimizer adam --moments bfloat16"
 SHAPES = {
     "a100 at 2304": "--d-in 2304 --d-sae 65536 --k 64",
@@ -37,8 +37,8 @@ CASES = SHAPES | {
     # A batch of more tokens than a grid has rows.
     "a100": "--batch 100000 --d-in 100 --d-sae 40000 --k 64",
     "l4": "--d-sae 131072 --k 512",
-    "h100 plain": f"--d-in 8192 --d-sae 65536 --k 64 {PLAIN}",
-    "rtx5090 plain": f"--d-in 640 --d-sae 8192 --k 32 {PLAIN}",
+    "h100 plain": f"--d-in 8192 --d-sae 65536 --k 64 {PLAIN} --architecture batchtopk",
+    "rtx5090 plain": f"--d-in 640 --d-sae 8192 --k 32 {PLAIN} --architecture matryoshka",
 }
 
 
@@ -62,6 +62,8 @@ def test_all_kernels_compile_and_fit(case: str, tmp_path: Path) -> None:
     launches = json.loads(out)
     product = "encode_kernel" if card == "h100" else "group_max_kernel"
     wanted = EVERYTHING - (OPTIONAL if PLAIN in CASES[case] else set()) | {product}
+    if "--architecture" in CASES[case]:
+        wanted = wanted - OF_A_TOKEN | OF_A_BATCH
     assert {launch["kernel"] for launch in launches} == wanted
     for launch in launches:
         assert launch["registers"] * 32 * launch["warps"] <= 65536, launch

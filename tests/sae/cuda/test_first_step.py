@@ -125,10 +125,10 @@ def wrong_tile(pre: Tensor, *_: Any, **__: Any) -> None:
 
 
 def short_order(*given: Any, **_: Any) -> None:
-    """The rank of pairs in a long run."""
-    order = given[3]
-    if len(order) > 64:
-        order[40:42] = order[40:42].flip(0)
+    """The order of pairs that are summed in blocks."""
+    token = given[4]
+    if len(token) > 64:
+        token[40:42] = token[40:42].flip(0)
 
 
 def no_correction(*given: Any, **_: Any) -> None:
@@ -155,20 +155,21 @@ def spoiled_decode(change: Callable[[Any], None]) -> Change:
 
 SABOTAGE |= {
     "a dropped pair": (
-        "topk", "decode_kernel", spoiled_decode(lambda a: a[3][66].zero_()),
+        "decode", "decode_kernel", spoiled_decode(lambda a: a[4][66].zero_()),
         "no positive activation",
     ),
     "an error": (
-        "topk", "decode_kernel",
-        spoiled_decode(lambda a: a[4].view(torch.bfloat16)[66].mul_(1.3)), "the error of a token",
+        "decode", "decode_kernel",
+        spoiled_decode(lambda a: a[6].view(torch.bfloat16)[0, 66].mul_(1.3)),
+        "the error of a token",
     ),
     "the loss": (
-        "topk", "decode_kernel", spoiled_decode(lambda a: a[6][60:].zero_()), "the loss is",
+        "decode", "decode_kernel", spoiled_decode(lambda a: a[8][:, 60:].zero_()), "the loss is",
     ),
     "slopes": (
-        "topk", "decode_kernel", spoiled_decode(lambda a: a[5][60:].mul_(1.5)), "the gradient of",
+        "decode", "decode_kernel", spoiled_decode(lambda a: a[7][60:].mul_(1.5)), "the gradient of",
     ),
-    "order": ("order", "rank_kernel", short_order, "not sorted by latent"),
+    "order": ("gradients", "chunk_kernel", short_order, "not sorted by latent"),
     "no bias correction": ("latents", "pace_kernel", no_correction, "moves otherwise than by Adam"),
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from support.cuda import REASON
-from support.fused_in_torch import fused_in_torch
+from support.fused_in_torch import fused_in_torch, rows
 from torch import Tensor
 
 from benchmarks.planted import Planted
@@ -42,14 +42,22 @@ def batches(spec: StepSpec, n: int) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("batch", "d_in", "d_sae", "k", "clip_norm"),
-    [(512, 768, 4096, 32, 1.0), (256, 2304, 2048, 64, 0.05), (256, 768, 4096, 1, 1.0)],
+    ("batch", "d_in", "d_sae", "k", "clip_norm", "ends"),
+    [
+        (512, 768, 4096, 32, 1.0, ()),
+        (256, 2304, 2048, 64, 0.05, ()),
+        (256, 768, 4096, 1, 1.0, ()),
+        (256, 768, 4096, 32, 0.05, (256, 512, 1024, 2048, 4096)),
+    ],
 )
 def test_what_bfloat16_rounds_is_no_fault(
-    batch: int, d_in: int, d_sae: int, k: int, clip_norm: float, caplog: pytest.LogCaptureFixture
-) -> None:
+    batch: int, d_in: int, d_sae: int, k: int, clip_norm: float, ends: tuple[int, ...],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Of Matryoshka, and BatchTopK with it, where there are ends."""
     caplog.set_level(logging.DEBUG, "deconstruct")
-    spec = StepSpec("topk", batch, d_in, d_sae, k, 0.0, clip_norm, 0, 0.0, 10**9)
+    name = "matryoshka" if ends else "topk"
+    spec = StepSpec(name, batch, d_in, d_sae, k, 0.0, clip_norm, 0, 0.0, 10**9, prefixes=ends)
     buffers = begun(spec)
     for z in batches(spec, 4):
         kept = keep(buffers, z)
@@ -62,12 +70,12 @@ def test_what_bfloat16_rounds_is_no_fault(
 
 def swapped(b: Buffers) -> None:
     """Two pairs of the order."""
-    b.order[[8, 9]] = b.order[[9, 8]]
+    b.runs["token"][[8, 9]] = b.runs["token"][[9, 8]]
 
 
 FAULTS: dict[str, Callable[[Buffers], None]] = {
-    "a pair's activation": lambda b: b.value[300].mul_(torch.arange(32) != 3),
-    "an error": lambda b: b.error[300].add_(0.3 * b.dec[7]),
+    "a pair's activation": lambda b: rows(b, b.value)[300].mul_(torch.arange(32) != 3),
+    "an error": lambda b: b.error[0, 300].add_(0.3 * b.dec[7]),
     "a latent's row": lambda b: b.state["W_enc.m"].mul_(1.1),
     "a second moment": lambda b: b.state["W_dec.v"].mul_(1.1),
     "a bias": lambda b: b.state["b_dec"].mul_(1.01),
@@ -83,7 +91,8 @@ def test_small_faults_are_seen() -> None:
     kept = keep(buffers, z)
     fused_in_torch(buffers, z)
     assert fault(kept, buffers) is None
-    tensors = [*buffers.state.values(), *(t for t in vars(buffers).values() if torch.is_tensor(t))]
+    tensors = [*buffers.state.values(), *buffers.runs.values()]
+    tensors += [t for t in vars(buffers).values() if torch.is_tensor(t)]
     sound = [tensor.clone() for tensor in tensors]
     for name, spoil in FAULTS.items():
         spoil(buffers)

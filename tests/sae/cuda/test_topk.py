@@ -19,6 +19,7 @@ from support.sae_reference import TRIED, Reference, Trial
 from torch import Tensor
 
 from deconstruct.sae.engines.cpu.topk import CpuTopK
+from deconstruct.sae.engines.cuda.first_forward import by_token
 from deconstruct.sae.engines.cuda.options import GpuOptions, Tiling
 from deconstruct.sae.engines.cuda.topk import FusedTopK
 from deconstruct.sae.initial import initial_weights
@@ -81,12 +82,12 @@ def selection(found: FusedTopK) -> Tensor:
     """The kernels' (index, value) as a dense [B, d_sae] tensor."""
     spec = found.spec
     dense = torch.zeros(spec.batch, spec.d_sae + 1, device=found.device)
-    index = found._buffers.index.long()
+    index, value, _ = by_token(found._buffers)
     rows = torch.arange(spec.batch, device=found.device)[:, None].expand_as(index)
     real = index < spec.d_sae
     assert len(set(zip(rows[real].tolist(), index[real].tolist(), strict=True))) == real.sum()
-    assert found._buffers.value[~real].abs().sum() == 0
-    return dense.scatter(1, index, found._buffers.value)[:, :-1]
+    assert value[~real].abs().sum() == 0
+    return dense.scatter(1, index, value)[:, :-1]
 
 
 def gradients(found: FusedTopK) -> dict[str, Tensor]:
@@ -205,7 +206,7 @@ def test_ties_go_to_the_lower_index() -> None:
     same = torch.ones(16, 60) * torch.tensor([0.5, 1.0]).repeat(30)  # two values only
     found = engine(spec, {"W_enc": same, "b_enc": torch.zeros(60), "b_dec": torch.zeros(16)})
     found.step(torch.ones(4, 16))
-    assert torch.equal(found._buffers.index.long().cpu(), torch.arange(1, 12, 2).expand(4, 6))
+    assert torch.equal(found._buffers.index.view(4, 6).cpu(), torch.arange(1, 12, 2).expand(4, 6))
 
 
 def test_more_ties_than_sixteen_bits_count() -> None:
@@ -265,8 +266,6 @@ def test_room_for_the_dead_is_made_before_they_are() -> None:
         rooms.append(int(found._room))
         found.step(batch(spec, seed))
         if dead.any():
-            listed = found._buffers.dead_list[: int(found._buffers.n_dead)].cpu()
-            assert torch.equal(listed, dead.nonzero().squeeze(1))
             assert torch.equal(found._buffers.aux_slot.cpu()[dead], torch.arange(int(dead.sum())))
     assert rooms[0] == 0
     assert rooms[-1] == 16
@@ -334,7 +333,7 @@ def test_bf16_moments_keep_the_mean() -> None:
 def test_refusals() -> None:
     spec = step_spec(8, 16, 64, 4)
     for changed, message in (
-        ({"architecture": "relu"}, "topk, not relu"),
+        ({"architecture": "relu"}, "matryoshka, not relu"),
         ({"k": 0}, "not 0"),
         ({"k_aux": 65}, "aux_k in 0..d_sae = 64, not 65"),
         ({"d_out": 9}, "no transcoders"),

@@ -1,9 +1,9 @@
-"""Launches of a fused TopK step, second half: from errors and slopes to new weights."""
+"""Launches of a fused step, second half: from errors and slopes to new weights."""
 
 import torch
 from torch import Tensor
 
-from deconstruct.sae.engines.cuda.buffers import LATENTS_A_PROGRAM, Buffers
+from deconstruct.sae.engines.cuda.buffers import Buffers
 from deconstruct.sae.engines.cuda.kernels import gradients, latents, update
 from deconstruct.sae.engines.cuda.options import power_of_two
 from deconstruct.sae.spec import pace_of
@@ -33,72 +33,56 @@ def set_pace(buffers: Buffers, aux: dict[str, Tensor] | None) -> None:
 def chunk_sums(buffers: Buffers) -> None:
     """Gradient rows of latents whose pairs fill whole chunks of the order, a sum per chunk: so that
     a latent that fires everywhere is summed by many programs."""
-    spec = buffers.spec
+    spec, runs = buffers.spec, buffers.runs
     if blocks := spec.batch * spec.k // buffers.options.tiling.chunk:
         gradients.chunk_kernel[(blocks,)](
             buffers.error,
             buffers.centered,
-            buffers.value,
-            buffers.slope,
+            runs["value"],
+            runs["slope"],
+            runs["token"],
             buffers.latents,
-            buffers.order,
+            buffers.nest,
             buffers.partial["W_dec"],
             buffers.partial["W_enc"],
+            spec.batch,
             spec.d_sae,
             spec.d_in,
-            K=spec.k,
             CHUNK=buffers.options.tiling.chunk,
             BLOCK_D=power_of_two(spec.d_in),
             U=4,
+            NESTED=len(buffers.ends) > 1,
             num_warps=buffers.warps(buffers.options.tiling.row_warps),
         )
 
 
 def bias_gradients(buffers: Buffers, aux: dict[str, Tensor] | None) -> None:
     """Gradients of both biases, up to the loss's scale; the step's loss into the log."""
-    spec = buffers.spec
     _encoder_bias(buffers, aux)
     _decoder_bias(buffers)
-    gradients.log_kernel[(1,)](
-        buffers.loss, buffers.state["losses"], buffers.state["step"], spec.batch, BLOCK=1024
-    )
+    at = (buffers.state["step"] - 1).long()
+    buffers.state["losses"].index_copy_(0, at, buffers.loss[-1].mean(0, keepdim=True))
 
 
 def _encoder_bias(buffers: Buffers, aux: dict[str, Tensor] | None) -> None:
     """Each latent's pushes summed, and a bound on its rows' norm."""
-    spec = buffers.spec
-    if blocks := spec.batch * spec.k // buffers.options.tiling.chunk:
-        gradients.chunk_scalars_kernel[(blocks,)](
-            buffers.value,
-            buffers.slope,
-            buffers.loss,
-            buffers.size,
-            buffers.latents,
-            buffers.order,
-            buffers.partial["scalars"],
-            spec.d_sae,
-            K=spec.k,
-            CHUNK=buffers.options.tiling.chunk,
-            num_warps=1,
-        )
-    gradients.run_scalars_kernel[(len(buffers.bound),)](
-        buffers.value,
-        buffers.slope,
+    spec, runs = buffers.spec, buffers.runs
+    gradients.run_sums_kernel[(spec.d_sae,)](
+        runs["value"],
+        runs["slope"],
+        runs["token"],
         buffers.loss,
         buffers.size,
-        buffers.order,
         buffers.row_ptr,
-        buffers.partial["scalars"],
+        buffers.nest,
         buffers.aux_slot,
         aux["b_enc"] if aux else buffers.grad["b_enc"],
         buffers.grad["b_enc"],
         buffers.bound,
-        spec.d_sae,
-        K=spec.k,
-        CHUNK=buffers.options.tiling.chunk,
+        spec.batch,
         AUX=aux is not None,
-        BLOCK=LATENTS_A_PROGRAM,
-        U=8,
+        U=64,
+        NESTED=len(buffers.ends) > 1,
         num_warps=1,
     )
 
@@ -107,7 +91,7 @@ def _decoder_bias(buffers: Buffers) -> None:
     """Errors summed over tokens, less what the encoder's product passes on of its bias."""
     spec = buffers.spec
     gradients.decoder_bias_partial_kernel[(len(buffers.b_dec_partial),)](
-        buffers.error,
+        buffers.error[0],
         buffers.enc,
         buffers.grad["b_enc"],
         buffers.b_dec_partial,
@@ -137,29 +121,24 @@ def clip(buffers: Buffers, aux: dict[str, Tensor] | None) -> None:
     Gradient rows are never written, so their norm takes forming them once more; unless a
     bound on it, which costs next to nothing, shows that there is nothing to clip.
     """
-    spec = buffers.spec
-    scale = 2.0 / spec.batch
-    update.norm_bound_kernel[(1,)](
-        buffers.bound,
-        buffers.grad["b_dec"],
-        aux["squares"] if aux else buffers.norm_bound,
-        buffers.norm_bound,
-        scale,
-        len(buffers.bound),
-        spec.d_in,
-        AUX=aux is not None,
-        BLOCK=4096,
-        num_warps=16,
-    )
+    spec, runs = buffers.spec, buffers.runs
+    rows = buffers.bound.sum()
+    if aux:
+        rows = (rows.sqrt() + aux["squares"].sqrt()).square()
+    biases = buffers.grad["b_enc"].square().sum() + buffers.grad["b_dec"].square().sum()
+    limit = spec.clip_norm**2
+    # Rounding rows to bfloat16 may add 2 %.
+    buffers.norm_bound.copy_((1.02 * rows + biases) * buffers.scale**2)
     programs = len(buffers.squares)
     update.row_squares_kernel[(programs,)](
         buffers.dec,
         buffers.error,
         buffers.centered,
-        buffers.value,
-        buffers.slope,
-        buffers.order,
+        runs["value"],
+        runs["slope"],
+        runs["token"],
         buffers.row_ptr,
+        buffers.nest,
         buffers.partial["W_dec"],
         buffers.partial["W_enc"],
         buffers.aux_slot,
@@ -167,27 +146,22 @@ def clip(buffers: Buffers, aux: dict[str, Tensor] | None) -> None:
         aux["W_enc"] if aux else buffers.dec,
         buffers.norm_bound,
         buffers.squares,
-        spec.clip_norm,
-        scale,
+        limit,
+        spec.batch,
         spec.d_sae,
         spec.d_in,
-        K=spec.k,
         CHUNK=buffers.options.tiling.chunk,
         BLOCK_D=power_of_two(spec.d_in),
         U=buffers.options.tiling.row_unroll,
         UNIT=True,
         AUX=aux is not None,
+        NESTED=len(buffers.ends) > 1,
         PROGRAMS=programs,
         num_warps=buffers.warps(buffers.options.tiling.row_warps),
     )
-    update.clip_kernel[(1,)](
-        buffers.norm_bound,
-        buffers.squares,
-        buffers.clip,
-        spec.clip_norm,
-        programs,
-        BLOCK=1024,
-    )
+    norm = (buffers.squares.sum() + biases).sqrt() * buffers.scale
+    factor = (spec.clip_norm / norm.clamp(min=1e-30)).clamp(max=1.0)
+    buffers.clip.copy_(torch.where(buffers.norm_bound > limit, factor, 1.0))
 
 
 def update_rows(buffers: Buffers, name: str, aux: dict[str, Tensor] | None) -> None:
@@ -200,26 +174,28 @@ def update_rows(buffers: Buffers, name: str, aux: dict[str, Tensor] | None) -> N
         _moment(buffers, f"{name}.v"),
         (buffers.dec if decoder else buffers.enc).view(torch.int16),
         buffers.error if decoder else buffers.centered,
-        buffers.value if decoder else buffers.slope,
-        buffers.order,
+        buffers.runs["value" if decoder else "slope"],
+        buffers.runs["token"],
         buffers.row_ptr,
+        buffers.nest,
         buffers.partial[name],
         buffers.aux_slot,
         aux[name] if aux else buffers.enc,
         buffers.pace,
         buffers.state["step"],
         buffers.clip,
-        2.0 / spec.batch,
+        buffers.scale,
         *spec.betas,
         spec.epsilon,
+        spec.batch,
         spec.d_in,
-        K=spec.k,
         CHUNK=buffers.options.tiling.chunk,
         BLOCK_D=power_of_two(spec.d_in),
         U=buffers.options.tiling.row_unroll,
         UNIT=decoder,
         AUX=aux is not None,
         HALF=buffers.options.moments == "bfloat16",
+        NESTED=decoder and len(buffers.ends) > 1,
         num_warps=buffers.warps(buffers.options.tiling.row_warps),
     )
 
@@ -237,7 +213,7 @@ def update_biases(buffers: Buffers) -> None:
             buffers.pace,
             pace_of(spec, name),
             buffers.clip,
-            2.0 / spec.batch,
+            buffers.scale,
             *spec.betas,
             spec.epsilon,
             len(grad),

@@ -1,4 +1,4 @@
-"""The tensors of one fused TopK step: allocated once, at addresses that a CUDA graph can keep."""
+"""The tensors of one fused step: allocated once, at addresses that a CUDA graph can keep."""
 
 import math
 from dataclasses import dataclass
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deconstruct.sae.architectures.base import Selection
+from deconstruct.sae.architectures.registry import ARCHITECTURES
 from deconstruct.sae.engines.cuda.options import GpuOptions, power_of_two, shapes_of
 from deconstruct.sae.spec import StepSpec
 
 BF16, INT32 = torch.bfloat16, torch.int32
-LATENTS_A_PROGRAM = 32  # of `kernels.gradients.run_scalars_kernel`
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Card:
         return self.capability[0] in (9, 10)
 
 
+def per_batch(spec: StepSpec) -> bool:
+    """Whether a batch's tokens share their latents: k on average."""
+    return ARCHITECTURES[spec.architecture].selection is Selection.PER_BATCH
+
+
 def new_state(
     spec: StepSpec, options: GpuOptions, steps: int, device: torch.device
 ) -> dict[str, Tensor]:
@@ -57,6 +63,8 @@ def new_state(
         for moment in ("m", "v"):
             dtype = half if len(shape) == 2 else torch.float32
             state[f"{name}.{moment}"] = torch.zeros(shape, dtype=dtype, device=device)
+    if per_batch(spec):  # as `deconstruct.sae.engines.control` names it
+        state["control.threshold"] = torch.zeros(1, dtype=torch.float64, device=device)
     return state
 
 
@@ -82,7 +90,7 @@ class Buffers:
         d, f, k = spec.d_in, spec.d_sae, spec.k
         self.spec, self.options, self.state, self.device = spec, options, state, device
         card = card or Card.of(device)
-        self.sms = card.sms
+        self.sms, self.per_batch = card.sms, per_batch(spec)
         # Near sqrt(d_sae / k) columns per group, both levels of the selection read as much.
         self.group = min(128, max(16, power_of_two(math.sqrt(f / k))))
         # TMA wants rows that begin on 16 bytes.
@@ -93,15 +101,15 @@ class Buffers:
                 "encoder='fused' needs compute capability 9 or 10, d_in and d_sae % 8 = 0"
             )
         self._make_activations()
+        self._make_pairs()
         self._make_gradients()
         # the optimiser's schedule, and how far each latent moves in this step
         self.rates = learning_rates.detach().to(device, torch.float32)
         self.corrections = _corrections(len(learning_rates), spec.betas).to(device)
         self.pace = self._new(f + 1, 2)
         # AuxK: the dead latents
-        self.dead_list = self._new(f, dtype=torch.int64)
-        self.aux_slot, self.n_dead = self._new(f, dtype=INT32), self._new(1, dtype=INT32)
-        self.places = torch.arange(f, dtype=INT32, device=device)
+        self.aux_slot = self._new(f, dtype=INT32)  # a dead latent's place among them, or -1
+        self.places = torch.arange(f + 1, dtype=INT32, device=device)
 
     def _new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=self.device)
@@ -109,21 +117,40 @@ class Buffers:
     def _make_activations(self) -> None:
         """Room for the first half of a step: copies of weights, activations, firing pairs."""
         spec, new = self.spec, self._new
-        b, d, f, k = spec.batch, spec.d_in, spec.d_sae, spec.k
+        b, d, f = spec.batch, spec.d_in, spec.d_sae
         # copies of the weights, written by the update, read by the next step
         self.enc, self.dec = new(f, d, dtype=BF16), new(f, d, dtype=BF16)
         self.bias_half = new(f, dtype=BF16)
-        self.centered, self.error = new(b, d, dtype=BF16), new(b, d, dtype=BF16)
-        self.pre = new(b, f, dtype=BF16)
+        self.centered, self.pre = new(b, d, dtype=BF16), new(b, f, dtype=BF16)
         self.maxima = new(b, -(-f // self.group), dtype=torch.int16)
-        self.index, self.value, self.slope = new(b, k, dtype=INT32), new(b, k), new(b, k)
-        self.groups = new(b, k + 2, dtype=INT32)
-        self.loss, self.size = new(b), new(b)
-        # the firing pairs by latent
+        # errors of the nested dictionaries, a latent's being the first whose end is beyond it: of
+        # one that is not nested, one; the last is that of the whole
+        ends = spec.prefixes or (f,)
+        self.ends = torch.tensor(ends, dtype=INT32, device=self.device)
+        sizes = torch.diff(torch.tensor((0, *ends)))
+        self.nest = torch.arange(len(ends), dtype=INT32).repeat_interleave(sizes).to(self.device)
+        self.scale = 2.0 / (b * len(ends))  # of gradients, which are sums over tokens and ends
+        self.error, self.loss = new(len(ends), b, d, dtype=BF16), new(len(ends), b)
+        self.size = new(b)
+
+    def _make_pairs(self) -> None:
+        """Room for the firing pairs: batch * k, as many as there can be; see `kernels.decode`."""
+        spec, new, device = self.spec, self._new, self.device
+        b, f, k = spec.batch, spec.d_sae, spec.k
         pairs = b * k
-        self.slot, self.count = new(b, k, dtype=INT32), new(f, dtype=INT32)
-        self.unordered, self.order = new(pairs, dtype=INT32), new(pairs, dtype=INT32)
-        self.latents, self.row_ptr = new(pairs, dtype=INT32), new(f + 1, dtype=INT32)
+        # token after token
+        self.token_ptr = torch.arange(0, pairs + 1, k, dtype=INT32, device=device)
+        self.token = torch.arange(pairs, dtype=INT32, device=device).div_(k, rounding_mode="floor")
+        self.index, self.value, self.slope = new(pairs, dtype=INT32), new(pairs), new(pairs)
+        if self.per_batch:
+            self.level, self.counts = new(1, dtype=INT32), new(b, 2, dtype=INT32)
+            self.room = new(b, dtype=INT32)
+        else:
+            self.groups = new(b, k + 2, dtype=INT32)
+        # latent after latent: `kernels.gradients`
+        self.latents, self.order = new(pairs, dtype=INT32), new(pairs, dtype=torch.int64)
+        self.row_ptr = new(f + 1, dtype=INT32)
+        self.runs = {"token": new(pairs, dtype=INT32), "value": new(pairs), "slope": new(pairs)}
 
     def _make_gradients(self) -> None:
         """Room for the second half: sums over chunks of pairs, gradients that are small enough to
@@ -131,16 +158,14 @@ class Buffers:
         spec, new = self.spec, self._new
         b, d, f = spec.batch, spec.d_in, spec.d_sae
         blocks = max(1, b * spec.k // self.options.tiling.chunk)
-        widths = {"W_dec": d, "W_enc": d, "scalars": 5}
-        self.partial = {name: new(blocks, width) for name, width in widths.items()}
+        self.partial = {name: new(blocks, d) for name in ("W_dec", "W_enc")}
         self.grad = {"b_enc": new(f), "b_dec": new(d)}
         self.span_error = max(8, power_of_two(b / 64))
         self.span_weight = max(16, power_of_two(f / 512))
         self.error_programs = -(-b // self.span_error)
         self.b_dec_partial = new(self.error_programs + -(-f // self.span_weight), d)
-        # the norm: parts of a bound; [bound, biases' part]; a sum for each program
-        self.bound = new(-(-f // LATENTS_A_PROGRAM), 2)
-        self.norm_bound, self.squares = new(2), new(8 * self.sms)
+        # squares of the norm: its bound, by latent and of all; a sum for each program
+        self.bound, self.norm_bound, self.squares = new(f), new(1), new(8 * self.sms)
         self.clip = torch.ones(1, device=self.device)
 
     def refresh_copies(self) -> None:

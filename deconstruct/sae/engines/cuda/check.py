@@ -44,8 +44,9 @@ def check_spec(spec: StepSpec) -> StepSpec:
         min(spec.d_sae, max(CHECKED_LATENTS, 4 * spec.k)),
     )
     norm = 0.01
+    ends = {max(1, end * d_sae // spec.d_sae) for end in spec.prefixes}
     return StepSpec(
-        TopK.name,
+        spec.architecture,
         batch,
         spec.d_in,
         d_sae,
@@ -57,6 +58,7 @@ def check_spec(spec: StepSpec) -> StepSpec:
         dead_after=100 * batch,
         betas=spec.betas,
         epsilon=norm / (2 * spec.d_in * d_sae) ** 0.5,
+        prefixes=tuple(sorted(ends)),
         optimizer=spec.optimizer,
     )
 
@@ -96,18 +98,32 @@ def disagreement(build: Builder, spec: StepSpec, device: str) -> str | None:
 
 
 def decided_tokens(spec: StepSpec, weights: Mapping[str, Tensor], dead: Tensor) -> Tensor:
-    """Tokens [batch, d_in] whose active latents, and AuxK's, bfloat16 can't take for others."""
+    """Tokens [batch, d_in] whose active latents, and AuxK's, bfloat16 can't take for others.
+
+    Where a batch shares its latents, they are as long as it takes for their k-th places to go for
+    the same activation: then the batch * k largest of all are the k largest of each.
+    """
     draw = torch.Generator().manual_seed(1)
     z = torch.randn(64 * spec.batch, spec.d_in, generator=draw) / math.sqrt(spec.d_in)
+    if spec.architecture != TopK.name:
+        border = _border(z @ weights["W_enc"] + weights["b_enc"], spec.k)
+        common = border.median()
+        alike = ((border > 0) == (common > 0)).squeeze(1)
+        z = (z * (common / border if common > 0 else 1.0))[alike]
     pre = z @ weights["W_enc"] + weights["b_enc"]
     margin = torch.minimum(_margin(pre, spec.k), _margin(pre[:, dead], spec.k_aux))
     return z[margin.topk(spec.batch).indices]
 
 
+def _border(pre: Tensor, k: int) -> Tensor:
+    """Between each row's active entries and the others, [n, 1]; 0 where all positive ones are."""
+    if k >= pre.shape[1]:
+        return torch.zeros(len(pre), 1)
+    border: Tensor = pre.topk(k + 1, dim=1).values[:, -2:].mean(1, keepdim=True).clamp(min=0)
+    return border
+
+
 def _margin(pre: Tensor, k: int) -> Tensor:
     """How far each row's entries [n, d] stay off the border between active and not: [n]."""
-    border = torch.zeros(len(pre), 1)
-    if k < pre.shape[1]:
-        border = pre.topk(k + 1, dim=1).values[:, -2:].mean(1, keepdim=True).clamp(min=0)
-    margin: Tensor = (pre - border).abs().amin(1)
+    margin: Tensor = (pre - _border(pre, k)).abs().amin(1)
     return margin

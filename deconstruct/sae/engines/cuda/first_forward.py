@@ -132,21 +132,46 @@ def _directions(d: int) -> Tensor:
     return drawn / math.sqrt(DIRECTIONS)
 
 
+def by_token(b: Buffers) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents, int64, activations and slopes of the pairs, [B, most of a token]."""
+    f, pairs = b.spec.d_sae, len(b.index)
+    begin, lengths = b.token_ptr[:-1].long(), b.token_ptr.long().diff().clamp(0, f)
+    at = torch.arange(max(1, int(lengths.max())), device=b.device)
+    inside = at < lengths[:, None]
+    at = (begin[:, None] + at).clamp(0, pairs - 1)
+    index = b.index[at].long().where(inside, f)
+    none = torch.zeros((), device=b.device)
+    return index, b.value[at].where(inside, none), b.slope[at].where(inside, none)
+
+
 class Made:
     """A step that was made: what its kernels left, and the reference has to explain."""
 
     def __init__(self, kept: Kept, buffers: Buffers) -> None:
         self.kept, self.buffers = kept, buffers
         self.spec, self.state = buffers.spec, buffers.state
-        self.index = buffers.index.long()  # [B, k]; F where nothing fires
+        # Pairs by token, [B, most of a token]; F, 0 and 0 where nothing fires.
+        self.index, self.value, self.slope = by_token(buffers)
         self.real = self.index < self.spec.d_sae
-        full = self.real.all(1)
-        self.border = torch.where(full, buffers.value.amin(1), 0).double()  # [B], of being chosen
+        least = self.value.where(self.real, torch.inf)
+        full, border = self.real.sum(1) >= self.spec.k, least.amin(1)
+        if buffers.per_batch:
+            full, border = full.new_tensor(int(self.real.sum()) >= len(buffers.index)), least.amin()
+        none = torch.zeros_like(border)
+        self.border = torch.where(full, border, none).double().expand(self.spec.batch)
 
     @cached_property
     def counts(self) -> Tensor:
         """How many tokens chose each latent: int64 [F]."""
         return torch.bincount(self.index[self.real], minlength=self.spec.d_sae)
+
+    @cached_property
+    def chosen(self) -> str:
+        """What the pairs are to be, in words."""
+        spec = self.spec
+        if self.buffers.per_batch:
+            return f"the latents of the batch are not its {spec.batch * spec.k} largest"
+        return f"the latents of a token are not its {spec.k} largest"
 
     def off(self, pre: Tensor, x: Tensor, latents: Tensor | slice = slice(None)) -> Tensor:
         """By how much the pre-activations [n, m] of tokens x [n, d_in] may be off."""
@@ -161,14 +186,18 @@ def counts_fault(made: Made) -> str | None:
     index, real = made.index.sort(1).values, made.real
     twice = (index[:, 1:] == index[:, :-1]) & (index[:, 1:] < spec.d_sae)
     if bool((index[:, 0] < 0).any() | (index[:, -1] > spec.d_sae).any() | twice.any()):
-        return f"a token's latents are not {spec.k} of the {spec.d_sae}"
-    if bool((b.value[~real] != 0).any() | ~(b.value[real] > 0).all()):
+        return f"a token's latents are not some of the {spec.d_sae}"
+    tokens = torch.arange(spec.batch, device=b.device)[:, None].expand_as(made.index)
+    if not bool((made.value[~real] == 0).all() & (made.value[real] > 0).all()):
         return "a latent that fires has no positive activation"
+    if int((b.index < spec.d_sae).sum()) != int(real.sum()):
+        return "pairs are listed that no token has"
     ends = torch.cat([made.counts.new_zeros(1), made.counts.cumsum(0)])
-    ranked = made.index.flatten().sort(stable=True).indices[: int(ends[-1])]
-    if not (
-        torch.equal(b.row_ptr.long(), ends) and torch.equal(b.order[: len(ranked)], ranked.int())
-    ):
+    ranked = made.index[real].sort(stable=True).indices
+    runs = {"token": tokens[real], "value": made.value[real], "slope": made.slope[real]}
+    sorted_so = (torch.equal(b.runs[name][: len(ranked)], of[ranked].to(b.runs[name].dtype))
+                 for name, of in runs.items())  # fmt: skip
+    if not (torch.equal(b.row_ptr.long(), ends) and all(sorted_so)):
         return "the active pairs are not sorted by latent"
     fired = made.counts > 0
     silent = torch.where(fired, 0, before["since_fired"] + spec.batch)
@@ -191,28 +220,34 @@ def choice_fault(made: Made) -> str | None:
         off = made.off(pre, kept.centered(tokens).float())
         index, real = made.index[tokens], made.real[tokens]
         at = index.clamp(max=f - 1)
-        gap = (made.buffers.value[tokens] - pre.gather(1, at).clamp(min=0)).abs()
+        gap = (made.value[tokens] - pre.gather(1, at).clamp(min=0)).abs()
         if not bool((~real | (gap <= off.gather(1, at))).all()):
             return "activations are not the encoder's product"
         chosen = torch.zeros(len(tokens), f + 1, dtype=torch.bool, device=pre.device)
         chosen = chosen.scatter_(1, index, value=True)[:, :f]
         if not bool((chosen | (pre - off <= made.border[tokens, None])).all()):
-            return f"the latents of a token are not its {made.spec.k} largest"
+            return made.chosen
     return None
 
 
 def error_fault(made: Made) -> str | None:
-    """The errors of all tokens, from the directions; and the loss, which is their mean square."""
+    """The errors of all tokens, from the directions; and the loss, which is their mean square. What
+    nested dictionaries leave is a sum, in which a latent is as often as it is part of one."""
     kept, b, spec = made.kept, made.buffers, made.spec
-    squares, m = 0.0, kept.directions.shape[1]
-    for some in chunks(spec.batch, max(spec.d_in, spec.k * m)):
-        at, value = made.index[some].clamp(max=spec.d_sae - 1), b.value[some].double()
-        x, error = kept.centered(some), b.error[some].double()
-        made_of = (value[:, :, None] * kept.seen["W_dec"][at]).sum(1)
-        gap = (error @ kept.directions - (made_of - x @ kept.directions)).norm(dim=1)
-        sizes = (value * kept.norms["W_dec"][at]).sum(1) + x.norm(dim=1) + error.norm(dim=1)
-        if not bool((gap <= SEEN_LARGER * SLACK / 2 * sizes).all()):
-            return "the error of a token is not what its latents leave over"
+    squares, m, nests = 0.0, kept.directions.shape[1], len(b.ends)
+    for some in chunks(spec.batch, max(spec.d_in, made.index.shape[1] * m)):
+        at, value = made.index[some].clamp(max=spec.d_sae - 1), made.value[some].double()
+        x = kept.centered(some)
+        for nest in range(nests):
+            error = b.error[nest, some].double()
+            often = (nests - b.nest[at].clamp(min=nest)) * value
+            made_of = (often[:, :, None] * kept.seen["W_dec"][at]).sum(1)
+            wanted = made_of - (nests - nest) * (x @ kept.directions)
+            gap = (error @ kept.directions - wanted).norm(dim=1)
+            sizes = (often * kept.norms["W_dec"][at]).sum(1) + error.norm(dim=1)
+            sizes += (nests - nest) * x.norm(dim=1)
+            if not bool((gap <= SEEN_LARGER * SLACK / 2 * sizes).all()):
+                return "the error of a token is not what its latents leave over"
         squares += float(error.square().sum())
     loss = float(made.state["losses"][int(kept.whole["step"])])
     if not abs(loss - squares / spec.batch) <= 4 * SLACK * loss:

@@ -94,11 +94,11 @@ class Sums:
         self.rows["b_enc"] = self.rows["W_dec"].new_zeros(n)
         self.spread = {name: self.rows["W_dec"].new_zeros(n) for name in self.rows}
         self.fault: str | None = None
-        for some in chunks(spec.batch, max(spec.d_in, spec.k * n)):
-            x, error = kept.centered(some), b.error[some].double()
-            match = made.index[some, :, None] == latents
+        nests = b.nest[latents]
+        for some in chunks(spec.batch, max(spec.d_in, made.index.shape[1] * n)):
+            x, match = kept.centered(some), made.index[some, :, None] == latents
             chosen = match.any(1)
-            value = (match * b.value[some, :, None]).sum(1).double()
+            value = (match * made.value[some, :, None]).sum(1).double()
             pre = x @ self._w["W_enc"].mT + kept.rows["b_enc"].double()
             off = made.off(pre, x, latents)
             border = torch.where(chosen, torch.inf, made.border[some, None])
@@ -106,10 +106,11 @@ class Sums:
             if not bool((same & (pre - off <= border)).all()):
                 self.fault = "a latent fires on other tokens, or otherwise, than it should"
                 return
-            self._add(x, error, value, chosen)
+            for nest, error in enumerate(b.error[:, some]):
+                self._add(x, error.double(), value, chosen * (nests == nest))
         if kept.dead_rows is not None:
             self._add_auxk(made, kept.dead_rows)
-        scale, w = 2 / spec.batch, self._w["W_dec"]
+        scale, w = b.scale, self._w["W_dec"]
         for name, rows in self.rows.items():
             rows.mul_(scale)
             self.spread[name].sqrt_().mul_(scale)
@@ -117,6 +118,7 @@ class Sums:
 
     def _add(self, x: Tensor, error: Tensor, value: Tensor, chosen: Tensor) -> None:
         """The part of tokens whose active pairs are given, [tokens, n]."""
+        value = value * chosen
         slope = (error @ self._w["W_dec"].mT) * chosen
         self.rows["W_dec"] += value.mT @ error
         self.rows["W_enc"] += slope.mT @ x
@@ -131,12 +133,13 @@ class Sums:
         """The dead latents' part in what the living ones left over of the first tokens."""
         spec, kept = made.spec, made.kept
         some, n = aux_tokens(spec.batch), len(dead["b_enc"])
-        x, error = kept.centered(slice(some)), made.buffers.error[:some].double()
+        x, error = kept.centered(slice(some)), made.buffers.error[-1, :some].double()
         z = (x @ dead["W_enc"].mT + dead["b_enc"]).relu()
         if spec.k_aux < n:
             best = z.topk(spec.k_aux, dim=1)
             z = torch.zeros_like(z).scatter_(1, best.indices, best.values)
-        e = (error + z @ dead["W_dec"]) * (spec.aux_weight(n) * spec.batch / some)
+        tokens = 2 / made.buffers.scale  # by which gradients are divided later on
+        e = (error + z @ dead["W_dec"]) * (spec.aux_weight(n) * tokens / some)
         places = kept.dead.nonzero().squeeze(1)
         here = torch.isin(places, kept.latents)
         slope = ((e @ dead["W_dec"].mT) * (z > 0))[:, here]
@@ -193,16 +196,16 @@ def _rows_fault(made: Made, sums: Sums, found: Rows, certain: Tensor, clip: floa
 def _biases_fault(made: Made, clip: float) -> str | None:
     """b_enc's gradient of all latents, and b_dec's from the directions."""
     kept, b, spec = made.kept, made.buffers, made.spec
-    scale = 2 / spec.batch
+    scale = b.scale
     given = _gradient(made, "b_enc")
     wanted = given.new_zeros(spec.d_sae + 1)
-    wanted.index_add_(0, made.index.flatten(), b.slope.double().flatten())
+    wanted.index_add_(0, made.index.flatten(), made.slope.double().flatten())
     wanted = clip * scale * wanted[:-1]
     rounded = ROUNDED * float(kept.whole["b_enc.m"].double().norm()) / (1 - spec.betas[0])
     gap = float(((given - wanted) * ~kept.dead).norm())
     if not gap <= CLOSE * float(wanted.norm()) + rounded:
         return "the gradient of b_enc is another"
-    errors = clip * scale * (b.error.double().sum(0) @ kept.directions)
+    errors = clip * scale * (b.error[0].double().sum(0) @ kept.directions)
     through = given @ kept.seen["W_enc"].double()
     gap = float((_gradient(made, "b_dec") @ kept.directions - (errors - through)).norm())
     rounded = ROUNDED * float(kept.whole["b_dec.m"].double().norm()) / (1 - spec.betas[0])
@@ -228,22 +231,26 @@ def _norm(made: Made, clip: float) -> float:
     """Of the whole gradient but for AuxK's part, from the pairs' activations and slopes: rows are
     formed densely, some latents at a time, in float32."""
     kept, spec, b = made.kept, made.spec, made.buffers
-    x, error = kept.centered().float(), b.error.float()
-    squares = 0.0
+    x, squares = kept.centered().float(), 0.0
     for some in chunks(spec.d_sae, max(spec.batch, spec.d_in)):
         n = some.stop - some.start
         here = (made.index >= some.start) & (made.index < some.stop)
         at = torch.where(here, made.index - some.start, n)
         value, slope = (
-            x.new_zeros(spec.batch, n + 1).scatter_(1, at, of)[:, :n] for of in (b.value, b.slope)
+            x.new_zeros(spec.batch, n + 1).scatter_(1, at, of)[:, :n]
+            for of in (made.value, made.slope)
         )
         along = (value * slope).sum(0)  # W_dec's gradient along its rows, which is taken out
-        parts = ((value.mT @ error).square(), (slope.mT @ x).square(), slope.sum(0).square())
+        rows = x.new_zeros(n, spec.d_in)
+        for nest in sorted(set(b.nest[some].tolist())):
+            own = b.nest[some] == nest
+            rows[own] = value[:, own].mT @ b.error[nest].float()
+        parts = (rows.square(), (slope.mT @ x).square(), slope.sum(0).square())
         squares += sum(float(part.sum(dtype=torch.float64)) for part in parts)
         lengths = kept.norms["W_dec"][some].double().square()  # 1, but for what others trained
         squares -= float((along.double().square() * (2 - lengths)).sum())
     shared = float(_gradient(made, "b_dec").norm()) / (clip or 1.0)
-    return math.hypot(2 / spec.batch * math.sqrt(max(0.0, squares)), shared)
+    return math.hypot(b.scale * math.sqrt(max(0.0, squares)), shared)
 
 
 def _adam_fault(made: Made) -> str | None:

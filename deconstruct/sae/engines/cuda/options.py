@@ -9,11 +9,15 @@ from typing import Literal
 
 import torch
 
+from deconstruct.sae.architectures.batchtopk import BatchTopK
+from deconstruct.sae.architectures.matryoshka import Matryoshka
 from deconstruct.sae.architectures.topk import TopK
 from deconstruct.sae.spec import StepSpec
 
 MAX_K = 512  # beyond, the second level of the selection no longer fits a program's registers
 MAX_D_IN = 8192  # a program holds rows of that width
+MAX_PAIRS = 2**31  # they are counted in 32 bits
+TRAINED = (TopK.name, BatchTopK.name, Matryoshka.name)
 
 
 COMPILERS = ("gcc", "clang")
@@ -43,14 +47,17 @@ def has_compiler() -> bool:
 
 def unsuited(spec: StepSpec) -> str | None:
     """Why the fused step does not make this step, as a sentence; None where it does."""
-    if spec.architecture != TopK.name:
-        return f"the fused GPU step trains {TopK.name}, not {spec.architecture}"
+    if spec.architecture not in TRAINED:
+        return f"the fused GPU step trains {', '.join(TRAINED)}, not {spec.architecture}"
     if spec.transcoder:
         return "the fused GPU step trains autoencoders, no transcoders"
     if spec.frozen != "none":
         return f"the fused GPU step trains all weights, and sae.frozen is {spec.frozen!r}"
-    if not 1 <= spec.k <= min(spec.d_sae, MAX_K):
-        return f"the fused GPU step takes k in 1..min(d_sae, {MAX_K}), not {spec.k}"
+    most = MAX_K if spec.architecture == TopK.name else spec.d_sae
+    if not 1 <= spec.k <= min(spec.d_sae, most):
+        return f"the fused GPU step takes k in 1..{min(spec.d_sae, most)}, not {spec.k}"
+    if spec.batch * spec.k >= MAX_PAIRS:
+        return f"the fused GPU step takes fewer than {MAX_PAIRS} pairs of a batch, batch_size * k"
     if not 0 <= spec.k_aux <= spec.d_sae:
         return f"the fused GPU step takes aux_k in 0..d_sae = {spec.d_sae}, not {spec.k_aux}"
     if spec.d_in > MAX_D_IN:

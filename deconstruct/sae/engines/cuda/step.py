@@ -1,4 +1,4 @@
-"""One fused TopK step: the order of its launches, and what runs beside what.
+"""One fused step: the order of its launches, and what runs beside what.
 
 On a GPU `launch` is captured into a CUDA graph: it allocates nothing that outlives it and reads
 nothing on the host. What nobody waits for goes to a second stream.
@@ -28,12 +28,13 @@ class Launcher:
         b = self._buffers
         clips = not math.isinf(b.spec.clip_norm)
         forward.encode(b)
-        forward.select(b)
+        forward.choose(b)
         with self._aside():
             forward.sort(b)
         forward.decode(b)
         aux = forward.auxk(b, capacity) if capacity else None
         self._join()
+        forward.sort_slopes(b)
         backward.set_pace(b, aux)
         with self._aside():
             backward.bias_gradients(b, aux)

@@ -5,11 +5,12 @@
     e     = z @ W_dec - xc                           k rows per token
     loss  = mean over tokens of |e|^2  [+ AuxK]
 
-Gradients are sums over the B*k firing (token, latent) pairs, sorted by latent once per step; they
-are formed a row at a time in registers and meet Adam there, so the optimiser moves 24 bytes per
-parameter plus 2 for the bf16 copy that the next step multiplies by. The order of launches: `step`;
-the launches: `forward`, `backward`; kernels: ``kernels/``; their reference, the CPU engine's:
-``tests/support/sae_reference.py``.
+BatchTopK takes the B*k largest of the batch in their place, and Matryoshka has an error for each of
+its nested dictionaries (`kernels.decode`). Gradients are sums over the firing (token, latent)
+pairs, B*k at most, sorted by latent once per step; they are formed a row at a time in registers and
+meet Adam there, so the optimiser moves 24 bytes per parameter plus 2 for the bf16 copy that the
+next step multiplies by. The order of launches: `step`; the launches: `forward`, `backward`;
+kernels: ``kernels/``; their reference, the CPU engine's: ``tests/support/sae_reference.py``.
 
 Numbers: master weights and moments float32, products bf16 with float32 sums. W_enc is kept
 transposed, [d_sae, d_in], so that a latent is a row everywhere.
@@ -40,9 +41,9 @@ from deconstruct.sae.spec import NAMES, StepSpec
 class FusedTopK(Engine):
     """Parameters, Adam's moments and the step over them, in static buffers on one device.
 
-    spec: a TopK step. ``clip_norm`` infinite: no clipping. weights: ``W_enc [d_in, d_sae]``,
-    ``b_enc [d_sae]``, ``W_dec [d_sae, d_in]``, ``b_dec [d_in]``, any float dtype. learning_rates:
-    one per step, [steps]; the schedule lives on the device.
+    spec: a step of TopK, BatchTopK or Matryoshka. ``clip_norm`` infinite: no clipping. weights:
+    ``W_enc [d_in, d_sae]``, ``b_enc [d_sae]``, ``W_dec [d_sae, d_in]``, ``b_dec [d_in]``, any float
+    dtype. learning_rates: one per step, [steps]; the schedule lives on the device.
 
     Raises RuntimeError with `unavailable`'s reason, ValueError for sizes out of range.
     """
@@ -116,15 +117,20 @@ class FusedTopK(Engine):
         self._refresh()
 
     def weights(self) -> dict[str, Tensor]:
-        """Float32 copies on the CPU, names and shapes as in the class."""
-        return as_given(self._state, NAMES)
+        """Float32 copies on the CPU, names and shapes as in the class; of BatchTopK and Matryoshka
+        also the threshold, [d_sae]."""
+        found = as_given(self._state, NAMES)
+        if "control.threshold" in self._state:
+            threshold = self._state["control.threshold"].float().cpu()
+            found["threshold"] = threshold.expand(self.spec.d_sae).contiguous()
+        return found
 
     def state_dict(self) -> dict[str, Tensor]:
         """The live tensors of a checkpoint, all that the same bytes need; W_enc transposed."""
         return super().state_dict() | {"room": self._room}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a `state_dict`, or that of the CPU's TopK step or of the dense one; raises
+        """Take over a `state_dict`, or that of a CPU's step or of the dense one; raises
         KeyError where a tensor is missing."""
         super().load_state_dict(turned(state) if is_dense(state) else state)
         self.steps_done = int(self._state["step"].item())
@@ -181,7 +187,7 @@ class FusedTopK(Engine):
     def _can_step(self, z: Tensor, target: Tensor | None) -> None:
         spec = self.spec
         if target is not None:
-            raise ValueError("the fused TopK step reconstructs its input alone")
+            raise ValueError("the fused step reconstructs its input alone")
         if tuple(z.shape) != (spec.batch, spec.d_in):
             raise ValueError(f"z is {tuple(z.shape)}, not {(spec.batch, spec.d_in)}")
         if self.steps_done >= len(self.losses):

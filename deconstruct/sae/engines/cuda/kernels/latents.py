@@ -1,4 +1,4 @@
-"""Triton kernels for what a TopK step keeps of each latent: which are dead, which it updates.
+"""The Triton kernel for what a step keeps of each latent: when it fired, how far Adam moves it.
 
 Unless the optimiser is plain Adam, a latent without a gradient keeps its weights and moments, as in
 torch's SparseAdam, and each counts its own updates, by which Adam's moments are corrected
@@ -7,29 +7,6 @@ torch's SparseAdam, and each counts its own updates, by which Adam's moments are
 
 import triton
 import triton.language as tl
-
-from deconstruct.sae.engines.cuda.kernels.order import sum_before
-
-
-@triton.jit
-def list_dead_kernel(
-    since_fired, listed, slot, number, least, F, ROOM, BLOCK: tl.constexpr, WIDE: tl.constexpr
-):
-    """List the latents that have not fired for ``least`` tokens, in ascending order.
-
-    since_fired: int64 [F]; listed: int64 [ROOM], filled from its start; slot: int32 [F], a latent's
-    place in the list, -1 where it is alive; number: int32 [1], how many are dead, at most ROOM.
-    """
-    first = tl.program_id(0) * BLOCK
-    before = sum_before(since_fired, first, least, WIDE)
-    at = first + tl.arange(0, BLOCK)
-    dead = (tl.load(since_fired + at, mask=at < F, other=-1) >= least).to(tl.int32)
-    place = before + tl.cumsum(dead, axis=0) - 1
-    held = (dead > 0) & (place < ROOM)
-    tl.store(listed + place, at.to(tl.int64), mask=held)
-    tl.store(slot + at, tl.where(held, place, -1), mask=at < F)
-    if first + BLOCK >= F:
-        tl.store(number, tl.minimum(before + tl.sum(dead, axis=0), ROOM))
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Triton kernels, first half of a TopK step: encoder product, exact top-k, decode and error.
+"""Triton kernels, first half of a step: encoder product and exact top-k.
 
 Needs Triton at import. Nothing here allocates, and nothing here adds floats with atomics: the
 same inputs give the same bytes on every run of one GPU model and one Triton version.
@@ -40,11 +40,8 @@ def bf16_bits(value):
 
 
 @triton.jit
-def center_kernel(x, b_dec, out, step, count, total, F, D, BLOCK: tl.constexpr):
-    """``out = x - b_dec``, bf16 bits, over a [B, D] batch of ``total`` entries; begins a step.
-
-    Beginning: ``step`` is raised by one, ``count`` (int32 [F]) is set to zero.
-    """
+def center_kernel(x, b_dec, out, step, total, D, BLOCK: tl.constexpr):
+    """``out = x - b_dec``, bf16 bits, over a [B, D] batch of ``total`` entries; raises ``step``."""
     if tl.program_id(0) == 0:
         tl.store(step, tl.load(step) + 1)
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -52,7 +49,6 @@ def center_kernel(x, b_dec, out, step, count, total, F, D, BLOCK: tl.constexpr):
     value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     bias = tl.load(b_dec + at % D, mask=inside, other=0.0)
     tl.store(out + at, bf16_bits(value - bias), mask=inside)
-    tl.store(count + at, tl.zeros((BLOCK,), tl.int32), mask=at < F)
 
 
 @triton.jit
@@ -185,8 +181,6 @@ def select_kernel(
     groups,
     index,
     value,
-    slot,
-    count,
     F,
     K: tl.constexpr,
     GROUP: tl.constexpr,
@@ -196,9 +190,7 @@ def select_kernel(
     """Second level: each row's K largest positive entries, in column order; one program per row.
 
     pre: int16 bits [B, F]; groups: as `choose_groups_kernel` left them; index: int32 [B, K], F
-    where fewer than K entries are positive; value: float32 [B, K], 0 there. ``count[i]`` (int32
-    [F]) is raised by one for each row that chose latent i; slot: int32 [B, K], what it was before:
-    some numbering of a latent's pairs, another one on each run.
+    where fewer than K entries are positive; value: float32 [B, K], 0 there.
     """
     row = tl.program_id(0).to(tl.int64)
     of_row = groups + row * (K + 2)
@@ -221,8 +213,6 @@ def select_kernel(
     col = tl.load(index + row * K + slots, mask=real, other=F)
     bits = tl.load(pre + row * F + col, mask=real, other=0).to(tl.int32)
     tl.store(value + row * K + slots, (bits << 16).to(tl.float32, bitcast=True), mask=slots < K)
-    before = tl.atomic_add(count + col, 1, mask=real, sem="relaxed")
-    tl.store(slot + row * K + slots, before, mask=real)
     tl.store(index + row * K + slots, col, mask=(slots < K) & (col == F))
 
 
@@ -261,50 +251,3 @@ def keep_top_kernel(pre, F, K, BLOCK: tl.constexpr):
         room -= tl.minimum(tl.sum(tied, axis=0), room)
         tl.store(pre + row * F + cols, tl.where(keep, bits, 0).to(tl.int16), mask=cols < F)
         start += BLOCK
-
-
-@triton.jit
-def decode_kernel(
-    centered,
-    weight,
-    index,
-    value,
-    error,
-    slope,
-    loss,
-    size,
-    F,
-    D: tl.constexpr,
-    K: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    """Decode, error and the chosen activations' gradients; one program per token.
-
-    centered: bf16 [B, D], ``x - b_dec``; weight: bf16 [F, D]; index, value [B, K] as the selection
-    left them; error: bf16 bits [B, D], ``e = value @ weight - centered``; slope: float32 [B, K],
-    ``e . weight[index]``, 0 where nothing fires; loss, size: float32 [B], ``|e|^2``,
-    ``|centered|^2``. Every row is gathered twice. Gathering once, with slopes out of the rows'
-    Gram matrix, was tried: its small tensor-core products took four times as long.
-    """
-    row = tl.program_id(0).to(tl.int64)
-    cols = tl.arange(0, BLOCK_D)
-    wide = cols < D
-    e = -tl.load(centered + row * D + cols, mask=wide, other=0.0).to(tl.float32)
-    tl.store(size + row, tl.sum(e * e, axis=0))
-    for start in range(0, K, BLOCK_K):
-        slots = start + tl.arange(0, BLOCK_K)
-        latent = tl.load(index + row * K + slots, mask=slots < K, other=F).to(tl.int64)
-        a = tl.load(value + row * K + slots, mask=slots < K, other=0.0)
-        real = (latent < F)[:, None] & wide[None, :]
-        w = tl.load(weight + latent[:, None] * D + cols[None, :], mask=real, other=0.0)
-        e += tl.sum(w.to(tl.float32) * a[:, None], axis=0)
-    tl.store(error + row * D + cols, bf16_bits(e), mask=wide)
-    tl.store(loss + row, tl.sum(e * e, axis=0))
-    for start in range(0, K, BLOCK_K):
-        slots = start + tl.arange(0, BLOCK_K)
-        latent = tl.load(index + row * K + slots, mask=slots < K, other=F).to(tl.int64)
-        real = (latent < F)[:, None] & wide[None, :]
-        w = tl.load(weight + latent[:, None] * D + cols[None, :], mask=real, other=0.0)
-        dot = tl.sum(w.to(tl.float32) * e[None, :], axis=1)
-        tl.store(slope + row * K + slots, dot, mask=slots < K)

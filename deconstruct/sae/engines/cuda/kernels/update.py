@@ -1,4 +1,4 @@
-"""Triton kernels that end a TopK step: clipping by the gradient's norm, then Adam.
+"""Triton kernels that end a step: the gradient's norm, which it is clipped by, then Adam.
 
 A latent's gradient row is formed in registers (`gradients`) and used there, so Adam moves its
 weight, its two moments and the bf16 copy of the weight, and no gradient.
@@ -7,40 +7,8 @@ weight, its two moments and the bf16 copy of the weight, and no gradient.
 import triton
 import triton.language as tl
 
-from deconstruct.sae.engines.cuda.kernels.gradients import gradient_row
+from deconstruct.sae.engines.cuda.kernels.gradients import errors_of, gradient_row
 from deconstruct.sae.engines.cuda.kernels.topk import bf16_bits, upper_half
-
-
-@triton.jit
-def norm_bound_kernel(
-    bound, grad_b_dec, aux_squares, out, scale, N, D, AUX: tl.constexpr, BLOCK: tl.constexpr
-):
-    """``out[0]``: a bound on the squared norm of the whole gradient; ``out[1]``: the biases' part.
-
-    bound: [N, 2] as `run_scalars_kernel` left it; aux_squares: [1], squared norm of AuxK's rows.
-    The bound is raised by 2 % for what rounding rows to bf16 can add.
-    """
-    rows = tl.zeros((BLOCK,), dtype=tl.float32)
-    biases = tl.zeros((BLOCK,), dtype=tl.float32)
-    start = 0
-    while start < N:
-        at = start + tl.arange(0, BLOCK)
-        rows += tl.load(bound + 2 * at, mask=at < N, other=0.0)
-        biases += tl.load(bound + 2 * at + 1, mask=at < N, other=0.0)
-        start += BLOCK
-    start = 0
-    while start < D:
-        at = start + tl.arange(0, BLOCK)
-        g = tl.load(grad_b_dec + at, mask=at < D, other=0.0)
-        biases += g * g
-        start += BLOCK
-    total = tl.sum(rows, axis=0)
-    if AUX:
-        root = tl.sqrt(total) + tl.sqrt(tl.load(aux_squares))
-        total = root * root
-    part = tl.sum(biases, axis=0) * scale * scale
-    tl.store(out, 1.02 * total * scale * scale + part)
-    tl.store(out + 1, part)
 
 
 @triton.jit
@@ -50,8 +18,9 @@ def row_squares_kernel(
     centered,
     value,
     slope,
-    order,
+    token,
     row_ptr,
+    nest,
     partial_dec,
     partial_enc,
     aux_slot,
@@ -60,30 +29,32 @@ def row_squares_kernel(
     norm_bound,
     squares,
     limit,
-    scale,
+    B,
     F,
     D,
-    K: tl.constexpr,
     CHUNK: tl.constexpr,
     BLOCK_D: tl.constexpr,
     U: tl.constexpr,
     UNIT: tl.constexpr,
     AUX: tl.constexpr,
+    NESTED: tl.constexpr,
     PROGRAMS: tl.constexpr,
 ):
-    """``squares[p]``: squared norm of the gradient rows of latents p, p + PROGRAMS, ...
+    """``squares[p]``: squared norm of the gradient rows of latents p, p + PROGRAMS, ..., unscaled.
 
-    Where the bound shows that nothing will be clipped, no row is formed. UNIT: a decoder row's
-    gradient is projected off the row, read as bf16.
+    norm_bound: [1], of the whole norm's square; where it is no more than ``limit``, nothing will be
+    clipped, and no row is formed. UNIT: a decoder row's gradient is projected off the row, read as
+    bf16.
     """
     total = tl.zeros((BLOCK_D,), dtype=tl.float32)
     cols = tl.arange(0, BLOCK_D)
     i = tl.program_id(0)
-    if tl.load(norm_bound) > limit * limit:
+    if tl.load(norm_bound) > limit:
         while i < F:
+            rows = errors_of(error, nest, i, B, D, NESTED)
             g = gradient_row(
-                i, error, value, order, row_ptr, partial_dec, aux_slot, aux_dec, cols, D,
-                K, CHUNK, BLOCK_D, U, AUX,
+                i, rows, value, token, row_ptr, partial_dec, aux_slot, aux_dec, cols, D,
+                CHUNK, BLOCK_D, U, AUX,
             )  # fmt: skip
             if UNIT:
                 at = i.to(tl.int64) * D + cols
@@ -91,26 +62,12 @@ def row_squares_kernel(
                 g -= w * tl.sum(g * w, axis=0)
             total += g * g
             g = gradient_row(
-                i, centered, slope, order, row_ptr, partial_enc, aux_slot, aux_enc, cols, D,
-                K, CHUNK, BLOCK_D, U, AUX,
+                i, centered, slope, token, row_ptr, partial_enc, aux_slot, aux_enc, cols, D,
+                CHUNK, BLOCK_D, U, AUX,
             )  # fmt: skip
             total += g * g
             i += PROGRAMS
-    tl.store(squares + tl.program_id(0), tl.sum(total, axis=0) * scale * scale)
-
-
-@triton.jit
-def clip_kernel(norm_bound, squares, clip, limit, N, BLOCK: tl.constexpr):
-    """``clip = min(1, limit / norm)``; squares: [N]."""
-    at = tl.arange(0, BLOCK)
-    acc = tl.zeros((BLOCK,), dtype=tl.float32)
-    start = 0
-    while start < N:
-        acc += tl.load(squares + start + at, mask=start + at < N, other=0.0)
-        start += BLOCK
-    norm = tl.sqrt(tl.sum(acc, axis=0) + tl.load(norm_bound + 1))
-    factor = tl.minimum(limit / tl.maximum(norm, 1e-30), 1.0)
-    tl.store(clip, tl.where(tl.load(norm_bound) > limit * limit, factor, 1.0))
+    tl.store(squares + tl.program_id(0), tl.sum(total, axis=0))
 
 
 @triton.jit
@@ -157,8 +114,9 @@ def update_rows_kernel(
     shadow,
     rows,
     coef,
-    order,
+    token,
     row_ptr,
+    nest,
     partial,
     aux_slot,
     aux_grad,
@@ -169,14 +127,15 @@ def update_rows_kernel(
     beta1,
     beta2,
     eps,
+    B,
     D,
-    K: tl.constexpr,
     CHUNK: tl.constexpr,
     BLOCK_D: tl.constexpr,
     U: tl.constexpr,
     UNIT: tl.constexpr,
     AUX: tl.constexpr,
     HALF: tl.constexpr,
+    NESTED: tl.constexpr,
 ):
     """One latent's gradient row and its Adam update, in registers; one program per latent.
 
@@ -198,9 +157,10 @@ def update_rows_kernel(
         w = tl.load(weight + at, mask=wide, other=0.0, eviction_policy="evict_first")
         m = _load_moment(moment1 + at, wide, HALF)
         v = _load_moment(moment2 + at, wide, HALF)
+        rows = errors_of(rows, nest, i, B, D, NESTED)
         g = gradient_row(
-            i, rows, coef, order, row_ptr, partial, aux_slot, aux_grad, cols, D,
-            K, CHUNK, BLOCK_D, U, AUX,
+            i, rows, coef, token, row_ptr, partial, aux_slot, aux_grad, cols, D,
+            CHUNK, BLOCK_D, U, AUX,
         )  # fmt: skip
         g *= scale * tl.load(clip)
         if UNIT:
