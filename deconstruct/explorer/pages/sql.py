@@ -1,4 +1,8 @@
-"""``/sql``: any question of the store, in SQL; and its answer as a file."""
+"""``/sql``: any question of the store, in SQL; and its answer as a file.
+
+An address has the query, so that it can be kept and sent on. One that a page of another site leads
+to is shown, and not run: whoever wrote it may want this machine to work.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from http import HTTPStatus
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 import duckdb
 from starlette.responses import Response
@@ -77,7 +82,8 @@ def _sql(asked: Asked) -> Response:
     query = asked.word("query").replace("\r\n", "\n")
     page = asked.number("page", 1, 1, FARTHEST // ROWS)
     answered, fault = None, ""
-    if query.strip():
+    held = bool(query.strip()) and asked.from_elsewhere
+    if query.strip() and not held:
         try:
             answered = _answered(asked, query, page)
         except (DeconstructError, duckdb.Error) as error:
@@ -87,6 +93,7 @@ def _sql(asked: Asked) -> Response:
     return asked.page(
         "sql.html", HTTPStatus.BAD_REQUEST if fault else HTTPStatus.OK,
         here="sql", query=query, about=run, runs=runs, page=page, answered=answered, fault=fault,
+        held=held,
         asked_often=len(questions()) if run else 0,
         relations=relations, macros=macros, menu=_menu(asked, run, runs), run_links=Links(run),
         known=_known(asked.store, relations, macros, runs),
@@ -152,6 +159,8 @@ def _file(asked: Asked) -> Response:
     if kind not in ("csv", "parquet"):
         raise QueryError(f"format = {kind[:40]!r}: csv or parquet")
     query = asked.word("query")
+    if asked.from_elsewhere:
+        return asked.back(f"/sql?{urlencode({'query': query})}")
     try:
         with _begun(asked, query) as (connection, statement, _):
             made = _csv if kind == "csv" else _parquet
