@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import duckdb
 
 from deconstruct.store.pages import check_latent
+from deconstruct.store.query import QueryError
 
 Store = duckdb.DuckDBPyConnection
 BANDS = ((0.9, 1.0), (0.75, 0.9), (0.5, 0.75), (0.25, 0.5), (0.0, 0.25))
@@ -109,7 +110,7 @@ class Score(NamedTuple):
 def facts(store: Store, run_id: str, latent: int) -> Facts:
     """Raises ``QueryError`` if the run has no latent of that number."""
     check_latent(store, run_id, latent)
-    [row] = store.execute(
+    rows = store.execute(
         """
 SELECT f.latent, f.n_fires, f.density, f.n_documents, f.mean_activation, f.max_activation,
     f.top_token, f.top_token_share, f.dead, f.decoder_norm, f.encoder_decoder_cosine,
@@ -119,7 +120,9 @@ SELECT f.latent, f.n_fires, f.density, f.n_documents, f.mean_activation, f.max_a
 FROM features AS f WHERE f.run_id = $run AND f.latent = $latent""",
         {"run": run_id, "latent": latent},
     ).fetchall()
-    return Facts(*row)
+    if not rows:
+        raise QueryError(f"run {run_id} has nothing of latent {latent}")
+    return Facts(*rows[0])
 
 
 def top_contexts(
