@@ -145,6 +145,27 @@ def layered(rows: Rows, *layers: alt.Chart | alt.LayerChart) -> alt.LayerChart:
     return cast(alt.LayerChart, alt.layer(*layers, data=values(rows)))
 
 
+def stacked(
+    rows: Rows, by: str, plot: Callable[[Rows], alt.LayerChart], spacing: int = 30
+) -> alt.VConcatChart:
+    """A plot for each value of the column ``by``, one below the other, each with axes of its own.
+
+    plot: makes one, without data, of its rows. Facets, whose scales are found in several layers
+    at a time, have Vega guess how high each is, and warn of it.
+    """
+    given = values(rows)
+    shown = dict.fromkeys(row[by] for row in cast(Any, given).values)
+    plots = [
+        plot([row for row in rows if printable(str(row[by])) == one])
+        .properties(
+            title=alt.Title(one, anchor="middle", frame="group", fontSize=11, fontWeight="normal")
+        )
+        .transform_filter(alt.FieldEqualPredicate(field=by, equal=one))
+        for one in shown
+    ]
+    return cast(alt.VConcatChart, alt.vconcat(*plots, data=given, spacing=spacing))
+
+
 def reference(along: str, value: float, words: str = "") -> alt.LayerChart:
     """A dashed line where ``along`` (x or y) is ``value``: what nothing, or chance, gives; at x,
     with ``words`` above it."""
