@@ -78,7 +78,7 @@ def test_labels_that_are_called_as_groups_are_stay_labels(tmp_path: Path) -> Non
     publish(tmp_path, run.record, run.artifacts)
     with open_store(tmp_path, files=False) as store:
         found = places.documents(store, run_id_of(run.artifacts)).groups["label"]
-    assert found.names == ["“others”", "other labels", "“none”", "none"]
+    assert found.names == ["other labels", "“others”", "“none”", "none"]
     assert [int((found.of == at).sum()) for at in range(4)] == [10, 10, 9, 1]
 
 

@@ -20,7 +20,7 @@ from deconstruct.store.query import QueryError
 KEPT = 200
 """Figures that are kept drawn."""
 
-OF_RUN = {figure.__name__: figure for figure in figures.ALL}
+OF_RUN = {figure.__name__: careful(figure) for figure in figures.ALL}
 OF_LATENT = {
     "activations": careful(figures.activations),
     "latent_positions": careful(figures.latent_positions),

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import duckdb
 
 from deconstruct.report.chart import Chart
-from deconstruct.report.drawing import careful
 from deconstruct.report.figures.clusters import label_mix, stability, support
 from deconstruct.report.figures.compare import comparison, controls, matches
 from deconstruct.report.figures.dictionary import (
@@ -33,15 +32,15 @@ from deconstruct.report.figures.training import training
 
 Figure = Callable[[duckdb.DuckDBPyConnection, str], Chart]
 
-ALL: tuple[Figure, ...] = tuple(map(careful, (
+ALL: tuple[Figure, ...] = (
     fidelity, losses, controls, trend,
     document_map, pooled_map, label_mix, stability, support,
     probe_curve, representations, learning_curve, confusion,
     density, strength, nearest, massive_tokens, massive_latents, latent_map, intruders, matches,
     training, drift, drifted_latents, sweep, positions,
-)))  # fmt: skip
-"""In the order of the report. Each raises ``Missing`` where a run has nothing of it, or no numbers
-that can be drawn."""
+)  # fmt: skip
+"""In the order of the report. Each raises ``Missing`` where a run has nothing of it; pages
+draw them by `deconstruct.report.drawing.careful`."""
 
 __all__ = [
     "ALL", "Figure", "activations", "comparison", "confusion", "controls", "density",
