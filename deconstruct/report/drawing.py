@@ -163,7 +163,7 @@ def stacked(
         .transform_filter(alt.FieldEqualPredicate(field=by, equal=one))
         for one in shown
     ]
-    return cast(alt.VConcatChart, alt.vconcat(*plots, data=given, spacing=spacing))
+    return alt.vconcat(*plots, data=given, spacing=spacing)
 
 
 def reference(along: str, value: float, words: str = "") -> alt.LayerChart:
