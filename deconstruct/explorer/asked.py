@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from deconstruct.explorer.attended import Queries
+from deconstruct.explorer.guard import led_here
 from deconstruct.explorer.stores import Stores
 from deconstruct.report.reading.runs import RunHeader, header
 from deconstruct.store.query import QueryError, resolve_run
@@ -131,6 +132,12 @@ class Asked:
     def word(self, name: str, default: str = "") -> str:
         """A text of the address, after the question mark."""
         return self.request.query_params.get(name, default)
+
+    @property
+    def from_elsewhere(self) -> bool:
+        """Whether a page of another site has led here: what costs much then waits to be asked for
+        by the user."""
+        return led_here(self.request.headers)
 
     def page(self, template: str, /, status: int = HTTPStatus.OK, **shown: Any) -> Response:
         """A page, or a part of one where the template is a part; with ``shown`` and what all pages

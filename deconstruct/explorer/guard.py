@@ -75,6 +75,21 @@ class Guard:
         return None
 
 
+def led_here(headers: Headers) -> bool:
+    """Whether a page of another site may have led the user here, of a request that `Guard` has let
+    pass: its address may then be one that the user has never read.
+
+    Old browsers don't say (``Sec-Fetch-Site``): of those a page of ours must be the one that led
+    here. What is no browser follows nobody's links.
+    """
+    site, before = headers.get("sec-fetch-site"), headers.get("referer")
+    if site is not None:
+        return site not in OWN
+    if before is not None:
+        return not before.startswith(f"http://{headers['host']}/")
+    return headers.get("user-agent", "").startswith("Mozilla/")
+
+
 def _is_link(scope: Scope, headers: Headers) -> bool:
     """Whether somebody has followed a link: the browser leaves the other page for ours."""
     asked = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))

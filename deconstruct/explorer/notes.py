@@ -24,6 +24,12 @@ from deconstruct.store.query import QueryError
 FILE = "notes.sqlite"
 LONGEST = 20_000
 """Characters of a note."""
+MOST = 50_000
+"""Latents with a star or a note, of a data root."""
+ROOM = 50_000_000
+"""Characters of all notes together."""
+BRIEF = 200
+"""Characters of a note in a list of latents."""
 PATIENCE = 10.0
 """Seconds that one waits for others who write."""
 FIELDS = ("sae", "latent", "starred", "text", "run_id", "run", "site", "top_token", "changed")
@@ -34,6 +40,9 @@ CREATE TABLE IF NOT EXISTS notes (
     text TEXT NOT NULL DEFAULT '', run_id TEXT NOT NULL, run TEXT NOT NULL, site TEXT NOT NULL,
     top_token TEXT NOT NULL, changed TEXT NOT NULL, PRIMARY KEY (sae, latent)
 )"""
+
+_ORDER = "ORDER BY starred DESC, changed DESC, sae, latent"
+_REMEDY = "save them (deconstruct notes --output notes.csv) and clear some, then write this again"
 
 _OURS = {("table", "notes"), ("index", "sqlite_autoindex_notes_1")}
 """No trigger and no view of somebody else's does anything."""
@@ -72,8 +81,16 @@ class Changed(QueryError):
         self.note = note
 
 
+class Refused(QueryError):
+    """A note that is not kept: it is too long, or there is no room for it."""
+
+
 class Notes:
-    """The stars and notes of one data root. Opened anew by each call, never held."""
+    """The stars and notes of one data root. Opened anew by each call, never held.
+
+    There are `MOST` of them at most, with `ROOM` characters: what is beyond is refused with a
+    `Refused` that says what to do, and what has been saved stays as it was.
+    """
 
     def __init__(self, home: Path) -> None:
         self.file = home / FILE
@@ -81,12 +98,20 @@ class Notes:
     def all(self) -> list[Note]:
         """Stars first, then the newest."""
         with self._reading() as connection:
-            return _rows(connection, "ORDER BY starred DESC, changed DESC, sae, latent")
+            return _rows(connection, _ORDER)
+
+    def some(self, first: int, most: int) -> tuple[list[Note], int]:
+        """So many of `all`, from the one numbered ``first``; and how many there are. Texts that are
+        longer than any we write are cut."""
+        with self._reading() as connection:
+            cut, page = f"substr(text, 1, {LONGEST})", f"{_ORDER} LIMIT ? OFFSET ?"
+            return _rows(connection, page, most, first, text=cut), _count(connection)
 
     def of(self, sae: str) -> dict[int, Note]:
-        """Those of one autoencoder, by latent."""
+        """Those of one autoencoder, by latent; of each text the first `BRIEF` characters."""
         with self._reading() as connection:
-            return {note.latent: note for note in _rows(connection, "WHERE sae = ?", sae)}
+            found = _rows(connection, "WHERE sae = ?", sae, text=f"substr(text, 1, {BRIEF})")
+            return {note.latent: note for note in found}
 
     def one(self, sae: str, latent: int) -> Note | None:
         """That of one latent."""
@@ -94,22 +119,30 @@ class Notes:
             return next(iter(_rows(connection, "WHERE sae = ? AND latent = ?", sae, latent)), None)
 
     def star(self, about: About, starred: bool) -> None:
-        """Give a latent a star, or take it back."""
+        """Give a latent a star, or take it back. Raises `Refused` for one too many."""
         with self._writing() as connection:
+            if starred:
+                _check_number(connection, about)
             _put(connection, about, "starred", int(starred))
 
     def write(self, about: About, text: str, seen: str) -> None:
         """Write, change or (an empty text) clear a note.
 
         seen: `changed` of the note that was looked at, empty where there was none. Raises
-        `Changed` if somebody has changed the text since, and ``QueryError`` if it is too long.
+        `Changed` if somebody has changed the text since, and `Refused` if it is too long or there
+        is no room for it.
         """
         if len(text) > LONGEST:
-            raise QueryError(f"a note has {LONGEST:,} characters at most, and this {len(text):,}")
+            raise Refused(
+                f"a note has {LONGEST:,} characters at most, and this {len(text):,}; shorten it"
+            )
         with self._writing() as connection:
             found = _rows(connection, "WHERE sae = ? AND latent = ?", about.sae, about.latent)
             if found and found[0].text and found[0].changed != seen and found[0].text != text:
                 raise Changed(found[0])
+            if text:
+                _check_number(connection, about)
+                _check_room(connection, len(text) - (len(found[0].text) if found else 0))
             _put(connection, about, "text", text)
 
     @contextmanager
@@ -146,14 +179,40 @@ class Notes:
             ) from error
 
 
-def _rows(connection: sqlite3.Connection | None, which: str, *values: str | int) -> list[Note]:
+def _rows(
+    connection: sqlite3.Connection | None, which: str, *values: str | int, text: str = "text"
+) -> list[Note]:
     if connection is None:
         return []
-    found = connection.execute(f"SELECT {', '.join(FIELDS)} FROM notes {which}", values)
+    fields = ", ".join(FIELDS).replace(" text,", f" {text},")
+    found = connection.execute(f"SELECT {fields} FROM notes {which}", values)
     return [
         Note(str(r[0]), int(r[1]), bool(r[2]), *(str(value) for value in r[3:]))
         for r in found.fetchall()
     ]
+
+
+def _count(connection: sqlite3.Connection | None) -> int:
+    if connection is None:
+        return 0
+    return int(connection.execute("SELECT count(*) FROM notes").fetchone()[0])
+
+
+def _check_number(connection: sqlite3.Connection, about: About) -> None:
+    """Raises `Refused` if this would be a star or note too many."""
+    if _count(connection) < MOST:
+        return
+    if not _rows(connection, "WHERE sae = ? AND latent = ?", about.sae, about.latent):
+        raise Refused(f"there are {MOST:,} stars and notes, the most that are kept; {_REMEDY}")
+
+
+def _check_room(connection: sqlite3.Connection, more: int) -> None:
+    """Raises `Refused` if there is no room for so many characters more."""
+    if more <= 0:
+        return
+    [held] = connection.execute("SELECT coalesce(sum(length(text)), 0) FROM notes").fetchone()
+    if int(held) + more > ROOM:
+        raise Refused(f"all notes together have {ROOM:,} characters at most; {_REMEDY}")
 
 
 def _put(connection: sqlite3.Connection, about: About, field: str, value: str | int) -> None:

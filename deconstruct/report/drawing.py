@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, cast
 
 import altair as alt
 import duckdb
 
 from deconstruct.common.showing import printable
-from deconstruct.report.chart import Missing, values
+from deconstruct.report.chart import Chart, Missing, values
 from deconstruct.report.theme import ONE, QUIET
 from deconstruct.store.render import records_of
 
@@ -32,13 +33,40 @@ LONGEST = 40
 NO_LABEL = "(no label)"
 OTHERS = "other labels"
 EMPTY = "(empty)"
+NONE_BEST = "tells none of them best"
+OURS = {NO_LABEL, OTHERS, EMPTY, NONE_BEST}
+"""What is called so is no label; a label of that name is numbered."""
 
+P = ParamSpec("P")
 Rows = list[dict[str, Any]]
 
 
 def query(store: duckdb.DuckDBPyConnection, sql: str, *given: Any) -> Rows:
-    """The answer's rows by the names of its columns."""
-    return records_of(store.execute(sql, list(given)))
+    """The answer's rows by the names of its columns; NaN and infinities, which nothing can be drawn
+    of, are as unknown as NULL."""
+    found = records_of(store.execute(sql, list(given)))
+    for row in found:
+        for name, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                row[name] = None
+    return found
+
+
+def careful(make: Callable[P, Chart]) -> Callable[P, Chart]:
+    """A figure that is as one of nothing where a store lacks numbers that it needs, as a damaged or
+    a foreign one may: it raises ``Missing``, and no page fails for it."""
+
+    @wraps(make)
+    def made(*args: P.args, **named: P.kwargs) -> Chart:
+        try:
+            return make(*args, **named)
+        except (ArithmeticError, LookupError, TypeError, ValueError, duckdb.DataError) as error:
+            raise Missing(
+                f"this figure can't be drawn: values that it needs are unknown, or "
+                f"no numbers, in this store ({type(error).__name__})"
+            ) from error
+
+    return made
 
 
 def query_new(store: duckdb.DuckDBPyConnection, sql: str, *given: Any, lacks: str) -> Rows:
@@ -70,9 +98,10 @@ def names_for(given: Iterable[str | None], longest: int = LONGEST) -> dict[str |
             continue
         text = NO_LABEL if one is None else printable(one[: 4 * longest])
         text = text if text.strip() else EMPTY
+        ours = OURS if one and one.strip() else {OTHERS, NONE_BEST}
         text = text if len(text) <= longest else text[: longest - 1] + "…"
         number, free = 1, text
-        while free in called.values():
+        while free in called.values() or free in ours:
             number += 1
             free = f"{text} ({number})"
         called[one] = free
@@ -114,6 +143,27 @@ def histogram(x: alt.X, y: alt.Y, *tooltip: str) -> alt.Chart:
 def layered(rows: Rows, *layers: alt.Chart | alt.LayerChart) -> alt.LayerChart:
     """A plot of several layers over one dataset."""
     return cast(alt.LayerChart, alt.layer(*layers, data=values(rows)))
+
+
+def stacked(
+    rows: Rows, by: str, plot: Callable[[Rows], alt.LayerChart], spacing: int = 30
+) -> alt.VConcatChart:
+    """A plot for each value of the column ``by``, one below the other, each with axes of its own.
+
+    plot: makes one, without data, of its rows. Facets, whose scales are found in several layers
+    at a time, have Vega guess how high each is, and warn of it.
+    """
+    given = values(rows)
+    shown = dict.fromkeys(row[by] for row in cast(Any, given).values)
+    plots = [
+        plot([row for row in rows if printable(str(row[by])) == one])
+        .properties(
+            title=alt.Title(one, anchor="middle", frame="group", fontSize=11, fontWeight="normal")
+        )
+        .transform_filter(alt.FieldEqualPredicate(field=by, equal=one))
+        for one in shown
+    ]
+    return alt.vconcat(*plots, data=given, spacing=spacing)
 
 
 def reference(along: str, value: float, words: str = "") -> alt.LayerChart:

@@ -10,6 +10,7 @@ import duckdb
 
 from deconstruct.common.errors import StorageError
 from deconstruct.report.chart import ENDINGS, Missing, save, told
+from deconstruct.report.drawing import careful
 from deconstruct.report.figures import ALL
 from deconstruct.store.query import QueryError, resolve_run
 
@@ -45,7 +46,7 @@ def saving(
         folder.mkdir(parents=True, exist_ok=True)
         for make in ALL:
             try:
-                chart = make(store, run_id)
+                chart = careful(make)(store, run_id)
             except Missing as missing:
                 yield Saved(make.__name__, (), str(missing))
                 continue

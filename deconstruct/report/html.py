@@ -85,9 +85,9 @@ def percent(value: float | None) -> str:
     )
 
 
-def count(n: int, one: str, many: str | None = None) -> str:
-    """``1 document``, ``2,225 documents``."""
-    return f"{n:,} {one if n == 1 else many or one + 's'}"
+def count(n: int | None, one: str, many: str | None = None) -> str:
+    """``1 document``, ``2,225 documents``; of a number that is not known ``– documents``."""
+    return f"{'–' if n is None else format(n, ',')} {one if n == 1 else many or one + 's'}"
 
 
 def strength(activation: float | None, largest: float | None) -> str:

@@ -217,7 +217,7 @@ def latent(
 def check_latent(connection: duckdb.DuckDBPyConnection, run_id: str, number: int) -> None:
     """Raise ``QueryError`` if the run has no latent of that number."""
     row = connection.execute("SELECT d_sae FROM runs WHERE run_id = ?", [run_id]).fetchone()
-    d_sae = int(row[0]) if row else 0
+    d_sae = int(row[0] or 0) if row else 0
     if not 0 <= number < d_sae:
         raise QueryError(
             f"latent {number} is out of range: run {run_id} has {d_sae} latents, 0 to {d_sae - 1}"

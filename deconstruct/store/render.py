@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -170,7 +171,7 @@ def write_json(result: duckdb.DuckDBPyConnection, stream: TextIO) -> None:
     stream.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
-def write_parquet(relation: duckdb.DuckDBPyRelation, target: Path) -> int:
+def write_parquet(relation: duckdb.DuckDBPyRelation, target: Path | io.BufferedIOBase) -> int:
     """Every row of a query into a Parquet file; returns how many."""
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -68,6 +68,10 @@ def test_contexts_show_what_was_planted(
     for band in bands:
         assert all(band.least <= one.activation <= band.most for one in band.contexts)
     assert [band.most for band in bands] == sorted((b.most for b in bands), reverse=True)
+    assert [(band.low, band.high) for band in bands] == list(latent.FIFTHS)  # they stand ready
+    assert all(1 <= len(band.contexts) <= 5 for band in bands)
+    drawn = latent.bands(store, run, 0)  # of which none stand ready
+    assert [(band.low, band.high) for band in drawn] == list(latent.BANDS)
     assert latent.top_contexts(store, run, DEAD) == latent.bands(store, run, DEAD) == []
 
 

@@ -93,7 +93,7 @@ def test_what_is_on_it(home: Path, planted: Planted) -> None:
     page = found._repr_html_()
     for words in (
         f"Latent {SPORT_LATENT}", "demo", "goal", "promoted", "suppressed",
-        "Where it fires most strongly", "Weakest quarter", "Labels of its documents",
+        "Where it fires most strongly", "Weakest fifth", "Labels of its documents",
         "Nearest directions", "sp&#39;ort; DROP TABLE runs", "<svg",
     ):  # fmt: skip
         assert words in page, words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 from support.drawn import APOSTROPHE, D_SAE, DEAD, SPORT_LATENT, TOKEN_IDS, Drawn
 from support.planted import Contents, filled
 
@@ -15,6 +16,28 @@ from deconstruct.map.tables import (
     MASSIVE_LATENTS,
     MASSIVE_TOKENS,
 )
+
+
+def _contexts(drawn: Drawn) -> pa.Table:
+    """Of the latent of " goal", the first eight firings of each fifth."""
+    strengths = drawn.activations[:, SPORT_LATENT]
+    order = np.argsort(strengths, kind="stable")[(strengths == 0).sum() :]
+    rows = [
+        (
+            number,
+            place,
+            one,
+            strengths[one],
+            strengths[part].min(),
+            strengths[part].max(),
+            len(part),
+        )
+        for number, part in enumerate(np.array_split(order, 5), start=1)
+        for place, one in enumerate(part[:8], start=1)
+    ]
+    names = ("quantile", "place", "token_index", "activation", "low", "high", "n_fires")
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    return filled(LATENT_CONTEXTS, latent=SPORT_LATENT, **columns)
 
 
 def maps(drawn: Drawn) -> Contents:
@@ -36,10 +59,7 @@ def maps(drawn: Drawn) -> Contents:
             LATENT_HISTOGRAM, latent=living, bin=19, low=strongest[living] * 0.95,
             high=strongest[living], n=(drawn.activations > 0).sum(0)[living],
         ),
-        LATENT_CONTEXTS: filled(
-            LATENT_CONTEXTS, latent=SPORT_LATENT, quantile=5, place=1,
-            token_index=np.flatnonzero(goals)[:1], activation=2.0, low=2.0, high=3.0, n_fires=1,
-        ),
+        LATENT_CONTEXTS: _contexts(drawn),
         LABEL_LATENTS: filled(
             LABEL_LATENTS, label=list(drawn.names), latent=[0, SPORT_LATENT, 1], rank=1,
             cohen_d_train=[0.1, 3.0, 0.2], cohen_d=[0.1, 2.9, 0.1], ci_low=0.0, ci_high=3.5,

@@ -69,7 +69,7 @@ def plant(
         "corpus": {
             "documents": documents,
             "tokens": len(drawn.tokens),
-            "labels": sorted(set(drawn.labels)),
+            "labels": sorted({*drawn.labels} - {None}),
         },
         "activations": {
             "site": "9.resid_post", "d_in": D_IN, "model": "tiny", "model_digest": "ab" * 16

@@ -21,7 +21,8 @@ MOST = 30
 
 _NAMES = """
 SELECT e.name, r.site, count(*), max(e.execution) FROM executions AS e
-JOIN runs AS r ON r.run_id = e.run_id WHERE e.analysis = 'corpus'
+JOIN runs AS r ON r.run_id = e.run_id
+WHERE e.analysis = 'corpus' AND r.site IS NOT NULL
 GROUP BY e.name, r.site ORDER BY max(e.execution) DESC
 """
 _NIGHTS = f"""

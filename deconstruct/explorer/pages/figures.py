@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse, Response
 from deconstruct.explorer.asked import Asked, Page, known
 from deconstruct.report import figures
 from deconstruct.report.chart import Chart, Missing
+from deconstruct.report.drawing import careful
 from deconstruct.report.html import drawn
 from deconstruct.store.pages import check_latent
 from deconstruct.store.query import QueryError
@@ -19,10 +20,10 @@ from deconstruct.store.query import QueryError
 KEPT = 200
 """Figures that are kept drawn."""
 
-OF_RUN = {figure.__name__: figure for figure in figures.ALL}
+OF_RUN = {figure.__name__: careful(figure) for figure in figures.ALL}
 OF_LATENT = {
-    "activations": figures.activations,
-    "latent_positions": figures.latent_positions,
+    "activations": careful(figures.activations),
+    "latent_positions": careful(figures.latent_positions),
 }
 
 _drawn: OrderedDict[tuple[object, ...], str] = OrderedDict()

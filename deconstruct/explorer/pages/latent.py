@@ -8,7 +8,7 @@ from http import HTTPStatus
 from starlette.responses import RedirectResponse, Response
 
 from deconstruct.explorer.asked import Asked, Page
-from deconstruct.explorer.notes import Changed, Notes, about, sae_key
+from deconstruct.explorer.notes import Changed, Notes, Refused, about, sae_key
 from deconstruct.explorer.pages.figures import OF_LATENT
 from deconstruct.report.reading import latent as reading
 from deconstruct.report.reading import partners as going
@@ -99,8 +99,14 @@ def _note(asked: Asked) -> Response:
             notes.write(on, text, asked.form.get("seen", ""))
         except Changed as changed:
             return asked.page(
-                "note_changed.html", HTTPStatus.CONFLICT, theirs=changed.note, mine=text,
-                number=number,
+                "note_again.html", HTTPStatus.CONFLICT, number=number, told="", title="This note "
+                "was changed elsewhere", seen=changed.note.changed,
+                text=f"{changed.note.text}\n\n{text}",
+            )  # fmt: skip
+        except Refused as refused:
+            return asked.page(
+                "note_again.html", HTTPStatus.BAD_REQUEST, number=number, told=str(refused),
+                title="This note is not saved yet", seen=asked.form.get("seen", ""), text=text,
             )  # fmt: skip
     else:
         raise QueryError("this form has neither a star nor a note")

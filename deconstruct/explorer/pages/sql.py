@@ -1,17 +1,20 @@
-"""``/sql``: any question of the store, in SQL; and its answer as a file."""
+"""``/sql``: any question of the store, in SQL; and its answer as a file.
+
+An address has the query, so that it can be kept and sent on. One that a page of another site leads
+to is shown, and not run: whoever wrote it may want this machine to work.
+"""
 
 from __future__ import annotations
 
-import io
 import re
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
 from itertools import groupby
-from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 import duckdb
 from starlette.responses import Response
@@ -19,6 +22,7 @@ from starlette.responses import Response
 from deconstruct.common.errors import DeconstructError
 from deconstruct.common.showing import printable
 from deconstruct.explorer.asked import Asked, Links, Page
+from deconstruct.explorer.downloads import Draft, saved, text
 from deconstruct.explorer.questions import LABELS, OTHERS, RUN, asked_of, questions
 from deconstruct.report.reading.runs import RunRow, newest
 from deconstruct.store import QueryError
@@ -36,8 +40,8 @@ LONGEST = 50_000
 """Characters of a query: addresses hold no more."""
 WIDEST = 600
 """Characters of a cell."""
-LARGEST = 200_000_000
-"""Bytes of a file: what is larger is for the command, which writes it as it goes."""
+BROADEST = 200
+"""Columns of a page; files have all."""
 
 _OPTIONS = re.compile(r"[;,.]? (?:[Ww]ith --files|write with --output|The store is written) .*$")
 """What helps on the command line alone."""
@@ -77,7 +81,8 @@ def _sql(asked: Asked) -> Response:
     query = asked.word("query").replace("\r\n", "\n")
     page = asked.number("page", 1, 1, FARTHEST // ROWS)
     answered, fault = None, ""
-    if query.strip():
+    held = bool(query.strip()) and asked.from_elsewhere
+    if query.strip() and not held:
         try:
             answered = _answered(asked, query, page)
         except (DeconstructError, duckdb.Error) as error:
@@ -87,6 +92,7 @@ def _sql(asked: Asked) -> Response:
     return asked.page(
         "sql.html", HTTPStatus.BAD_REQUEST if fault else HTTPStatus.OK,
         here="sql", query=query, about=run, runs=runs, page=page, answered=answered, fault=fault,
+        held=held,
         asked_often=len(questions()) if run else 0,
         relations=relations, macros=macros, menu=_menu(asked, run, runs), run_links=Links(run),
         known=_known(asked.store, relations, macros, runs),
@@ -132,9 +138,14 @@ def _answered(asked: Asked, query: str, page: int) -> Answered:
         shown: list[list[Any]] = []
         # One at a time: what is cut of a long cell is gone before the next row comes.
         while len(shown) <= ROWS and (row := connection.fetchone()) is not None:
-            shown.append([_shown(value) for value in row])
+            shown.append([_shown(value) for value in row[:BROADEST]])
+        if len(names) > BROADEST:
+            notes.append(
+                f"{len(names) - BROADEST:,} columns more than are shown; name those that you want, "
+                "or save the answer"
+            )
         return Answered(
-            names, shown[:ROWS], (page - 1) * ROWS, len(shown) > ROWS,
+            names[:BROADEST], shown[:ROWS], (page - 1) * ROWS, len(shown) > ROWS,
             time.monotonic() - began, notes,
         )  # fmt: skip
 
@@ -149,52 +160,41 @@ def _shown(value: Any) -> Any:
 
 def _file(asked: Asked) -> Response:
     kind = asked.word("format", "csv")
-    if kind not in ("csv", "parquet"):
+    if kind not in _KINDS:
         raise QueryError(f"format = {kind[:40]!r}: csv or parquet")
     query = asked.word("query")
+    if asked.from_elsewhere:
+        return asked.back(f"/sql?{urlencode({'query': query})}")
+    written, media = _KINDS[kind]
     try:
         with _begun(asked, query) as (connection, statement, _):
-            made = _csv if kind == "csv" else _parquet
-            body = made(connection, statement)
+            return saved(
+                f"answer.{kind}", media, partial(written, connection, statement),
+                "deconstruct sql ... --output FILE",
+            )  # fmt: skip
     except (DeconstructError, duckdb.Error) as error:
         raise QueryError(_sentence(asked, error)) from error
-    kinds = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
-    held = {"Content-Disposition": f'attachment; filename="answer.{kind}"'}
-    return Response(body, media_type=kinds[kind], headers=held)
 
 
-class _Bounded(io.StringIO):
-    """A text that stays in memory, and so has an end."""
-
-    def write(self, text: str) -> int:
-        if self.tell() > LARGEST:
-            raise _too_large()
-        return super().write(text)
+def _csv(connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement, draft: Draft) -> None:
+    stream = text(draft)
+    write_csv(connection.execute(statement), stream, safe=True)
+    stream.flush()
 
 
-def _csv(connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement) -> bytes:
-    written = _Bounded()
-    write_csv(connection.execute(statement), written, safe=True)
-    return written.getvalue().encode("utf-8")
-
-
-def _parquet(connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement) -> bytes:
+def _parquet(
+    connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement, draft: Draft
+) -> None:
     relation = connection.sql(statement)
     if relation is None:
         raise QueryError("the last statement has no rows to write; end with a query")
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "answer.parquet"
-        write_parquet(relation, file)
-        if file.stat().st_size > LARGEST:
-            raise _too_large()
-        return file.read_bytes()
+    write_parquet(relation, draft)
 
 
-def _too_large() -> QueryError:
-    return QueryError(
-        f"this answer has more than {LARGEST // 10**6} MB; 'deconstruct sql ... --output FILE' "
-        "writes it"
-    )
+_KINDS = {
+    "csv": (_csv, "text/csv; charset=utf-8"),
+    "parquet": (_parquet, "application/vnd.apache.parquet"),
+}
 
 
 def _sentence(asked: Asked, error: Exception) -> str:

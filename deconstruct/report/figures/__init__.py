@@ -39,7 +39,8 @@ ALL: tuple[Figure, ...] = (
     density, strength, nearest, massive_tokens, massive_latents, latent_map, intruders, matches,
     training, drift, drifted_latents, sweep, positions,
 )  # fmt: skip
-"""In the order of the report. Each raises ``Missing`` where a run has nothing of it."""
+"""In the order of the report. Each raises ``Missing`` where a run has nothing of it; pages
+draw them by `deconstruct.report.drawing.careful`."""
 
 __all__ = [
     "ALL", "Figure", "activations", "comparison", "confusion", "controls", "density",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import altair as alt
 import duckdb
 
-from deconstruct.report.chart import Missing, Told, finished, values
+from deconstruct.report.chart import Missing, Told, finished
 from deconstruct.report.drawing import (
     WIDTH,
     Rows,
@@ -18,6 +20,7 @@ from deconstruct.report.drawing import (
     powers,
     query,
     reference,
+    stacked,
     whiskers,
 )
 from deconstruct.report.theme import QUIET, coloured
@@ -47,7 +50,7 @@ ORDER BY log2_ratio DESC, latent
 """
 
 
-def drift(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
+def drift(store: duckdb.DuckDBPyConnection, run: str) -> alt.VConcatChart:
     """What differs in documents since the SAE was trained: differences with their intervals."""
     run_id = resolve_run(store, run)
     found = query(store, _DRIFT, run_id)
@@ -80,16 +83,14 @@ def drift(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
         y=y,
         tooltip=["measure:N", "before:Q", "since:Q", "difference:Q", "low:Q", "high:Q"],
     )
-    chart = (
-        alt.layer(reference("x", 0), whiskers("x", "low", "high", y), marks)
-        .properties(width=WIDTH - 80, height={"step": 24})
-        .facet(
-            row=alt.Row("of:N", title=None, header=alt.Header(orient="top")),
-            data=values(rows),
-            spacing=30,
-        )
-        .resolve_scale(y="independent", x="independent")
-    )
+
+    def plot(those: Rows) -> alt.LayerChart:
+        known = any(row["low"] is not None for row in those)
+        rules = [whiskers("x", "low", "high", y)] if known else []
+        both = alt.layer(reference("x", 0), *rules, marks)
+        return cast(alt.LayerChart, both.properties(width=WIDTH - 80, height={"step": 24}))
+
+    chart = stacked(rows, "of", plot)
     apart = [row for row in rows if row["low"] is not None and row["low"] * row["high"] > 0]
     return finished(
         chart,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import altair as alt
 import duckdb
 
-from deconstruct.report.chart import Missing, Told, finished, values
+from deconstruct.report.chart import Missing, Told, finished
 from deconstruct.report.drawing import (
     WIDTH,
     Rows,
@@ -15,6 +17,7 @@ from deconstruct.report.drawing import (
     layered,
     query,
     reference,
+    stacked,
     told_interval,
     whiskers,
 )
@@ -72,7 +75,7 @@ FROM judged, width GROUP BY position // w * w ORDER BY ALL
 """
 
 
-def fidelity(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
+def fidelity(store: duckdb.DuckDBPyConnection, run: str) -> alt.VConcatChart:
     """Headline measures of the SAE with their intervals, beside those of its controls."""
     run_id = resolve_run(store, run)
     own = [{"who": THIS, **row} for row in query(store, _METRICS, run_id)]
@@ -110,14 +113,12 @@ def fidelity(store: duckdb.DuckDBPyConnection, run: str) -> alt.FacetChart:
         tooltip=["measure:N", "whose:N", "value:Q", "low:Q", "high:Q"],
     )
     bars = whiskers("x", "low", "high", y, offset, colour)
-    chart = (
-        alt.layer(bars, marks)
-        .properties(width=WIDTH - 140, height={"step": 9})
-        .facet(
-            row=alt.Row("reading:N", title=None, header=alt.Header(orient="top")), data=values(rows)
-        )
-        .resolve_scale(y="independent")
-    )
+
+    def plot(_: Rows) -> alt.LayerChart:
+        both = alt.layer(bars, marks)
+        return cast(alt.LayerChart, both.properties(width=WIDTH - 140, height={"step": 9}))
+
+    chart = stacked(rows, "reading", plot, spacing=12).resolve_scale(x="shared")
     typical = next((row for row in own if row["metric"] == "fvu_typical"), own[0])
     return finished(
         chart,

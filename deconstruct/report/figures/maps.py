@@ -10,6 +10,7 @@ import duckdb
 from deconstruct.report.chart import Told, finished
 from deconstruct.report.drawing import (
     LABELS,
+    NONE_BEST,
     OTHERS,
     POINTS,
     WIDTH,
@@ -24,7 +25,6 @@ from deconstruct.report.drawing import (
 from deconstruct.report.theme import coloured
 from deconstruct.store.query import resolve_run
 
-NONE_BEST = "tells none of them best"
 NO_MASSIVE = "no massive token"
 MANY = 600
 """Marks from which on they are small."""

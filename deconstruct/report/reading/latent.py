@@ -6,17 +6,42 @@ can show the rest before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import duckdb
 
 from deconstruct.store.pages import check_latent
+from deconstruct.store.query import QueryError
 
 Store = duckdb.DuckDBPyConnection
 BANDS = ((0.9, 1.0), (0.75, 0.9), (0.5, 0.75), (0.25, 0.5), (0.0, 0.25))
 """Shares of a latent's firings, by activation, that contexts are drawn from."""
+FIFTHS = ((0.8, 1.0), (0.6, 0.8), (0.4, 0.6), (0.2, 0.4), (0.0, 0.2))
+"""Those that they stand ready from, where a run has a map (``latent_contexts``)."""
+
+_READY = """
+WITH drawn AS MATERIALIZED (
+    SELECT 5 - c.quantile AS band, c.token_index, c.place, c.low, c.high, c.n_fires
+    FROM latent_contexts AS c WHERE c.run_id = $run AND c.latent = $latent
+), around AS MATERIALIZED (
+    FROM tokens_around($run, (
+        SELECT list(d.token_index ORDER BY d.place, d.band) FROM drawn AS d
+    ), $width, 100)
+), firing AS MATERIALIZED (
+    SELECT l.token_index, l.activation FROM latents AS l
+    WHERE l.run_id = $run AND l.latent = $latent
+        AND l.token_index IN (SELECT a.token_index FROM around AS a)
+)
+SELECT d.band, a.rank, a.token, f.activation, a.token_index = a.place, a.doc_id, a.position,
+    a.token_index, x.label, x.split, d.low, d.high, d.n_fires
+FROM around AS a
+JOIN drawn AS d ON d.token_index = a.place
+LEFT JOIN firing AS f ON f.token_index = a.token_index
+LEFT JOIN documents AS x ON x.run_id = $run AND x.doc_id = a.doc_id
+WHERE NOT a.special ORDER BY d.band, a.rank, a.token_index
+"""
 
 
 class Facts(NamedTuple):
@@ -109,7 +134,7 @@ class Score(NamedTuple):
 def facts(store: Store, run_id: str, latent: int) -> Facts:
     """Raises ``QueryError`` if the run has no latent of that number."""
     check_latent(store, run_id, latent)
-    [row] = store.execute(
+    rows = store.execute(
         """
 SELECT f.latent, f.n_fires, f.density, f.n_documents, f.mean_activation, f.max_activation,
     f.top_token, f.top_token_share, f.dead, f.decoder_norm, f.encoder_decoder_cosine,
@@ -119,7 +144,9 @@ SELECT f.latent, f.n_fires, f.density, f.n_documents, f.mean_activation, f.max_a
 FROM features AS f WHERE f.run_id = $run AND f.latent = $latent""",
         {"run": run_id, "latent": latent},
     ).fetchall()
-    return Facts(*row)
+    if not rows:
+        raise QueryError(f"run {run_id} has nothing of latent {latent}")
+    return Facts(*rows[0])
 
 
 def top_contexts(
@@ -138,10 +165,22 @@ WHERE NOT c.special ORDER BY c.rank, c.token_index""",
 
 
 def bands(store: Store, run_id: str, latent: int, n: int = 5, width: int = 16) -> list[Band]:
-    """n contexts from each of `BANDS`, drawn without a preference, of different documents and
-    texts where there are enough."""
+    """n contexts from each of `FIFTHS`, as they stand ready; of runs without a map from each of
+    `BANDS`. Drawn without a preference, of different documents and texts where there are enough."""
+    given = {"run": run_id, "latent": latent, "width": width}
+    try:
+        ready = store.execute(_READY, given).fetchall()
+    except duckdb.CatalogException:  # a file that an older release exported
+        ready = []
+    if ready:
+        return _banded(ready, FIFTHS, n)
+    return _banded(_drawn(store, given | {"n": n}), BANDS, n)
+
+
+def _drawn(store: Store, given: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """Rows as those of `_READY`, drawn now from all firings."""
     edges = [low for low, _ in BANDS[:-1]]
-    rows = store.execute(
+    return store.execute(
         """
 WITH firing AS MATERIALIZED (
     SELECT l.token_index, l.activation FROM latents AS l
@@ -174,13 +213,18 @@ JOIN told AS t ON t.band = d.band
 LEFT JOIN firing AS f ON f.token_index = a.token_index
 LEFT JOIN documents AS x ON x.run_id = $run AND x.doc_id = a.doc_id
 WHERE NOT a.special ORDER BY d.band, a.rank, a.token_index""",
-        {"run": run_id, "latent": latent, "edges": edges, "n": n, "width": width},
+        {**given, "edges": edges},
     ).fetchall()
+
+
+def _banded(
+    rows: Sequence[tuple[Any, ...]], parts: Sequence[tuple[float, float]], n: int
+) -> list[Band]:
     found = []
     for band, group in groupby(rows, key=lambda row: int(row[0])):
         own = list(group)
         contexts = _from_different_documents(_contexts([row[1:10] for row in own]), n)
-        low, high = BANDS[band]
+        low, high = parts[band]
         least, most, firings = own[0][10:13]
         found.append(Band(low, high, least, most, firings, contexts))
     return found

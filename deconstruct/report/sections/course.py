@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from deconstruct.report.chart import Missing
-from deconstruct.report.reading.contexts import strongest
+from deconstruct.report.reading.corpus.drift import before_and_since, known
+from deconstruct.report.reading.latent import Token
 from deconstruct.report.reading.records import records
 from deconstruct.report.sections.look import Found, Look
 
 MOVED = 10
 """Latents that a drift shows in each direction."""
+AROUND = 6
+"""Tokens on each side of the one that a latent fires on most strongly."""
 
 _DRIFT = """
 SELECT subject, metric, reference, current, difference, ci_low, ci_high, n_reference, n_current
 FROM drift WHERE run_id = $run_id ORDER BY subject, metric
 """
 _MOVED = """
-SELECT l.latent, l.reference_density, l.current_density, l.log2_ratio, f.top_token
+SELECT l.latent, l.reference_density, l.current_density, l.log2_ratio, f.top_token,
+    f.max_activation AS largest
 FROM latent_drift AS l JOIN features AS f ON f.run_id = l.run_id AND f.latent = l.latent
 WHERE l.run_id = $run_id AND sign(l.log2_ratio) = $sign
 ORDER BY abs(l.log2_ratio) DESC, l.latent LIMIT $n
@@ -44,14 +48,23 @@ def drift(look: Look) -> Found:
         )
     up = look.records(_MOVED, sign=1, n=MOVED)
     down = look.records(_MOVED, sign=-1, n=MOVED)
-    latents = [row["latent"] for row in (*up, *down)]
-    look.name(latents)
-    shown = strongest(look.store, look.run_id, latents) if latents else {}
+    look.name(row["latent"] for row in (*up, *down))
+    reference = known(look.store, look.run_id).reference
     moved = [
-        (words, [{**row, "tokens": shown.get(row["latent"], [])} for row in of])
+        (words, [{**row, "contexts": _contexts(look, row["latent"], reference)} for row in of])
         for words, of in (("more often than before", up), ("less often than before", down))
     ]
     return {"rows": rows, "moved": moved, "figures": look.figures("drift", "drifted_latents")}
+
+
+def _contexts(look: Look, latent: int, reference: int) -> list[tuple[str, list[Token]]]:
+    """Where a latent fires most strongly in documents before, those below ``reference``, and in
+    those since; no tokens where it never fires."""
+    pair = before_and_since(look.store, look.run_id, latent, reference, width=AROUND)
+    return [
+        (words, context.tokens if context else [])
+        for words, context in zip(("before", "since"), pair, strict=True)
+    ]
 
 
 def sweep(look: Look) -> Found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deconstruct.report.chart import Missing
+from deconstruct.report.reading.corpus import labels as reading
 from deconstruct.report.reading.latent import top_contexts
 from deconstruct.report.reading.records import Record
 from deconstruct.report.sections.documents import why
@@ -38,7 +39,6 @@ QUALIFY row_number() OVER (PARTITION BY w.label ORDER BY w.effect DESC, w.latent
 ORDER BY w.label, w.effect DESC, w.latent
 """
 _TABLE = "FROM probe_table($run_id)"
-_ERRORS = "FROM probe_errors($run_id) LIMIT $n"
 _WRONG = """
 SELECT count(*) AS n, count(*) FILTER (label <> predicted) AS wrong FROM probe_predictions
 WHERE run_id = $run_id AND representation = 'latents' AND k IS NULL
@@ -82,8 +82,9 @@ def _wrong(look: Look) -> dict[str, Any]:
 def _errors(look: Look) -> list[Record]:
     if not look.has("probe_weights"):
         return []
-    rows = look.records(_ERRORS, n=ERRORS)
-    found = [{**row, "pushed_by": row["pushed_by"] or []} for row in rows]
-    for row in found:
-        look.name(one["latent"] for one in row["pushed_by"][:3])
-    return found
+    rows, _ = reading.errors(look.store, look.run_id, most=ERRORS)
+    for row in rows:
+        look.name(one.latent for one in row.pushed_by[:3])
+    return [
+        {**row._asdict(), "doc_id": row.document.doc_id, "text": row.document.text} for row in rows
+    ]

@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 
 from deconstruct.report.chart import Chart, Missing
+from deconstruct.report.drawing import careful
 from deconstruct.report.figures import ALL
 from deconstruct.report.reading import verdict
 from deconstruct.report.reading.massive import Massive, massive
@@ -17,7 +18,7 @@ from deconstruct.report.reading.records import Record, has, records
 Found = Mapping[str, Any]
 """What a template shows of a section, by name; charts in it, under ``figures``, are drawn later."""
 
-FIGURES = {make.__name__: make for make in ALL}
+FIGURES = {make.__name__: careful(make) for make in ALL}
 
 
 class Look:

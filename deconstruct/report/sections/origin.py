@@ -18,7 +18,7 @@ SELECT token, n, relative_error, share_of_error FROM error_by_token($run_id)
 ORDER BY share_of_error DESC, token LIMIT $n
 """
 _STAGES = """
-SELECT stage, version, cached, seconds, "rows" AS n, bytes, key FROM stages
+SELECT stage, version, cached, seconds, "rows" AS n, bytes / 1e6 AS mb, key FROM stages
 WHERE run_id = $run_id ORDER BY ordinal
 """
 
@@ -38,7 +38,8 @@ def worst(look: Look) -> Found:
 def provenance(look: Look) -> Found:
     """What made what, in how long, of which settings, and how to do it again."""
     run = look.run
-    software = json.loads(run["software"]) if run["software"] else {}
+    told = json.loads(run["software"] or "{}")
+    software = told if isinstance(told, dict) else {}
     return {
         "stages": look.records(_STAGES),
         "software": software,

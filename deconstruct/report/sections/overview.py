@@ -26,7 +26,7 @@ CONTROLLED = ("fvu_typical", "fvu", "delta_loss", "kl", "dead_share", "probe_acc
 
 _DRIFT = """
 SELECT subject, metric, difference, ci_low, ci_high FROM drift
-WHERE run_id = $run_id AND ci_low IS NOT NULL
+WHERE run_id = $run_id AND ci_low IS NOT NULL AND ci_high IS NOT NULL
 """
 _CONTROLS = """
 SELECT control, seed, run_id FROM control_runs($run_id) ORDER BY control, seed, run_id

@@ -39,7 +39,7 @@ ORDER BY abs(l.cohen_d_train) DESC NULLS LAST, l.latent
 _CELLS = """
 SELECT p.label, p.predicted, count(*) FROM probe_predictions AS p
 WHERE p.run_id = $run AND p.representation = 'latents' AND p.k IS NULL
-    AND p.task = first_task($run)
+    AND p.task = first_task($run) AND p.label IS NOT NULL AND p.predicted IS NOT NULL
 GROUP BY p.label, p.predicted
 """
 _BY_MAX = "SELECT config ->> '$.probe.pooling' = 'max' FROM runs WHERE run_id = ?"

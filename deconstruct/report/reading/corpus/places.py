@@ -15,9 +15,14 @@ MOST_GROUPS = 24
 """Groups that are told apart; the rest of them are one."""
 NONE = "none"
 REST = "others"
+"""What is in no group, and in none of those; a label of such a name stands in quotes."""
 
 _DOCUMENTS = """
-SELECT m.doc_id, m.{x} AS x, m.{y} AS y, coalesce(d.label, $none) AS label, d.split,
+SELECT m.doc_id, m.{x} AS x, m.{y} AS y,
+    CASE WHEN d.label IS NULL THEN $none
+        WHEN regexp_full_match(d.label, '“*(none|others)”*') THEN '“' || d.label || '”'
+        ELSE d.label END AS label,
+    coalesce(d.split, $none) AS split,
     CASE WHEN c.cluster IS NULL THEN $none ELSE 'cluster ' || c.cluster END AS cluster,
     CASE WHEN p.doc_id IS NULL THEN 'not judged'
         WHEN p.predicted = p.label THEN 'right' ELSE 'wrong' END AS probe,
@@ -28,7 +33,7 @@ LEFT JOIN clusters AS c ON c.run_id = $run AND c.doc_id = m.doc_id
 LEFT JOIN probe_predictions AS p
     ON p.run_id = $run AND p.doc_id = m.doc_id AND p.representation = 'latents' AND p.k IS NULL
     AND p.task = first_task($run)
-WHERE m.run_id = $run AND m.{x} IS NOT NULL ORDER BY m.doc_id
+WHERE m.run_id = $run AND isfinite(m.{x}) AND isfinite(m.{y}) ORDER BY m.doc_id
 """
 _LATENTS = """
 SELECT m.latent AS id, m.x, m.y,
@@ -39,7 +44,7 @@ SELECT m.latent AS id, m.x, m.y,
 FROM latent_map AS m
 JOIN features AS f ON f.run_id = $run AND f.latent = m.latent
 LEFT JOIN latent_clusters AS c ON c.run_id = $run AND c.latent = m.latent
-WHERE m.run_id = $run ORDER BY m.latent
+WHERE m.run_id = $run AND isfinite(m.x) AND isfinite(m.y) ORDER BY m.latent
 """
 _STRENGTHS = """
 SELECT x.doc_id, x.mean, x.max FROM document_latents AS x WHERE x.run_id = ? AND x.latent = ?
