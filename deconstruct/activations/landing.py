@@ -33,7 +33,7 @@ class Landing(Generic[Label]):
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)
         on_gpu = self._device.type == "cuda"
-        self._stream = torch.cuda.Stream(self._device) if on_gpu else None
+        self._stream: Any = torch.cuda.Stream(self._device) if on_gpu else None  # type: ignore[no-untyped-call]
         self._pinned = [torch.empty(0, dtype=torch.uint8)] * IN_FLIGHT
         self._sent: deque[_Sent[Label]] = deque()
         self._number = 0
@@ -73,7 +73,6 @@ class Landing(Generic[Label]):
 
     def _copied(self, packed: Tensor) -> tuple[Tensor, Any]:
         """Its copy in pinned memory, and the event that says when it is whole."""
-        assert self._stream is not None
         slot = self._number % IN_FLIGHT  # what was in it has been taken
         self._number += 1
         if len(self._pinned[slot]) < len(packed):
@@ -82,7 +81,7 @@ class Landing(Generic[Label]):
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             host.copy_(packed, non_blocking=True)
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(self._stream)
         return host, event
 

@@ -24,7 +24,7 @@ from deconstruct.common.site import Site
 from deconstruct.config import ActivationsConfig, ModelConfig
 from deconstruct.model.resolve import ResolvedModel, resolve
 
-SITES = [Site(0, "mlp_out"), Site(1, "resid_post")]
+SITES = [Site(0, "resid_post"), Site(1, "resid_post")]
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10_000.0}
 RIGHT = {
     "gpt2": {},
