@@ -53,7 +53,8 @@ class Forward:
         self, model: ResolvedModel, tokens: Tokens, sites: Sequence[Site], device: str
     ) -> None:
         """Raises ``ConfigError`` for a token, a position or a part of a block that the model has
-        not."""
+        not. Memory of a GPU beside the model: what a pass of the model takes, and three times its
+        activations at the sites; of the host, two pinned copies of those."""
         self.sites, self.device = list(sites), device
         self.dtype = pick_dtype(model.dtype, device)
         self._tokens = tokens

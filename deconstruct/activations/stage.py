@@ -189,7 +189,7 @@ class _Extraction:
                     "%-12s computes up to %d tokens a pass, %.1f %% of them padding",
                     "activations", layout.PADDED_TOKENS, 100 * share,
                 )  # fmt: skip
-            writers = GPU_WRITERS if forward.padded else 1
+            writers = GPU_WRITERS if forward.padded or self.device != "cpu" else 1
             with (
                 track("activations", total, "tokens", done) as advance,
                 ThreadPoolExecutor(writers, "shard-writer") as writer,

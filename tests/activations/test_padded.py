@@ -14,7 +14,7 @@ from support.tiny_models import save_tiny
 
 from deconstruct.activations import forward, layout, paddable, stage
 from deconstruct.activations.forward import Forward
-from deconstruct.activations.landing import IN_FLIGHT, Landing
+from deconstruct.activations.landing import IN_FLIGHT
 from deconstruct.activations.layout import Shard, Tokens
 from deconstruct.activations.reader import ActivationReader
 from deconstruct.activations.stage import compute_shards, extract, recipes
@@ -283,26 +283,3 @@ def test_padded_ids_and_what_is_recorded() -> None:
         np.testing.assert_array_equal(kept[row, :size], TOKENS.kept_of(documents[[row]])[0])
         assert (ids[row, size:] == 9).all()
         assert not kept[row, size:].any()
-
-
-def test_what_lands_is_what_was_sent_in_its_order() -> None:
-    """Also where dtypes differ, and one begins where another may not."""
-    landing = Landing[int]("cpu")
-    sent = [
-        [torch.full((n, 3), n, dtype=torch.bfloat16), torch.full((n, 5), -n).float(),
-         torch.tensor([True, n > 1])]
-        for n in (1, 2, 3)
-    ]  # fmt: skip
-    assert not landing
-    for n, tensors in enumerate(sent[:IN_FLIGHT]):
-        assert not landing.full
-        landing.send(n, tensors)
-    assert landing.full
-    got = [landing.take()]
-    landing.send(2, sent[2])
-    got += [landing.take() for _ in range(len(landing))]
-    assert [label for label, _ in got] == [0, 1, 2]
-    for (_, found), expected in zip(got, sent, strict=True):
-        for mine, other in zip(found, expected, strict=True):
-            assert mine.dtype == other.dtype
-            assert torch.equal(mine, other)
