@@ -40,7 +40,8 @@ def bare(model: torch.nn.Module, texts: Artifact, site: Site, device: str) -> fl
         tokens = layout.Tokens.read(texts, 1, Path(folder))
         documents = np.arange(len(tokens.lengths))
         started = time.perf_counter()
-        for batch in layout.batches(documents, tokens.lengths):
+        most = layout.CPU_BATCH_TOKENS if device == "cpu" else layout.GPU_BATCH_TOKENS
+        for batch in layout.batches(documents, tokens.lengths, most):
             capture(model, torch.from_numpy(tokens.of(batch)).to(device), [site])
         if device != "cpu":
             torch.cuda.synchronize()

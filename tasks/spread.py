@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeVar, cast
 
 from prefect import Task
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
+from deconstruct.activations.forward import dtype_name
 from deconstruct.activations.stage import Deal, Share, compute_shards
 from deconstruct.artifacts import DataRoot
 from deconstruct.common.errors import ConfigError, files_said
+from deconstruct.common.hardware import devices, pick_dtype
 from deconstruct.config import ActivationsConfig
 from deconstruct.config.base import MOST_WORKERS
 from deconstruct.config.form import readable
@@ -102,7 +105,20 @@ def extraction_over(
         return None
 
     def compute(deal: Deal) -> None:
-        same = {"home": home, "config": config, "model": model, "device": device}
-        on_engine(spread, shards, [{**same, "share": portion} for portion in deal(spread.workers)])
+        same = {"home": home, "config": config, "model": model}
+        places = [device]
+        here = spread.kind != "ray" and spread.address is None  # Ray hides GPUs not asked of it
+        if here and len(devices(device)) > 1:  # in turn, all in the first one's precision
+            places = devices(device)
+            dtype = dtype_name(pick_dtype(model.dtype, places[0]))
+            same["model"] = replace(model, dtype=dtype)
+        on_engine(
+            spread,
+            shards,
+            [
+                {**same, "share": portion, "device": places[number % len(places)]}
+                for number, portion in enumerate(deal(spread.workers))
+            ],
+        )
 
     return compute

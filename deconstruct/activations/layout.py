@@ -2,8 +2,9 @@
 
 Documents of a split are put in an order drawn from the seed and cut into shards of about equal
 size: each shard is a random sample of its split, so that a reader which mixes a few of them draws
-close to uniformly from the whole store. A shard's batches depend on its own documents alone, and
-hold documents of one length: no padding is computed.
+close to uniformly from the whole store. A shard's batches depend on its own documents alone. They
+hold documents of one length, so that no padding is computed, or, on a GPU, more of them, padded
+(`padded_batches`).
 
 Where long documents are split (``corpus.long_documents``), it is their windows that are laid out,
 shuffled and read: what is called a document here is then a window of one, by number, as they lie in
@@ -13,7 +14,7 @@ shuffled and read: what is called a document here is then a window of one, by nu
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +34,11 @@ SPLITS = ("train", "test")
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 4096
 """Tokens in one forward pass: what a core's caches like, what a GPU is busy with. Fixed: rounding
 in bfloat16 may depend on the shape of a batch."""
+PADDED_TOKENS = 32_768
+"""Tokens in one forward pass over padded documents, padding among them. Fixed likewise."""
+PASS_TOKENS = 2_048
+"""What a padded pass costs beside its tokens, in tokens: some hundred kernels to be launched take a
+GPU a millisecond or two. Arithmetic, not measured; it decides between passes and padding."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,18 @@ class Tokens:
         """Which tokens of documents of one length are recorded: bool [documents, length]."""
         return self.kept[self._places(documents)]
 
+    def padded(
+        self, documents: NDArray[np.int64], fill: int | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Token ids of documents, with ``fill`` after the end of each (None: the corpus' first
+        token), and which of them are recorded: int64 and bool [documents, longest]."""
+        fill = int(self.ids[0]) if fill is None else fill
+        position = np.arange(self.lengths[documents].max())
+        real = position < self.lengths[documents][:, None]
+        places = self.starts[documents][:, None] + np.where(real, position, 0)
+        ids = np.where(real, self.ids[places], np.int64(fill))
+        return ids, self.kept[places] & real
+
     def source(self, documents: NDArray[np.int64]) -> Rows:
         """Where the recorded rows of ``documents`` come from, in order."""
         lengths = self.lengths[documents]
@@ -183,3 +201,43 @@ def batches(
         places = np.flatnonzero(sizes == length)
         size = max(1, most // int(length))
         yield from (places[first : first + size] for first in range(0, len(places), size))
+
+
+def padded_batches(
+    documents: NDArray[np.int64], lengths: NDArray[np.int64], most: int, a_pass: int = PASS_TOKENS
+) -> list[NDArray[np.int64]]:
+    """Places in ``documents``, by length and grouped to batches of at most ``most`` tokens, those
+    that their documents are padded with among them (or of one document).
+
+    Of all ways to cut documents in order of length, the one that costs least: a document costs the
+    length of its batch's longest, and a batch ``a_pass`` tokens more.
+    """
+    order = np.argsort(lengths[documents], kind="stable")
+    longest, counts = np.unique(lengths[documents], return_counts=True)
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    size = np.maximum(1, most // longest)
+    cost, before = np.zeros(len(ends)), np.zeros(len(ends), np.int64)
+    for last in range(1, len(ends)):  # shortest path over the places where it may be cut
+        several = ends[last] - ends[:last]
+        passes = -(-several // size[last - 1])
+        ways = cost[:last] + several * longest[last - 1] + passes * a_pass
+        before[last] = int(ways.argmin())
+        cost[last] = ways[before[last]]
+    found: list[NDArray[np.int64]] = []
+    last = len(ends) - 1
+    while last > 0:  # the longest first: if any does not fit a GPU, it is the first
+        group = order[ends[before[last]] : ends[last]][::-1]
+        found += np.split(group, range(int(size[last - 1]), len(group), int(size[last - 1])))
+        last = int(before[last])
+    return found
+
+
+def padding(shards: Iterable[Shard], lengths: NDArray[np.int64], most: int) -> float:
+    """Which share of what is computed is padding, where `padded_batches` are."""
+    real = computed = 0
+    for shard in shards:
+        for places in padded_batches(shard.documents, lengths, most):
+            sizes = lengths[shard.documents[places]]
+            real += int(sizes.sum())
+            computed += len(sizes) * int(sizes.max())
+    return 1 - real / max(computed, 1)

@@ -21,6 +21,13 @@ def pick_device(device: str = "auto") -> str:
     return device
 
 
+def devices(device: str = "auto") -> list[str]:
+    """What work that can be shared out may be shared out to: all GPUs where none is named by its
+    number, or the one device that `pick_device` gives."""
+    picked = pick_device(device)
+    return [f"cuda:{n}" for n in range(torch.cuda.device_count())] if picked == "cuda" else [picked]
+
+
 def pick_dtype(dtype: str = "auto", device: str = "cpu") -> torch.dtype:
     """``auto`` is bfloat16 where its matrix products are fast: GPUs that have it (not those of
     before Ampere, which emulate it), and CPUs with AVX512-bf16.

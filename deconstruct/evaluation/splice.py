@@ -75,7 +75,9 @@ def spliced_losses(
     splicing = _Splicing(passes, reconstruct, mean)
     batches = {}
     with passes.hooked():
-        for number, figures in side_by_side(splicing.judge, enumerate(equal_lengths(texts))):
+        for number, figures in side_by_side(
+            splicing.judge, enumerate(equal_lengths(texts, passes.tokens))
+        ):
             batches[number] = figures
             advance(sum(int(columns[-3]) for _, columns, _ in figures))
     found: dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}

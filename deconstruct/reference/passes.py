@@ -15,10 +15,13 @@ from torch import Tensor, nn
 
 from deconstruct.common.site import Site
 from deconstruct.model.hooks import Prefix, Replace, repeating, replacing
+from deconstruct.reference.texts import BATCH_TOKENS
 
 CPU_BYTES, GPU_BYTES = 1 << 21, 1 << 29
 """Float32 logits that are worked on at a time: what a core's cache holds, what a GPU is busy with.
 No result depends on it."""
+MOST_TOKENS = 8192
+"""Tokens of a pass on a GPU, however few logits each has."""
 
 
 class _State(local):
@@ -38,6 +41,16 @@ class Passes:
         self.on_cpu = next(model.parameters()).device.type == "cpu"
         self._state = _State()
         self._prefix: Prefix
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens a pass takes: on a GPU those whose logits fill `GPU_BYTES`, at least as
+        many as on a CPU. By another shape of batch results differ in their rounding."""
+        if self.on_cpu:
+            return BATCH_TOKENS
+        embedding: Tensor = self.model.get_input_embeddings().weight  # type: ignore[operator]
+        room = GPU_BYTES // (len(embedding) * embedding.element_size())
+        return max(BATCH_TOKENS, min(MOST_TOKENS, room))
 
     @contextmanager
     def hooked(self) -> Iterator[Passes]:

@@ -139,7 +139,7 @@ class _Measuring:
             else:
                 self._share(texts)
             for number, batch, figures in side_by_side(
-                self._judge, enumerate(equal_lengths(texts))
+                self._judge, enumerate(equal_lengths(texts, self.passes.tokens))
             ):
                 batches[number] = zip(batch, figures, strict=True)
                 advance(sum(len(text.ids) for text in batch))

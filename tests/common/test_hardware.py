@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deconstruct.common.errors import ConfigError
-from deconstruct.common.hardware import pick_device, pick_dtype
+from deconstruct.common.hardware import devices, pick_device, pick_dtype
 
 
 def test_devices_and_precisions() -> None:
@@ -23,3 +23,14 @@ def test_devices_and_precisions() -> None:
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     fast = "avx512_bf16" in flags or "amx_tile" in flags
     assert pick_dtype("auto", "cpu") == (torch.bfloat16 if fast else torch.float32)
+
+
+def test_work_is_shared_out_to_all_gpus_unless_one_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert devices("cpu") == ["cpu"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert devices("auto") == devices("cuda") == ["cuda:0", "cuda:1", "cuda:2"]
+    assert devices("cuda:1") == ["cuda:1"]
+    assert devices("cpu") == ["cpu"]

@@ -1,8 +1,11 @@
-"""Activations: tokens per second, beside the bare forward pass; float32 values beside the CPU's."""
+"""Activations: tokens per second, padded, by length, and bare; float32 values beside the CPU's."""
 
 from __future__ import annotations
 
+import tempfile
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,7 +14,9 @@ from benchmarks.gpu.clock import ms_of, wait
 from benchmarks.gpu_check.kernels.findings import relative
 from benchmarks.gpu_check.pipeline.bench import Bench, Corpus, tokenise
 from benchmarks.gpu_check.running.job import attempt
+from deconstruct.activations import layout
 from deconstruct.activations import stage as activations
+from deconstruct.activations.forward import Forward
 from deconstruct.activations.reader import ActivationReader
 from deconstruct.artifacts import Artifact
 from deconstruct.common.site import Site
@@ -36,6 +41,7 @@ def record_activations(bench: Bench, corpus: Corpus) -> Artifact:
     record = bench.record
     record["extraction_tokens_s"] = bench.rate(_TIMED, corpus.tokens)
     record.note("extraction", attempt(bench.job, lambda: _ceiling(bench, corpus, site)))
+    record.note("extraction paths", attempt(bench.job, lambda: _paths(bench, corpus, site)))
     gap = attempt(bench.job, lambda: _from_cpu(bench, corpus, config))
     record.note("float32 activations, device from CPU", gap)
     return found[Site.parse(site)]
@@ -60,6 +66,35 @@ def _ceiling(bench: Bench, corpus: Corpus, site: str) -> dict[str, float]:
         found[f"{n} x {length}: ms"] = ms
         found[f"{n} x {length}: tokens/s"] = 1e3 * shape[0] * shape[1] / ms
     return found
+
+
+def _paths(bench: Bench, corpus: Corpus, site: str) -> dict[str, float]:
+    """The passes of both paths over one shard, to activations on the host, and how much of the
+    padded ones is padding."""
+    rows = 512 if bench.job.smoke else 131_072
+    with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+        tokens = layout.Tokens.read(corpus.artifact, 1, Path(folder))
+        shard = layout.shards(corpus.artifact, tokens, rows, 0)[0]
+        model = replace(corpus.model, dtype="bfloat16")
+        forward = Forward(model, tokens, [Site.parse(site)], bench.device)
+        found = {
+            "may be padded": float(forward.padded),
+            "share of padding": layout.padding([shard], tokens.lengths, layout.PADDED_TOKENS),
+        }
+        for path, padded in (("padded", True), ("of one length", False)):
+            forward.padded = padded
+            took = []
+            for _ in range(1 if bench.job.smoke else 4):
+                began = time.perf_counter()
+                forward.compute(shard, _unheard)
+                took.append(time.perf_counter() - began)
+            size = int(tokens.lengths[shard.documents].sum())
+            found[f"{path}: tokens/s"] = size / min(took)
+    return found
+
+
+def _unheard(rows: int) -> None:
+    """Of progress."""
 
 
 def _from_cpu(bench: Bench, corpus: Corpus, config: ActivationsConfig) -> float:
