@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from deconstruct.explorer.attended import Queries
+from deconstruct.explorer.ready import Ready
 from deconstruct.explorer.stores import Stores
 from deconstruct.report.reading.runs import RunHeader, header
 from deconstruct.store.query import QueryError, resolve_run
@@ -47,6 +48,7 @@ class Host(Protocol):
 
     home: Path
     stores: Stores
+    ready: Ready
     templates: Environment
     token: str
 

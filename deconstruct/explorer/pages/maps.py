@@ -3,8 +3,6 @@ selection."""
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,7 @@ from starlette.responses import Response
 from deconstruct.explorer.asked import Asked, Page
 from deconstruct.explorer.chosen import packed, unpacked
 from deconstruct.report.reading.corpus import places
-from deconstruct.report.reading.corpus.marks import Marks, Usual, marks, usual
+from deconstruct.report.reading.corpus.marks import Marks, marks
 from deconstruct.store import QueryError
 from deconstruct.store.pages import check_latent
 
@@ -22,40 +20,20 @@ WHAT = ("documents", "pooled", "latents")
 them; latents: by their decoder rows."""
 GRID = 10_000
 """Places are sent as whole numbers, 0 to this, on both axes."""
-KEPT = 4
-"""Runs whose sums over all documents are kept."""
 LISTED = 12
 """Documents of a selection that are shown."""
-
-
-class _Usuals:
-    """Sums over all documents of the runs asked about last."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, str], Usual] = OrderedDict()
-
-    def of(self, asked: Asked) -> Usual:
-        key = asked.publication, asked.run_id
-        with self._lock:
-            found = self._kept.get(key)
-        found = found or usual(asked.store, asked.run_id)
-        with self._lock:
-            self._kept[key] = found
-            self._kept.move_to_end(key)
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        return found
-
-
-_USUALS = _Usuals()
 
 
 def _map(asked: Asked) -> Response:
     of = _of(asked)
     there = _there(asked)
     chosen = _chosen(asked)
-    shown = None if of == "latents" or chosen is None else _marked(asked, chosen)
+    shown = None
+    if of != "latents":
+        if chosen is None:
+            asked.app.ready.begin(asked.run_id)
+        else:
+            shown = _marked(asked, chosen)
     latent = asked.number("latent", -1, -1)
     if latent >= 0:
         check_latent(asked.store, asked.run_id, latent)
@@ -146,7 +124,9 @@ def _marks(asked: Asked) -> Response:
 
 
 def _marked(asked: Asked, chosen: np.ndarray) -> dict[str, Any]:
-    found: Marks = marks(asked.store, asked.run_id, chosen.tolist(), _USUALS.of(asked))
+    found: Marks = marks(
+        asked.store, asked.run_id, chosen.tolist(), asked.app.ready.of(asked.store, asked.run_id)
+    )
     step = max(1, len(chosen) // LISTED)
     some = chosen[::step][:LISTED].tolist()
     return {"found": found, "some": places.glances(asked.store, asked.run_id, some)}
