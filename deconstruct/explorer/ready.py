@@ -31,17 +31,24 @@ class Ready:
     def of(self, store: duckdb.DuckDBPyConnection, run_id: str) -> Holdings:
         """Of a run; read, or once whoever reads it now has done so. Raises ``Missing`` if its
         documents hold no latents."""
-        if (found := self._there(run_id)) is None:
+        if (found := self.there(run_id)) is None:
             with self._reading:  # one at a time: each is large
-                found = self._there(run_id)
+                found = self.there(run_id)
                 if found is None:
                     found = holdings(store, run_id, self._most)
                     self._keep(found)
         return found
 
+    def there(self, run_id: str) -> Holdings | None:
+        """Of a run, if it is kept."""
+        with self._lock:
+            if run_id in self._kept:
+                self._kept.move_to_end(run_id)
+            return self._kept.get(run_id)
+
     def begin(self, run_id: str) -> None:
         """Have it read, unless it is there or something else is being read; nobody waits for it."""
-        if self._there(run_id) is None and not self._reading.locked():
+        if self.there(run_id) is None and not self._reading.locked():
             name = f"ready {run_id}"
             threading.Thread(target=self._read, args=(run_id,), name=name, daemon=True).start()
 
@@ -49,12 +56,6 @@ class Ready:
         # Who asks for it next is told what is wrong.
         with suppress(DeconstructError, duckdb.Error), self._stores.cursor() as (store, _):
             self.of(store, run_id)
-
-    def _there(self, run_id: str) -> Holdings | None:
-        with self._lock:
-            if run_id in self._kept:
-                self._kept.move_to_end(run_id)
-            return self._kept.get(run_id)
 
     def _keep(self, found: Holdings) -> None:
         with self._lock:

@@ -156,5 +156,5 @@ def test_a_run_is_read_while_nobody_waits(explored: Explored) -> None:
     for thread in threading.enumerate():
         if thread.name == f"ready {explored.ids[0]}":
             thread.join()
-    assert ready._there(explored.ids[0]) is not None
+    assert ready.there(explored.ids[0]) is not None
     stores.close()

@@ -28,11 +28,13 @@ def _map(asked: Asked) -> Response:
     of = _of(asked)
     there = _there(asked)
     chosen = _chosen(asked)
-    shown = None
+    # What takes seconds of a large run comes after the page, but where it is asked for at once.
+    shown, later = None, ""
     if of != "latents":
-        if chosen is None:
+        if asked.app.ready.there(asked.run_id) is None and not asked.word("now"):
             asked.app.ready.begin(asked.run_id)
-        else:
+            later = asked.request.url.query if chosen is not None else ""
+        elif chosen is not None:
             shown = _marked(asked, chosen)
     latent = asked.number("latent", -1, -1)
     if latent >= 0:
@@ -49,8 +51,9 @@ def _map(asked: Asked) -> Response:
     if "massive tokens" in there.groups:
         massive = len(places.members(asked.store, asked.run_id))
     return asked.page(
-        "map.html", settings=settings, n=len(there.ids), of=of, shown=shown, massive=massive
-    )
+        "map.html", settings=settings, n=len(there.ids), of=of, shown=shown, later=later,
+        massive=massive,
+    )  # fmt: skip
 
 
 def _of(asked: Asked) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deconstruct.report.chart import Missing
+from deconstruct.report.reading.corpus.ruled import TIMES, usual_activation
 
 MOST_BYTES = 300_000_000
 """Of arrays that are kept of a run."""
@@ -25,7 +26,7 @@ ROWS = 1 << 21
 """That are read at a time."""
 
 _LATENTS = """
-SELECT x.doc_id, x.latent, x.mean FROM document_latents AS x
+SELECT x.doc_id, x.latent, x.mean, x.max > $edge AS strong FROM document_latents AS x
 WHERE x.run_id = $run AND x.doc_id BETWEEN $first AND $last
 """
 _TOKENS = """
@@ -46,6 +47,7 @@ class Block(NamedTuple):
     ends: NDArray[np.int64]
     held: NDArray[np.unsignedinteger]
     mean: NDArray[np.float32] | None = None
+    strong: NDArray[np.uint8] | None = None
 
     def rows_of(self, inside: Bools) -> Bools | slice:
         """Which rows are of the documents that are ``inside`` (bool, by number): bool [n], or all."""
@@ -62,6 +64,16 @@ class Block(NamedTuple):
         return sum(part.nbytes for part in self if part is not None)
 
 
+class Values(NamedTuple):
+    """Of a few latents, where they fire, [n] each. place: among those asked for; document: its
+    number; mean: over its tokens; strong: whether it fires there as massive activations do."""
+
+    place: NDArray[np.int64]
+    document: NDArray[np.uint32]
+    mean: NDArray[np.float32]
+    strong: Bools
+
+
 class Sums(NamedTuple):
     """Of some documents by latent, [latents] each: the sum of means, of their squares, and in how
     many it fires."""
@@ -76,12 +88,13 @@ class Sums(NamedTuple):
 class Holdings:
     """What the documents of a run hold, and the sums over all of them.
 
-    total: documents. words: the texts of tokens that occur. in_documents: in how many each of them
+    total: documents. edge: above it an activation is as strong as massive ones. words: the texts of tokens that occur. in_documents: in how many each of them
     does, [words]. sums: of all documents.
     """
 
     run_id: str
     total: int
+    edge: float
     words: list[str]
     in_documents: NDArray[np.int64]
     sums: Sums
@@ -98,7 +111,7 @@ class Holdings:
         """Latents of all documents, each document's in ascending order."""
         if self.kept_latents is not None:
             return iter(self.kept_latents)
-        return _latents(store, self.run_id)
+        return _latents(store, self.run_id, self.edge)
 
     def tokens(self, store: duckdb.DuckDBPyConnection) -> Iterator[Block]:
         """The different tokens of all documents."""
@@ -114,20 +127,24 @@ class Holdings:
         """In how many of the documents ``inside`` each token stands: [words]."""
         return _counts(self.tokens(store), inside, len(self.words))
 
-    def values_of(
-        self, store: duckdb.DuckDBPyConnection, latents: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.float32]]:
-        """Of a few latents, wherever they fire: place among ``latents``, document, mean: [n]."""
+    def values_of(self, store: duckdb.DuckDBPyConnection, latents: NDArray[np.int64]) -> Values:
+        """Of a few latents, in all documents in which they fire."""
         place = np.full(len(self.sums.mean), -1, np.int64)
         place[latents] = np.arange(len(latents))
         wanted = place >= 0
-        found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        found: list[Values] = []
         for block in self.latents(store):
             assert block.mean is not None
-            rows = np.flatnonzero(wanted[block.held])
-            found.append((place[block.held[rows]], block.documents_of(rows), block.mean[rows]))
-        parts = [np.concatenate(part) for part in zip(*found, strict=True)]
-        return parts[0], parts[1], parts[2]
+            assert block.strong is not None
+            rows = np.flatnonzero(wanted.take(block.held))
+            strong = block.strong[rows >> 3] >> (rows & 7).astype(np.uint8) & 1
+            found.append(
+                Values(
+                    place[block.held[rows]], block.documents_of(rows), block.mean[rows],
+                    strong.astype(bool),
+                )
+            )  # fmt: skip
+        return Values(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
 def holdings(
@@ -138,14 +155,17 @@ def holdings(
     run = store.execute("SELECT documents, d_sae FROM runs WHERE run_id = ?", [run_id]).fetchall()
     total, d_sae = run[0] if run else (0, 0)
     every = np.ones(total, bool)
-    latents = _Kept(_latents(store, run_id), most_bytes)
+    edge = TIMES * usual_activation(store, run_id)
+    latents = _Kept(_latents(store, run_id, edge), most_bytes)
     sums = _sums(latents, every, d_sae)
     if not sums.documents.any():
         raise Missing(f"run {run_id} has no latents of documents: nothing can mark them")
     words: dict[str, int] = {}
     tokens = _Kept(_tokens(store, run_id, words), most_bytes - latents.size)
     in_documents = _counts(tokens, every, 0)
-    return Holdings(run_id, total, list(words), in_documents, sums, latents.blocks, tokens.blocks)
+    return Holdings(
+        run_id, total, edge, list(words), in_documents, sums, latents.blocks, tokens.blocks
+    )
 
 
 class _Kept:
@@ -188,10 +208,11 @@ def _counts(blocks: Iterable[Block], inside: Bools, words: int) -> NDArray[np.in
     return counts
 
 
-def _latents(store: duckdb.DuckDBPyConnection, run_id: str) -> Iterator[Block]:
+def _latents(store: duckdb.DuckDBPyConnection, run_id: str, edge: float) -> Iterator[Block]:
     for given in _ranges(store, run_id, "document_latents"):
-        rows = store.sql(_LATENTS, params=given).to_arrow_table()
-        yield _block(*_in_order(*(column.to_numpy() for column in rows.columns)))
+        rows = store.sql(_LATENTS, params=given | {"edge": edge}).to_arrow_table()
+        doc_id, latent, mean, strong = _in_order(*(column.to_numpy() for column in rows.columns))
+        yield _block(doc_id, latent, mean, np.packbits(strong, bitorder="little"))
 
 
 def _tokens(
@@ -244,11 +265,14 @@ def _ascends(doc_id: NDArray[np.uint32]) -> bool:
 
 
 def _block(
-    doc_id: NDArray[np.uint32], held: np.ndarray, mean: NDArray[np.float32] | None = None
+    doc_id: NDArray[np.uint32],
+    held: np.ndarray,
+    mean: NDArray[np.float32] | None = None,
+    strong: NDArray[np.uint8] | None = None,
 ) -> Block:
     """Arrays of its own, as narrow as they may be."""
     ends = np.flatnonzero(np.diff(doc_id)) + 1
     if len(doc_id):
         ends = np.append(ends, len(doc_id))
     narrow = np.min_scalar_type(int(held.max(initial=0)))
-    return Block(doc_id[ends - 1], ends, held.astype(narrow), mean)
+    return Block(doc_id[ends - 1], ends, held.astype(narrow), mean, strong)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 
 from deconstruct.report.chart import Missing
 from deconstruct.store import QueryError
@@ -119,13 +120,13 @@ def documents(store: duckdb.DuckDBPyConnection, run_id: str, pooled: bool = Fals
     massive = _groups(found["massive"])
     if len(massive.names) > 1:
         ways["massive tokens"] = massive
-    return _places(found, found["doc_id"], ways)
+    return _places(found, "doc_id", ways)
 
 
 def latents(store: duckdb.DuckDBPyConnection, run_id: str) -> Places:
     """Latents by their decoder rows. Raises ``Missing`` if the run has no map."""
     found = _found(store, run_id, _LATENTS)
-    return _places(found, found["id"], {n: _groups(found[n]) for n in ("cluster", "density")})
+    return _places(found, "id", {n: _groups(found[n]) for n in ("cluster", "density")})
 
 
 def strengths(
@@ -174,9 +175,9 @@ def members(
     return found
 
 
-def _found(store: duckdb.DuckDBPyConnection, run_id: str, query: str) -> dict[str, np.ndarray]:
-    found = store.execute(query, {"run": run_id, "none": NONE}).fetchnumpy()
-    if not len(found["x"]):
+def _found(store: duckdb.DuckDBPyConnection, run_id: str, query: str) -> pa.Table:
+    found = store.sql(query, params={"run": run_id, "none": NONE}).to_arrow_table()
+    if not len(found):
         raise Missing(
             f"run {run_id} has no map: runs of older releases and those with map.enabled = false "
             "have none; run it again with the map"
@@ -184,17 +185,18 @@ def _found(store: duckdb.DuckDBPyConnection, run_id: str, query: str) -> dict[st
     return found
 
 
-def _places(found: dict[str, np.ndarray], ids: np.ndarray, ways: dict[str, Groups]) -> Places:
+def _places(found: pa.Table, ids: str, ways: dict[str, Groups]) -> Places:
     told = {name: way for name, way in ways.items() if len(way.names) > 1}
-    return Places(ids, found["x"], found["y"], told or {"all": _groups(np.full(len(ids), "all"))})
+    points = (found[name].to_numpy() for name in (ids, "x", "y"))
+    return Places(*points, told or {"all": _groups(pa.array(["all"] * len(found)))})
 
 
-def _groups(values: np.ndarray) -> Groups:
+def _groups(values: pa.Array | pa.ChunkedArray) -> Groups:
     """The largest groups first, and what is none of them last."""
-    # As objects: an array of texts has the longest one's room for each.
-    names, of, counts = np.unique(
-        np.asarray(values, object), return_inverse=True, return_counts=True
-    )
+    whole = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    coded = whole.dictionary_encode()
+    names, of = coded.dictionary.to_pylist(), coded.indices.to_numpy()
+    counts = np.bincount(of, minlength=len(names))
     order = sorted(range(len(names)), key=lambda at: (names[at] == NONE, -counts[at], names[at]))
     place = np.empty(len(names), np.int64)
     place[order] = np.arange(len(names))
