@@ -12,8 +12,11 @@ import pytest
 from explorer.conftest import Explored
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.testclient import TestClient
 
 from benchmarks.store_synthetic import Size, make
+from deconstruct.explorer import stores
+from deconstruct.explorer.app import Explorer
 from deconstruct.explorer.ready import Ready
 from deconstruct.explorer.stores import Stores
 from deconstruct.report.chart import Missing
@@ -30,8 +33,9 @@ PLAIN_TOKENS = """
 SELECT token, count(DISTINCT doc_id) FROM tokens
 WHERE run_id = $run AND NOT special AND doc_id IN (SELECT unnest($documents)) GROUP BY token
 """
-LITTLE = {"memory_limit": "60MB"}
-"""In which a count of the run's tokens by document, in SQL, has no place."""
+LITTLE = {"memory_limit": "32MB"}
+"""In which different tokens of the large run's documents have no place in DuckDB; ours need 20."""
+DIFFERENT = "SELECT count(*) FROM (SELECT DISTINCT doc_id, token FROM tokens WHERE run_id = ?)"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,7 @@ def both(store: duckdb.DuckDBPyConnection, explored: Explored) -> tuple[Holdings
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A home with a run of many small parts, and its id."""
     home = tmp_path_factory.mktemp("large")
-    run = make(home, Size(250_000, d_sae=1024, l0=4, latents_in_document=50))
+    run = make(home, Size(700_000, d_sae=512, l0=2, latents_in_document=16))
     publish(home, run.record, run.artifacts)
     return home, run_id_of(run.artifacts)
 
@@ -95,13 +99,13 @@ def test_documents_keep_their_order_whatever_part_of_a_file_comes_first(
     large: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, run_id = large
-    monkeypatch.setattr(holding, "ROWS", 150_000)
+    monkeypatch.setattr(holding, "ROWS", 30_000)
     with open_store(home, files=False) as store:
         for known in (holdings(store, run_id), holdings(store, run_id, most_bytes=0)):
             documents = np.concatenate([block.documents for block in known.latents(store)])
             assert documents.tolist() == list(range(known.total))
             assert len(list(known.latents(store))) > 2
-        ours = [marks(store, run_id, range(5, 900, 7), holdings(store, run_id)) for _ in range(3)]
+        ours = [marks(store, run_id, range(5, 5000, 7), holdings(store, run_id)) for _ in range(3)]
     assert ours[0] == ours[1] == ours[2]
 
 
@@ -115,46 +119,60 @@ def test_rows_that_come_in_stretches_are_put_in_order() -> None:
         assert (doc_id[own] == doc_id).all()
 
 
-def test_a_large_run_is_answered_in_little_memory(large: tuple[Path, str]) -> None:
-    """Where its tokens were counted by text and document in SQL, DuckDB had no room for them."""
+def test_a_large_run_is_answered_in_little_memory(
+    large: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its tokens were counted by text and document in SQL, the page had status 400."""
     home, run_id = large
-    chosen = range(0, 3000, 5)
     with open_store(home, files=False) as store:
-        plenty = marks(store, run_id, chosen)
+        plenty = marks(store, run_id, range(0, 5000, 5))
     with open_store(home, files=False, limits=LITTLE) as store:
         with pytest.raises(duckdb.OutOfMemoryException):
-            store.execute(
-                "SELECT token, count(*) FROM (SELECT DISTINCT doc_id, token FROM tokens "
-                "WHERE run_id = ?) GROUP BY token",
-                [run_id],
-            ).fetchall()
-        assert marks(store, run_id, chosen) == plenty
+            store.execute(DIFFERENT, [run_id]).fetchall()
+        assert marks(store, run_id, range(0, 5000, 5)) == plenty
+    monkeypatch.setattr(stores, "LIMITS", LITTLE)
+    explorer = Explorer(home, 4300)
+    with TestClient(explorer.application(), base_url="http://127.0.0.1:4300") as client:
+        for address in ("marks?label=sport", "marks?cluster=1"):
+            answer = client.get(f"/run/{run_id}/map/{address}")
+            assert answer.status_code == 200
+            assert "What marks these" in answer.text
+
+
+def test_a_page_does_not_wait_for_what_takes_seconds(explored: Explored) -> None:
+    """What marks a selection comes after the page until it is ready; without scripts, at once."""
+    explorer = Explorer(explored.home, 4300)
+    base = f"/run/{explored.ids[0]}/map"
+    with TestClient(explorer.application(), base_url="http://127.0.0.1:4300") as client:
+        first = client.get(f"{base}?cluster=1").text
+        assert "What marks these documents</a>" in first
+        assert f'data-load="{base}/marks?cluster=1"' in first
+        assert f'href="{base}?cluster=1&amp;now=yes#marked"' in first
+        assert "against all others" in client.get(f"{base}?cluster=1&now=yes").text
+        assert "against all others" in client.get(f"{base}?cluster=1").text
 
 
 def test_a_run_is_read_once_and_the_oldest_makes_room(explored: Explored) -> None:
-    stores = Stores(explored.home)
-    with stores.cursor() as (store, _):
+    opened = Stores(explored.home)
+    with opened.cursor() as (store, _):
         size = holdings(store, explored.ids[0]).size
-        ready = Ready(stores, most_bytes=2 * size - 1)
+        ready = Ready(opened, most_bytes=2 * size - 1)
         first = ready.of(store, explored.ids[0])
         assert ready.of(store, explored.ids[0]) is first
         assert ready.of(store, explored.ids[1]).run_id == explored.ids[1]
         assert ready.of(store, explored.ids[0]) is not first
         with pytest.raises(Missing, match="no latents"):
             ready.of(store, "no such run")
-    stores.close()
+    opened.close()
 
 
 def test_a_run_is_read_while_nobody_waits(explored: Explored) -> None:
-    stores = Stores(explored.home)
-    ready = Ready(stores)
-    ready.begin("no such run")  # says nothing
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and thread.name.startswith("ready"):
-            thread.join()
+    opened = Stores(explored.home)
+    ready = Ready(opened)
     ready.begin(explored.ids[0])
     for thread in threading.enumerate():
-        if thread.name == f"ready {explored.ids[0]}":
+        if thread.name.startswith("ready "):
             thread.join()
     assert ready.there(explored.ids[0]) is not None
-    stores.close()
+    ready._read("no such run")  # says nothing
+    opened.close()

@@ -30,9 +30,7 @@ SELECT position, count(*) AS n FROM tokens WHERE run_id = ? AND special GROUP BY
 _FIRED = "SELECT token_index FROM latents WHERE run_id = ? AND latent = ?"
 
 
-def positions(
-    store: duckdb.DuckDBPyConnection, run_id: str, latent: int
-) -> tuple[int, Ints, Ints]:
+def positions(store: duckdb.DuckDBPyConnection, run_id: str, latent: int) -> tuple[int, Ints, Ints]:
     """The first position that is recorded, and for each from 0 on: how often the latent fires
     there, and how many tokens that are read stand there."""
     bounds = _bounds(store, run_id)

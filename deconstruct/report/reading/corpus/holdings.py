@@ -22,7 +22,7 @@ from deconstruct.report.reading.corpus.ruled import TIMES, usual_activation
 
 MOST_BYTES = 300_000_000
 """Of arrays that are kept of a run."""
-ROWS = 1 << 21
+ROWS = 1 << 20
 """That are read at a time."""
 
 _LATENTS = """
@@ -50,7 +50,7 @@ class Block(NamedTuple):
     strong: NDArray[np.uint8] | None = None
 
     def rows_of(self, inside: Bools) -> Bools | slice:
-        """Which rows are of the documents that are ``inside`` (bool, by number): bool [n], or all."""
+        """Which rows are of the documents ``inside`` (bool, by number): bool [n], or all."""
         chosen = inside[self.documents]
         return slice(None) if chosen.all() else np.repeat(chosen, np.diff(self.ends, prepend=0))
 
@@ -83,13 +83,13 @@ class Sums(NamedTuple):
     documents: NDArray[np.int64]
 
 
-
 @dataclass(frozen=True)
 class Holdings:
     """What the documents of a run hold, and the sums over all of them.
 
-    total: documents. edge: above it an activation is as strong as massive ones. words: the texts of tokens that occur. in_documents: in how many each of them
-    does, [words]. sums: of all documents.
+    total: documents. edge: above it an activation is as strong as massive ones. words: the texts
+    of tokens that occur. in_documents: in how many each of them does, [words]. sums: of all
+    documents. kept_latents, kept_tokens: None where they are too large.
     """
 
     run_id: str
@@ -100,7 +100,6 @@ class Holdings:
     sums: Sums
     kept_latents: list[Block] | None
     kept_tokens: list[Block] | None
-    """None where they are too large."""
 
     @property
     def size(self) -> int:

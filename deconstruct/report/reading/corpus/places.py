@@ -187,8 +187,8 @@ def _found(store: duckdb.DuckDBPyConnection, run_id: str, query: str) -> pa.Tabl
 
 def _places(found: pa.Table, ids: str, ways: dict[str, Groups]) -> Places:
     told = {name: way for name, way in ways.items() if len(way.names) > 1}
-    points = (found[name].to_numpy() for name in (ids, "x", "y"))
-    return Places(*points, told or {"all": _groups(pa.array(["all"] * len(found)))})
+    numbers, x, y = (found[name].to_numpy() for name in (ids, "x", "y"))
+    return Places(numbers, x, y, told or {"all": _groups(pa.array(["all"] * len(found)))})
 
 
 def _groups(values: pa.Array | pa.ChunkedArray) -> Groups:
