@@ -6,10 +6,9 @@ Starts ``deconstruct explore`` over FOLDER, in which a synthetic run of so many 
 unless it is there (see ``benchmarks/store_synthetic.py``; a run of 10 million takes a quarter of an
 hour), asks each page ``--times`` times, each time of another latent, document or selection, and
 prints in milliseconds the first answer, the fastest, the median and the 95th percentile, and what
-it computed for one, on average; how long it took to start, and the most memory it held. A selection is also asked for before anything is
-ready for it. At the end a publish takes place; the pages go on, and the next one must have the new
-run. Leaves
-``benchmarks/results/explorer.json``.
+it computed for one, on average; how long it took to start, and the most memory it held. A selection
+is also asked for before anything is ready for it. At the end a publish takes place; the pages go
+on, and the next one must have the new run. Leaves ``benchmarks/results/explorer.json``.
 """
 
 from __future__ import annotations

@@ -155,8 +155,8 @@ def test_a_page_does_not_wait_for_what_takes_seconds(explored: Explored) -> None
 def test_a_run_is_read_once_and_the_oldest_makes_room(explored: Explored) -> None:
     opened = Stores(explored.home)
     with opened.cursor() as (store, _):
-        size = holdings(store, explored.ids[0]).size
-        ready = Ready(opened, most_bytes=2 * size - 1)
+        sizes = [holdings(store, run_id).size for run_id in explored.ids]
+        ready = Ready(opened, most_bytes=sum(sizes) - 1)
         first = ready.of(store, explored.ids[0])
         assert ready.of(store, explored.ids[0]) is first
         assert ready.of(store, explored.ids[1]).run_id == explored.ids[1]

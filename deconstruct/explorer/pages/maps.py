@@ -3,6 +3,8 @@ selection."""
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ LISTED = 12
 
 def _map(asked: Asked) -> Response:
     of = _of(asked)
-    there = _there(asked)
+    there = _KEPT.of(asked)
     chosen = _chosen(asked)
     # What takes seconds of a large run comes after the page, but where it is asked for at once.
     shown, later = None, ""
@@ -64,15 +66,36 @@ def _of(asked: Asked) -> str:
     return of
 
 
-def _there(asked: Asked) -> places.Places:
-    of = _of(asked)
-    if of == "latents":
-        return places.latents(asked.store, asked.run_id)
-    return places.documents(asked.store, asked.run_id, pooled=of == "pooled")
+class _Kept:
+    """The maps that were asked for last: a page asks for one, and then its points for the same."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._lock = most, threading.Lock()
+        self._there: OrderedDict[tuple[str, ...], places.Places] = OrderedDict()
+
+    def of(self, asked: Asked) -> places.Places:
+        of = _of(asked)
+        key = str(asked.app.home), asked.publication, asked.run_id, of
+        with self._lock:
+            found = self._there.get(key)
+        if found is None:
+            if of == "latents":
+                found = places.latents(asked.store, asked.run_id)
+            else:
+                found = places.documents(asked.store, asked.run_id, pooled=of == "pooled")
+        with self._lock:
+            self._there[key] = found
+            self._there.move_to_end(key)
+            while len(self._there) > self._most:
+                self._there.popitem(last=False)
+        return found
+
+
+_KEPT = _Kept(most=4)
 
 
 def _points(asked: Asked) -> Response:
-    there = _there(asked)
+    there = _KEPT.of(asked)
     x, y = _on_grid(there.x, there.y)
     told: dict[str, Any] = {
         "ids": there.ids.tolist(),

@@ -8,10 +8,11 @@ they are read again each time; what is counted is the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import duckdb
 import numpy as np
@@ -24,6 +25,9 @@ MOST_BYTES = 300_000_000
 """Of arrays that are kept of a run."""
 ROWS = 1 << 20
 """That are read at a time."""
+THREADS = 4
+"""That count what is kept."""
+T = TypeVar("T")
 
 _LATENTS = """
 SELECT x.doc_id, x.latent, x.mean, x.max > $edge AS strong FROM document_latents AS x
@@ -106,16 +110,16 @@ class Holdings:
         """Of what is kept, in bytes."""
         return sum(one.size for kept in (self.kept_latents, self.kept_tokens) for one in kept or ())
 
-    def latents(self, store: duckdb.DuckDBPyConnection) -> Iterator[Block]:
-        """Latents of all documents, each document's in ascending order."""
+    def latents(self, store: duckdb.DuckDBPyConnection) -> Iterable[Block]:
+        """Latents of all documents, in the documents' order."""
         if self.kept_latents is not None:
-            return iter(self.kept_latents)
+            return self.kept_latents
         return _latents(store, self.run_id, self.edge)
 
-    def tokens(self, store: duckdb.DuckDBPyConnection) -> Iterator[Block]:
+    def tokens(self, store: duckdb.DuckDBPyConnection) -> Iterable[Block]:
         """The different tokens of all documents."""
         if self.kept_tokens is not None:
-            return iter(self.kept_tokens)
+            return self.kept_tokens
         return _tokens(store, self.run_id, {word: at for at, word in enumerate(self.words)})
 
     def sums_of(self, store: duckdb.DuckDBPyConnection, inside: Bools) -> Sums:
@@ -131,18 +135,18 @@ class Holdings:
         place = np.full(len(self.sums.mean), -1, np.int64)
         place[latents] = np.arange(len(latents))
         wanted = place >= 0
-        found: list[Values] = []
-        for block in self.latents(store):
+
+        def values(block: Block) -> Values:
             assert block.mean is not None
             assert block.strong is not None
             rows = np.flatnonzero(wanted.take(block.held))
             strong = block.strong[rows >> 3] >> (rows & 7).astype(np.uint8) & 1
-            found.append(
-                Values(
-                    place[block.held[rows]], block.documents_of(rows), block.mean[rows],
-                    strong.astype(bool),
-                )
+            return Values(
+                place[block.held[rows]], block.documents_of(rows), block.mean[rows],
+                strong.astype(bool),
             )  # fmt: skip
+
+        found = _each(values, self.latents(store))
         return Values(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
@@ -186,15 +190,31 @@ class _Kept:
 
 
 def _sums(blocks: Iterable[Block], inside: Bools, d_sae: int) -> Sums:
-    sums = Sums(np.zeros(d_sae), np.zeros(d_sae), np.zeros(d_sae, np.int64))
-    for block in blocks:
+    def of(block: Block) -> Sums:
         assert block.mean is not None
         rows = block.rows_of(inside)
         latent, mean = block.held[rows], block.mean[rows].astype(np.float64)
-        sums.mean[:] += np.bincount(latent, mean, d_sae)
-        sums.square[:] += np.bincount(latent, mean * mean, d_sae)
-        sums.documents[:] += np.bincount(latent, minlength=d_sae)
+        return Sums(
+            np.asarray(np.bincount(latent, mean, d_sae), np.float64),
+            np.asarray(np.bincount(latent, mean * mean, d_sae), np.float64),
+            np.bincount(latent, minlength=d_sae),
+        )
+
+    sums = Sums(np.zeros(d_sae), np.zeros(d_sae), np.zeros(d_sae, np.int64))
+    for part in _each(of, blocks):  # in the blocks' order: equal to the last digit
+        sums.mean[:] += part.mean
+        sums.square[:] += part.square
+        sums.documents[:] += part.documents
     return sums
+
+
+def _each(work: Callable[[Block], T], blocks: Iterable[Block]) -> Iterator[T]:
+    """What ``work`` gives of each block, in their order; of those in memory on several threads."""
+    if not isinstance(blocks, list):
+        yield from map(work, blocks)
+        return
+    with ThreadPoolExecutor(THREADS) as pool:
+        yield from pool.map(work, blocks)
 
 
 def _counts(blocks: Iterable[Block], inside: Bools, words: int) -> NDArray[np.int64]:

@@ -160,14 +160,14 @@ def members(
     """Documents of a cluster or of a label; of neither: those that hold a massive token. Raises
     ``QueryError`` if there is none."""
     if cluster is None and label is None:
-        query = "SELECT doc_id FROM document_map WHERE run_id = ? AND massive > ? ORDER BY doc_id"
+        query = "SELECT doc_id FROM document_map WHERE run_id = ? AND massive > ?"
         value = 0
     elif cluster is not None:
         query, value = "SELECT doc_id FROM clusters WHERE run_id = ? AND cluster = ?", cluster
     else:
         query = "SELECT DISTINCT y.doc_id FROM labels_of(?) AS y WHERE y.value = ?"
         value = label  # type: ignore[assignment]
-    found = [doc_id for (doc_id,) in store.execute(query, [run_id, value]).fetchall()]
+    found = sorted(doc_id for (doc_id,) in store.execute(query, [run_id, value]).fetchall())
     if not found:
         what = "a massive token" if label is None else f"label {label!r}"
         what = what if cluster is None else f"cluster {cluster}"
