@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from benchmarks.synthetic_findings import LABELS, findings, is_held_out
+from benchmarks.scale.findings import LABELS, findings, is_held_out
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
 from deconstruct.common.parquet import GroupedWriter
 from deconstruct.common.progress import track
@@ -39,7 +39,7 @@ from tests.support.planted import artifact_of, fill, filled
 D_IN = 64
 VOCABULARY = 32_000
 FINDINGS = 2
-"""Of `synthetic_findings`: raised when what it draws is another."""
+"""Of `scale.findings`: raised when what it draws is another."""
 CHUNK = 512
 """Documents drawn at a time."""
 

@@ -31,8 +31,8 @@ from urllib.parse import urlencode
 
 import numpy as np
 
+from benchmarks.scale.findings import LABELS
 from benchmarks.store_synthetic import Size, make
-from benchmarks.synthetic_findings import LABELS
 from deconstruct.explorer.chosen import packed
 from deconstruct.store import open_store, publish
 
