@@ -25,7 +25,7 @@ MOST_BYTES = 300_000_000
 """Of arrays that are kept of a run."""
 ROWS = 1 << 20
 """That are read at a time."""
-THREADS = 4
+THREADS = 2
 """That count what is kept."""
 T = TypeVar("T")
 
