@@ -19,44 +19,27 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from benchmarks.scale.findings import LABELS, findings, is_held_out
 from deconstruct.artifacts import Artifact, DataRoot, Draft, Recipe
-from deconstruct.artifacts.table import Table
-from deconstruct.cluster.tables import CLUSTER_CURVE, CLUSTER_METRICS, CLUSTER_SUMMARY, CLUSTERS
-from deconstruct.cluster.tables import TABLES as CLUSTER
 from deconstruct.common.parquet import GroupedWriter
 from deconstruct.common.progress import track
 from deconstruct.config import LatentsConfig, RunConfig, SaeConfig
 from deconstruct.corpus.tables import DOCUMENTS, TOKENS
-from deconstruct.evaluation.tables import DENSITY_HISTOGRAM, SAE_METRICS, TOKEN_ERRORS
-from deconstruct.evaluation.tables import TABLES as EVALUATION
 from deconstruct.features.counts import FeatureCounts
 from deconstruct.features.geometry import Geometry, directions
-from deconstruct.features.tables import DIRECTIONS, FEATURE_LOGITS, FEATURES
-from deconstruct.interpretation.tables import INTERPRETATION_ITEMS, LATENT_SCORES
-from deconstruct.interpretation.tables import TABLES as INTERPRETATION
+from deconstruct.features.tables import DIRECTIONS, FEATURES
 from deconstruct.latents.buckets import FIRING, Buckets
 from deconstruct.latents.stage import BUCKET_TOKENS, _Encoding
 from deconstruct.map.contexts import Chosen
-from deconstruct.map.tables import (
-    DOCUMENT_MAP,
-    LABEL_LATENTS,
-    LATENT_CONTEXTS,
-    LATENT_HISTOGRAM,
-    LATENT_MAP,
-    MASSIVE_LATENTS,
-    MASSIVE_TOKENS,
-)
-from deconstruct.map.tables import TABLES as MAP
-from deconstruct.probe.tables import PROBE_CURVE, PROBE_SCORES, PROBE_WEIGHTS, PROBES
-from deconstruct.probe.tables import TABLES as PROBE
-from deconstruct.reference.tables import TABLES as REFERENCE
+from deconstruct.map.tables import LATENT_CONTEXTS
 from deconstruct.sae.tables import TRAINING_LOG
 from deconstruct.store import RunRecord
-from tests.support.planted import Contents, artifact_of, filled
+from tests.support.planted import artifact_of, fill, filled
 
-LABELS = ("business", "entertainment", "politics", "sport", "tech")
 D_IN = 64
 VOCABULARY = 32_000
+FINDINGS = 2
+"""Of `scale.findings`: raised when what it draws is another."""
 CHUNK = 512
 """Documents drawn at a time."""
 
@@ -86,16 +69,19 @@ class Synthetic:
     seconds: float
 
 
-def make(home: Path, size: Size, seed: int = 0, name: str = "synthetic") -> Synthetic:
-    """Draw and write a run's artifacts under ``home``."""
+def make(
+    home: Path, size: Size, seed: int = 0, name: str = "synthetic", judged: int = 0
+) -> Synthetic:
+    """Draw and write a run's artifacts under ``home``, those that are not there. judged: a number
+    for each run of the same firings, whose losses are others."""
     root = DataRoot(home)
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, len(LABELS), size.documents)
     spent: dict[str, float] = {}
 
-    def recipe(stage: str) -> Recipe:
-        config = {"seed": seed, "tokens": size.tokens, "d_sae": size.d_sae}
-        return Recipe(stage, 1, config, {})
+    def recipe(stage: str, version: int = 1, **more: int) -> Recipe:
+        config = {"seed": seed, "tokens": size.tokens, "d_sae": size.d_sae} | more
+        return Recipe(stage, version, config, {})
 
     corpus = root.make(recipe("corpus"), lambda draft: _corpus(draft, size, labels))
     log = {TRAINING_LOG: filled(TRAINING_LOG, step=[1, 2], fvu=[0.5, 0.3])}
@@ -103,14 +89,26 @@ def make(home: Path, size: Size, seed: int = 0, name: str = "synthetic") -> Synt
     latents = root.make(
         recipe("latents"), lambda draft: _firings(draft, size, labels, corpus, seed, spent)
     )
-    others = _small_tables(size, draw)
-    others["map"] = {**others["map"], LATENT_CONTEXTS: _contexts(corpus, latents)}
+    told = findings(labels, size.document, size.d_sae, np.random.default_rng([seed, 2, judged]))
+    since = size.documents // 10
+    facts = {"drift": {"documents": since, "reference_documents": size.documents - since}}
+
+    def tell(stage: str) -> Artifact:
+        def write(draft: Draft) -> None:
+            own = told[stage]
+            if stage == "map":  # of all firings: minutes, where there are many
+                own = {**own, LATENT_CONTEXTS: _contexts(corpus, latents)}
+            fill(draft, own, **facts.get(stage, {}))
+
+        another = {"judged": judged} if judged and stage == "evaluation" else {}
+        return root.make(recipe(stage, FINDINGS, **another), write)
+
     artifacts = {
         "corpus": corpus,
         "activations": artifact_of(root, recipe("activations"), {}, site="9.resid_post"),
         "sae": artifact_of(root, recipe("sae"), log, **sae),
         "latents": latents,
-        **{stage: artifact_of(root, recipe(stage), own) for stage, own in others.items()},
+        **{stage: tell(stage) for stage in told},
     }
     now = datetime.now(UTC)
     config = RunConfig(name=name, sae=SaeConfig(d_sae=size.d_sae, k=size.l0))
@@ -218,7 +216,7 @@ def _corpus(draft: Draft, size: Size, labels: np.ndarray) -> None:
     documents = filled(
         DOCUMENTS,
         doc_key=[f"{number:016x}" for number in range(size.documents)],
-        split=["test" if number % 5 == 0 else "train" for number in range(size.documents)],
+        split=np.where(is_held_out(size.documents), "test", "train").tolist(),
         label=[LABELS[which] for which in labels],
         text="synthetic",
         n_tokens=size.document,
@@ -231,90 +229,6 @@ def _corpus(draft: Draft, size: Size, labels: np.ndarray) -> None:
             writer.write(rows)
         draft.rows[table.file] = len(rows)
     draft.facts |= {"documents": size.documents, "tokens": total, "labels": list(LABELS)}
-
-
-def _small_tables(size: Size, draw: np.random.Generator) -> dict[str, Contents]:
-    """What is told of the firings: small beside the firings, so few rows do."""
-    held_out = np.arange(0, size.tokens, 5, dtype=np.uint64)
-    weights = draw.normal(size=(len(LABELS), size.d_sae))
-    label, latent = np.indices(weights.shape, np.uint32).reshape(2, -1)
-    rank = (np.argsort(np.argsort(-np.abs(weights), 1), 1) + 1).astype(np.uint32)
-    ends = {"ci_low": 0.1, "ci_high": 0.3}
-    errors = filled(
-        TOKEN_ERRORS,
-        token_index=held_out,
-        squared_error=draw.random(len(held_out), np.float32),
-        squared_norm=1 + draw.random(len(held_out), np.float32),
-    )
-    effects = filled(
-        PROBE_WEIGHTS,
-        label=[LABELS[which] for which in label],
-        latent=latent,
-        weight=weights.reshape(-1),
-        effect=weights.reshape(-1),
-        rank=rank.reshape(-1),
-    )
-    members = filled(
-        CLUSTERS,
-        cluster=draw.integers(0, 5, size.documents).astype(np.uint32),
-        distance=draw.random(size.documents),
-        support=0.9,
-    )
-    single = {  # a row each
-        SAE_METRICS: {"metric": "fvu", "value": 0.2, **ends, "n": 1, "unit": "share"},
-        FEATURE_LOGITS: {"direction": "promoted", "rank": 1, "token": " word0", "logit": 1.0},
-        DENSITY_HISTOGRAM: {"low": -3.0, "high": -2.0, "latents": size.d_sae},
-        PROBES: {"representation": "latents", "k": None, "label": None, "metric": "accuracy"}
-        | {"target": None, "seed": 0}
-        | {"value": 0.9, **ends, "n_train": 80, "n_test": 20},
-        PROBE_SCORES: {"representation": "latents", "k": None, "target": LABELS[0]}
-        | {"score": 0.8, "truth": 1.0},
-        PROBE_CURVE: {"representation": "latents", "n": 2, "draw": 0, "value": 0.8},
-        CLUSTER_SUMMARY: {"size": 1, "top_label": LABELS[0], "top_label_share": 0.5}
-        | {"latents": [[1]], "keywords": [["word1"]], "exemplars": [[0]], "jaccard": 0.8},
-        CLUSTER_METRICS: {"representation": "latents", "kind": "value", "metric": "nmi"}
-        | {"value": 0.1},
-        CLUSTER_CURVE: {"k": 5, "stability": 0.9, "standard_error": 0.02, "null_stability": 0.0}
-        | {"silhouette": 0.1, "chosen": True},
-        LATENT_SCORES: {"method": "intruder-tfidf", "value": 0.4, "n": 20, "floor": 0.2} | ends,
-        INTERPRETATION_ITEMS: {"method": "intruder-tfidf", "truth": True, "answer": True},
-    }
-    rows = {table: filled(table, **own) for table, own in single.items()}
-    rows |= {TOKEN_ERRORS: errors, PROBE_WEIGHTS: effects, CLUSTERS: members}
-    rows |= _maps(size, draw)
-    stages = {
-        "evaluation": EVALUATION, "probe": PROBE, "cluster": CLUSTER,
-        "interpretation": INTERPRETATION, "map": MAP, "reference": REFERENCE,
-    }  # fmt: skip
-    return {
-        stage: {t: rows.get(t, t.empty()) for t in own if not t.optional}
-        for stage, own in stages.items()
-    }
-
-
-def _maps(size: Size, draw: np.random.Generator) -> dict[Table, pa.Table]:
-    """As many rows as a run of this size has."""
-    latent, place = np.arange(size.d_sae), draw.normal(size=(4, size.documents))
-    across, up = draw.normal(size=(2, size.d_sae))
-    ranked = draw.integers(0, size.d_sae - 50, len(LABELS))[:, None] + np.arange(50)
-    low = np.tile(np.arange(20) / 20, size.d_sae)
-    return {
-        DOCUMENT_MAP: filled(
-            DOCUMENT_MAP, doc_id=np.arange(size.documents), x=place[0], y=place[1],
-            pooled_x=place[2], pooled_y=place[3],
-        ),
-        LATENT_MAP: filled(LATENT_MAP, latent=latent, x=across, y=up),
-        LATENT_HISTOGRAM: filled(
-            LATENT_HISTOGRAM, latent=np.repeat(latent, 20), bin=np.tile(np.arange(20), size.d_sae),
-            low=low, high=low + 0.05, n=draw.integers(1, 100, 20 * size.d_sae),
-        ),
-        LABEL_LATENTS: filled(
-            LABEL_LATENTS, label=np.repeat(LABELS, 50), latent=ranked.reshape(-1),
-            rank=np.tile(np.arange(1, 51), len(LABELS)), cohen_d_train=1.0, cohen_d=1.0, auroc=0.8,
-        ),
-        MASSIVE_TOKENS: filled(MASSIVE_TOKENS, token_id=[0], token=" word0", n=1, n_tokens=1),
-        MASSIVE_LATENTS: filled(MASSIVE_LATENTS, latent=[1], n_massive=5, token=" word0"),
-    }  # fmt: skip
 
 
 def _contexts(corpus: Artifact, latents: Artifact) -> pa.Table:

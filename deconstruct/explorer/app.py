@@ -31,6 +31,7 @@ from deconstruct.explorer.asked import Asked, Page, known
 from deconstruct.explorer.attended import Queries, attended
 from deconstruct.explorer.guard import Guard
 from deconstruct.explorer.pages import PAGES
+from deconstruct.explorer.ready import Ready
 from deconstruct.explorer.stores import Stores
 from deconstruct.report import chart
 from deconstruct.report.html import environment, static
@@ -56,6 +57,7 @@ class Explorer:
     def __init__(self, home: Path, port: int = PORT) -> None:
         self.home, self.port = home, port
         self.stores = Stores(home)
+        self.ready = Ready(self.stores)
         self.token = secrets.token_urlsafe(24)
         self.templates = environment("deconstruct.explorer")
         self.scripts: Callable[[], str] = cache(chart.scripts)

@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 
 from deconstruct.explorer.attended import Queries
 from deconstruct.explorer.guard import led_here
+from deconstruct.explorer.ready import Ready
 from deconstruct.explorer.stores import Stores
 from deconstruct.report.reading.runs import RunHeader, header
 from deconstruct.store.query import QueryError, resolve_run
@@ -48,6 +49,7 @@ class Host(Protocol):
 
     home: Path
     stores: Stores
+    ready: Ready
     templates: Environment
     token: str
 

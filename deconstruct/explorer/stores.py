@@ -20,7 +20,7 @@ from deconstruct.store.migrate import publication
 from deconstruct.store.reading.files import LOCAL_ROOT
 from deconstruct.store.rewrite import FILE, state
 
-LIMITS = {"memory_limit": "500MB"}
+LIMITS = {"memory_limit": "350MB"}
 """Of DuckDB: what all requests together may hold of the store, so that the explorer stays small."""
 
 

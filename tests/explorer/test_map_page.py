@@ -64,7 +64,10 @@ def test_the_page_marks_a_selection_without_scripts(
     client: TestClient, base: str, explored: Explored
 ) -> None:
     chosen = island(explored)
-    for address in (f"{base}?selected={packed(chosen)}", f"{base}/marks?selected={packed(chosen)}"):
+    for address in (
+        f"{base}?now=yes&selected={packed(chosen)}",
+        f"{base}/marks?selected={packed(chosen)}",
+    ):
         text = client.get(address).text
         assert f"What marks these {len(chosen)} documents" in text
         assert "An artefact of one token" in text

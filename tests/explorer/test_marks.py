@@ -14,7 +14,8 @@ from support.massive import ISLAND
 
 from deconstruct.explorer.chosen import packed, unpacked
 from deconstruct.report.chart import Missing
-from deconstruct.report.reading.corpus.marks import marks, usual, wilson
+from deconstruct.report.reading.corpus.holdings import holdings
+from deconstruct.report.reading.corpus.marks import marks, wilson
 from deconstruct.report.reading.corpus.ruled import ruled
 from deconstruct.store import QueryError, open_store
 
@@ -93,7 +94,7 @@ def test_documents_of_a_label_are_marked_by_its_latent_and_by_no_artefact(
 ) -> None:
     labels = np.array(explored.demo.labels)
     chosen = np.flatnonzero(labels == labels[1])
-    found = marks(store, explored.ids[0], chosen.tolist(), usual(store, explored.ids[0]))
+    found = marks(store, explored.ids[0], chosen.tolist(), holdings(store, explored.ids[0]))
     assert found.latents[0].latent == SPORT_LATENT
     assert found.tokens[0].name == " goal"
     assert found.labels[0].name == labels[1]
@@ -123,7 +124,7 @@ def test_what_can_not_be_answered_is_said(
     with pytest.raises(QueryError, match="has no document"):
         marks(store, explored.ids[0], [0, 10_000])
     with pytest.raises(Missing, match="no latents"):
-        usual(store, "no such run")
+        holdings(store, "no such run")
 
 
 @pytest.mark.parametrize("chosen", [[0], [7, 8], [], [0, 1, 2, 3], list(range(5, 40_000, 3))])

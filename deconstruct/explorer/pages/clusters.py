@@ -10,6 +10,7 @@ from deconstruct.report.reading.corpus.clusters import beside, clusters
 
 
 def _clusters(asked: Asked) -> Response:
+    asked.app.ready.begin(asked.run_id)
     found = clusters(asked.store, asked.run_id)
     labels: dict[str, int] = {}
     for one in found:

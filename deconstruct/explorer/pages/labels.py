@@ -19,6 +19,7 @@ FIGURES = ("probe_curve", "representations", "learning_curve")
 
 
 def _labels(asked: Asked) -> Response:
+    asked.app.ready.begin(asked.run_id)
     there = reading.labels(asked.store, asked.run_id)
     label, against = _known(asked, there), _against(asked, there)
     return asked.page(

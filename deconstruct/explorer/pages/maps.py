@@ -13,7 +13,7 @@ from starlette.responses import Response
 from deconstruct.explorer.asked import Asked, Page
 from deconstruct.explorer.chosen import packed, unpacked
 from deconstruct.report.reading.corpus import places
-from deconstruct.report.reading.corpus.marks import Marks, Usual, marks, usual
+from deconstruct.report.reading.corpus.marks import Marks, marks
 from deconstruct.store import QueryError
 from deconstruct.store.pages import check_latent
 
@@ -22,40 +22,22 @@ WHAT = ("documents", "pooled", "latents")
 them; latents: by their decoder rows."""
 GRID = 10_000
 """Places are sent as whole numbers, 0 to this, on both axes."""
-KEPT = 4
-"""Runs whose sums over all documents are kept."""
 LISTED = 12
 """Documents of a selection that are shown."""
 
 
-class _Usuals:
-    """Sums over all documents of the runs asked about last."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, str], Usual] = OrderedDict()
-
-    def of(self, asked: Asked) -> Usual:
-        key = asked.publication, asked.run_id
-        with self._lock:
-            found = self._kept.get(key)
-        found = found or usual(asked.store, asked.run_id)
-        with self._lock:
-            self._kept[key] = found
-            self._kept.move_to_end(key)
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        return found
-
-
-_USUALS = _Usuals()
-
-
 def _map(asked: Asked) -> Response:
     of = _of(asked)
-    there = _there(asked)
+    there = _KEPT.of(asked)
     chosen = _chosen(asked)
-    shown = None if of == "latents" or chosen is None else _marked(asked, chosen)
+    # What takes seconds of a large run comes after the page, but where it is asked for at once.
+    shown, later = None, ""
+    if of != "latents":
+        if asked.app.ready.there(asked.run_id) is None and not asked.word("now"):
+            asked.app.ready.begin(asked.run_id)
+            later = asked.request.url.query if chosen is not None else ""
+        elif chosen is not None:
+            shown = _marked(asked, chosen)
     latent = asked.number("latent", -1, -1)
     if latent >= 0:
         check_latent(asked.store, asked.run_id, latent)
@@ -71,8 +53,9 @@ def _map(asked: Asked) -> Response:
     if "massive tokens" in there.groups:
         massive = len(places.members(asked.store, asked.run_id))
     return asked.page(
-        "map.html", settings=settings, n=len(there.ids), of=of, shown=shown, massive=massive
-    )
+        "map.html", settings=settings, n=len(there.ids), of=of, shown=shown, later=later,
+        massive=massive,
+    )  # fmt: skip
 
 
 def _of(asked: Asked) -> str:
@@ -83,15 +66,36 @@ def _of(asked: Asked) -> str:
     return of
 
 
-def _there(asked: Asked) -> places.Places:
-    of = _of(asked)
-    if of == "latents":
-        return places.latents(asked.store, asked.run_id)
-    return places.documents(asked.store, asked.run_id, pooled=of == "pooled")
+class _Kept:
+    """The maps that were asked for last: a page asks for one, and then its points for the same."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._lock = most, threading.Lock()
+        self._there: OrderedDict[tuple[str, ...], places.Places] = OrderedDict()
+
+    def of(self, asked: Asked) -> places.Places:
+        of = _of(asked)
+        key = str(asked.app.home), asked.publication, asked.run_id, of
+        with self._lock:
+            found = self._there.get(key)
+        if found is None:
+            if of == "latents":
+                found = places.latents(asked.store, asked.run_id)
+            else:
+                found = places.documents(asked.store, asked.run_id, pooled=of == "pooled")
+        with self._lock:
+            self._there[key] = found
+            self._there.move_to_end(key)
+            while len(self._there) > self._most:
+                self._there.popitem(last=False)
+        return found
+
+
+_KEPT = _Kept(most=4)
 
 
 def _points(asked: Asked) -> Response:
-    there = _there(asked)
+    there = _KEPT.of(asked)
     x, y = _on_grid(there.x, there.y)
     told: dict[str, Any] = {
         "ids": there.ids.tolist(),
@@ -146,7 +150,9 @@ def _marks(asked: Asked) -> Response:
 
 
 def _marked(asked: Asked, chosen: np.ndarray) -> dict[str, Any]:
-    found: Marks = marks(asked.store, asked.run_id, chosen.tolist(), _USUALS.of(asked))
+    found: Marks = marks(
+        asked.store, asked.run_id, chosen.tolist(), asked.app.ready.of(asked.store, asked.run_id)
+    )
     step = max(1, len(chosen) // LISTED)
     some = chosen[::step][:LISTED].tolist()
     return {"found": found, "some": places.glances(asked.store, asked.run_id, some)}

@@ -6,6 +6,7 @@ from typing import Any
 
 import altair as alt
 import duckdb
+import numpy as np
 
 from deconstruct.report.chart import Missing, Told, finished
 from deconstruct.report.drawing import (
@@ -21,6 +22,7 @@ from deconstruct.report.drawing import (
     reference,
     whiskers,
 )
+from deconstruct.report.reading.positions import positions
 from deconstruct.store.query import QueryError, resolve_run
 
 BINS = 20
@@ -45,22 +47,6 @@ _LIFT = """
 SELECT label, lift, ci_low AS low, ci_high AS high, n_both, n_latent
 FROM label_enrichment($1, task := $3)
 WHERE latent = $2 AND isfinite(lift) ORDER BY low_train DESC NULLS LAST, label
-"""
-_POSITIONS = f"""
-WITH read AS (
-    SELECT t.token_index, t.position FROM tokens AS t
-    WHERE t.run_id = $1 AND NOT t.special AND t.position >= (
-        SELECT coalesce((config ->> '$.activations.skip_positions')::INTEGER, 0)
-        FROM runs WHERE run_id = $1
-    )
-), step AS (SELECT greatest(1, ceil((max(position) + 1) / {PLACES}))::BIGINT AS w FROM read)
-SELECT r.position // w * w AS low, r.position // w * w + w AS high, count(l.token_index) AS n,
-    count(*) AS tokens
-FROM read AS r CROSS JOIN step
-LEFT JOIN (
-    SELECT token_index FROM latents WHERE run_id = $1 AND latent = $2
-) AS l USING (token_index)
-GROUP BY ALL ORDER BY ALL
 """
 _FEATURE = "SELECT n_fires, density, max_activation FROM features WHERE run_id = ? AND latent = ?"
 
@@ -158,18 +144,21 @@ def latent_positions(store: duckdb.DuckDBPyConnection, run: str, latent: int) ->
     """Where in texts a latent fires: on what share of the tokens at each position."""
     run_id = resolve_run(store, run)
     feature = _feature(store, run_id, latent)
-    found = query(store, _POSITIONS, run_id, latent)
-    if not feature["n_fires"] or not found:
+    skipped, fires, tokens = positions(store, run_id, latent)
+    there = skipped + np.flatnonzero(tokens[skipped:])
+    if not feature["n_fires"] or not len(there):
         raise Missing(f"latent {latent} of run {run_id} never fires")
+    width = max(1, -(-int(there[-1] + 1) // PLACES))
     rows: Rows = [
         {
-            "from": row["low"],
-            "to": row["high"],
-            "share": digits(row["n"] / row["tokens"], 3),
-            "fires": row["n"],
-            "tokens": row["tokens"],
+            "from": low,
+            "to": low + width,
+            "share": digits(fires[those].sum() / tokens[those].sum(), 3),
+            "fires": int(fires[those].sum()),
+            "tokens": int(tokens[those].sum()),
         }
-        for row in found
+        for low in np.unique(there // width * width).tolist()
+        if len(those := there[there // width * width == low])
     ]
     marks = histogram(
         alt.X(

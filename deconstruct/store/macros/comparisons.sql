@@ -130,8 +130,9 @@ CREATE OR REPLACE MACRO differences(base, others, metrics := NULL) AS TABLE
         WHERE metrics IS NULL OR list_contains(metrics, d.metric)
         UNION ALL
         SELECT d.run_id, d.stage, d.metric, 'own', 0, d.doc_id, d.part
-        FROM probe_parts((
-            SELECT list(p.other_id) || [any_value(p.base_id)] FROM pair AS p WHERE p.same_corpus
+        FROM probe_parts((  -- which take a second: of no run, where no measure of probes is asked for
+            SELECT list(p.other_id) || [any_value(p.base_id)] FROM pair AS p
+            WHERE p.same_corpus AND EXISTS (FROM value AS v WHERE v.stage = 'probe')
         )) AS d
         WHERE metrics IS NULL OR list_contains(metrics, d.metric)
     ),

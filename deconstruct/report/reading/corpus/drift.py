@@ -37,10 +37,14 @@ WITH fired AS MATERIALIZED (
     SELECT l.token_index, l.activation FROM latents AS l
     WHERE l.run_id = $run AND l.latent = $latent
 ),
+-- Tokens are in the order of documents: one of them tells the new ones from all others.
+bound AS MATERIALIZED (
+    SELECT min(t.token_index) AS first FROM tokens AS t WHERE t.run_id = $run AND t.doc_id = $known
+),
 strongest AS (
-    SELECT t.doc_id >= $known AS since, arg_max(f.token_index, f.activation) AS token_index
-    FROM fired AS f JOIN tokens AS t ON t.run_id = $run AND t.token_index = f.token_index
-    GROUP BY since
+    SELECT coalesce(f.token_index >= b.first, false) AS since,
+        arg_max(f.token_index, f.activation) AS token_index
+    FROM fired AS f CROSS JOIN bound AS b GROUP BY since
 )
 SELECT a.place, a.token, f.activation, a.token_index = a.place, a.doc_id, a.position,
     a.token_index, d.label, d.split, a.doc_id >= $known

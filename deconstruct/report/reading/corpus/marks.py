@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import duckdb
 import numpy as np
 
-from deconstruct.probe.measures import auroc_where_fires
-from deconstruct.report.chart import Missing
-from deconstruct.report.reading.corpus.ruled import TIMES, Ruled, ruled, usual_activation
+from deconstruct.report.reading.corpus.holdings import Bools, Holdings, Values, holdings
+from deconstruct.report.reading.corpus.ruled import Ruled, ruled
 from deconstruct.store import QueryError
 
 CANDIDATES = 48
@@ -28,20 +27,10 @@ LOOKED_INTO = 10
 """Latents whose firings are read, to see whether one token rules them, at most."""
 Z = 1.96
 
-_LATENTS = """
-SELECT x.latent, sum(x.mean::DOUBLE) AS s, sum(x.mean::DOUBLE * x.mean) AS q, count(*) AS n
-FROM document_latents AS x WHERE x.run_id = $run {chosen} GROUP BY x.latent
-"""
-_TOKENS = """
-SELECT t.token, count(*) AS n FROM (
-    SELECT DISTINCT t.doc_id, t.token FROM tokens AS t
-    WHERE t.run_id = $run AND NOT t.special {chosen}
-) AS t GROUP BY t.token
-"""
-_CHOSEN = "AND doc_id IN (SELECT unnest($documents))"
-_VALUES = """
-SELECT x.latent, x.doc_id, x.mean, x.max FROM document_latents AS x
+_MAXIMA = """
+SELECT x.latent, x.max FROM document_latents AS x
 WHERE x.run_id = $run AND x.latent IN (SELECT unnest($latents))
+    AND x.doc_id IN (SELECT unnest($documents))
 """
 _LABELS = """
 SELECT y.value, count(*) FILTER (y.doc_id IN (SELECT unnest($documents))), count(*)
@@ -120,62 +109,37 @@ class Marks:
         return found if 2 * len(found) > len(first) else []
 
 
-@dataclass(frozen=True)
-class Usual:
-    """Sums over all documents of a run, which no choice of some changes: keep them."""
-
-    total: int
-    latents: np.ndarray
-    """float64 [4, n]: latent, sum of means, of their squares, documents it fires in."""
-    tokens: dict[str, int]
-    """In how many documents each token stands."""
-
-
-def usual(store: duckdb.DuckDBPyConnection, run_id: str) -> Usual:
-    """Raises ``Missing`` if the run has no latents of documents."""
-    [(total,)] = store.execute(
-        "SELECT count(*) FROM documents WHERE run_id = ?", [run_id]
-    ).fetchall()
-    latents = _sums(store, {"run": run_id}, "")
-    if not latents.shape[1]:
-        raise Missing(f"run {run_id} has no latents of documents: nothing can mark them")
-    tokens = store.execute(_TOKENS.format(chosen=""), {"run": run_id}).fetchall()
-    return Usual(total, latents, dict(tokens))
-
-
 def marks(
     store: duckdb.DuckDBPyConnection,
     run_id: str,
     chosen: Sequence[int],
-    known: Usual | None = None,
+    known: Holdings | None = None,
     most: int = 40,
 ) -> Marks:
     """What marks the documents ``chosen`` (doc_ids) among all others.
 
-    known: what `usual` returned before. Raises ``QueryError`` for documents that are not there, or
-    if all or none are chosen.
+    known: what `holdings` returned before. Raises ``QueryError`` for documents that are not there,
+    or if all or none are chosen, and ``Missing`` if the run has no latents of documents.
     """
-    known = known or usual(store, run_id)
+    known = known or holdings(store, run_id)
     documents = np.unique(np.asarray(chosen, np.int64))
     n = len(documents)
     if not 0 < n < known.total:
         raise QueryError(
             f"{n} of {known.total} documents are chosen: choose some of them, and not all"
         )
-    [(there,)] = store.execute(
-        "SELECT count(*) FROM documents WHERE run_id = ? AND doc_id IN (SELECT unnest(?))",
-        [run_id, documents],
-    ).fetchall()
-    if there < n:
+    if documents[0] < 0 or documents[-1] >= known.total:
         raise QueryError(f"run {run_id} has no document {documents[-1]}, or another of the chosen")
+    inside = np.zeros(known.total, bool)
+    inside[documents] = True
     given: dict[str, Any] = {"run": run_id, "documents": documents.astype(np.uint32)}
-    best, least = _latents(store, given, known, most)
+    best, least = _latents(store, given, inside, known, most)
     clusters = store.execute(_CLUSTERS, given).fetchall()
     return Marks(
         n, known.total, best, least,
         _shares(store.execute(_LABELS, given).fetchall(), n, known.total),
-        _shares([(str(c), inside, all_) for c, inside, all_ in clusters], n, known.total),
-        _tokens(store, given, known),
+        _shares([(str(cluster), *counts) for cluster, *counts in clusters], n, known.total),
+        _tokens(known.tokens_of(store, inside), n, known),
     )  # fmt: skip
 
 
@@ -186,72 +150,87 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _sums(store: duckdb.DuckDBPyConnection, given: dict[str, Any], chosen: str) -> np.ndarray:
-    found = store.execute(_LATENTS.format(chosen=chosen), given).fetchnumpy()
-    return np.stack([np.asarray(found[name], np.float64) for name in ("latent", "s", "q", "n")])
-
-
 def _latents(
-    store: duckdb.DuckDBPyConnection, given: dict[str, Any], known: Usual, most: int
+    store: duckdb.DuckDBPyConnection,
+    given: dict[str, Any],
+    inside: Bools,
+    known: Holdings,
+    most: int,
 ) -> tuple[list[Mark], list[Mark]]:
-    documents = np.asarray(given["documents"])
-    n, total = len(documents), known.total
-    whole = known.latents[:, np.argsort(known.latents[0])]
-    inside = np.zeros_like(whole[1:])
-    found = _sums(store, given, _CHOSEN)
-    inside[:, np.searchsorted(whole[0], found[0])] = found[1:]
-    outside = whole[1:] - inside
-    mean_in, mean_out = inside[0] / n, outside[0] / (total - n)
-    spread = inside[1] / n - mean_in**2 + outside[1] / (total - n) - mean_out**2
+    n, total = len(given["documents"]), known.total
+    here, whole = known.sums_of(store, inside), known.sums
+    mean_in = here.mean / n
+    mean_out = (whole.mean - here.mean) / (total - n)
+    spread = here.square / n - mean_in**2
+    spread += (whole.square - here.square) / (total - n) - mean_out**2
     d = (mean_in - mean_out) / np.sqrt(np.maximum(spread / 2, 1e-12))
-    order = np.lexsort((whole[0], -np.abs(d)))[:CANDIDATES]
-    area, strongest = _areas(store, given, whole[0, order].astype(np.int64), known)
+    firing = np.flatnonzero(whole.documents)
+    candidates = firing[np.lexsort((firing, -np.abs(d[firing])))[:CANDIDATES]]
+    values = known.values_of(store, candidates)
+    area, differs = _areas(values, candidates, inside), np.abs(mean_in - mean_out)
     # Those that tell both apart equally well are told apart by how much they differ.
     ranked = sorted(
-        zip(order, area, strongest, strict=True),
-        key=lambda one: (-round(abs(one[1] - 0.5), 2), -abs(mean_in - mean_out)[one[0]], one[0]),
+        candidates.tolist(),
+        key=lambda one: (-round(abs(area[one] - 0.5), 2), -differs[one], one),
     )
-    numbers = [int(whole[0, at]) for at, *_ in ranked]
-    tops = dict(store.execute(_TOP_TOKENS, {"run": given["run"], "latents": numbers}).fetchall())
-    edge = TIMES * usual_activation(store, given["run"])
-    massive = [
-        number
-        for number, (at, _, top) in zip(numbers, ranked, strict=True)
-        if d[at] > 0 and top > edge
-    ]
-    why = ruled(store, given["run"], {0: documents.tolist()}, {0: massive[:LOOKED_INTO]})
+    tops = dict(store.execute(_TOP_TOKENS, {"run": given["run"], "latents": ranked}).fetchall())
+    strong = _strong(store, given, candidates, inside, values, known.edge)
+    massive = [one for one in ranked if d[one] > 0 and one in strong]
+    documents = given["documents"].tolist()
+    why = ruled(store, given["run"], {0: documents}, {0: massive[:LOOKED_INTO]})
     made = [
         Mark(
-            number, tops.get(number), float(d[at]), float(auroc),
-            float(mean_in[at]), float(mean_out[at]),
-            float(inside[2, at] / n), float(outside[2, at] / (total - n)),
-            why.get((0, number)),
+            one, tops.get(one), float(d[one]), area[one],
+            float(mean_in[one]), float(mean_out[one]), float(here.documents[one] / n),
+            float((whole.documents - here.documents)[one] / (total - n)), why.get((0, one)),
         )
-        for number, (at, auroc, _) in zip(numbers, ranked, strict=True)
+        for one in ranked
     ]  # fmt: skip
     rest = [one for one in made if one.cohen_d <= 0]
     return [one for one in made if one.cohen_d > 0][:most], rest[: most // 4]
 
 
-def _areas(
-    store: duckdb.DuckDBPyConnection, given: dict[str, Any], latents: np.ndarray, known: Usual
-) -> tuple[np.ndarray, np.ndarray]:
-    """Area under the ROC curve of each latent, documents in which it is silent counting as 0; and
-    its strongest activation in a chosen document in which it fires, their median."""
-    documents, asked = np.asarray(given["documents"]), np.sort(latents)
-    found = store.execute(_VALUES, {"run": given["run"], "latents": asked}).fetchnumpy()
-    row = np.searchsorted(asked, found["latent"])
-    areas, strongest = np.empty(len(asked)), np.zeros(len(asked))
-    n, others = len(documents), known.total - len(documents)
-    is_inside = np.isin(found["doc_id"], documents)
-    for at in range(len(asked)):
-        mine = row == at
-        values, chosen = found["mean"][mine], is_inside[mine]
-        if chosen.any():
-            strongest[at] = np.median(found["max"][mine][chosen])
-        areas[at] = auroc_where_fires(values, chosen, n, others)
-    back = np.searchsorted(asked, latents)
-    return areas[back], strongest[back]
+def _areas(values: Values, latents: np.ndarray, inside: Bools) -> dict[int, float]:
+    """Area under the ROC curve of each latent, documents in which it is silent counting as 0: as
+    `auroc_where_fires`, of all at once."""
+    n, within = int(inside.sum()), inside[values.document]
+    # Numbers above 0 are in the order of their bits; so one sort serves all latents.
+    bits = values.mean.astype(np.float32).view(np.uint32).astype(np.uint64)
+    key = values.place.astype(np.uint64) << np.uint64(33) | bits << np.uint64(1)
+    key = np.sort(key | within)
+    first = np.flatnonzero(np.append(True, key[1:] >> 1 != key[:-1] >> 1)[: len(key)])
+    ins = np.add.reduceat((key & 1).astype(np.float64), first)
+    outs = np.diff(first, append=len(key)) - ins
+    place = (key[first] >> np.uint64(33)).astype(np.int64)
+    all_in, all_out = (np.bincount(place, part, len(latents)) for part in (ins, outs))
+    before = np.cumsum(outs) - outs - (np.cumsum(all_out) - all_out)[place]
+    silent_in, silent_out = n - all_in, len(inside) - n - all_out
+    higher = np.bincount(place, ins * (silent_out[place] + before + outs / 2), len(latents))
+    area = (higher + silent_in * silent_out / 2) / (n * (len(inside) - n))
+    return dict(zip(latents.tolist(), area.tolist(), strict=True))
+
+
+def _strong(
+    store: duckdb.DuckDBPyConnection,
+    given: dict[str, Any],
+    latents: np.ndarray,
+    inside: Bools,
+    values: Values,
+    edge: float,
+) -> set[int]:
+    """Latents that fire in the documents chosen as strongly as massive activations do: by the
+    median of their maxima in those in which they fire."""
+    within = inside[values.document]
+    fires = np.bincount(values.place[within], minlength=len(latents))
+    above = np.bincount(values.place[within & values.strong], minlength=len(latents))
+    found = set(latents[2 * above > fires].tolist())
+    even = latents[(2 * above == fires) & (fires > 0)].tolist()
+    if even:  # between the two in the middle
+        maxima = store.execute(_MAXIMA, given | {"latents": even}).fetchnumpy()
+        found |= {
+            one for one in even if np.median(maxima["max"][maxima["latent"] == one]) > edge
+        }  # fmt: skip
+    return found
 
 
 def _shares(rows: list[tuple[str, int, int]], n: int, total: int) -> list[Share]:
@@ -265,15 +244,13 @@ def _shares(rows: list[tuple[str, int, int]], n: int, total: int) -> list[Share]
     return sorted(made, key=lambda one: (-one.inside, one.name))
 
 
-def _tokens(
-    store: duckdb.DuckDBPyConnection, given: dict[str, Any], known: Usual, most: int = 24
-) -> list[Share]:
+def _tokens(found: np.ndarray, n: int, known: Holdings, most: int = 24) -> list[Share]:
     """Tokens that stand in more documents inside than among the others: log odds, over their
-    standard error, half a document added to each count."""
-    n, total = len(np.asarray(given["documents"])), known.total
-    found = dict(store.execute(_TOKENS.format(chosen=_CHOSEN), given).fetchall())
-    words, inside = list(found), np.array(list(found.values()), np.float64)
-    outside = np.array([known.tokens[word] for word in words], np.float64) - inside
+    standard error, half a document added to each count. found: documents inside, by word."""
+    total = known.total
+    at = np.flatnonzero(found)
+    inside, every = found[at].astype(np.float64), known.in_documents[at]
+    outside = every - inside
     odds = np.log((inside + 0.5) / (n - inside + 0.5))
     odds -= np.log((outside + 0.5) / (total - n - outside + 0.5))
     error = np.sqrt(
@@ -281,8 +258,8 @@ def _tokens(
         + 1 / (outside + 0.5) + 1 / (total - n - outside + 0.5)
     )  # fmt: skip
     z = odds / error
-    telling = sorted(np.flatnonzero(z > Z).tolist(), key=lambda at: (-z[at], words[at]))
-    best = telling[:most]
-    rows = [(words[at], int(inside[at]), int(inside[at] + outside[at])) for at in best]
+    words = {place: known.words[at[place]] for place in np.flatnonzero(z > Z).tolist()}
+    best = sorted(words, key=lambda place: (-z[place], words[place]))[:most]
+    rows = [(words[place], int(inside[place]), int(every[place])) for place in best]
     by_name = {one.name: one for one in _shares(rows, n, total)}
     return [by_name[name] for name, _, _ in rows]

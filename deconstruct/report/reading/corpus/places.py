@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 
 from deconstruct.report.chart import Missing
 from deconstruct.store import QueryError
@@ -124,13 +125,13 @@ def documents(store: duckdb.DuckDBPyConnection, run_id: str, pooled: bool = Fals
     massive = _groups(found["massive"])
     if len(massive.names) > 1:
         ways["massive tokens"] = massive
-    return _places(found, found["doc_id"], ways)
+    return _places(found, "doc_id", ways)
 
 
 def latents(store: duckdb.DuckDBPyConnection, run_id: str) -> Places:
     """Latents by their decoder rows. Raises ``Missing`` if the run has no map."""
     found = _found(store, run_id, _LATENTS)
-    return _places(found, found["id"], {n: _groups(found[n]) for n in ("cluster", "density")})
+    return _places(found, "id", {n: _groups(found[n]) for n in ("cluster", "density")})
 
 
 def strengths(
@@ -164,14 +165,14 @@ def members(
     """Documents of a cluster or of a label; of neither: those that hold a massive token. Raises
     ``QueryError`` if there is none."""
     if cluster is None and label is None:
-        query = "SELECT doc_id FROM document_map WHERE run_id = ? AND massive > ? ORDER BY doc_id"
+        query = "SELECT doc_id FROM document_map WHERE run_id = ? AND massive > ?"
         value = 0
     elif cluster is not None:
         query, value = "SELECT doc_id FROM clusters WHERE run_id = ? AND cluster = ?", cluster
     else:
         query = "SELECT DISTINCT y.doc_id FROM labels_of(?) AS y WHERE y.value = ?"
         value = label  # type: ignore[assignment]
-    found = [doc_id for (doc_id,) in store.execute(query, [run_id, value]).fetchall()]
+    found = sorted(doc_id for (doc_id,) in store.execute(query, [run_id, value]).fetchall())
     if not found:
         what = "a massive token" if label is None else f"label {label!r}"
         what = what if cluster is None else f"cluster {cluster}"
@@ -179,9 +180,9 @@ def members(
     return found
 
 
-def _found(store: duckdb.DuckDBPyConnection, run_id: str, query: str) -> dict[str, np.ndarray]:
-    found = store.execute(query, {"run": run_id, "none": NONE}).fetchnumpy()
-    if not len(found["x"]):
+def _found(store: duckdb.DuckDBPyConnection, run_id: str, query: str) -> pa.Table:
+    found = store.sql(query, params={"run": run_id, "none": NONE}).to_arrow_table()
+    if not len(found):
         raise Missing(
             f"run {run_id} has no map: runs of older releases and those with map.enabled = false "
             "have none; run it again with the map"
@@ -189,17 +190,18 @@ def _found(store: duckdb.DuckDBPyConnection, run_id: str, query: str) -> dict[st
     return found
 
 
-def _places(found: dict[str, np.ndarray], ids: np.ndarray, ways: dict[str, Groups]) -> Places:
+def _places(found: pa.Table, ids: str, ways: dict[str, Groups]) -> Places:
     told = {name: way for name, way in ways.items() if len(way.names) > 1}
-    return Places(ids, found["x"], found["y"], told or {"all": _groups(np.full(len(ids), "all"))})
+    numbers, x, y = (found[name].to_numpy() for name in (ids, "x", "y"))
+    return Places(numbers, x, y, told or {"all": _groups(pa.array(["all"] * len(found)))})
 
 
-def _groups(values: np.ndarray) -> Groups:
+def _groups(values: pa.Array | pa.ChunkedArray) -> Groups:
     """The largest groups first, and what is none of them last."""
-    # As objects: an array of texts has the longest one's room for each.
-    names, of, counts = np.unique(
-        np.asarray(values, object), return_inverse=True, return_counts=True
-    )
+    whole = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    coded = whole.dictionary_encode()
+    names, of = coded.dictionary.to_pylist(), coded.indices.to_numpy()
+    counts = np.bincount(of, minlength=len(names))
     order = sorted(range(len(names)), key=lambda at: (names[at] == NONE, -counts[at], names[at]))
     place = np.empty(len(names), np.int64)
     place[order] = np.arange(len(names))
