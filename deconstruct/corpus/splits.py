@@ -277,10 +277,11 @@ def rewrite(path: Path, columns: Columns, schema: pa.Schema | None = None) -> No
     schema, rows = schema or file.schema_arrow, file.metadata.row_group(0).num_rows
     rewritten = path.with_name(f"{path.name}.split")
     with GroupedWriter(rewritten, schema, rows) as writer:
-        for batch in file.iter_batches(batch_size=1024):
-            arrays = [
-                columns[name](batch) if name in columns else batch.column(name)
-                for name in schema.names
-            ]
-            writer.write(pa.Table.from_arrays(arrays, schema=schema))
+        for group in range(file.metadata.num_row_groups):  # a pass over all keeps all of it
+            for batch in file.iter_batches(batch_size=1024, row_groups=[group]):
+                arrays = [
+                    columns[name](batch) if name in columns else batch.column(name)
+                    for name in schema.names
+                ]
+                writer.write(pa.Table.from_arrays(arrays, schema=schema))
     rewritten.replace(path)
