@@ -128,12 +128,15 @@ def _parts(latent: Ints, activation: NDArray[np.float32], count: Ints, before: i
     small, more = (total // QUANTILES)[of], (total % QUANTILES)[of]
     early = place < more * (small + 1)
     late = more + (place - more * (small + 1)) // np.maximum(small, 1)
-    return np.where(early, place // (small + 1), late)
+    return np.asarray(np.where(early, place // (small + 1), late))
 
 
 def _after(before: Firings, firings: Firings) -> Firings:
-    first, second, third = (np.concatenate(both) for both in zip(before, firings, strict=True))
-    return first, second, third
+    return (
+        np.concatenate([before[0], firings[0]]),
+        np.concatenate([before[1], firings[1]]),
+        np.concatenate([before[2], firings[2]]),
+    )
 
 
 def _some(firings: Firings, chosen: slice | Ints) -> Firings:
