@@ -233,7 +233,8 @@ def _corpus(draft: Draft, size: Size, labels: np.ndarray) -> None:
 
 def _contexts(corpus: Artifact, latents: Artifact) -> pa.Table:
     """As the stage map chooses them."""
-    chosen = Chosen(corpus)
+    n_fires = latents.table("features.parquet", ["n_fires"])["n_fires"].to_numpy()
+    chosen = Chosen(corpus, n_fires)
     for rows in latents.rows("latents.parquet"):
         names = ("latent", "token_index", "activation")
         latent, token_index, activation = (rows[name].to_numpy() for name in names)

@@ -19,7 +19,7 @@ from deconstruct.common.errors import DataError
 from deconstruct.common.parquet import GroupedWriter, opened
 from deconstruct.config import CorpusConfig
 from deconstruct.corpus.alike.groups import joined
-from deconstruct.corpus.alike.minhash import components
+from deconstruct.corpus.alike.minhash import components, firsts
 from deconstruct.corpus.alike.shingles import Kept
 
 log = logging.getLogger(__name__)
@@ -31,10 +31,10 @@ Ids = list[int] | NDArray[np.uint32]
 class Settled(NamedTuple):
     """What was decided.
 
-    test: [documents]. moved: whether any is not as it was drawn. part: [documents], equal where
-    documents hang together. twins: how many were held out, but are no more. across: how many are
-    held out though they hang together with a train document. template: whether so many texts are
-    alike that nothing is made of it.
+    test: [documents]. moved: whether any is not as it was drawn. part: [documents], the smallest
+    doc_id of those that each hangs together with. twins: how many were held out, but are no more.
+    across: how many are held out though they hang together with a train document. template:
+    whether so many texts are alike that nothing is made of it.
     """
 
     test: NDArray[np.bool_]
@@ -49,9 +49,8 @@ class Settled(NamedTuple):
         return pa.array(_names(self.test[batch.column("doc_id").to_numpy()]))
 
     def groups_in(self, batch: pa.RecordBatch) -> pa.Array:
-        """Their ``group_id``: the smallest doc_id of those that each hangs together with."""
-        first = np.unique(self.part, return_index=True)[1]
-        return pa.array(first[self.part[batch.column("doc_id").to_numpy()]], pa.uint32())
+        """Their ``group_id``: their parts."""
+        return pa.array(self.part[batch.column("doc_id").to_numpy()], pa.uint32())
 
     def facts(self) -> dict[str, int]:
         """``groups``: into how many parts the documents fall. ``alike_documents``: how many hang
@@ -106,8 +105,8 @@ class Settled(NamedTuple):
 
 
 class Splits:
-    """Draws a split for each document of a corpus, then settles them all; some 40 bytes per
-    document, or 240 where there are more than 20,000.
+    """Draws a split for each document of a corpus, then settles them all: 24 bytes per document
+    while they are read, some 80 for a moment at the end.
 
     Documents hang together that keep the same tokens, that are alike (`alike.groups.alike`), or,
     with groups, that share one; and so do those that hang together with the same one. Such a part
@@ -170,7 +169,7 @@ class Splits:
 
     def parts(self) -> int:
         """How many parts of the documents can be held out or not, whatever texts are alike."""
-        return int(self._parts().max()) + 1
+        return int(self._parts(self._by_tokens()).max()) + 1
 
     def distinct(self) -> int:
         """How many documents differ in the tokens that are kept of them."""
@@ -185,16 +184,19 @@ class Splits:
         first, with texts alike second; a text that is like some of both is a train document.
         Raises ``DataError`` for one that would have to follow its group, or its twin, both ways.
         """
-        drawn, same = np.concatenate(self._drawn), self._parts()
-        distinct = np.unique(np.concatenate(self._seen), return_inverse=True)[1]
+        distinct = self._by_tokens()
+        same = self._parts(distinct)
         found = joined(self._kept, distinct, same)
+        del distinct
         part = same if found is None else found
+        drawn = self._draws()
         as_written = drawn < self.test_share
         test = as_written if self._said else self._held_out(drawn, as_written, same, part)
         twins = int((as_written & ~test).sum())
         known_from_training = np.bincount(part, ~test) > 0
         across = int((test & known_from_training[part]).sum())
-        return Settled(test, bool((test != as_written).any()), part, twins, across, found is None)
+        first = firsts(part, int(part.max()) + 1)[part].astype(np.int64)
+        return Settled(test, bool((test != as_written).any()), first, twins, across, found is None)
 
     def _held_out(
         self,
@@ -224,11 +226,19 @@ class Splits:
             test = part != part[drawn.argmax()]
         return test
 
-    def _parts(self) -> NDArray[np.int64]:
+    def _draws(self) -> NDArray[np.float64]:
+        """[documents]: where each falls; the pieces are put together once."""
+        self._drawn = [np.concatenate(self._drawn)]
+        return self._drawn[0]
+
+    def _by_tokens(self) -> NDArray[np.int64]:
+        """[documents], numbered from 0: equal where the same tokens are kept."""
+        self._seen = [np.concatenate(self._seen)]
+        return np.unique(self._seen[0], return_inverse=True)[1]
+
+    def _parts(self, by_tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which part each document belongs to, numbered from 0: those that hang together by groups
         and tokens."""
-        seen = np.concatenate(self._seen)
-        by_tokens = np.unique(seen, return_inverse=True)[1]
         if not self._groups:
             return by_tokens
         by_group = np.unique(np.concatenate(self._groups), return_inverse=True)[1]
@@ -267,10 +277,11 @@ def rewrite(path: Path, columns: Columns, schema: pa.Schema | None = None) -> No
     schema, rows = schema or file.schema_arrow, file.metadata.row_group(0).num_rows
     rewritten = path.with_name(f"{path.name}.split")
     with GroupedWriter(rewritten, schema, rows) as writer:
-        for batch in file.iter_batches(batch_size=1024):
-            arrays = [
-                columns[name](batch) if name in columns else batch.column(name)
-                for name in schema.names
-            ]
-            writer.write(pa.Table.from_arrays(arrays, schema=schema))
+        for group in range(file.metadata.num_row_groups):  # a pass over all keeps all of it
+            for batch in file.iter_batches(batch_size=1024, row_groups=[group]):
+                arrays = [
+                    columns[name](batch) if name in columns else batch.column(name)
+                    for name in schema.names
+                ]
+                writer.write(pa.Table.from_arrays(arrays, schema=schema))
     rewritten.replace(path)

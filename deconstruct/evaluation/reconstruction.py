@@ -190,27 +190,40 @@ def sampled(
 
 
 class DocumentSums:
-    """Sums of what tokens have, by name and document: float64 [documents of the corpus]."""
+    """Sums of what tokens have, by name and document. Memory: 4 bytes per document of the corpus,
+    and 8 to 16 per name of each document that has any."""
 
     def __init__(self, documents: int) -> None:
-        self._documents = documents
+        self._place = np.full(documents, -1, np.int32)
+        self._count = 0
         self._sums: dict[str, NDArray[np.float64]] = {}
 
     def add(self, doc_id: NDArray[np.uint32], values: Mapping[str, NDArray[np.float64]]) -> None:
         """Of some tokens, [n] each. Time and memory are those of the tokens' own documents."""
         seen, place = np.unique(doc_id, return_inverse=True)
+        new = seen[self._place[seen] < 0]
+        self._place[new] = np.arange(self._count, self._count + len(new))
+        self._count += len(new)
         for name, value in values.items():
-            if name not in self._sums:
-                self._sums[name] = np.zeros(self._documents)
-            self._sums[name][seen] += np.bincount(place, value)
+            self._sum(name)[self._place[seen]] += np.bincount(place, value)
 
     def seen(self) -> NDArray[np.uint32]:
         """The documents that have any, ascending."""
-        return np.flatnonzero(self._sums["tokens"]).astype(np.uint32)
+        return np.flatnonzero(self._place >= 0).astype(np.uint32)
 
     def of_seen(self) -> dict[str, NDArray[np.float64]]:
         """Of the documents that have any: [documents seen]."""
-        return {name: total[self.seen()] for name, total in self._sums.items()}
+        places = self._place[self.seen()]
+        return {name: self._sum(name)[places] for name in self._sums}
+
+    def _sum(self, name: str) -> NDArray[np.float64]:
+        """With room for all documents that have any."""
+        found = self._sums.get(name, np.zeros(0))
+        if len(found) < self._count:
+            room = np.zeros(max(self._count, 2 * len(found)))
+            room[: len(found)] = found
+            self._sums[name] = found = room
+        return found
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from deconstruct.features.geometry import Geometry
 from deconstruct.features.tables import FEATURES
+
+Firings = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]
+"""Latents, ids of tokens, activations: [n] each, n at least 1."""
 
 
 class FeatureCounts:
@@ -24,24 +27,20 @@ class FeatureCounts:
         self.top_token = np.full(d_sae, -1, np.int64)
         self.top_token_fires = np.zeros(d_sae, np.uint64)
 
-    def add(
-        self,
-        latent: NDArray[np.uint32],
-        token_id: NDArray[np.uint32],
-        activation: NDArray[np.float32],
-    ) -> None:
-        """All firings of some latents, in any order; every array is [n]."""
-        if len(latent) == 0:
-            return
-        first, end = int(latent.min()), int(latent.max()) + 1
-        span = slice(first, end)
-        place = latent - np.uint32(first)
-        self.n_fires[span] += np.bincount(place, minlength=end - first).astype(np.uint64)
-        self.total[span] += np.bincount(place, activation, minlength=end - first)
-        np.maximum.at(self.max, latent, activation)
-        pairs, fires = np.unique(
-            latent.astype(np.uint64) << np.uint64(32) | token_id, return_counts=True
-        )
+    def add(self, firings: Iterable[Firings]) -> None:
+        """All firings of some latents, some at a time; sums are taken in their order."""
+        pairs, fires = np.empty(0, np.uint64), np.empty(0, np.int64)
+        for latent, token_id, activation in firings:
+            first, end = int(latent.min()), int(latent.max()) + 1
+            place = latent - np.uint32(first)
+            self.n_fires[first:end] += np.bincount(place, minlength=end - first).astype(np.uint64)
+            np.add.at(self.total, latent, activation.astype(np.float64))
+            np.maximum.at(self.max, latent, activation)
+            found, times = np.unique(
+                latent.astype(np.uint64) << np.uint64(32) | token_id, return_counts=True
+            )
+            pairs, where = np.unique(np.concatenate([pairs, found]), return_inverse=True)
+            fires = np.bincount(where, np.concatenate([fires, times])).astype(np.int64)
         of = (pairs >> np.uint64(32)).astype(np.int64)
         # Most frequent token first, of equally frequent ones the smallest id.
         order = np.lexsort((pairs, -fires, of))

@@ -1,6 +1,7 @@
 """The latents stage: the trained SAE applied to every recorded token, sparse, in three orders.
 
-Three passes, none of which holds more than a bucket of the firings in memory:
+Three passes, none of which holds more than a bucket of the firings in memory, or a part of one that
+has very many (`buckets.PART`):
 
 1. encode the shards as they lie and deal firings into buckets of consecutive documents;
 2. bucket by bucket order them by token: ``latents_by_token``, ``document_latents``; deal them
@@ -144,6 +145,7 @@ class _Encoding:
             with track("latents", tokens, "tokens") as advance:
                 for reader in readers:
                     self._encode(self._new_blocks(reader, advance), by_document, advance)
+            by_document.close()  # `by_latent` opens as many
             if self.before is not None:
                 self.rows += int(self.before[0].facts["rows"])
             with track("by token", self.rows, "firings") as advance:
@@ -230,19 +232,17 @@ class _Encoding:
             if self.before is not None:
                 self._take_over(self.before[0], writer, pooled, by_latent, counts, advance)
             for number in range(by_document.count):
-                firings = by_document.take(number)
-                if len(firings) == 0:
-                    continue
-                # A pair of token and latent occurs once, so that any sort gives one order.
-                place = firings["token_index"] - firings["token_index"].min()
-                firings = firings[np.argsort(place * np.uint64(d_sae) + firings["latent"])]
-                columns = (np.ascontiguousarray(firings[name]) for name in LATENTS.arrow.names)
-                writer.write(LATENTS.of(*columns))
-                summary = self._pool(firings, d_sae)
-                counts.add_documents(summary["latent"].to_numpy())
-                pooled.write(summary)
-                by_latent.add(firings["latent"], firings)
-                advance(len(firings))
+                for part in by_document.parts(number, lambda of: of["doc_id"]):
+                    # A pair of token and latent occurs once, so that any sort gives one order.
+                    place = part["token_index"] - part["token_index"].min()
+                    firings = part[np.argsort(place * np.uint64(d_sae) + part["latent"])]
+                    columns = (np.ascontiguousarray(firings[name]) for name in LATENTS.arrow.names)
+                    writer.write(LATENTS.of(*columns))
+                    summary = self._pool(firings, d_sae)
+                    counts.add_documents(summary["latent"].to_numpy())
+                    pooled.write(summary)
+                    by_latent.add(firings["latent"], firings)
+                    advance(len(firings))
             self.draft.rows["document_latents.parquet"] = pooled.rows
         self.draft.rows["latents_by_token.parquet"] = writer.rows
 
@@ -305,16 +305,20 @@ class _Encoding:
             ) as writer,
         ):
             for number in range(by_latent.count):
-                firings = by_latent.take(number)
-                latent, token_index, token_id, activation = (
-                    np.ascontiguousarray(firings[name])
-                    for name in ("latent", "token_index", "token_id", "activation")
+                counts.add(
+                    (block["latent"], block["token_id"], block["activation"])
+                    for block in by_latent.blocks(number)
                 )
-                counts.add(latent, token_id, activation)
-                # Positive floats are ordered as their bits are. Firings come by token, and the
-                # sort is stable: equal strengths stay by token.
-                key = latent.astype(np.uint64) << np.uint64(32) | ~activation.view(np.uint32)
-                order = np.argsort(key, kind="stable")
-                writer.write(LATENTS.of(latent[order], token_index[order], activation[order]))
-                advance(len(firings))
+                for firings in by_latent.parts(number, _weakening):
+                    order = np.argsort(_weakening(firings), kind="stable")
+                    columns = (firings[name][order] for name in LATENTS.arrow.names)
+                    writer.write(LATENTS.of(*columns))
+                    advance(len(firings))
         self.draft.rows["latents.parquet"] = writer.rows
+
+
+def _weakening(firings: NDArray[np.void]) -> NDArray[np.uint64]:
+    """What orders firings by (latent, activation descending), [n]. Positive floats are ordered as
+    their bits are. Firings come by token: where the sort is stable, equal strengths stay so."""
+    bits = np.ascontiguousarray(firings["activation"]).view(np.uint32)
+    return firings["latent"].astype(np.uint64) << np.uint64(32) | ~bits

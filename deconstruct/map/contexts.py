@@ -1,7 +1,8 @@
 """Contexts over the whole range of each latent's activations, chosen ahead: what the macro
 contexts_by_quantile draws when it is asked, which for a dense latent orders a million firings.
 
-Firings come by latent, the strongest first, so that one latent is done after another, many at once.
+Firings come by latent, the strongest first, so that one latent is done after another, many at once;
+of one whose firings go on, only what may be drawn in the end is kept.
 """
 
 from __future__ import annotations
@@ -22,87 +23,131 @@ SPARE = 4
 DRAWN = 8 * SHOWN + 40
 """Firings of each part that are looked at for different documents."""
 
+Firings = tuple[Ints, Ints, NDArray[np.float32]]
+"""Latent (or latent and part of it), token_index, activation: [n] each."""
+_NONE: Firings = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+
 
 class Chosen:
-    """Contexts of the latents whose firings were added; one that goes on in the next rows waits."""
+    """Contexts of the latents whose firings were added. Memory: that of the rows added at once, and
+    40 bytes per latent."""
 
-    def __init__(self, corpus: Artifact) -> None:
+    def __init__(self, corpus: Artifact, n_fires: NDArray[np.unsignedinteger]) -> None:
+        """n_fires: [d_sae], how many firings of each latent will be added in all."""
         lengths = corpus.table("documents.parquet", ["n_tokens"])["n_tokens"].to_numpy()
         self._starts = np.cumsum(lengths.astype(np.int64)) - lengths
         self._groups = group_ids(corpus)
-        self._rest = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+        self._count = n_fires.astype(np.int64)
+        self._low = np.full(len(n_fires) * QUANTILES, np.inf, np.float32)
+        self._high = np.full(len(n_fires) * QUANTILES, -np.inf, np.float32)
+        self._rest: Firings = _NONE
+        self._drawn: Firings = _NONE
+        self._last, self._taken = -1, 0
         self._tables = [LATENT_CONTEXTS.empty()]
 
     def add(self, latent: Ints, token_index: Ints, activation: NDArray[np.float32]) -> None:
         """Some firings, [n] each, in the order (latent, strongest first, token_index)."""
-        before, rest = self._rest, slice(None)
-        latent = np.concatenate([before[0], latent])
-        token_index = np.concatenate([before[1], token_index])
-        activation = np.concatenate([before[2], activation])
+        latent, token_index, activation = joined = _after(
+            self._rest, (latent, token_index, activation)
+        )
         if len(latent):
-            whole = int(np.searchsorted(latent, latent[-1]))
-            done, rest = slice(0, whole), slice(whole, None)
-            if whole:
-                self._tables.append(self._chosen(latent[done], token_index[done], activation[done]))
-        self._rest = (latent[rest], token_index[rest], activation[rest])
+            # Of equally strong ones each one's place is known once all are there.
+            whole = int(np.argmax((latent == latent[-1]) & (activation == activation[-1])))
+            self._take(*_some(joined, slice(0, whole)))
+            self._rest = _some(joined, slice(whole, None))
 
     def table(self) -> pa.Table:
         """Rows of `LATENT_CONTEXTS`."""
-        if len(self._rest[0]):
-            self._tables.append(self._chosen(*self._rest))
+        self._take(*self._rest)
+        self._tables.append(self._best(*self._drawn))
+        self._rest = self._drawn = _NONE
         return pa.concat_tables(self._tables).combine_chunks()
 
-    def _chosen(self, latent: Ints, token_index: Ints, activation: NDArray[np.float32]) -> pa.Table:
-        """Of whole latents."""
-        part, size = _parts(latent, activation)
-        key = (latent - latent[0]) * QUANTILES + part
-        low = np.full(int(key.max()) + 1, np.inf, np.float32)
-        high = np.full(len(low), -np.inf, np.float32)
-        np.minimum.at(low, key, activation)
-        np.maximum.at(high, key, activation)
-        whole = key.astype(np.uint64) << np.uint64(32) | _scattered(token_index)
-        order = np.argsort(whole, kind="stable")
-        drawn = order[_numbered(key[order]) < DRAWN]
-        key, token = key[drawn], token_index[drawn]
+    def _take(self, latent: Ints, token_index: Ints, activation: NDArray[np.float32]) -> None:
+        """Firings to which no equally strong ones will come."""
+        if not len(latent):
+            return
+        before = self._taken if latent[0] == self._last else 0
+        key = latent * QUANTILES + _parts(latent, activation, self._count, before)
+        np.minimum.at(self._low, key, activation)
+        np.maximum.at(self._high, key, activation)
+        self._last = int(latent[-1])
+        first = int(np.searchsorted(latent, self._last))
+        self._taken = len(latent) - first + (0 if first else before)
+        drawn = _after(self._drawn, (key, token_index, activation))
+        order = _mixed(*drawn[:2])
+        kept = np.sort(order[_numbered(drawn[0][order]) < DRAWN])
+        done = int(np.searchsorted(drawn[0][kept] // QUANTILES, self._last))
+        self._drawn = _some(drawn, kept[done:])
+        if done:
+            self._tables.append(self._best(*_some(drawn, kept[:done])))
+
+    def _best(self, key: Ints, token: Ints, activation: NDArray[np.float32]) -> pa.Table:
+        """Of whole latents, of whose firings these were drawn; key: latent and part of it."""
+        key, token, activation = _some((key, token, activation), _mixed(key, token))
         group = self._groups[np.searchsorted(self._starts, token, "right") - 1]
         mixed = _scattered(token)
         within = _numbered_by(key, group, mixed)
-        among_all = _numbered_by(latent[drawn], group, mixed)
+        among_all = _numbered_by(key // QUANTILES, group, mixed)
         best = np.lexsort((mixed, among_all, within, key))
         place = _numbered(key[best])
         best, place = best[place < SHOWN + SPARE], place[place < SHOWN + SPARE]
-        key, drawn = key[best], drawn[best]
+        key = key[best]
+        latent, part = np.divmod(key, QUANTILES)
+        size = self._count[latent] // QUANTILES + (part < self._count[latent] % QUANTILES)
         return LATENT_CONTEXTS.of(
-            latent[drawn].astype(np.uint32),
-            (key % QUANTILES + 1).astype(np.uint8),
+            latent.astype(np.uint32),
+            (part + 1).astype(np.uint8),
             (place + 1).astype(np.uint8),
-            token_index[drawn].astype(np.uint64),
-            activation[drawn],
-            low[key],
-            high[key],
-            size[drawn].astype(np.uint64),
+            token[best].astype(np.uint64),
+            activation[best],
+            self._low[key],
+            self._high[key],
+            size.astype(np.uint64),
         )
 
 
-def _parts(latent: Ints, activation: NDArray[np.float32]) -> tuple[Ints, Ints]:
-    """Which part of its latent's firings each is in, 0 the weakest, and how many are in it: [n]
-    each. As SQL's ntile over (activation, token_index): the first parts take what is left over."""
+def _parts(latent: Ints, activation: NDArray[np.float32], count: Ints, before: int) -> Ints:
+    """Which part of its latent's firings each is in, 0 the weakest: [n]. As SQL's ntile over
+    (activation, token_index): the first parts take what is left over.
+
+    count: [d_sae], firings of each latent in all. before: those of the first that came before.
+    """
     n, index = len(latent), np.arange(len(latent))
     new = np.r_[True, latent[1:] != latent[:-1]]
-    start = index[new]
-    count = np.diff(start, append=n)
+    total = count[latent[new]]
+    last = index[new] + total
+    last[0] -= before
     of = np.cumsum(new) - 1
     tied = np.r_[True, (latent[1:] != latent[:-1]) | (activation[1:] != activation[:-1])]
     begins = index[tied]
     ends = np.append(begins[1:], n)
     which = np.cumsum(tied) - 1
     # Equal ones stand by token either way.
-    place = (start + count)[of] - ends[which] + index - begins[which]
-    small, more = count[of] // QUANTILES, count[of] % QUANTILES
+    place = last[of] - ends[which] + index - begins[which]
+    small, more = (total // QUANTILES)[of], (total % QUANTILES)[of]
     early = place < more * (small + 1)
     late = more + (place - more * (small + 1)) // np.maximum(small, 1)
-    part = np.where(early, place // (small + 1), late)
-    return part, small + (part < more)
+    return np.asarray(np.where(early, place // (small + 1), late))
+
+
+def _after(before: Firings, firings: Firings) -> Firings:
+    return (
+        np.concatenate([before[0], firings[0]]),
+        np.concatenate([before[1], firings[1]]),
+        np.concatenate([before[2], firings[2]]),
+    )
+
+
+def _some(firings: Firings, chosen: slice | Ints) -> Firings:
+    return firings[0][chosen], firings[1][chosen], firings[2][chosen]
+
+
+def _mixed(key: Ints, token_index: Ints) -> Ints:
+    """The order by key and, within, `_scattered`: [n]."""
+    return np.argsort(
+        key.astype(np.uint64) << np.uint64(32) | _scattered(token_index), kind="stable"
+    )
 
 
 def _scattered(token_index: Ints) -> NDArray[np.uint64]:

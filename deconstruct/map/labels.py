@@ -221,11 +221,12 @@ def _areas(labelled: Labelled, some: slice, chosen: list[Ints], latents: Artifac
     docs, parts = [], []
     for doc_id, pooled in latents_in_blocks(latents):
         docs.append(doc_id[mine[doc_id]])
-        parts.append(pooled[mine[doc_id]][:, wanted])
+        parts.append(pooled[mine[doc_id]][:, wanted].tocsc())  # put together a column at a time
     found = [np.full(len(own), np.nan) for own in chosen]
     if not docs or not mine.any():
         return found
-    columns, doc_id = sparse.vstack(parts, "csc"), np.concatenate(docs)
+    begins = np.cumsum([0, *map(len, docs)])
+    doc_id = np.concatenate(docs)
     member = labelled.member[:, some]
     inside = member[doc_id].toarray() > 0
     n_in = np.asarray(member[mine].sum(0)).ravel()
@@ -234,7 +235,9 @@ def _areas(labelled: Labelled, some: slice, chosen: list[Ints], latents: Artifac
         if n_in[label] == 0 or n_out[label] == 0:
             continue
         for place, column in enumerate(np.searchsorted(wanted, own)):
-            part = slice(columns.indptr[column], columns.indptr[column + 1])
-            value, within = columns.data[part], inside[columns.indices[part], label]
+            those = [slice(*part.indptr[column : column + 2]) for part in parts]
+            value = np.concatenate([p.data[own] for p, own in zip(parts, those, strict=True)])
+            at = [p.indices[own] + b for p, own, b in zip(parts, those, begins[:-1], strict=True)]
+            within = inside[np.concatenate(at), label]
             found[label][place] = auroc_where_fires(value, within, n_in[label], n_out[label])
     return found

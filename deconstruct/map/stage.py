@@ -97,8 +97,9 @@ STAGE = Stage("map", recipe, lay_out)
 
 def _of_firings(draft: Draft, corpus: Artifact, latents: Artifact, massive: Massive) -> None:
     """What one pass over all firings gives: histograms, contexts, and massive latents."""
-    largest = latents.table("features.parquet", ["max_activation"])["max_activation"].to_numpy()
-    histogram, chosen = Histogram(largest), Chosen(corpus)
+    features = latents.table("features.parquet", ["max_activation", "n_fires"])
+    largest = features["max_activation"].to_numpy()
+    histogram, chosen = Histogram(largest), Chosen(corpus, features["n_fires"].to_numpy())
     on_massive = OnMassive(massive, int(corpus.facts["tokens"]), len(largest))
     for rows in latents.rows("latents.parquet"):
         latent, token_index = (

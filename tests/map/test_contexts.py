@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from deconstruct.store import open_store, publish
 
 def chosen(corpus: Artifact, latents: Artifact, block: int) -> Chosen:
     """Firings that are read so many at a time."""
-    found, rows = Chosen(corpus), latents.table("latents.parquet")
+    rows = latents.table("latents.parquet")
+    found = Chosen(corpus, np.bincount(rows["latent"].to_numpy(), minlength=D_SAE))
     for first in range(0, len(rows), block):
         some = rows.slice(first, block)
         latent, token = (some[n].to_numpy().astype(np.int64) for n in ("latent", "token_index"))
@@ -72,9 +74,27 @@ def test_it_does_not_matter_how_firings_are_read(planted: tuple[Path, Planted], 
 
 
 def test_latents_that_fire_less_than_there_are_parts(planted: tuple[Path, Planted]) -> None:
-    found = Chosen(planted[1].artifacts["corpus"])
+    found = Chosen(planted[1].artifacts["corpus"], np.array([0, 0, 0, 2, 0, 1]))
     found.add(np.array([3, 3, 5]), np.array([20, 4, 9]), np.array([2, 1, 3], np.float32))
     rows = found.table().to_pylist()
     told = [(row["latent"], row["quantile"], row["token_index"], row["low"]) for row in rows]
     assert told == [(3, 1, 4, 1), (3, 2, 20, 2), (5, 1, 9, 3)]
     assert {row["n_fires"] for row in rows} == {1}
+
+
+def test_a_latent_that_fires_everywhere_is_not_held_whole(
+    planted: tuple[Path, Planted],
+) -> None:
+    """Firings of one latent, a block at a time: memory is that of a block."""
+    corpus, block, peaks = planted[1].artifacts["corpus"], 1 << 12, []
+    for blocks in (2, 32):
+        found = Chosen(corpus, np.array([blocks * block]))
+        tracemalloc.start()
+        for number in range(blocks):
+            strength = np.linspace(2 - number / blocks, 2 - (number + 1) / blocks, block)
+            token = np.arange(number * block, (number + 1) * block) % 100
+            found.add(np.zeros(block, np.int64), token, strength.astype(np.float32))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(found.table()) == 40
+    assert peaks[1] < 1.1 * peaks[0]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from deconstruct.artifacts import Artifact
 from deconstruct.common.parquet import opened
 from deconstruct.corpus.alike.exact import Pairs, Shared
-from deconstruct.corpus.alike.minhash import components, links
+from deconstruct.corpus.alike.minhash import components, firsts, links
 from deconstruct.corpus.alike.shingles import Kept
 from deconstruct.corpus.tables import DOCUMENTS
 
@@ -39,11 +39,12 @@ def joined(
 ) -> NDArray[np.int64] | None:
     """Parts of documents, put together where a document of one is like a document of another.
 
-    distinct: [documents], equal where the same tokens are kept. parts: [documents], such documents
-    are of one. None if more than half of the different texts hang together, or all parts would:
-    what a template made is alike all through, and likeness says nothing of it.
+    distinct: [documents], numbered from 0, equal where the same tokens are kept. parts:
+    [documents], such documents are of one. None if more than half of the different texts hang
+    together, or all parts would: what a template made is alike all through, and likeness says
+    nothing of it.
     """
-    documents = np.sort(np.unique(distinct, return_index=True)[1])
+    documents = np.sort(firsts(distinct, int(distinct.max()) + 1)).astype(np.int64)
     pairs = alike(kept, documents)
     if not len(pairs):
         return parts

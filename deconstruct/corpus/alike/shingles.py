@@ -29,6 +29,7 @@ class Kept:
         self, folder: Path | None = None, special: NDArray[np.bool_] | None = None
     ) -> None:
         """folder: where the file lies. special: [vocabulary], tokens that count for nothing."""
+        self.folder = folder
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, gone with this object
         self._special = special
         self._ends: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]

@@ -39,7 +39,9 @@ class ParquetReader:
     def _batches(self) -> Iterator[pa.RecordBatch]:
         with opened(self.path) as file:
             try:
-                yield from file.iter_batches(batch_size=1024, columns=self.wanted.names())
+                for group in range(file.metadata.num_row_groups):
+                    # One by one: a pass over all keeps each of them, compressed, to its end.
+                    yield from file.iter_batches(1024, [group], self.wanted.names())
             except (pa.ArrowException, OSError) as error:
                 raise DataError(f"{self.path} is damaged: {error}") from error
 
