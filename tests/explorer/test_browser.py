@@ -92,9 +92,11 @@ def test_values_show_on_hover_and_on_focus(page: Page, address: str) -> None:
 def test_keys_lead_on_search_and_tell_of_themselves(page: Page, address: str) -> None:
     page.size(1440)
     page.go(address + LATENT)
-    page.press("j")
+    with page.left():
+        page.press("j")
     page.shows(f"Latent {SPORT_LATENT + 1}")
-    page.press("k")
+    with page.left():
+        page.press("k")
     page.shows(f"Latent {SPORT_LATENT}\n")
     page.press("?")
     page.wait("document.getElementById('keys').open")
@@ -112,12 +114,12 @@ def test_keys_lead_on_search_and_tell_of_themselves(page: Page, address: str) ->
         page.go(address + LATENT)
         page.press("/")
         page.type("#q", words)
-        page.press("Enter")
+        with page.left():
+            page.press("Enter")
         page.shows(shown)
     page.go(address + LATENT)
-    page.value("window.left = false")
-    page.press("r")
-    page.wait("window.left === undefined")
+    with page.left():
+        page.press("r")
     page.shows("Latent ")
 
 
@@ -140,7 +142,8 @@ def test_two_runs_that_are_ticked_are_compared_and_tables_sorted(
     page.go(address)
     page.wait("document.querySelector('[data-compares]').disabled")
     page.value("document.querySelectorAll('input[name=compared]').forEach(box => box.click())")
-    page.click("[data-compares]")
+    with page.left():
+        page.click("[data-compares]")
     page.shows("Metrics")
     assert all(run in page.value("location.pathname") for run in explored.ids)
     page.go(address)
@@ -159,10 +162,12 @@ def test_two_runs_that_are_ticked_are_compared_and_tables_sorted(
 def test_a_star_and_a_note_stay(page: Page, address: str) -> None:
     page.size(1440)
     page.go(f"{address}/run/demo/latent/2")
-    page.press("s")
+    with page.left():
+        page.press("s")
     page.shows("★ starred")
     page.type("#note", "looks like <b>commas</b>")
-    page.click(".note button", "Save")
+    with page.left():
+        page.click(".note button", "Save")
     page.shows("saved ")
     page.go(f"{address}/notes")
     page.shows("looks like <b>commas</b>")

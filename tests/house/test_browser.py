@@ -49,3 +49,7 @@ def test_words_are_shown_once_the_scripts_of_their_page_have_run(
         page.click("a", "go on")
         page.shows("the words")
         assert page.value("window.listening") is True
+        page.go(address)
+        with page.left():
+            page.click("a", "go on")
+        assert page.value("window.listening") is True

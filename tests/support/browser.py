@@ -90,6 +90,14 @@ class Page:
             f"document.body.innerText.includes({json.dumps(words)})"
         )
 
+    @contextmanager
+    def left(self) -> Iterator[None]:
+        """For what leads to another page: at the end that one is there, and its scripts have run.
+        What is asked too early is answered by the page before, whose words may be the same."""
+        self.value("window.stays = true")
+        yield
+        self.wait("document.readyState == 'complete' && !window.stays")
+
     def click(self, selector: str, words: str = "") -> None:
         """Click on what a selector finds that has certain words in it."""
         found = (
