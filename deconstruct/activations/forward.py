@@ -39,6 +39,7 @@ log = logging.getLogger("deconstruct.stages")
 Found = tuple[NDArray[np.int64], dict[Site, Tensor]]
 """Of a pass: places among the shard's documents, and what is recorded of them, one after another:
 [rows, d_in] on the CPU."""
+Advance = Callable[[int], None]
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -63,15 +64,38 @@ class Forward:
         check_parts(self._model, self.sites)
         self.padded = torch.device(device).type in PADS and self._may_pad()
 
-    def compute(self, shard: Shard, advance: Callable[[int], None]) -> dict[Site, Tensor]:
+    def compute(self, shard: Shard, advance: Advance) -> dict[Site, Tensor]:
         """Activations of a shard's rows, site -> [rows, d_in] on the CPU, in document order.
 
-        advance: called with the rows of each batch that is done. Raises ``DataError`` where the
+        advance: called with the rows of each batch that is done; with fewer than none where these
+        are computed anew, as padded passes found too little memory. Raises ``DataError`` where the
         model gives NaN or infinity.
         """
+        if not self.padded:
+            return self._computed(shard, self._of_one_length, advance)
+        told = 0
+
+        def tell(rows: int) -> None:
+            nonlocal told
+            told += rows
+            advance(rows)
+
+        try:
+            return self._computed(shard, self._padded, tell)
+        except torch.OutOfMemoryError:  # the check had room: others hold the device's memory now
+            self.padded = False
+            log.warning(
+                "%-12s reads documents of one length at a time from here on: %s has too little "
+                "memory left for padded passes", "activations", self.device,
+            )  # fmt: skip
+        advance(-told)
+        return self._computed(shard, self._of_one_length, advance)
+
+    def _computed(
+        self, shard: Shard, passes: Callable[[Read, Shard], Iterator[Found]], advance: Advance
+    ) -> dict[Site, Tensor]:
         ends = np.cumsum(self._tokens.rows[shard.documents])
         starts = np.concatenate([[0], ends])
-        passes = self._padded if self.padded else self._of_one_length
         result: dict[Site, Tensor] = {}
         with reading(self._model, self.sites) as read:
             for places, found in passes(read, shard):
