@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import os
@@ -21,6 +22,10 @@ from deconstruct.explorer.app import Explorer
 
 NOTE = ".explorer"
 """In a data root: where its explorer is, as long as that holds the file."""
+ARENAS = 2
+"""Of the C library's allocator. It makes up to eight for each core, each of which keeps what its
+threads have let go: 130 MB more after all pages of a store of 312 million firings."""
+_M_ARENA_MAX = -8
 GRACE_SECONDS = 2
 """That requests have to be answered once the end has come."""
 _URL = re.compile(rf"http://{re.escape(HOST)}:\d{{1,5}}")
@@ -32,6 +37,8 @@ def explore(home: Path, port: int, ready: Callable[[str], None]) -> None:
     port: 0 for any that is free. ready: told the address, once the port is ours. Raises
     ``DeconstructError`` if the port is taken.
     """
+    with suppress(OSError, AttributeError):  # a C library without it
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS)
     with _listening(port) as listening:
         port = listening.getsockname()[1]
         url = f"http://{HOST}:{port}"

@@ -14,6 +14,7 @@ import sys
 from dataclasses import asdict
 from functools import cache
 
+from deconstruct.sae.engines.memory import give_back
 from deconstruct.sae.spec import StepSpec
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ SECONDS = 300
 def wrong_elsewhere(spec: StepSpec, device: str) -> str | None:
     """What `check.disagreement` finds in another process, or how that ended; None: all is well."""
     command = [sys.executable, "-m", __package__, device, json.dumps(asdict(spec))]
+    give_back()
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
     except subprocess.TimeoutExpired:

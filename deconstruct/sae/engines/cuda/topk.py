@@ -24,6 +24,7 @@ read back, and the step (a CUDA graph) with room for that many is taken or built
 the device finds out in every step.
 """
 
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Self
@@ -36,6 +37,8 @@ from deconstruct.sae.engines.cuda.elsewhere import wrong_elsewhere
 from deconstruct.sae.engines.cuda.options import GpuOptions, shapes_of, unavailable, unsuited
 from deconstruct.sae.engines.engine import Engine, UnfitError, as_given, is_dense, turned
 from deconstruct.sae.spec import NAMES, StepSpec
+
+log = logging.getLogger(__name__)
 
 
 class FusedTopK(Engine):
@@ -180,7 +183,11 @@ class FusedTopK(Engine):
         with self._current():
             kept = keep(self._buffers, z)
             self.step(kept.z)
-            wrong = fault(kept, self._buffers)
+            try:
+                wrong = fault(kept, self._buffers)
+            except torch.OutOfMemoryError:  # the step itself fits: training is not to end of this
+                log.warning("sae          too little memory to hold the first step against float64")
+                return
         if wrong is not None:
             raise UnfitError(wrong)
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from deconstruct.sae.engines.encoding.encoder import Encoder
+from deconstruct.sae.engines.memory import give_back
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ def _wrong(latents: Tensor, values: Tensor, pre: Tensor, k: int, scale: float) -
 def wrong_elsewhere(device: str, d_in: int, d_sae: int, k: int) -> str | None:
     """What `drawn_fault` finds in another process, or how that ended; None: all is well."""
     command = [sys.executable, "-m", __package__, device, json.dumps([d_in, d_sae, k])]
+    give_back()
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
     except subprocess.TimeoutExpired:
