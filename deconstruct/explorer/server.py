@@ -24,7 +24,7 @@ NOTE = ".explorer"
 """In a data root: where its explorer is, as long as that holds the file."""
 ARENAS = 2
 """Of the C library's allocator. It makes up to eight for each core, each of which keeps what its
-threads have let go: 130 MB more after all pages of a store of 312 million firings."""
+threads have let go."""
 _M_ARENA_MAX = -8
 GRACE_SECONDS = 2
 """That requests have to be answered once the end has come."""
