@@ -14,6 +14,7 @@ from support.growing import TRAINED, Home
 from deconstruct.activations import stage as activations
 from deconstruct.artifacts import Artifact, DataRoot
 from deconstruct.latents import stage as latents
+from deconstruct.latents.ahead import Part
 from deconstruct.sae import stage as sae
 
 
@@ -64,9 +65,9 @@ def test_shards_and_firings_are_taken_over_and_the_bytes_are_the_same(
     encoded: list[int] = []
     firings = latents._Encoding._firings
 
-    def counting(self: object, block: object, part: slice) -> object:
-        encoded.append(len(block))  # type: ignore[arg-type]
-        return firings(self, block, part)  # type: ignore[arg-type]
+    def counting(self: object, part: Part, sparse: object) -> object:
+        encoded.append(len(part.activation))
+        return firings(self, part, sparse)  # type: ignore[arg-type]
 
     monkeypatch.setattr(latents._Encoding, "_firings", counting)
     more = growing.read(grown, base)
