@@ -45,6 +45,20 @@ def per_batch(spec: StepSpec) -> bool:
     return ARCHITECTURES[spec.architecture].selection is Selection.PER_BATCH
 
 
+def columns_a_group(d_sae: int, k: int) -> int:
+    """Near sqrt(d_sae / k) of them, both levels of the selection read as much."""
+    return min(128, max(16, power_of_two(math.sqrt(d_sae / k))))
+
+
+def multiplies_fused(d_in: int, d_sae: int, options: GpuOptions, card: Card) -> bool:
+    """Whether a kernel of ours makes the encoder's product, by TMA. Raises ``ValueError`` where
+    that is asked for and can't be had."""
+    able = card.fuses and d_in % 8 == 0 and d_sae % 8 == 0  # rows that begin on 16 bytes
+    if options.encoder == "fused" and not able:
+        raise ValueError("encoder='fused' needs compute capability 9 or 10, d_in and d_sae % 8 = 0")
+    return able and options.encoder != "cublas"
+
+
 def new_state(
     spec: StepSpec, options: GpuOptions, steps: int, device: torch.device
 ) -> dict[str, Tensor]:
@@ -91,15 +105,7 @@ class Buffers:
         self.spec, self.options, self.state, self.device = spec, options, state, device
         card = card or Card.of(device)
         self.sms, self.per_batch = card.sms, per_batch(spec)
-        # Near sqrt(d_sae / k) columns per group, both levels of the selection read as much.
-        self.group = min(128, max(16, power_of_two(math.sqrt(f / k))))
-        # TMA wants rows that begin on 16 bytes.
-        able = card.fuses and d % 8 == 0 and f % 8 == 0
-        self.fused = options.encoder == "fused" or (options.encoder == "auto" and able)
-        if self.fused and not able:
-            raise ValueError(
-                "encoder='fused' needs compute capability 9 or 10, d_in and d_sae % 8 = 0"
-            )
+        self.group, self.fused = columns_a_group(f, k), multiplies_fused(d, f, options, card)
         self._make_activations()
         self._make_pairs()
         self._make_gradients()

@@ -18,18 +18,16 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from deconstruct.sae.architectures.topk import TopK
-from deconstruct.sae.engines.cuda.options import MAX_D_IN, MAX_K, GpuOptions, power_of_two
+from deconstruct.sae.engines.cuda.buffers import Buffers, Card, columns_a_group, multiplies_fused
+from deconstruct.sae.engines.cuda.options import MAX_D_IN, MAX_K, GpuOptions
 from deconstruct.sae.engines.encoding.encoder import BATCH_BYTES, Fired
 from deconstruct.sae.spec import StepSpec
-
-if TYPE_CHECKING:
-    from deconstruct.sae.engines.cuda.buffers import Buffers, Card
 
 MOST_ROWS = 16_384
 """Tokens at once, where memory allows: a card is busy with fewer."""
@@ -83,11 +81,7 @@ class Room:
         """Takes the memory. Raises ``ValueError`` for ``encoder="fused"`` where it can't be had."""
         n, d, f, k = spec.batch, spec.d_in, spec.d_sae, spec.k
         self.spec, self.options, self.sms = spec, options, card.sms
-        able = card.fuses and d % 8 == 0 and f % 8 == 0
-        if options.encoder == "fused" and not able:
-            raise ValueError("encoder='fused' needs a card with TMA, d_in and d_sae % 8 = 0")
-        self.fused = able and options.encoder != "cublas"
-        self.group = min(128, max(16, power_of_two(math.sqrt(f / k))))
+        self.group, self.fused = columns_a_group(f, k), multiplies_fused(d, f, options, card)
         self.enc, self.bias_half = weights.half, weights.bias_half
         self.state = {"b_enc": weights.bias}
         device = weights.enc.device
@@ -99,9 +93,7 @@ class Room:
         self.pre = new(n, f, dtype=torch.bfloat16)
         self.maxima = new(n, -(-f // self.group), dtype=torch.int16)
         self.groups = new(n, k + 2, dtype=torch.int32)
-        self.index, self.slot = (new(n, k, dtype=torch.int32) for _ in range(2))
-        self.value = new(n, k, dtype=torch.float32)
-        self.count = torch.zeros(f, dtype=torch.int32, device=device)
+        self.index, self.value = new(n, k, dtype=torch.int32), new(n, k, dtype=torch.float32)
 
     @staticmethod
     def bytes_a_token(d_in: int, d_sae: int, candidates: int) -> int:
@@ -119,8 +111,6 @@ class SelectedTopK:
         self, weights: Mapping[str, Tensor], k: int, options: GpuOptions | None = None
     ) -> None:
         """weights: W_enc, b_enc and b_dec of an autoencoder, on the device; see `Weights.of`."""
-        from deconstruct.sae.engines.cuda.buffers import Card
-
         self.k, self._options = k, options or GpuOptions()
         with torch.no_grad():
             self._weights = Weights.of(weights)
@@ -150,7 +140,7 @@ class SelectedTopK:
         room = Room(spec, self._weights, self._card, self._options)
         room.centered[:n] = centred
         room.centered[n:] = 0
-        as_buffers = cast("Buffers", room)  # of which it has what the two launches ask for
+        as_buffers = cast(Buffers, room)  # of which it has what the two launches ask for
         forward.encode(as_buffers)
         forward.select(as_buffers)
         return room.index[:n]
