@@ -28,10 +28,3 @@ def within_memory(spec: StepSpec, device: str) -> Iterator[None]:
 def _said(error: Exception) -> str:
     """The first sentence of torch's own."""
     return " ".join(str(error).split())[:200].partition(". ")[0] or "out of memory"
-
-
-def give_back() -> None:
-    """What torch keeps of a GPU's memory for later goes back to the GPU, for another process: the
-    checks in one of their own need room beside the stages that this one has run."""
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.empty_cache()

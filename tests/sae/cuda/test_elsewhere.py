@@ -4,7 +4,6 @@ small is a sentence."""
 from __future__ import annotations
 
 import os
-import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from support.cuda import DEVICE, REASON
+from support.other_python import stand_in
 
 from deconstruct.common.errors import ConfigError
+from deconstruct.sae.engines import apart
 from deconstruct.sae.engines.choice import first_that_serves
-from deconstruct.sae.engines.cuda import elsewhere
 from deconstruct.sae.engines.cuda.check import check_spec
 from deconstruct.sae.engines.cuda.elsewhere import wrong_elsewhere
 from deconstruct.sae.engines.dense import DenseEngine
@@ -38,14 +38,6 @@ def test_a_sound_step_passes_in_another_process(monkeypatch: pytest.MonkeyPatch)
     assert wrong_elsewhere(check_spec(SPEC), DEVICE) is None
 
 
-def python(folder: Path, *lines: str) -> str:
-    """A program in Python's place."""
-    file = folder / "python"
-    file.write_text("\n".join(["#!/bin/sh", *lines, ""]))
-    file.chmod(file.stat().st_mode | stat.S_IXUSR)
-    return str(file)
-
-
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
@@ -62,8 +54,8 @@ def python(folder: Path, *lines: str) -> str:
 def test_how_it_ends_there_is_said_here(
     lines: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "executable", python(tmp_path, *lines))
-    monkeypatch.setattr(elsewhere, "SECONDS", 1)
+    monkeypatch.setattr(sys, "executable", stand_in(tmp_path, *lines))
+    monkeypatch.setattr(apart, "SECONDS", 1)
     assert told in (wrong_elsewhere(SPEC, "cuda:0") or "")
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.cuda import DEVICE, REASON
+from support.other_python import stand_in
 
-from deconstruct.sae.engines.encoding import check
+from deconstruct.sae.engines import apart
 from deconstruct.sae.engines.encoding.check import wrong_elsewhere
 
 
@@ -41,9 +41,6 @@ def test_a_sound_selection_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_how_it_ends_there_is_said_here(
     line: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = tmp_path / "python"
-    program.write_text(f"#!/bin/sh\n{line}\n")
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(sys, "executable", str(program))
-    monkeypatch.setattr(check, "SECONDS", 1)
+    monkeypatch.setattr(sys, "executable", stand_in(tmp_path, line))
+    monkeypatch.setattr(apart, "SECONDS", 1)
     assert told in (wrong_elsewhere("cuda:0", 8, 40, 4) or "")

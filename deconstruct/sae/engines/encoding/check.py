@@ -9,22 +9,15 @@ and on the first tokens that are encoded.
 from __future__ import annotations
 
 import json
-import logging
-import subprocess
-import sys
 from collections.abc import Mapping
 from functools import cache
 
 import torch
 from torch import Tensor
 
+from deconstruct.sae.engines.apart import found_apart
 from deconstruct.sae.engines.encoding.encoder import Encoder
-from deconstruct.sae.engines.memory import give_back
 
-log = logging.getLogger(__name__)
-
-SECONDS = 300
-"""Compiling the kernels takes some seconds on a slow host."""
 CHECKED_TOKENS = 64
 LATENTS_AT_ONCE = 8192
 TOLERANCE = 1e-5
@@ -89,19 +82,8 @@ def _wrong(latents: Tensor, values: Tensor, pre: Tensor, k: int, scale: float) -
 @cache
 def wrong_elsewhere(device: str, d_in: int, d_sae: int, k: int) -> str | None:
     """What `drawn_fault` finds in another process, or how that ended; None: all is well."""
-    command = [sys.executable, "-m", __package__, device, json.dumps([d_in, d_sae, k])]
-    give_back()
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        return f"the fused selection did not end its check within {SECONDS} seconds"
-    if done.returncode == 0 and done.stdout.strip():
-        found: str | None = json.loads(done.stdout.splitlines()[-1])
-        return found
-    said = [line for line in done.stderr.splitlines() if line.strip()]
-    log.debug("the check of the fused selection said:\n%s", done.stderr)
-    last = said[-1].strip() if said else f"it ended with {done.returncode}"
-    return f"the fused selection does not run here ({last})"
+    sizes = json.dumps([d_in, d_sae, k])
+    return found_apart("the fused selection", __package__, device, sizes)
 
 
 def drawn_fault(device: str, d_in: int, d_sae: int, k: int) -> str | None:
