@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from deconstruct.activations.lane import CudaMark, Mark, pinned
+
 IN_FLIGHT = 2
 Label = TypeVar("Label")
 
@@ -17,13 +19,13 @@ Label = TypeVar("Label")
 @dataclass(frozen=True)
 class _Sent(Generic[Label]):
     """label: of who sent it. tensors: of the device; only their shapes and dtypes matter, and that
-    ``packed`` lives until it was read. host: its copy. event: when that is there (none: it is)."""
+    ``packed`` lives until it was read. host: its copy. copied: when that is there."""
 
     label: Label
     shapes: list[tuple[torch.dtype, torch.Size]]
     packed: Tensor
     host: Tensor
-    event: Any
+    copied: Mark
 
 
 class Landing(Generic[Label]):
@@ -53,15 +55,14 @@ class Landing(Generic[Label]):
         packed = torch.cat(
             [tensors[n].contiguous().view(-1).view(torch.uint8) for n in _widest_first(shapes)]
         )
-        host, event = (packed, None) if self._stream is None else self._copied(packed)
-        self._sent.append(_Sent(label, shapes, packed, host, event))
+        host, copied = (packed, Mark()) if self._stream is None else self._copied(packed)
+        self._sent.append(_Sent(label, shapes, packed, host, copied))
 
     def take(self) -> tuple[Label, list[Tensor]]:
         """What was sent first: its label, and its tensors on the host. They are valid until the
         second `send` from here."""
         sent = self._sent.popleft()
-        if sent.event is not None:
-            sent.event.synchronize()
+        sent.copied.wait()
         found: list[Tensor] = [sent.host] * len(sent.shapes)
         at = 0
         for n in _widest_first(sent.shapes):
@@ -71,19 +72,17 @@ class Landing(Generic[Label]):
             at += size
         return sent.label, found
 
-    def _copied(self, packed: Tensor) -> tuple[Tensor, Any]:
-        """Its copy in pinned memory, and the event that says when it is whole."""
+    def _copied(self, packed: Tensor) -> tuple[Tensor, Mark]:
+        """Its copy in pinned memory, and when it is whole."""
         slot = self._number % IN_FLIGHT  # what was in it has been taken
         self._number += 1
         if len(self._pinned[slot]) < len(packed):
-            self._pinned[slot] = torch.empty(len(packed), dtype=torch.uint8, pin_memory=True)
+            self._pinned[slot] = pinned(len(packed))
         host = self._pinned[slot][: len(packed)]
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             host.copy_(packed, non_blocking=True)
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record(self._stream)
-        return host, event
+        return host, CudaMark(self._stream)
 
 
 def _widest_first(shapes: Sequence[tuple[torch.dtype, torch.Size]]) -> list[int]:

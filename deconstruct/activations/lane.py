@@ -59,8 +59,19 @@ class Lane:
         return Mark()
 
 
+def pinned(size: int) -> Tensor:
+    """Memory of the host that a GPU copies from and to while the host goes on, uint8 [size]. Where
+    the system pins no more, memory that is copied more slowly, and as safely: of such memory a copy
+    returns once it needs it no more."""
+    try:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+    except RuntimeError as error:
+        log.warning("no pinned memory (%s); copies are slower", error)
+        return torch.empty(size, dtype=torch.uint8)
+
+
 class CudaMark(Mark):
-    """An event."""
+    """An event of a stream."""
 
     def __init__(self, stream: torch.cuda.Stream) -> None:
         self.event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
@@ -87,13 +98,8 @@ class CudaLane(Lane):
             return torch.empty(shape, dtype=dtype, device=self._device)
 
     def pinned(self, size: int) -> Tensor:
-        """Where the system pins no more, memory that is copied more slowly, and as safely: of such
-        memory a copy returns once it needs it no more."""
-        try:
-            return torch.empty(size, dtype=torch.uint8, pin_memory=True)
-        except RuntimeError as error:
-            log.warning("sae          no pinned memory (%s); copies are slower", error)
-            return torch.empty(size, dtype=torch.uint8)
+        """See `pinned`."""
+        return pinned(size)
 
     def do(self, work: Callable[[], object]) -> None:
         """On the stream; its device is the current one meanwhile."""

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deconstruct.activations.lane import CudaMark, Mark, pinned
+
 if TYPE_CHECKING:
     from deconstruct.activations.reader import Block
     from deconstruct.sae.autoencoder import Sparse, SparseAutoencoder
@@ -44,14 +46,13 @@ class Part:
 
 @dataclass(frozen=True)
 class _Coming:
-    """Firings on their way to the CPU. copied: when they are there; None: they are."""
+    """Firings on their way to the CPU. copied: when they are there."""
 
     sparse: Sparse
-    copied: torch.cuda.Event | None
+    copied: Mark
 
     def wait(self) -> Sparse:
-        if self.copied is not None:
-            self.copied.synchronize()
+        self.copied.wait()
         return self.sparse
 
 
@@ -103,11 +104,9 @@ def _encode(sae: SparseAutoencoder, x: Tensor) -> _Coming:
     found = sae.encode_sparse(x.to(device))
     pairs = (found.offsets, found.latents, found.activations)
     if device.type != "cuda":
-        return _Coming(Sparse(*(tensor.cpu() for tensor in pairs)), None)
+        return _Coming(Sparse(*(tensor.cpu() for tensor in pairs)), Mark())
     with torch.cuda.device(device):
-        pinned = [torch.empty_like(t, device="cpu", pin_memory=True) for t in pairs]
-        for into, tensor in zip(pinned, pairs, strict=True):
+        host = [pinned(tensor.nbytes).view(tensor.dtype) for tensor in pairs]
+        for into, tensor in zip(host, pairs, strict=True):
             into.copy_(tensor, non_blocking=True)
-        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        copied.record()
-    return _Coming(Sparse(*pinned), copied)
+        return _Coming(Sparse(*host), CudaMark(torch.cuda.current_stream(device)))

@@ -53,6 +53,9 @@ class _Played:
                 played.append("wait")
 
         class Event:
+            def __init__(self, blocking: bool) -> None:
+                assert blocking
+
             def record(self, stream: object) -> None:
                 assert isinstance(stream, Stream)
                 played.append("record")
