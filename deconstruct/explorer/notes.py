@@ -184,7 +184,7 @@ def _rows(
 ) -> list[Note]:
     if connection is None:
         return []
-    fields = ", ".join(FIELDS).replace(" text,", f" {text},")
+    fields = ", ".join(text if field == "text" else field for field in FIELDS)
     found = connection.execute(f"SELECT {fields} FROM notes {which}", values)
     return [
         Note(str(r[0]), int(r[1]), bool(r[2]), *(str(value) for value in r[3:]))

@@ -1,4 +1,5 @@
-"""What the runs' documents hold (`corpus.holdings`), kept for those that were asked about last.
+"""What is kept from one request to the next; above all what the runs' documents hold
+(`corpus.holdings`).
 
 A selection is counted in a moment once that is there, and to read it takes a moment to seconds: so
 pages from which people come to a selection have it read meanwhile.
@@ -8,13 +9,44 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from contextlib import suppress
+from typing import Generic, TypeVar
 
 import duckdb
 
 from deconstruct.common.errors import DeconstructError
 from deconstruct.explorer.stores import Stores
 from deconstruct.report.reading.corpus.holdings import MOST_BYTES, Holdings, holdings
+
+V = TypeVar("V")
+
+
+class Kept(Generic[V]):
+    """What was asked for last, by a key; any thread may ask.
+
+    most: of the sum of what ``size`` says of each; unless it is named, how many there are.
+    """
+
+    def __init__(self, most: int, size: Callable[[V], int] = lambda _: 1) -> None:
+        self._most, self._size = most, size
+        self._lock = threading.Lock()
+        self._there: OrderedDict[Hashable, V] = OrderedDict()
+
+    def get(self, key: Hashable) -> V | None:
+        """What is kept under a key, if anything is."""
+        with self._lock:
+            if key in self._there:
+                self._there.move_to_end(key)
+            return self._there.get(key)
+
+    def put(self, key: Hashable, value: V) -> None:
+        """Keep it; what was asked for the longest ago makes room."""
+        with self._lock:
+            self._there[key] = value
+            self._there.move_to_end(key)
+            while sum(map(self._size, self._there.values())) > self._most:
+                self._there.popitem(last=False)
 
 
 class Ready:
@@ -25,8 +57,8 @@ class Ready:
 
     def __init__(self, stores: Stores, most_bytes: int = MOST_BYTES) -> None:
         self._stores, self._most = stores, most_bytes
-        self._lock, self._reading = threading.Lock(), threading.Lock()
-        self._kept: OrderedDict[str, Holdings] = OrderedDict()
+        self._reading = threading.Lock()
+        self._kept = Kept[Holdings](most_bytes, lambda one: one.size)
 
     def of(self, store: duckdb.DuckDBPyConnection, run_id: str) -> Holdings:
         """Of a run; read, or once whoever reads it now has done so. Raises ``Missing`` if its
@@ -36,15 +68,12 @@ class Ready:
                 found = self.there(run_id)
                 if found is None:
                     found = holdings(store, run_id, self._most)
-                    self._keep(found)
+                    self._kept.put(run_id, found)
         return found
 
     def there(self, run_id: str) -> Holdings | None:
         """Of a run, if it is kept."""
-        with self._lock:
-            if run_id in self._kept:
-                self._kept.move_to_end(run_id)
-            return self._kept.get(run_id)
+        return self._kept.get(run_id)
 
     def begin(self, run_id: str) -> None:
         """Have it read, unless it is there or something else is being read; nobody waits for it."""
@@ -56,9 +85,3 @@ class Ready:
         # Who asks for it next is told what is wrong.
         with suppress(DeconstructError, duckdb.Error), self._stores.cursor() as (store, _):
             self.of(store, run_id)
-
-    def _keep(self, found: Holdings) -> None:
-        with self._lock:
-            self._kept[found.run_id] = found
-            while sum(one.size for one in self._kept.values()) > self._most:
-                self._kept.popitem(last=False)

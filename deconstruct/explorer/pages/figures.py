@@ -3,13 +3,12 @@ same."""
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 
 from starlette.responses import HTMLResponse, Response
 
 from deconstruct.explorer.asked import Asked, Page, known
+from deconstruct.explorer.ready import Kept
 from deconstruct.report import figures
 from deconstruct.report.chart import Chart, Missing
 from deconstruct.report.drawing import careful
@@ -17,17 +16,13 @@ from deconstruct.report.html import drawn
 from deconstruct.store.pages import check_latent
 from deconstruct.store.query import QueryError
 
-KEPT = 200
-"""Figures that are kept drawn."""
-
-OF_RUN = {figure.__name__: careful(figure) for figure in figures.ALL}
+OF_RUN = figures.BY_NAME
 OF_LATENT = {
     "activations": careful(figures.activations),
     "latent_positions": careful(figures.latent_positions),
 }
 
-_drawn: OrderedDict[tuple[object, ...], str] = OrderedDict()
-_lock = threading.Lock()
+_DRAWN = Kept[str](most=200)
 
 
 def _figure(asked: Asked) -> Response:
@@ -49,18 +44,14 @@ def _latent_figure(asked: Asked) -> Response:
 
 def _part(asked: Asked, which: tuple[object, ...], make: Callable[[], Chart]) -> Response:
     key = (str(asked.app.home), asked.publication, asked.run_id, *which)
-    with _lock:
-        text = _drawn.get(key)
+    text = _DRAWN.get(key)
     if text is None:
         template = asked.app.templates.get_template("figure_part.html")
         try:
             text = template.render(one=drawn(make()))
         except Missing as missing:
             text = template.render(one=None, told=str(missing))
-        with _lock:
-            _drawn[key] = text
-            while len(_drawn) > KEPT:
-                _drawn.popitem(last=False)
+        _DRAWN.put(key, text)
     return known(asked.request, HTMLResponse(text))
 
 

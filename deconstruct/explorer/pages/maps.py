@@ -3,8 +3,6 @@ selection."""
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ from starlette.responses import Response
 
 from deconstruct.explorer.asked import Asked, Page
 from deconstruct.explorer.chosen import packed, unpacked
+from deconstruct.explorer.ready import Kept
 from deconstruct.report.reading.corpus import places
 from deconstruct.report.reading.corpus.marks import Marks, marks
 from deconstruct.store import QueryError
@@ -25,10 +24,12 @@ GRID = 10_000
 LISTED = 12
 """Documents of a selection that are shown."""
 
+_KEPT = Kept[places.Places](most=4)
+
 
 def _map(asked: Asked) -> Response:
     of = _of(asked)
-    there = _KEPT.of(asked)
+    there = _places(asked)
     chosen = _chosen(asked)
     # What takes seconds of a large run comes after the page, but where it is asked for at once.
     shown, later = None, ""
@@ -66,36 +67,22 @@ def _of(asked: Asked) -> str:
     return of
 
 
-class _Kept:
-    """The maps that were asked for last: a page asks for one, and then its points for the same."""
-
-    def __init__(self, most: int) -> None:
-        self._most, self._lock = most, threading.Lock()
-        self._there: OrderedDict[tuple[str, ...], places.Places] = OrderedDict()
-
-    def of(self, asked: Asked) -> places.Places:
-        of = _of(asked)
-        key = str(asked.app.home), asked.publication, asked.run_id, of
-        with self._lock:
-            found = self._there.get(key)
-        if found is None:
-            if of == "latents":
-                found = places.latents(asked.store, asked.run_id)
-            else:
-                found = places.documents(asked.store, asked.run_id, pooled=of == "pooled")
-        with self._lock:
-            self._there[key] = found
-            self._there.move_to_end(key)
-            while len(self._there) > self._most:
-                self._there.popitem(last=False)
-        return found
-
-
-_KEPT = _Kept(most=4)
+def _places(asked: Asked) -> places.Places:
+    """The map; kept, as a page asks for one, and then its points for the same."""
+    of = _of(asked)
+    key = str(asked.app.home), asked.publication, asked.run_id, of
+    found = _KEPT.get(key)
+    if found is None:
+        if of == "latents":
+            found = places.latents(asked.store, asked.run_id)
+        else:
+            found = places.documents(asked.store, asked.run_id, pooled=of == "pooled")
+        _KEPT.put(key, found)
+    return found
 
 
 def _points(asked: Asked) -> Response:
-    there = _KEPT.of(asked)
+    there = _places(asked)
     x, y = _on_grid(there.x, there.y)
     told: dict[str, Any] = {
         "ids": there.ids.tolist(),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import duckdb
 
 from deconstruct.report.chart import Chart
+from deconstruct.report.drawing import careful
 from deconstruct.report.figures.clusters import label_mix, stability, support
 from deconstruct.report.figures.compare import comparison, controls, matches
 from deconstruct.report.figures.dictionary import (
@@ -39,8 +40,9 @@ ALL: tuple[Figure, ...] = (
     density, strength, nearest, massive_tokens, massive_latents, latent_map, intruders, matches,
     training, drift, drifted_latents, sweep, positions,
 )  # fmt: skip
-"""In the order of the report. Each raises ``Missing`` where a run has nothing of it; pages
-draw them by `deconstruct.report.drawing.careful`."""
+"""In the order of the report. Each raises ``Missing`` where a run has nothing of it."""
+BY_NAME: dict[str, Figure] = {figure.__name__: careful(figure) for figure in ALL}
+"""As pages draw them."""
 
 __all__ = [
     "ALL", "Figure", "activations", "comparison", "confusion", "controls", "density",

@@ -81,7 +81,7 @@ def label_mix(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
                 start += part
     y = alt.Y("cluster:N", sort=None, title=None, axis=alt.Axis(labelLimit=190))
     colours = [QUIET if one == OTHERS else COLOURS[i] for i, one in enumerate(order)]
-    histogram = alt.Chart().mark_bar(height=18, stroke="white", strokeWidth=1, opacity=0.75).encode(
+    bars = alt.Chart().mark_bar(height=18, stroke="white", strokeWidth=1, opacity=0.75).encode(
         x=alt.X("from:Q", title="documents"), x2="to:Q", y=y,
         color=alt.Color(
             "label:N", scale=alt.Scale(domain=order, range=colours),
@@ -92,7 +92,7 @@ def label_mix(store: duckdb.DuckDBPyConnection, run: str) -> alt.LayerChart:
     texts = (
         alt.Chart().mark_text(fontSize=10.5, aria=False).encode(x="middle:Q", y=y, text="written:N")
     )
-    chart = layered(rows, histogram, texts)
+    chart = layered(rows, bars, texts)
     return finished(
         chart.properties(width=WIDTH - 60, height=max(2, len(shown)) * 26),
         Told(

@@ -9,16 +9,13 @@ from typing import Any
 import duckdb
 
 from deconstruct.report.chart import Chart, Missing
-from deconstruct.report.drawing import careful
-from deconstruct.report.figures import ALL
+from deconstruct.report.figures import BY_NAME
 from deconstruct.report.reading import verdict
 from deconstruct.report.reading.massive import Massive, massive
 from deconstruct.report.reading.records import Record, has, records
 
 Found = Mapping[str, Any]
 """What a template shows of a section, by name; charts in it, under ``figures``, are drawn later."""
-
-FIGURES = {make.__name__: careful(make) for make in ALL}
 
 
 class Look:
@@ -59,7 +56,7 @@ class Look:
         found = {}
         for name in names:
             try:
-                found[name] = FIGURES[name](self.store, self.run_id)
+                found[name] = BY_NAME[name](self.store, self.run_id)
             except (KeyError, Missing):
                 continue
         return found
